@@ -1,0 +1,296 @@
+//! Recipes: the embedded ones, round trips, and errors that name the key and what would work.
+
+use std::path::{Path, PathBuf};
+
+use clap::Parser;
+use poa_gpu::cli::args::{Cli, Command, DeviceChoice};
+use poa_gpu::config::{Blur, Centering, Config, KoleoMix, ScalingRule};
+use poa_gpu::optim::schedules::Schedules;
+use poa_gpu::train::metrics::{MetricsLog, TrainLog, number, timestamp};
+use poa_gpu::train::progress::{Progress, readable};
+use poa_gpu::train::run_folder::RunFolder;
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("poa-gpu-config-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+fn demo(overrides: &[&str]) -> Result<Config, String> {
+    let overrides: Vec<String> = overrides.iter().map(|s| s.to_string()).collect();
+    let mut config = Config::load("demo", &overrides).map_err(|e| e.to_string())?;
+    config.resolve(1).map_err(|e| e.to_string())?;
+    Ok(config)
+}
+
+/// The error of one override must hold every one of these texts.
+fn fails(setting: &str, texts: &[&str]) {
+    let error = demo(&[setting]).expect_err(setting);
+    println!("{setting:50} {error}");
+    for text in texts {
+        assert!(error.contains(text), "{setting}: `{error}` does not say `{text}`");
+    }
+    assert!(!error.contains('\n'), "{setting}: `{error}` is longer than a line");
+}
+
+#[test]
+fn recipes_are_valid_and_round_trip() {
+    assert!(Config::recipe_names().count() >= 4);
+    for name in Config::recipe_names() {
+        let mut config = Config::recipe(name).unwrap();
+        config.resolve(1).unwrap_or_else(|e| panic!("{name}: {e}"));
+        assert!(config.optim.lr > 0.0);
+        let text = config.to_toml().unwrap();
+        let again = Config::from_toml(&text, Path::new("again")).unwrap();
+        assert_eq!(config, again, "{name}");
+        assert_eq!(text, again.to_toml().unwrap());
+    }
+}
+
+#[test]
+fn the_papers_recipe_is_the_default() {
+    let mut config = Config::recipe("vit_ee1200").unwrap();
+    assert_eq!(config, Config::default());
+    config.resolve(32).unwrap();
+    assert!((config.optim.lr - 0.005).abs() < 1e-15);
+    assert_eq!(config.total_steps(), 276_800);
+    assert_eq!(config.ibot_start_step(), 24_000);
+    assert_eq!(config.checkpoint_period(), 16_000);
+}
+
+#[test]
+fn overrides_take_toml_or_plain_text() {
+    let config = demo(&[
+        "optim.epochs=7",
+        "optim.base_lr = 1",
+        "dino.head_n_prototypes=[16, 32]",
+        "dino.koleo=sum",
+        "crops.blur=\"code\"",
+        "train.centering=centering",
+        "optim.scaling_rule=linear",
+        "data.spec=17",
+        "crops.color_jitter=[0, 0.1, 0, 0]",
+        "student.drop_path_uniform=false",
+    ])
+    .unwrap();
+    assert_eq!(config.optim.epochs, 7);
+    assert_eq!(config.optim.base_lr, 1.0);
+    assert_eq!(config.optim.lr, 64.0 / 1024.0);
+    assert_eq!(config.dino.head_n_prototypes, [16, 32]);
+    assert_eq!(config.dino.koleo, KoleoMix::Sum);
+    assert_eq!(config.crops.blur, Blur::Code);
+    assert_eq!(config.crops.blur.probabilities(), [0.0, 0.9, 0.5]);
+    assert_eq!(config.train.centering, Centering::Centering);
+    assert_eq!(config.optim.scaling_rule, ScalingRule::Linear);
+    assert_eq!(config.data.spec, "17");
+    assert!(!config.student.drop_path_uniform);
+}
+
+#[test]
+fn unknown_keys_name_the_nearest() {
+    fails("student.patchsize=8", &["`student.patchsize`", "did you mean `student.patch_size`"]);
+    fails("optim.learning_rate=8", &["`optim.learning_rate`", "no such key", "`optim.base_lr`"]);
+    fails("train.warmup_epochs=8", &["did you mean `optim.warmup_epochs`"]);
+    fails("train.epoch_length=8", &["`train.OFFICIAL_EPOCH_LENGTH`"]);
+    fails("ibot.start_epoch=8", &["`optim.ibot_activate_epochs`"]);
+    fails("studnet.patch_size=8", &["did you mean `student.patch_size`"]);
+    fails("x=1", &["`x`", "sections are"]);
+    fails("optim=1", &["`optim`", "is a section"]);
+    fails("data.zzz=1", &["`data.zzz`", "max_bad_fraction"]);
+    fails("optimizer.zzz=1", &["did you mean `optim`"]);
+    fails("optim.lr.x=1", &["`optim.lr.x`"]);
+    fails("nothing", &["section.key=value"]);
+}
+
+#[test]
+fn wrong_types_say_what_is_expected() {
+    fails("optim.epochs=ten", &["`optim.epochs`", "whole number", "\"ten\""]);
+    fails("optim.epochs=1.5", &["`optim.epochs`", "whole number", "1.5"]);
+    fails("optim.epochs=-1", &["`optim.epochs`", "0 or more", "-1"]);
+    fails("optim.base_lr=[1]", &["`optim.base_lr`", "a number", "[1]"]);
+    fails("dino.head_n_prototypes=1024", &["`dino.head_n_prototypes`", "a list", "1024"]);
+    fails("dino.head_n_prototypes=[1, \"a\"]", &["`dino.head_n_prototypes`", "a list"]);
+    fails("dino.head_n_prototypes=[1, -5]", &["`dino.head_n_prototypes`", "0 or more"]);
+    fails("crops.global_crops_scale=[0.5]", &["`crops.global_crops_scale`", "[0.5]"]);
+    fails("crops.global_crops_scale=[0.1, 0.2, 0.5]", &["`crops.global_crops_scale`"]);
+    fails("crops.blur=papr", &["`crops.blur`", "papr", "`paper`"]);
+    fails("student.drop_path_uniform=1", &["`student.drop_path_uniform`", "true or false"]);
+    fails("train.seed=99999999999999999999", &["`train.seed`"]);
+}
+
+#[test]
+fn impossible_values_name_one_that_works() {
+    fails("student.arch=swin_dynamic", &["`student.arch`", "cannot be trained yet", "vit_dynamic"]);
+    fails("student.arch=vit", &["`student.arch`", "vit_dynamic"]);
+    fails("student.max_embed_dim=100", &["`student.max_embed_dim`", "student.head_dim", "112"]);
+    fails("student.min_embed_dim=112", &["`student.min_embed_dim`", "96"]);
+    fails("student.min_embed_dim=0", &["`student.min_embed_dim`"]);
+    fails("student.width_interval=2", &["`student.max_embed_dim`", "112"]);
+    fails("student.depth_interval=4", &["`student.max_depth`", "7"]);
+    fails("student.min_depth=6", &["`student.min_depth`"]);
+    fails("student.head_dim=0", &["`student.head_dim`"]);
+    fails("student.patch_size=0", &["`student.patch_size`"]);
+    fails("student.width_interval=0", &["`student.width_interval`"]);
+    fails("student.net_select_scale=0.5", &["`student.net_select_scale`", "3"]);
+    fails("student.fixed_network=50x3", &["`student.fixed_network`", "48x3", "96x5"]);
+    fails("student.qkv_bias=false", &["`student.qkv_bias`", "true"]);
+    fails("crops.local_crops_size=20", &["`crops.local_crops_size`", "student.patch_size", "24"]);
+    fails("crops.local_crops_scale=[0.4, 0.1]", &["`crops.local_crops_scale`", "smallest first"]);
+    fails("crops.color_jitter=[0.4, 0.4, 0.2, 0.9]", &["`crops.color_jitter`", "hue"]);
+    fails("train.batch_size_per_gpu=1", &["`train.batch_size_per_gpu`", "KoLeo", "koleo_loss_weight"]);
+    fails("dino.student_temp=0", &["`dino.student_temp`", "0.1"]);
+    fails("dino.student_temp=nan", &["`dino.student_temp`"]);
+    fails("dino.lambda_ie=1.1", &["`dino.lambda_ie`", "0 to 1"]);
+    fails("dino.head_n_prototypes=[]", &["`dino.head_n_prototypes`", "8192"]);
+    fails("dino.head_n_prototypes=[16, 0]", &["`dino.head_n_prototypes`"]);
+    fails("dino.head_nlayers=2", &["`dino.head_nlayers`", "3"]);
+    fails("ibot.mask_ratio_min_max=[0.5, 0.1]", &["`ibot.mask_ratio_min_max`"]);
+    fails("ibot.mask_sample_probability=0", &["`ibot.mask_sample_probability`", "ibot.loss_weight"]);
+    fails("teacher.momentum_teacher=1.5", &["`teacher.momentum_teacher`", "0.992"]);
+    fails("optim.warmup_epochs=10", &["`optim.warmup_epochs`", "optim.epochs"]);
+    fails("optim.min_lr=1", &["`optim.min_lr`", "learning rate"]);
+    fails("optim.iter_num_scale=0", &["`optim.iter_num_scale`"]);
+    fails("evaluation.k=[3000]", &["`evaluation.k`", "train_images"]);
+    fails("evaluation.networks=[\"huge\"]", &["`evaluation.networks`", "intact"]);
+    demo(&["train.batch_size_per_gpu=1", "dino.koleo_loss_weight=0"]).unwrap();
+    demo(&["evaluation.networks=[\"smallest\", \"64x4\"]", "student.fixed_network=96x5"]).unwrap();
+}
+
+#[test]
+fn files_are_named_in_errors() {
+    let dir = scratch("files");
+    let path = dir.join("mine.toml");
+    std::fs::write(&path, "[optim]\nepochs = 3\nwarmup_epochs = 1\n[teacher]\nteacher_tmp = 0.1\n").unwrap();
+    let error = Config::load(path.to_str().unwrap(), &[]).unwrap_err().to_string();
+    assert!(error.contains("teacher.teacher_temp") && error.contains("mine.toml"), "{error}");
+    std::fs::write(&path, "[optim\n").unwrap();
+    let error = Config::load(path.to_str().unwrap(), &[]).unwrap_err().to_string();
+    assert!(error.contains("is not TOML") && error.contains("mine.toml"), "{error}");
+    std::fs::write(&path, "epochs = 3\n").unwrap();
+    let error = Config::load(path.to_str().unwrap(), &[]).unwrap_err().to_string();
+    assert!(error.contains("optim.epochs"), "{error}");
+    std::fs::write(&path, "[optim]\nepochs = 3\nwarmup_epochs = 1\n").unwrap();
+    let config = Config::load(path.to_str().unwrap(), &["optim.epochs=4".into()]).unwrap();
+    assert_eq!((config.optim.epochs, config.optim.warmup_epochs), (4, 1));
+    let error = Config::load("dmo", &[]).unwrap_err().to_string();
+    assert!(error.contains("did you mean `demo`") || error.contains("Did you mean `demo`"), "{error}");
+    assert!(Config::load("./absent.toml", &[]).unwrap_err().to_string().contains("absent.toml"));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn fewer_steps_run_the_whole_recipe() {
+    let config = demo(&["train.total_steps=100"]).unwrap();
+    assert_eq!(config.total_steps(), 100);
+    assert_eq!(config.steps_of_epochs(1), 10);
+    let schedules = Schedules::new(&config);
+    assert_eq!(schedules.lr(0), 0.0);
+    assert_eq!(schedules.lr(9), config.optim.lr);
+    assert!(schedules.lr(99) < 0.05 * config.optim.lr);
+    for steps in ["train.total_steps=1", "train.total_steps=3"] {
+        let config = demo(&[steps]).unwrap();
+        let schedules = Schedules::new(&config);
+        assert!((0..5).all(|t| schedules.lr(t).is_finite() && schedules.teacher_temp(t) > 0.0));
+        assert_eq!(config.checkpoint_period(), 1);
+    }
+}
+
+#[test]
+fn the_command_line() {
+    let parse = |words: &str| Cli::try_parse_from(words.split(' '));
+    let Command::Train(args) =
+        parse("poa-gpu train --steps 20 --seed 3 --device NVIDIA optim.epochs=5 --data noise")
+            .unwrap()
+            .command
+    else {
+        panic!("not train")
+    };
+    assert_eq!(args.device, DeviceChoice::Name("NVIDIA".into()));
+    assert_eq!(args.recipe(), "demo");
+    let config = args.load_config(1).unwrap();
+    assert_eq!((config.total_steps(), config.train.seed, config.optim.epochs), (20, 3, 5));
+    assert_eq!(config.data.spec, "noise");
+    let Command::Verify(args) = parse("poa-gpu verify a b --device 1 --dump x").unwrap().command else {
+        panic!("not verify")
+    };
+    assert_eq!((args.dirs.len(), args.device), (2, DeviceChoice::Index(1)));
+    assert!(matches!(parse("poa-gpu devices").unwrap().command, Command::Devices));
+    assert!(parse("poa-gpu train --steps 0").is_err());
+    assert!(parse("poa-gpu train --steps -1").is_err());
+    assert!(parse("poa-gpu train --seed 18446744073709551615").is_err());
+    assert!(parse("poa-gpu tran").is_err());
+}
+
+#[test]
+fn a_run_folder_belongs_to_one_run() {
+    let dir = scratch("run");
+    let config = demo(&[]).unwrap();
+    let out = dir.join("a/b");
+    let run = RunFolder::create(Some(&out), "demo", &config).unwrap();
+    assert!(run.checkpoints().is_dir());
+    assert_eq!(Config::load(run.config().to_str().unwrap(), &[]).unwrap(), config);
+    let error = RunFolder::create(Some(&out), "demo", &config).unwrap_err().to_string();
+    assert!(error.contains("already holds a run") && error.contains("--out"), "{error}");
+    RunFolder::open(&out).unwrap();
+    assert!(RunFolder::open(&dir).is_err());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn metrics_read_back_to_the_same_bits() {
+    let dir = scratch("metrics");
+    let path = dir.join("metrics.jsonl");
+    let values = [0.1 + 0.2, 1e-310, -0.0, 12345678.9, f64::MAX];
+    let mut log = MetricsLog::create(&path).unwrap();
+    for (step, &x) in values.iter().enumerate() {
+        log.write(step, &[("loss", number(x)), ("network", "48x3".into())], &[("images_per_second", 3.5)])
+            .unwrap();
+    }
+    log.write(5, &[("loss", number(f64::NAN))], &[]).unwrap();
+    assert!(MetricsLog::create(&path).is_err(), "an existing file must not be overwritten");
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (line, x) in text.lines().zip(values) {
+        let value: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(value["loss"].as_f64().unwrap().to_bits(), x.to_bits());
+        assert_eq!(value["time"]["images_per_second"], 3.5);
+    }
+    assert!(text.lines().nth(5).unwrap().contains("\"NaN\""));
+    std::fs::write(&path, format!("{text}{{\"step\": 6, \"lo")).unwrap();
+    drop(MetricsLog::resume(&path, 100).unwrap());
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
+    let mut log = MetricsLog::resume(&path, 3).unwrap();
+    log.write(3, &[("loss", number(1.0))], &[]).unwrap();
+    let steps: Vec<_> = std::fs::read_to_string(&path)
+        .unwrap()
+        .lines()
+        .map(|l| serde_json::from_str::<serde_json::Value>(l).unwrap()["step"].as_u64().unwrap())
+        .collect();
+    assert_eq!(steps, [0, 1, 2, 3]);
+
+    let path = dir.join("train.log");
+    TrainLog::open(&path).unwrap().line("one\ntwo").unwrap();
+    TrainLog::open(&path).unwrap().line("three").unwrap();
+    assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 3);
+    let at = |s| timestamp(std::time::UNIX_EPOCH + std::time::Duration::from_secs(s));
+    assert_eq!(at(0), "1970-01-01 00:00:00Z");
+    assert_eq!(at(951_827_696), "2000-02-29 12:34:56Z");
+    assert_eq!(at(4_107_542_399), "2100-02-28 23:59:59Z");
+    assert_eq!(at(4_107_542_400), "2100-03-01 00:00:00Z");
+    assert_eq!(at(1_798_761_599), "2026-12-31 23:59:59Z");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn progress_measures_speed() {
+    let mut progress = Progress::new(3, 1, 64, 1);
+    assert_eq!(progress.images_per_second(), 0.0);
+    progress.step(2, Some(3.5), 1e-3);
+    progress.pause_over();
+    progress.step(3, None, 1e-3);
+    assert!(progress.images_per_second() > 0.0);
+    progress.line("done");
+    progress.finish();
+    let text = |s| readable(std::time::Duration::from_secs(s));
+    assert_eq!([text(12), text(200), text(3900), text(183_600)], ["12s", "3m 20s", "1h 05m", "2d 03h"]);
+}

@@ -1,0 +1,151 @@
+//! Elastic grids, block ids and the draw cycle against the recorded lists of the official code.
+
+use std::collections::BTreeMap;
+use std::fmt::Display;
+use std::path::Path;
+
+use poa_gpu::config::Config;
+use poa_gpu::models::grid::{
+    DrawCycle, ElasticGrid, ResNetSizes, SwinSizes, block_ids, resnet_grid, swin_grid, vit_grid,
+};
+use serde_json::{Value, json};
+
+fn fixture(path: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures").join(path);
+    serde_json::from_str(&std::fs::read_to_string(&path).unwrap()).unwrap()
+}
+
+fn size(config: &Value, key: &str) -> usize {
+    config[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize
+}
+
+fn stages(config: &Value, key: &str) -> [usize; 4] {
+    serde_json::from_value(config[key].clone()).unwrap()
+}
+
+fn vit_of(student: &Value) -> poa_gpu::config::Student {
+    let mut config = Config::default();
+    let keys = ["min_embed_dim", "max_embed_dim", "min_depth", "max_depth", "head_dim", "width_interval"];
+    let keys = keys.iter().chain(&["depth_interval", "net_select_scale"]);
+    let overrides: Vec<String> = keys.map(|key| format!("student.{key}={}", student[*key])).collect();
+    config.apply(&overrides).unwrap();
+    config.student
+}
+
+fn compare<N: Copy + Display>(record: &Value, grid: &ElasticGrid<N>, as_json: impl Fn(N) -> Value) {
+    let mine: Vec<Value> = grid.entries().iter().map(|&(n, m)| json!([as_json(n), m])).collect();
+    assert_eq!(&Value::Array(mine), &record["multiplicity"]);
+    assert_eq!(grid.entries().len(), size(record, "distinct"));
+    assert_eq!(grid.places(), size(record, "drawn_per_cycle"));
+    assert_eq!(grid.cycle() + 1, grid.places());
+}
+
+#[test]
+fn grids_equal_the_record() {
+    let record = fixture("elastic/grids.json");
+    let grid = vit_grid(&vit_of(&record["vit"]["config"])).unwrap();
+    assert_eq!(grid, vit_grid(&Config::default().student).unwrap());
+    assert_eq!((grid.entries().len(), grid.places()), (143, 573));
+    compare(&record["vit"], &grid, |n| json!([n.width, n.depth]));
+
+    let c = &record["swin"]["config"];
+    let swin = SwinSizes {
+        min_embed_dim: size(c, "min_embed_dim"),
+        max_embed_dim: size(c, "max_embed_dim"),
+        min_s3_depth: size(c, "min_s3_depth"),
+        max_depths: stages(c, "max_depths"),
+        head_dim: size(c, "head_dim"),
+        width_interval: size(c, "width_interval"),
+        depth_interval: size(c, "depth_interval"),
+        net_select_scale: c["net_select_scale"].as_f64().unwrap(),
+    };
+    let grid = swin_grid(&swin).unwrap();
+    assert_eq!((grid.entries().len(), grid.places()), (39, 89));
+    compare(&record["swin"], &grid, |n| json!([n.width, n.depth]));
+
+    let c = &record["resnet"]["config"];
+    let resnet = ResNetSizes {
+        min_depths: stages(c, "min_depths"),
+        max_depths: stages(c, "max_depths"),
+        base_channels: size(c, "base_channels"),
+        num_gn_groups: size(c, "num_gn_groups"),
+        width_interval: size(c, "width_interval"),
+        depth_interval: size(c, "depth_interval"),
+        net_select_scale: c["net_select_scale"].as_f64().unwrap(),
+    };
+    let grid = resnet_grid(&resnet).unwrap();
+    assert_eq!((grid.entries().len(), grid.places()), (465, 699));
+    compare(&record["resnet"], &grid, |n| json!([n.widths, n.depths]));
+}
+
+#[test]
+fn network_ids_equal_the_record() {
+    let record = fixture("vit/fixture.json");
+    let grid = vit_grid(&vit_of(&record["student"])).unwrap();
+    let list: Vec<Value> =
+        (0..grid.places()).map(|id| grid.at(id)).map(|n| json!([n.width, n.depth])).collect();
+    assert_eq!(Value::Array(list), record["networks"]);
+    for step in record["steps"].as_array().unwrap() {
+        let network = grid.at(size(step, "network_id"));
+        assert_eq!(json!([network.width, network.depth]), step["network"]);
+    }
+}
+
+#[test]
+fn block_ids_equal_the_record() {
+    let record = fixture("elastic/grids.json");
+    let cases = record["block_ids"].as_object().unwrap();
+    assert!(cases.len() >= 9);
+    for (case, expected) in cases {
+        let (total, depth) = case.split_once("->").unwrap();
+        let ids = block_ids(total.parse().unwrap(), depth.parse().unwrap());
+        assert_eq!(json!(ids), *expected, "{case}");
+    }
+    assert_eq!(block_ids(5, 1), [0]);
+    assert_eq!(block_ids(1, 1), [0]);
+    assert_eq!(block_ids(6, 6), [0, 1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_cycle_draws_every_place_but_the_last_once() {
+    let grid = vit_grid(&Config::default().student).unwrap();
+    let cycle = grid.cycle();
+    let draws = DrawCycle::new(grid.clone(), 7);
+    let mut orders = Vec::new();
+    for round in 0..3 {
+        let order: Vec<usize> = (0..cycle).map(|i| draws.id_at(round * cycle + i)).collect();
+        let mut sorted = order.clone();
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..cycle).collect::<Vec<_>>());
+        orders.push(order);
+    }
+    assert!(orders[0] != orders[1] && orders[1] != orders[2], "each cycle is shuffled anew");
+    let mut counts = BTreeMap::new();
+    for step in 0..cycle {
+        *counts.entry(draws.network_at(step).to_string()).or_insert(0) += 1;
+    }
+    for (network, multiplicity) in grid.entries() {
+        let expected = multiplicity - usize::from(*network == grid.intact());
+        assert_eq!(counts.get(&network.to_string()).copied().unwrap_or(0), expected, "{network}");
+    }
+    // The same on every machine and in every version: a resumed run depends on it.
+    let again = DrawCycle::new(grid.clone(), 7);
+    assert!((0..50).rev().all(|step| again.id_at(step) == orders[0][step]));
+    let other = DrawCycle::new(grid, 8);
+    assert!((0..50).any(|step| other.id_at(step) != orders[0][step]));
+    assert_eq!(orders[0][..6], PINNED);
+}
+
+/// The first draws of seed 7 from the paper's grid.
+const PINNED: [usize; 6] = [208, 66, 28, 293, 546, 110];
+
+#[test]
+fn a_grid_of_one_draws_the_intact_network() {
+    let mut config = Config::default();
+    config
+        .apply(&["student.min_embed_dim=1024", "student.min_depth=24", "student.net_select_scale=1"])
+        .unwrap();
+    let draws = DrawCycle::new(vit_grid(&config.student).unwrap(), 0);
+    assert_eq!(draws.grid().places(), 1);
+    assert_eq!(draws.network_at(5), draws.grid().intact());
+}

@@ -1,0 +1,195 @@
+//! Laying values over a configuration one key at a time, so that every error can name its key.
+
+use std::path::Path;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::Config;
+use crate::error::{Error, Result};
+
+/// Names that other recipes use, and what to say about them.
+const ELSEWHERE: &[(&str, &str)] = &[
+    ("ibot.start_epoch", "it is called `optim.ibot_activate_epochs`"),
+    ("train.epoch_length", "it is called `train.OFFICIAL_EPOCH_LENGTH`"),
+    ("optim.learning_rate", "it is called `optim.base_lr` (of 1024 images) or `optim.lr` (as it is)"),
+    ("train.dataset_path", "it is called `data.spec`"),
+    ("train.output_dir", "give the folder with --out"),
+    ("train.cache_dataset", "there is nothing to set; leave it out"),
+    ("train.scale_for_num_patch", "it follows from the backbone; leave it out"),
+    ("student.mode", "networks are always drawn without replacement; leave it out"),
+    ("student.ffn_layer", "the perceptron is always `mlp`; leave it out"),
+    ("student.ffn_ratio", "it is called `student.mlp_ratio`"),
+    ("student.pretrained_weights", "it is not a setting here; leave it out"),
+    ("compute_precision", "the precision follows from the device; leave the section out"),
+    ("MODEL", "it is not a setting here; leave the section out"),
+];
+
+/// A configuration as a table that still has all its keys, over which values are laid.
+pub(super) struct Layers {
+    table: Table,
+}
+
+impl Layers {
+    /// Starts from `config`.
+    pub(super) fn over(config: &Config) -> Result<Self> {
+        let table = Table::try_from(config).map_err(|e| Error::config("(all)", e.to_string()))?;
+        Ok(Self { table })
+    }
+
+    /// The configuration with everything laid over it.
+    pub(super) fn config(self) -> Result<Config> {
+        Config::deserialize(self.table).map_err(|e| Error::config("(all)", e.message()))
+    }
+
+    /// Lays a TOML document over the configuration; `origin` is what an error calls it.
+    pub(super) fn lay_file(&mut self, text: &str, origin: &Path) -> Result<()> {
+        let document: Table =
+            text.parse().map_err(|e: toml::de::Error| Error::file(origin, format!("is not TOML: {e}")))?;
+        self.lay_document(document).map_err(|error| match error {
+            Error::Config { key, problem } => {
+                Error::Config { key, problem: format!("{problem} (in {})", origin.display()) }
+            }
+            other => other,
+        })
+    }
+
+    fn lay_document(&mut self, document: Table) -> Result<()> {
+        for (section, values) in document {
+            let Value::Table(values) = values else {
+                return Err(self.unknown(&section, "a setting belongs in a section, as in [train]"));
+            };
+            if !self.table.contains_key(&section) {
+                return Err(self.unknown(&section, "there is no such section"));
+            }
+            for (key, value) in values {
+                self.set(&format!("{section}.{key}"), value)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Lays `section.key=value` over the configuration.
+    pub(super) fn lay_override(&mut self, text: &str) -> Result<()> {
+        let (key, value) = text.split_once('=').ok_or_else(|| {
+            Error::Usage(format!("`{text}` is no setting; write section.key=value, as in optim.epochs=10"))
+        })?;
+        let (key, value) = (key.trim(), value.trim());
+        let plain = || Value::String(value.to_string());
+        let parsed = match (self.current(key), value.parse::<Value>()) {
+            (Some(Value::String(_)), Ok(Value::String(text))) => Value::String(text),
+            (Some(Value::String(_)), _) => plain(),
+            (_, parsed) => parsed.unwrap_or_else(|_| plain()),
+        };
+        self.set(key, parsed)
+    }
+
+    fn current(&self, key: &str) -> Option<&Value> {
+        let (section, name) = key.split_once('.')?;
+        self.table.get(section)?.get(name)
+    }
+
+    fn set(&mut self, key: &str, value: Value) -> Result<()> {
+        let Some(current) = self.current(key).cloned() else {
+            return Err(self.unknown(key, "there is no such key"));
+        };
+        let given = describe(&value);
+        let Some(value) = fit(&current, value) else {
+            return Err(Error::config(key, format!("must be {}, was given {given}", expected(&current))));
+        };
+        let Some((section, name)) = key.split_once('.') else {
+            return Err(self.unknown(key, "there is no such key"));
+        };
+        if let Some(slot) = self.table.get_mut(section).and_then(|s| s.get_mut(name)) {
+            *slot = value;
+        }
+        // The table was good before, so what is wrong with it now is wrong with this value.
+        Config::deserialize(self.table.clone()).map(|_| ()).map_err(|e| {
+            let problem = match &current {
+                Value::String(_) => e.message().to_string(),
+                _ if e.message().contains("integer `-") => format!("must be 0 or more, was given {given}"),
+                _ => format!("must be {}, was given {given}: {}", expected(&current), e.message()),
+            };
+            Error::config(key, problem)
+        })
+    }
+
+    /// The error for a key that does not exist, with the nearest that does.
+    fn unknown(&self, key: &str, problem: &str) -> Error {
+        if let Some((_, hint)) = ELSEWHERE.iter().find(|(name, _)| *name == key) {
+            return Error::config(key, format!("{problem}; {hint}"));
+        }
+        let sections: Vec<&str> = self.table.keys().map(String::as_str).collect();
+        let (section, name) = key.split_once('.').unwrap_or(("", key));
+        if self.table.contains_key(name) && section.is_empty() {
+            return Error::config(key, format!("is a section; write {key}.key=value"));
+        }
+        let all: Vec<(&str, &str)> = self
+            .table
+            .iter()
+            .filter_map(|(section, values)| Some((section, values.as_table()?)))
+            .flat_map(|(section, values)| values.keys().map(move |name| (section.as_str(), name.as_str())))
+            .collect();
+        let here: Vec<&str> = all.iter().filter(|(s, _)| *s == section).map(|(_, n)| *n).collect();
+        let same_name =
+            all.iter().find(|(_, n)| n.eq_ignore_ascii_case(name)).map(|(s, n)| format!("{s}.{n}"));
+        let hint = same_name.or_else(|| match here.is_empty() {
+            false => nearest(name, here.iter().copied()).map(|n| format!("{section}.{n}")),
+            true => {
+                let section =
+                    nearest(if section.is_empty() { name } else { section }, sections.iter().copied())?;
+                Some(section.to_string())
+            }
+        });
+        let problem = match hint {
+            Some(hint) => format!("{problem}; did you mean `{hint}`?"),
+            None if here.is_empty() => format!("{problem}; the sections are {}", sections.join(", ")),
+            None => format!("{problem}; section `{section}` has {}", here.join(", ")),
+        };
+        Error::config(key, problem)
+    }
+}
+
+/// The candidate nearest to `name`, if one is near at all.
+pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_ascii_lowercase();
+    candidates
+        .map(|c| (strsim::normalized_damerau_levenshtein(&name, &c.to_ascii_lowercase()), c))
+        .filter(|(score, _)| *score >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c)
+}
+
+/// `value` as the kind of value that `current` is: a whole number may stand for a fraction.
+fn fit(current: &Value, value: Value) -> Option<Value> {
+    match (current, value) {
+        (Value::Float(_), Value::Integer(n)) => Some(Value::Float(n as f64)),
+        (Value::Array(items), Value::Array(values)) => {
+            let Some(item) = items.first() else { return Some(Value::Array(values)) };
+            values.into_iter().map(|v| fit(item, v)).collect::<Option<Vec<_>>>().map(Value::Array)
+        }
+        (current, value) if current.same_type(&value) => Some(value),
+        _ => None,
+    }
+}
+
+fn expected(current: &Value) -> String {
+    match current {
+        Value::Integer(n) => format!("a whole number, such as {n}"),
+        Value::Float(x) => format!("a number, such as {x:?}"),
+        Value::Boolean(_) => "true or false".into(),
+        Value::String(s) if s.is_empty() => "text".into(),
+        Value::String(s) => format!("text, such as \"{s}\""),
+        Value::Array(_) => format!("a list, such as {current}"),
+        other => format!("like {other}"),
+    }
+}
+
+fn describe(value: &Value) -> String {
+    match value {
+        Value::String(s) => format!("the text \"{s}\""),
+        Value::Array(_) => format!("the list {value}"),
+        Value::Table(_) => "a section".into(),
+        other => other.to_string(),
+    }
+}

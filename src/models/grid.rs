@@ -1,0 +1,286 @@
+//! The elastic grid: which sub-networks exist, how often each is drawn, in what order, and which blocks a shallower
+//! one keeps.
+//!
+//! A grid is a list in which every sub-network stands as often as its multiplicity says. A network's place in that
+//! list is its id; the last place is the intact network's. A cycle draws every place but that last one, shuffled,
+//! without replacement. Arithmetic follows numpy's `linspace` and `round` in float64, since exact arithmetic gives
+//! other multiplicities (7 of 573 would be 6).
+
+use std::fmt::{self, Display};
+
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+
+use crate::config::Student;
+use crate::error::{Error, Result};
+
+/// A sub-network of a ViT, or of a Swin, whose `depth` is that of the third stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Network {
+    /// Channels of the tokens (Swin: in the first stage).
+    pub width: usize,
+    /// Number of blocks (Swin: in the third stage).
+    pub depth: usize,
+}
+
+/// A sub-network of a ResNet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct StageNetwork {
+    /// Middle channels of the blocks of each stage.
+    pub widths: [usize; 4],
+    /// Number of blocks of each stage.
+    pub depths: [usize; 4],
+}
+
+impl Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}x{}", self.width, self.depth)
+    }
+}
+
+impl Display for StageNetwork {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d] = self.depths;
+        write!(f, "{}x{a}-{b}-{c}-{d}", self.widths[0])
+    }
+}
+
+/// The sub-networks of an elastic backbone and how often each is drawn.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ElasticGrid<N> {
+    /// Distinct networks with their multiplicities, the intact one last; never empty, no multiplicity is 0.
+    entries: Vec<(N, usize)>,
+    /// Sum of the multiplicities.
+    places: usize,
+}
+
+impl<N: Copy + Display> ElasticGrid<N> {
+    /// `entries` must hold the intact network, last.
+    fn new(entries: Vec<(N, usize)>, key: &str) -> Result<Self> {
+        let places = entries.iter().map(|(_, multiplicity)| multiplicity).sum();
+        match entries.last() {
+            Some((_, 1..)) => Ok(Self { entries, places }),
+            _ => Err(Error::config(
+                key,
+                "gives no sub-network at all; the smallest must not exceed the largest",
+            )),
+        }
+    }
+
+    /// Distinct networks with their multiplicities, the intact one last.
+    pub fn entries(&self) -> &[(N, usize)] {
+        &self.entries
+    }
+
+    /// The whole network.
+    pub fn intact(&self) -> N {
+        self.entries[self.entries.len() - 1].0
+    }
+
+    /// The smallest sub-network.
+    pub fn smallest(&self) -> N {
+        self.entries[0].0
+    }
+
+    /// Number of places in the list; each network has as many as its multiplicity.
+    pub fn places(&self) -> usize {
+        self.places
+    }
+
+    /// Number of steps after which every place but the last was drawn once.
+    pub fn cycle(&self) -> usize {
+        self.places - 1
+    }
+
+    /// The network at a place of the list, which is its id; places past the end hold the intact one.
+    pub fn at(&self, id: usize) -> N {
+        let mut before = 0;
+        let found = self.entries.iter().find(|(_, multiplicity)| {
+            before += multiplicity;
+            id < before
+        });
+        found.map_or_else(|| self.intact(), |(network, _)| *network)
+    }
+
+    /// The network of a name: `smallest`, `middle` (of the distinct ones), `intact`, or as it is displayed. The
+    /// error is what is wrong with the name.
+    pub fn named(&self, name: &str) -> std::result::Result<N, String> {
+        match name {
+            "smallest" => Ok(self.smallest()),
+            "middle" => Ok(self.entries[self.entries.len() / 2].0),
+            "intact" => Ok(self.intact()),
+            _ => self.entries.iter().map(|(n, _)| *n).find(|n| n.to_string() == name).ok_or_else(|| {
+                format!(
+                    "there is no sub-network `{name}`; the grid runs from {} to {}, and smallest, middle and \
+                     intact are names too",
+                    self.smallest(),
+                    self.intact()
+                )
+            }),
+        }
+    }
+}
+
+/// The order in which sub-networks are drawn: a function of seed and step alone, so a resumed run needs no state.
+#[derive(Debug, Clone)]
+pub struct DrawCycle<N> {
+    grid: ElasticGrid<N>,
+    seed: u64,
+}
+
+impl<N: Copy + Display> DrawCycle<N> {
+    /// Draws from `grid`; equal seeds give equal orders on every machine.
+    pub fn new(grid: ElasticGrid<N>, seed: u64) -> Self {
+        Self { grid, seed }
+    }
+
+    /// The grid drawn from.
+    pub fn grid(&self) -> &ElasticGrid<N> {
+        &self.grid
+    }
+
+    /// Place in the grid's list that is drawn in a step (from 0).
+    pub fn id_at(&self, step: usize) -> usize {
+        let length = self.grid.cycle();
+        if length == 0 {
+            return 0;
+        }
+        let mut key = *b"........sub-networks of the grid";
+        key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        let mut rng = ChaCha8Rng::from_seed(key);
+        rng.set_stream((step / length) as u64);
+        let mut order: Vec<usize> = (0..length).collect();
+        // Fisher-Yates, from the front, up to the place that is asked for. The high half of a 128-bit product
+        // maps a draw to a range with a bias below 2^-50.
+        let asked = step % length;
+        for i in 0..=asked {
+            let rest = (length - i) as u128;
+            let jump = (u128::from(rng.next_u64()) * rest) >> 64;
+            order.swap(i, i + jump as usize);
+        }
+        order[asked]
+    }
+
+    /// The sub-network of a step (from 0).
+    pub fn network_at(&self, step: usize) -> N {
+        self.grid.at(self.id_at(step))
+    }
+}
+
+/// numpy's `linspace(start, stop, n)`.
+fn linspace(start: f64, stop: f64, n: usize) -> Vec<f64> {
+    if n < 2 {
+        return vec![start; n];
+    }
+    let step = (stop - start) / (n - 1) as f64;
+    let mut values: Vec<f64> = (0..n).map(|i| i as f64 * step + start).collect();
+    values[n - 1] = stop;
+    values
+}
+
+/// Which of `total` blocks a network of `depth` blocks keeps, in order.
+pub fn block_ids(total: usize, depth: usize) -> Vec<usize> {
+    linspace(0.0, total.saturating_sub(1) as f64, depth).into_iter().map(|x| x as usize).collect()
+}
+
+/// All sizes from `low` to `high` in steps; a step of 0 counts as 1.
+fn sizes(low: usize, high: usize, step: usize) -> Vec<usize> {
+    (low..=high).step_by(step.max(1)).collect()
+}
+
+fn multiplicity(x: f64) -> usize {
+    x.round_ties_even() as usize
+}
+
+/// Width times depth; the smaller a network, the more often it is drawn, up to `scale`² times.
+fn width_by_depth(widths: &[usize], depths: &[usize], scale: f64) -> Vec<(Network, usize)> {
+    let (by_width, by_depth) = (linspace(scale, 1.0, widths.len()), linspace(scale, 1.0, depths.len()));
+    let mut entries = Vec::with_capacity(widths.len() * depths.len());
+    for (&width, a) in widths.iter().zip(&by_width) {
+        for (&depth, b) in depths.iter().zip(&by_depth) {
+            entries.push((Network { width, depth }, multiplicity(a * b)));
+        }
+    }
+    entries
+}
+
+/// The grid of an elastic ViT.
+pub fn vit_grid(s: &Student) -> Result<ElasticGrid<Network>> {
+    let widths = sizes(s.min_embed_dim, s.max_embed_dim, s.head_dim * s.width_interval);
+    let depths = sizes(s.min_depth, s.max_depth, s.depth_interval);
+    ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")
+}
+
+/// What decides the grid of an elastic Swin, under the names of the official recipe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SwinSizes {
+    /// Smallest width of the first stage, in channels.
+    pub min_embed_dim: usize,
+    /// Largest width of the first stage, in channels.
+    pub max_embed_dim: usize,
+    /// Smallest depth of the third stage, in blocks.
+    pub min_s3_depth: usize,
+    /// Depths of the intact network, in blocks.
+    pub max_depths: [usize; 4],
+    /// Channels of an attention head.
+    pub head_dim: usize,
+    /// Step between widths, in heads.
+    pub width_interval: usize,
+    /// Step between depths of the third stage, in blocks.
+    pub depth_interval: usize,
+    /// How many times more often the smallest width (or depth) is drawn than the largest.
+    pub net_select_scale: f64,
+}
+
+/// The grid of an elastic Swin.
+pub fn swin_grid(s: &SwinSizes) -> Result<ElasticGrid<Network>> {
+    let widths = sizes(s.min_embed_dim, s.max_embed_dim, s.head_dim * s.width_interval);
+    let depths = sizes(s.min_s3_depth, s.max_depths[2], s.depth_interval);
+    ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")
+}
+
+/// What decides the grid of an elastic ResNet, under the names of the official recipe.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ResNetSizes {
+    /// Smallest depths, in blocks a stage.
+    pub min_depths: [usize; 4],
+    /// Largest depths, in blocks a stage.
+    pub max_depths: [usize; 4],
+    /// Smallest middle width of the first stage, in channels; the largest is twice that.
+    pub base_channels: usize,
+    /// Groups of a group norm.
+    pub num_gn_groups: usize,
+    /// Step between widths, in groups.
+    pub width_interval: usize,
+    /// Step between depths, in blocks.
+    pub depth_interval: usize,
+    /// How many times more often the shallowest depths are drawn than the deepest.
+    pub net_select_scale: f64,
+}
+
+/// The grid of an elastic ResNet: by width, then by total depth, ties by the depths of the stages in order.
+pub fn resnet_grid(s: &ResNetSizes) -> Result<ElasticGrid<StageNetwork>> {
+    let of = |stage: usize| sizes(s.min_depths[stage], s.max_depths[stage], s.depth_interval);
+    let (first, second, third, fourth) = (of(0), of(1), of(2), of(3));
+    let mut depths = Vec::with_capacity(first.len() * second.len() * third.len() * fourth.len());
+    for &a in &first {
+        for &b in &second {
+            for &c in &third {
+                depths.extend(fourth.iter().map(|&d| [a, b, c, d]));
+            }
+        }
+    }
+    depths.sort_by_key(|d| d.iter().sum::<usize>());
+    let counts = linspace(s.net_select_scale, 1.0, depths.len());
+    let mut entries = Vec::new();
+    for base in sizes(s.base_channels, 2 * s.base_channels, s.num_gn_groups * s.width_interval) {
+        let widths = [base, 2 * base, 4 * base, 8 * base];
+        entries.extend(
+            depths
+                .iter()
+                .zip(&counts)
+                .map(|(&depths, &n)| (StageNetwork { widths, depths }, multiplicity(n))),
+        );
+    }
+    ElasticGrid::new(entries, "student.min_depths")
+}

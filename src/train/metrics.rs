@@ -1,0 +1,127 @@
+//! What a run reports: `metrics.jsonl` for programs, `train.log` for people.
+
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// A float as JSON that reads back to the same bits; what JSON has no number for becomes text such as `NaN`.
+pub fn number(x: f64) -> Value {
+    serde_json::Number::from_f64(x).map_or_else(|| Value::String(x.to_string()), Value::Number)
+}
+
+/// `metrics.jsonl`: one JSON object a line.
+///
+/// Whatever depends on the clock stands under the key `time`, so that two equal runs write equal lines but for it.
+#[derive(Debug)]
+pub struct MetricsLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsLog {
+    /// Starts a new file.
+    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file =
+            File::create_new(path).map_err(|e| Error::file(path, format!("cannot be created: {e}")))?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Goes on with the file of an interrupted run that continues at `step`: lines of later steps, and a last line
+    /// that was cut off, are dropped.
+    pub fn resume(path: impl AsRef<Path>, step: usize) -> Result<Self> {
+        let path = path.as_ref();
+        let failed = |e: std::io::Error| Error::file(path, format!("cannot be continued: {e}"));
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)?;
+        let mut kept = 0;
+        let mut line = Vec::new();
+        let mut lines = BufReader::new(&file);
+        loop {
+            line.clear();
+            let length = lines.read_until(b'\n', &mut line).map_err(failed)?;
+            let of = serde_json::from_slice::<Value>(&line).ok().and_then(|v| v.get("step")?.as_u64());
+            if !line.ends_with(b"\n") || of.is_none_or(|of| of >= step as u64) {
+                break;
+            }
+            kept += length as u64;
+        }
+        file.set_len(kept).map_err(failed)?;
+        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(failed)?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends the line of a step (from 0). `values` are deterministic; `time` holds what depends on the clock, such
+    /// as images a second, and may be empty.
+    pub fn write(&mut self, step: usize, values: &[(&str, Value)], time: &[(&str, f64)]) -> Result<()> {
+        let mut line = Map::new();
+        line.insert("step".into(), step.into());
+        line.extend(values.iter().map(|(key, value)| ((*key).into(), value.clone())));
+        if !time.is_empty() {
+            let time: Map<_, _> = time.iter().map(|(key, x)| ((*key).into(), number(*x))).collect();
+            line.insert("time".into(), Value::Object(time));
+        }
+        let mut text = Value::Object(line).to_string();
+        text.push('\n');
+        self.file
+            .write_all(text.as_bytes())
+            .map_err(|e| Error::file(&self.path, format!("cannot be written: {e}; is the disk full?")))
+    }
+}
+
+/// `train.log`: readable lines, each with the time (UTC).
+#[derive(Debug)]
+pub struct TrainLog {
+    path: PathBuf,
+    file: File,
+}
+
+impl TrainLog {
+    /// Opens the log, at its end if there is one.
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let file = OpenOptions::new()
+            .append(true)
+            .create(true)
+            .open(path)
+            .map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
+        Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Appends a text; each of its lines gets the time.
+    pub fn line(&mut self, text: &str) -> Result<()> {
+        let now = timestamp(SystemTime::now());
+        let lines: String = text.lines().map(|line| format!("{now}  {line}\n")).collect();
+        self.file
+            .write_all(lines.as_bytes())
+            .map_err(|e| Error::file(&self.path, format!("cannot be written: {e}; is the disk full?")))
+    }
+}
+
+/// A time as `2026-01-31 12:34:56Z`.
+pub fn timestamp(time: SystemTime) -> String {
+    let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
+    let (days, second) = (seconds / 86_400, seconds % 86_400);
+    // Days since 1970 to a date of the Gregorian calendar, in years that start in March, so that a leap day is the
+    // last of its year, and eras of 400 years; day 0 of an era is 1 March.
+    let days = days + 719_468;
+    let (era, day) = (days / 146_097, days % 146_097);
+    let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;
+    let day = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * day + 2) / 153;
+    let day = day - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let year = era * 400 + year + carry;
+    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+    format!("{year:04}-{month:02}-{day:02} {hour:02}:{minute:02}:{second:02}Z")
+}
