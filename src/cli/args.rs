@@ -35,16 +35,17 @@ pub enum Command {
 Examples:
   poa-gpu train                                        the demo: small images, generated as it goes
   poa-gpu train --steps 100 --device cpu               the same in 100 steps, without a GPU
-  poa-gpu train --config vit_ee1200 --data ./images    the paper's ViT recipe on a folder of images
+  poa-gpu train --config vit_ee1200 --data folder:./images
+                                                       the paper's ViT recipe on a folder of images
   poa-gpu train --config my.toml optim.epochs=50 'dino.head_n_prototypes=[1024, 2048]'")]
 pub struct TrainArgs {
     /// A TOML file, or a recipe of the program: demo, vit_ee1200, bench_tiny, bench_vit_s
     #[arg(long, value_name = "FILE|NAME", default_value = "demo")]
     pub config: String,
-    /// Where the images come from (sets data.spec)
+    /// Where the images come from: folder:DIR, shapes, shapes:N, shapes:NxSIZE (sets data.spec)
     #[arg(long, value_name = "SPEC")]
     pub data: Option<String>,
-    /// Folder of the run; it must not hold another [default: runs/<recipe>-<n>]
+    /// Folder of the run; it must not hold another [default: runs/RECIPE-N]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name

@@ -130,10 +130,6 @@ pub struct Crops {
     pub grayscale_probability: f64,
     /// Which crops are blurred.
     pub blur: Blur,
-    /// Smallest and largest standard deviation of the blur, in pixels.
-    pub blur_sigma: [f64; 2],
-    /// Values from this one on are inverted when a crop is solarised, in 0..=255.
-    pub solarize_threshold: f64,
     /// Probability of solarising the second global crop.
     pub solarize_probability: f64,
 }
@@ -151,8 +147,6 @@ impl Default for Crops {
             color_jitter_probability: 0.8,
             grayscale_probability: 0.2,
             blur: Blur::Paper,
-            blur_sigma: [0.1, 2.0],
-            solarize_threshold: 128.0,
             solarize_probability: 0.2,
         }
     }
@@ -217,17 +211,19 @@ impl Default for Train {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Data {
-    /// The source of images: a folder, or the name of a generator such as `shapes`.
+    /// The source of images, such as `folder:DIR` or `shapes`.
     pub spec: String,
     /// Largest share of unreadable images before the run stops.
     pub max_bad_fraction: f64,
-    /// Share of the images kept out of training and used for evaluation.
+    /// Share of the labelled images kept out of training, for evaluation; `shapes` brings a part of its own.
     pub held_out: f64,
+    /// Most images kept out of training.
+    pub held_out_at_most: usize,
 }
 
 impl Default for Data {
     fn default() -> Self {
-        Self { spec: String::new(), max_bad_fraction: 0.01, held_out: 0.0 }
+        Self { spec: String::new(), max_bad_fraction: 0.01, held_out: 0.1, held_out_at_most: 10_000 }
     }
 }
 

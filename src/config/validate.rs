@@ -166,8 +166,7 @@ impl Config {
              [0.4, 0.4, 0.2, 0.1]"
                 .into()
         })?;
-        range("crops.blur_sigma", c.blur_sigma, 1e-3, 100.0, [0.1, 2.0])?;
-        number("crops.solarize_threshold", c.solarize_threshold, 0.0, 256.0, 128.0)
+        Ok(())
     }
 
     fn validate_losses(&self) -> Result<()> {
