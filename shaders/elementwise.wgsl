@@ -1,0 +1,67 @@
+// Elementwise operations on matrices of `count` elements in rows of `cols`, each operand with its own offset and
+// row stride. Grid: one invocation an element, folded. Workgroup: WG.
+// `add_scaled` and `gelu_gradient_add` add to the output (+=), the others write it (=).
+#include "params.wgsl"
+#include "grid.wgsl"
+#include "math.wgsl"
+
+struct Params {
+    count: u32, cols: u32,
+    out_offset: u32, out_stride: u32,
+    a_offset: u32, a_stride: u32,
+    b_offset: u32, b_stride: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+#ifdef BINARY
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+#endif
+
+struct Place { valid: bool, dst: u32, a: u32, b: u32 }
+
+fn place(wid: vec3<u32>, nwg: vec3<u32>, lane: u32) -> Place {
+    let i = workgroup_index(wid, nwg) * WG + lane;
+    let r = i / p.cols;
+    let c = i % p.cols;
+    return Place(i < p.count, p.out_offset + r * p.out_stride + c, p.a_offset + r * p.a_stride + c,
+                 p.b_offset + r * p.b_stride + c);
+}
+
+@compute @workgroup_size(WG)
+fn add_scaled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+              @builtin(local_invocation_index) lane: u32) {
+    let at = place(wid, nwg, lane);
+    if at.valid { dst[at.dst] += p.scale * a[at.a]; }
+}
+
+@compute @workgroup_size(WG)
+fn scale(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+         @builtin(local_invocation_index) lane: u32) {
+    let at = place(wid, nwg, lane);
+    if at.valid { dst[at.dst] = p.scale * a[at.a]; }
+}
+
+@compute @workgroup_size(WG)
+fn gelu_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+                @builtin(local_invocation_index) lane: u32) {
+    let at = place(wid, nwg, lane);
+    if at.valid { dst[at.dst] = gelu(a[at.a]); }
+}
+
+#ifdef BINARY
+@compute @workgroup_size(WG)
+fn gelu_gradient(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+                 @builtin(local_invocation_index) lane: u32) {
+    let at = place(wid, nwg, lane);
+    if at.valid { dst[at.dst] = b[at.b] * gelu_grad(a[at.a]); }
+}
+
+@compute @workgroup_size(WG)
+fn gelu_gradient_add(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+                     @builtin(local_invocation_index) lane: u32) {
+    let at = place(wid, nwg, lane);
+    if at.valid { dst[at.dst] += b[at.b] * gelu_grad(a[at.a]); }
+}
+#endif

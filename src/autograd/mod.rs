@@ -1,0 +1,265 @@
+//! Reverse-mode differentiation over a tape. Operations record a closure that turns the cotangents of their outputs
+//! into those of their inputs; closures run once, last first, and free what they saved.
+//!
+//! Gradients of activations are written by the first operation that contributes and added to by later ones;
+//! gradients of parameters are always added to, in place, through the slice of the parameter that was used.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::error::{Error, Result};
+use crate::ops;
+use crate::tensor::{DType, Tensor};
+
+/// Where the gradient of a value goes.
+#[derive(Clone)]
+enum Gradient {
+    /// Nowhere: a constant.
+    None,
+    /// Into the tape's slot of this number.
+    Slot(usize),
+    /// Added to this view of the parameters' gradients; the flag says that it happened.
+    Parameter(Tensor, Rc<Cell<bool>>),
+}
+
+/// A value under the tape: a tensor and where its gradient goes.
+#[derive(Clone)]
+pub struct Var {
+    value: Tensor,
+    gradient: Gradient,
+}
+
+impl Var {
+    /// A value without gradient.
+    pub fn constant(value: Tensor) -> Self {
+        Self { value, gradient: Gradient::None }
+    }
+
+    /// A parameter: gradients are added to `gradient`, a view shaped like `value`, and `touched` is set when one
+    /// arrives.
+    pub fn parameter(value: Tensor, gradient: Tensor, touched: Rc<Cell<bool>>) -> Self {
+        debug_assert_eq!(value.shape(), gradient.shape());
+        Self { value, gradient: Gradient::Parameter(gradient, touched) }
+    }
+
+    /// The tensor.
+    pub fn value(&self) -> &Tensor {
+        &self.value
+    }
+
+    /// Whether a gradient is wanted.
+    pub fn is_tracked(&self) -> bool {
+        !matches!(self.gradient, Gradient::None)
+    }
+
+    /// The same value without gradient.
+    pub fn detach(&self) -> Self {
+        Self::constant(self.value.clone())
+    }
+
+    /// A view of a parameter or constant. Views of activations are operations (they need a gradient of their own).
+    pub fn view(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+        let gradient = match &self.gradient {
+            Gradient::None => Gradient::None,
+            Gradient::Parameter(t, touched) => Gradient::Parameter(f(t)?, touched.clone()),
+            Gradient::Slot(_) => {
+                return Err(Error::shape("view", "a view of an activation loses its gradient; use an operation"));
+            }
+        };
+        Ok(Self { value: f(&self.value)?, gradient })
+    }
+}
+
+type Backward = Box<dyn FnOnce(&mut Gradients) -> Result<()>>;
+
+struct Node {
+    name: &'static str,
+    outputs: Vec<usize>,
+    backward: Backward,
+}
+
+/// The record of what was computed.
+pub struct Tape {
+    recording: bool,
+    nodes: RefCell<Vec<Node>>,
+    slots: Cell<usize>,
+}
+
+impl Tape {
+    /// A tape that records.
+    pub fn new() -> Self {
+        Self { recording: true, nodes: RefCell::default(), slots: Cell::new(0) }
+    }
+
+    /// A tape that records nothing: operations save nothing and work in place where they can.
+    pub fn no_grad() -> Self {
+        Self { recording: false, nodes: RefCell::default(), slots: Cell::new(0) }
+    }
+
+    /// Whether an operation on `inputs` must save what its gradient needs.
+    pub fn needs(&self, inputs: &[&Var]) -> bool {
+        self.recording && inputs.iter().any(|v| v.is_tracked())
+    }
+
+    fn slot(&self, value: Tensor) -> Var {
+        let id = self.slots.get();
+        self.slots.set(id + 1);
+        Var { value, gradient: Gradient::Slot(id) }
+    }
+
+    /// A value whose gradient is wanted; read it from [`Gradients::get`] after [`Self::backward`].
+    pub fn leaf(&self, value: Tensor) -> Var {
+        if self.recording { self.slot(value) } else { Var::constant(value) }
+    }
+
+    /// Records an operation with one output. `backward` gets the gradients and the output's cotangent; it is not
+    /// called where none arrives. Without a tracked input nothing is recorded.
+    pub fn record(
+        &self,
+        name: &'static str,
+        inputs: &[&Var],
+        output: Tensor,
+        backward: impl FnOnce(&mut Gradients, Tensor) -> Result<()> + 'static,
+    ) -> Var {
+        if !self.needs(inputs) {
+            return Var::constant(output);
+        }
+        let var = self.slot(output);
+        let Gradient::Slot(id) = var.gradient else { unreachable!("just made") };
+        let backward: Backward = Box::new(move |g| match g.slots.remove(&id) {
+            Some(cotangent) => backward(g, cotangent),
+            None => Ok(()),
+        });
+        self.nodes.borrow_mut().push(Node { name, outputs: vec![id], backward });
+        var
+    }
+
+    /// Records an operation with several outputs. `backward` gets their cotangents in order, `None` where none
+    /// arrived; it is not called where none arrived at all.
+    pub fn record_many(
+        &self,
+        name: &'static str,
+        inputs: &[&Var],
+        outputs: Vec<Tensor>,
+        backward: impl FnOnce(&mut Gradients, Vec<Option<Tensor>>) -> Result<()> + 'static,
+    ) -> Vec<Var> {
+        if !self.needs(inputs) {
+            return outputs.into_iter().map(Var::constant).collect();
+        }
+        let vars: Vec<Var> = outputs.into_iter().map(|t| self.slot(t)).collect();
+        let first = self.slots.get() - vars.len();
+        let ids: Vec<usize> = (first..self.slots.get()).collect();
+        let list = ids.clone();
+        let backward: Backward = Box::new(move |g| {
+            let cotangents: Vec<_> = list.iter().map(|id| g.slots.remove(id)).collect();
+            if cotangents.iter().all(Option::is_none) { Ok(()) } else { backward(g, cotangents) }
+        });
+        self.nodes.borrow_mut().push(Node { name, outputs: ids, backward });
+        vars
+    }
+
+    /// For operations without a gradient: an error where one would be needed, so that none is lost silently.
+    pub fn forbid(&self, name: &'static str, inputs: &[&Var]) -> Result<()> {
+        if self.needs(inputs) {
+            return Err(Error::shape(name, "has no gradient for this input; detach it first"));
+        }
+        Ok(())
+    }
+
+    /// Propagates `seeds` (a value and its cotangent each) back to leaves and parameters.
+    pub fn backward(self, seeds: Vec<(&Var, Tensor)>) -> Result<Gradients> {
+        let mut gradients = Gradients { slots: HashMap::new() };
+        for (var, cotangent) in seeds {
+            if cotangent.shape() != var.value.shape() {
+                let problem = format!("cotangent {cotangent:?} of a value {:?}", var.value);
+                return Err(Error::shape("backward", problem));
+            }
+            gradients.add(var, cotangent)?;
+        }
+        for node in self.nodes.into_inner().into_iter().rev() {
+            let (name, outputs) = (node.name, node.outputs);
+            (node.backward)(&mut gradients)
+                .map_err(|e| Error::shape("backward", format!("of {name} (outputs {outputs:?}): {e}")))?;
+        }
+        Ok(gradients)
+    }
+}
+
+impl Default for Tape {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A place an operation writes a gradient to.
+pub struct Target {
+    /// Shaped like the value. Undefined contents unless `accumulate`.
+    pub tensor: Tensor,
+    /// Whether the gradient is to be added to what is there.
+    pub accumulate: bool,
+}
+
+/// Cotangents on their way back.
+pub struct Gradients {
+    slots: HashMap<usize, Tensor>,
+}
+
+impl Gradients {
+    /// Where to write the gradient of `var`; `None` where it is not wanted. The caller must write every element
+    /// (or add to every element it has a gradient for, where `accumulate`).
+    pub fn target(&mut self, var: &Var) -> Result<Option<Target>> {
+        Ok(match &var.gradient {
+            Gradient::None => None,
+            Gradient::Parameter(tensor, touched) => {
+                touched.set(true);
+                Some(Target { tensor: tensor.clone(), accumulate: true })
+            }
+            Gradient::Slot(id) => match self.slots.get(id) {
+                Some(tensor) => Some(Target { tensor: tensor.clone(), accumulate: true }),
+                None => {
+                    let tensor = Tensor::empty(var.value.device(), var.value.shape(), DType::F32)?;
+                    self.slots.insert(*id, tensor.clone());
+                    Some(Target { tensor, accumulate: false })
+                }
+            },
+        })
+    }
+
+    /// As [`Self::target`], zeroed where nothing was there yet: for operations that write only some elements.
+    pub fn target_zeroed(&mut self, var: &Var) -> Result<Option<Tensor>> {
+        let Some(target) = self.target(var)? else { return Ok(None) };
+        if !target.accumulate {
+            ops::fill::fill(&target.tensor, 0)?;
+        }
+        Ok(Some(target.tensor))
+    }
+
+    /// Hands over a finished gradient of `var`. The tensor may become the slot itself, so the caller must not use
+    /// it afterwards.
+    pub fn add(&mut self, var: &Var, gradient: Tensor) -> Result<()> {
+        match &var.gradient {
+            Gradient::None => Ok(()),
+            Gradient::Parameter(tensor, touched) => {
+                touched.set(true);
+                ops::elementwise::add_assign(tensor, &gradient)
+            }
+            Gradient::Slot(id) => match self.slots.get(id) {
+                Some(tensor) => ops::elementwise::add_assign(tensor, &gradient),
+                None => {
+                    self.slots.insert(*id, gradient);
+                    Ok(())
+                }
+            },
+        }
+    }
+
+    /// The gradient of a leaf, if one arrived.
+    pub fn get<'a>(&'a self, leaf: &'a Var) -> Option<&'a Tensor> {
+        match &leaf.gradient {
+            Gradient::Slot(id) => self.slots.get(id),
+            Gradient::Parameter(tensor, _) => Some(tensor),
+            Gradient::None => None,
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Finding adapters and choosing one.
+
+use super::Caps;
+use crate::error::{Error, Result};
+use crate::tensor::DeviceChoice;
+
+/// What `poa-gpu devices` shows of an adapter.
+#[derive(Clone, Debug)]
+pub struct AdapterSummary {
+    /// Name the driver gives.
+    pub name: String,
+    /// Vulkan, Metal, DX12.
+    pub backend: String,
+    /// Driver and its version.
+    pub driver: String,
+    /// Discrete, integrated, virtual, software.
+    pub kind: &'static str,
+    /// Capabilities and limits.
+    pub caps: Caps,
+}
+
+fn instance() -> wgpu::Instance {
+    let mut descriptor = wgpu::InstanceDescriptor::new_without_display_handle();
+    descriptor.flags = wgpu::InstanceFlags::empty();
+    wgpu::Instance::new(descriptor)
+}
+
+/// Every adapter, hardware before software, discrete before integrated; the order of `--device INDEX`.
+fn enumerate() -> Vec<wgpu::Adapter> {
+    let mut all = pollster::block_on(instance().enumerate_adapters(wgpu::Backends::PRIMARY));
+    all.sort_by_key(|a| match a.get_info().device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    });
+    all
+}
+
+fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
+    let info = adapter.get_info();
+    AdapterSummary {
+        name: info.name,
+        backend: format!("{:?}", info.backend),
+        driver: [info.driver, info.driver_info].join(" ").trim().to_string(),
+        kind: match info.device_type {
+            wgpu::DeviceType::DiscreteGpu => "discrete",
+            wgpu::DeviceType::IntegratedGpu => "integrated",
+            wgpu::DeviceType::VirtualGpu => "virtual",
+            wgpu::DeviceType::Cpu => "software",
+            wgpu::DeviceType::Other => "other",
+        },
+        caps: Caps::of(adapter),
+    }
+}
+
+/// All adapters, in the order of `--device INDEX`.
+pub fn adapters() -> Vec<AdapterSummary> {
+    enumerate().iter().map(summarise).collect()
+}
+
+/// The adapter that was asked for; `None` where `auto` finds no GPU and means the CPU device.
+pub fn select(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
+    let mut all = enumerate();
+    let names = || {
+        let list: Vec<_> =
+            enumerate().iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
+        if list.is_empty() { "none was found; is a graphics driver installed?".into() } else { list.join(", ") }
+    };
+    match choice {
+        DeviceChoice::Cpu => Ok(None),
+        DeviceChoice::Auto => {
+            Ok(all.into_iter().find(|a| {
+                use wgpu::DeviceType::*;
+                matches!(a.get_info().device_type, DiscreteGpu | IntegratedGpu | VirtualGpu)
+            }))
+        }
+        DeviceChoice::Gpu if all.is_empty() => Err(Error::Device(
+            "no GPU adapter found; install a Vulkan, Metal or DX12 driver (on Debian and Ubuntu \
+             `apt-get install mesa-vulkan-drivers` gives a software one), or use --device cpu"
+                .into(),
+        )),
+        DeviceChoice::Gpu => Ok(Some(all.swap_remove(0))),
+        DeviceChoice::Index(i) if *i < all.len() => Ok(Some(all.swap_remove(*i))),
+        DeviceChoice::Index(i) => {
+            Err(Error::Device(format!("no adapter has index {i}; `poa-gpu devices` lists them ({})", names())))
+        }
+        DeviceChoice::Name(text) => {
+            let wanted = text.to_lowercase();
+            all.into_iter()
+                .find(|a| {
+                    let info = a.get_info();
+                    [info.name, info.driver, info.driver_info].iter().any(|s| s.to_lowercase().contains(&wanted))
+                })
+                .map(Some)
+                .ok_or_else(|| Error::Device(format!("no adapter is called `{text}`; there are: {}", names())))
+        }
+    }
+}

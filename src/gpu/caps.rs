@@ -1,0 +1,88 @@
+//! What an adapter can do, read once; plans depend on this and on nothing else.
+
+/// Capabilities and limits of an adapter, as far as kernels care.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Caps {
+    /// A CPU pretending to be a GPU (llvmpipe): loads are what costs, not arithmetic.
+    pub software: bool,
+    /// Subgroup operations are there.
+    pub subgroups: bool,
+    /// Smallest and largest subgroup size.
+    pub subgroup_size: (u32, u32),
+    /// 16-bit floats in shaders.
+    pub f16: bool,
+    /// Small parameters can travel as immediates.
+    pub immediates: bool,
+    /// Timestamps can be written.
+    pub timestamps: bool,
+    /// Bytes of workgroup memory.
+    pub workgroup_bytes: u32,
+    /// Invocations in a workgroup.
+    pub workgroup_size: u32,
+    /// Workgroups in one dimension of a grid.
+    pub grid_dimension: u32,
+    /// Bytes that one binding can cover.
+    pub max_binding_bytes: usize,
+    /// Storage buffers a kernel can bind.
+    pub storage_buffers: u32,
+}
+
+/// Bytes of parameters that a kernel may take.
+pub(crate) const IMMEDIATE_BYTES: u32 = 128;
+
+impl Caps {
+    /// The least a WebGPU adapter offers: what shaders are validated against where no adapter is there.
+    pub fn minimal() -> Self {
+        Self {
+            software: false,
+            subgroups: false,
+            subgroup_size: (32, 32),
+            f16: false,
+            immediates: false,
+            timestamps: false,
+            workgroup_bytes: 16 * 1024,
+            workgroup_size: 256,
+            grid_dimension: 65_535,
+            max_binding_bytes: 128 << 20,
+            storage_buffers: 8,
+        }
+    }
+
+    pub(crate) fn of(adapter: &wgpu::Adapter) -> Self {
+        let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
+        Self {
+            software: info.device_type == wgpu::DeviceType::Cpu,
+            subgroups: features.contains(wgpu::Features::SUBGROUP),
+            subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
+            f16: features.contains(wgpu::Features::SHADER_F16),
+            immediates: features.contains(wgpu::Features::IMMEDIATES)
+                && limits.max_immediate_size >= IMMEDIATE_BYTES,
+            timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
+            workgroup_bytes: limits.max_compute_workgroup_storage_size,
+            workgroup_size: limits.max_compute_invocations_per_workgroup,
+            grid_dimension: limits.max_compute_workgroups_per_dimension,
+            // elements are addressed with 32 bits
+            max_binding_bytes: limits
+                .max_storage_buffer_binding_size
+                .min(limits.max_buffer_size)
+                .min(u32::MAX as u64 / 16 * 16) as usize,
+            storage_buffers: limits.max_storage_buffers_per_shader_stage,
+        }
+    }
+
+    /// Subgroup size, where it is the same for every kernel.
+    pub fn fixed_subgroup_size(&self) -> Option<u32> {
+        (self.subgroups && self.subgroup_size.0 == self.subgroup_size.1).then_some(self.subgroup_size.0)
+    }
+
+    /// Folds a count of workgroups into a grid whose dimensions the adapter allows. Kernels undo it with
+    /// `workgroup_index` of `include/grid.wgsl`.
+    pub fn grid(&self, workgroups: usize) -> [u32; 3] {
+        let limit = self.grid_dimension as usize;
+        if workgroups <= limit {
+            return [workgroups as u32, 1, 1];
+        }
+        let y = workgroups.div_ceil(limit);
+        [workgroups.div_ceil(y) as u32, y as u32, 1]
+    }
+}

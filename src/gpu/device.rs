@@ -1,0 +1,434 @@
+//! An opened adapter: pooled buffers, cached pipelines, and the stream of recorded dispatches.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+
+use super::caps::IMMEDIATE_BYTES;
+use super::{Caps, Kernel, Params};
+use crate::error::{Error, Result};
+use crate::pool::{Pool, size_class};
+use crate::tensor::{ELEMENT_BYTES, Tensor};
+
+/// Dispatches recorded before they are handed to the adapter, so that it works while the rest is recorded.
+const SUBMIT_EVERY: usize = 256;
+/// Distance of parameter blocks in the uniform buffer, where immediates are missing.
+const UNIFORM_STRIDE: usize = 256;
+
+/// A pooled buffer.
+pub(crate) struct GpuBuffer {
+    buffer: wgpu::Buffer,
+    bytes: usize,
+    /// The submission in which a recorded command last used the buffer.
+    last_use: Cell<u64>,
+}
+
+struct Pipeline {
+    pipeline: wgpu::ComputePipeline,
+    bindings: wgpu::BindGroupLayout,
+    writes: Vec<bool>,
+}
+
+#[derive(Default)]
+struct Stream {
+    encoder: Option<wgpu::CommandEncoder>,
+    pass: Option<wgpu::ComputePass<'static>>,
+    /// Parameter blocks of this submission, where immediates are missing.
+    uniforms: Vec<u8>,
+    dispatches: usize,
+    /// Number of the submission being recorded, from 1.
+    submission: u64,
+    total_dispatches: u64,
+}
+
+/// An opened adapter.
+pub struct GpuDevice {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    caps: Caps,
+    description: String,
+    pool: RefCell<Pool<GpuBuffer>>,
+    pipelines: RefCell<HashMap<Kernel, Rc<Pipeline>>>,
+    stream: RefCell<Stream>,
+    uniforms: wgpu::Buffer,
+    uniform_group: wgpu::BindGroup,
+    uniform_layout: wgpu::BindGroupLayout,
+    failure: Arc<Mutex<Option<String>>>,
+    pub(crate) fences: Cell<bool>,
+}
+
+impl GpuDevice {
+    /// Opens `adapter` with all the limits it has.
+    pub fn open(adapter: wgpu::Adapter) -> Result<Self> {
+        let caps = Caps::of(&adapter);
+        let info = adapter.get_info();
+        let description =
+            format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info);
+        check_limits(&caps, &info.name)?;
+        let wanted = wgpu::Features::SUBGROUP
+            | wgpu::Features::SHADER_F16
+            | wgpu::Features::IMMEDIATES
+            | wgpu::Features::TIMESTAMP_QUERY;
+        let descriptor = wgpu::DeviceDescriptor {
+            label: Some("poa-gpu"),
+            required_features: adapter.features() & wanted,
+            required_limits: adapter.limits(),
+            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            memory_hints: wgpu::MemoryHints::Performance,
+            trace: wgpu::Trace::Off,
+        };
+        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
+            .map_err(|e| Error::Device(format!("{description} cannot be opened: {e}")))?;
+        let failure = Arc::new(Mutex::new(None));
+        let slot = failure.clone();
+        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
+            let mut slot = slot.lock().unwrap_or_else(|p| p.into_inner());
+            slot.get_or_insert_with(|| e.to_string());
+        }));
+        let uniforms = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size: (SUBMIT_EVERY * UNIFORM_STRIDE) as u64,
+            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        let uniform_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some("parameters"),
+            entries: &[wgpu::BindGroupLayoutEntry {
+                binding: 0,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Uniform,
+                    has_dynamic_offset: true,
+                    min_binding_size: None,
+                },
+                count: None,
+            }],
+        });
+        let uniform_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: Some("parameters"),
+            layout: &uniform_layout,
+            entries: &[wgpu::BindGroupEntry {
+                binding: 0,
+                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+                    buffer: &uniforms,
+                    offset: 0,
+                    size: wgpu::BufferSize::new(IMMEDIATE_BYTES as u64),
+                }),
+            }],
+        });
+        Ok(Self {
+            device,
+            queue,
+            caps,
+            description,
+            pool: RefCell::default(),
+            pipelines: RefCell::default(),
+            stream: RefCell::new(Stream { submission: 1, ..Default::default() }),
+            uniforms,
+            uniform_group,
+            uniform_layout,
+            failure,
+            fences: Cell::new(false),
+        })
+    }
+
+    /// Capabilities and limits.
+    pub fn caps(&self) -> &Caps {
+        &self.caps
+    }
+
+    pub(crate) fn describe(&self) -> String {
+        self.description.clone()
+    }
+
+    pub(crate) fn peak_bytes(&self) -> usize {
+        self.pool.borrow().peak_bytes()
+    }
+
+    /// Dispatches recorded so far, for tests and reports.
+    pub fn dispatches(&self) -> u64 {
+        self.stream.borrow().total_dispatches
+    }
+
+    pub(crate) fn allocate(&self, elements: usize) -> Result<GpuBuffer> {
+        let exact = elements * ELEMENT_BYTES;
+        if exact > self.caps.max_binding_bytes {
+            return Err(Error::Device(format!(
+                "a tensor of {} MiB is more than the {} MiB that {} can bind; \
+                 reduce train.batch_size_per_gpu or the crop sizes",
+                exact >> 20,
+                self.caps.max_binding_bytes >> 20,
+                self.description
+            )));
+        }
+        let bytes = size_class(exact).min(self.caps.max_binding_bytes);
+        if let Some(buffer) = self.pool.borrow_mut().take(bytes) {
+            return Ok(buffer);
+        }
+        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let mut buffer = self.create(bytes);
+        if pollster::block_on(scope.pop()).is_some() {
+            // let go of what waits for reuse and try once more
+            self.submit()?;
+            self.synchronize()?;
+            self.pool.borrow_mut().trim();
+            let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+            buffer = self.create(bytes);
+            if pollster::block_on(scope.pop()).is_some() {
+                return Err(Error::Device(format!(
+                    "{} is out of memory ({} MiB held, {} MiB more wanted); reduce train.batch_size_per_gpu",
+                    self.description,
+                    self.peak_bytes() >> 20,
+                    bytes >> 20
+                )));
+            }
+        }
+        self.pool.borrow_mut().note_new(bytes);
+        Ok(GpuBuffer { buffer, bytes, last_use: Cell::new(0) })
+    }
+
+    fn create(&self, bytes: usize) -> wgpu::Buffer {
+        self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: None,
+            size: bytes as u64,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        })
+    }
+
+    /// Takes a buffer back. Commands run in order, so a later use of it sees earlier ones finished.
+    pub(crate) fn recycle(&self, buffer: GpuBuffer) {
+        self.pool.borrow_mut().give(buffer.bytes, buffer);
+    }
+
+    pub(crate) fn write(&self, buffer: &GpuBuffer, at: usize, bytes: &[u8]) -> Result<()> {
+        // the write happens before anything not yet submitted; recorded uses of the buffer must come first
+        if buffer.last_use.get() == self.stream.borrow().submission {
+            self.submit()?;
+        }
+        self.queue.write_buffer(&buffer.buffer, at as u64, bytes);
+        self.check()
+    }
+
+    pub(crate) fn read(&self, buffer: &GpuBuffer, at: usize, bytes: &mut [u8]) -> Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
+        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("read-back"),
+            size: bytes.len() as u64,
+            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        });
+        {
+            let mut stream = self.stream.borrow_mut();
+            stream.pass = None;
+            let encoder = stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+            encoder.copy_buffer_to_buffer(&buffer.buffer, at as u64, &staging, 0, bytes.len() as u64);
+            stream.dispatches += 1;
+        }
+        self.submit()?;
+        staging.map_async(wgpu::MapMode::Read, .., |_| {});
+        self.synchronize()?;
+        let view = staging
+            .get_mapped_range(..)
+            .map_err(|e| Error::Device(format!("{}: memory cannot be read back: {e:?}", self.description)))?;
+        bytes.copy_from_slice(&view);
+        Ok(())
+    }
+
+    /// Hands the recorded commands to the adapter.
+    pub(crate) fn submit(&self) -> Result<()> {
+        self.submit_from(&mut self.stream.borrow_mut())
+    }
+
+    /// Waits until all submitted work is done.
+    pub(crate) fn synchronize(&self) -> Result<()> {
+        self.submit()?;
+        self.device
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|e| Error::Device(format!("{} stopped answering: {e}", self.description)))?;
+        self.check()
+    }
+
+    fn check(&self) -> Result<()> {
+        match self.failure.lock().unwrap_or_else(|p| p.into_inner()).take() {
+            Some(e) => Err(Error::Device(format!("{}: {e}", self.description))),
+            None => Ok(()),
+        }
+    }
+
+    /// Records a dispatch of `grid` workgroups. `tensors` are bound in order as group 0; a kernel may write to at
+    /// most one tensor of a buffer and then read nothing else of it.
+    pub(crate) fn dispatch<P: Params>(
+        &self,
+        kernel: &Kernel,
+        tensors: &[&Tensor],
+        params: &P,
+        grid: [u32; 3],
+    ) -> Result<()> {
+        if grid.contains(&0) {
+            return Ok(());
+        }
+        let pipeline = self.pipeline(kernel)?;
+        if pipeline.writes.len() != tensors.len() {
+            return Err(Error::Device(format!(
+                "kernel {} binds {} tensors, {} were given",
+                kernel.shader.name,
+                pipeline.writes.len(),
+                tensors.len()
+            )));
+        }
+        for (i, a) in tensors.iter().enumerate() {
+            let shared = |b: &&Tensor| std::ptr::eq(a.storage().gpu_buffer(), b.storage().gpu_buffer());
+            if pipeline.writes[i] && tensors.iter().enumerate().any(|(j, b)| j != i && shared(b)) {
+                return Err(Error::Device(format!(
+                    "kernel {}: binding {i} is written and its buffer is bound twice",
+                    kernel.shader.name
+                )));
+            }
+        }
+        let entries: Vec<_> = tensors
+            .iter()
+            .enumerate()
+            .map(|(i, t)| wgpu::BindGroupEntry {
+                binding: i as u32,
+                resource: t.storage().gpu_buffer().buffer.as_entire_binding(),
+            })
+            .collect();
+        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+            label: None,
+            layout: &pipeline.bindings,
+            entries: &entries,
+        });
+        let mut stream = self.stream.borrow_mut();
+        let stream = &mut *stream;
+        for t in tensors {
+            t.storage().gpu_buffer().last_use.set(stream.submission);
+        }
+        let encoder = stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        let pass = stream
+            .pass
+            .get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
+        pass.set_pipeline(&pipeline.pipeline);
+        pass.set_bind_group(0, &group, &[]);
+        if self.caps.immediates {
+            pass.set_immediates(0, bytemuck::bytes_of(params));
+        } else {
+            let at = stream.uniforms.len();
+            stream.uniforms.extend_from_slice(bytemuck::bytes_of(params));
+            stream.uniforms.resize(at + UNIFORM_STRIDE, 0);
+            pass.set_bind_group(1, &self.uniform_group, &[at as u32]);
+        }
+        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        stream.dispatches += 1;
+        stream.total_dispatches += 1;
+        if stream.dispatches >= SUBMIT_EVERY { self.submit_from(stream) } else { Ok(()) }
+    }
+
+    fn submit_from(&self, stream: &mut Stream) -> Result<()> {
+        stream.pass = None;
+        if let Some(encoder) = stream.encoder.take() {
+            if !stream.uniforms.is_empty() {
+                self.queue.write_buffer(&self.uniforms, 0, &stream.uniforms);
+                stream.uniforms.clear();
+            }
+            self.queue.submit([encoder.finish()]);
+            stream.submission += 1;
+            stream.dispatches = 0;
+        }
+        self.check()
+    }
+
+    fn pipeline(&self, kernel: &Kernel) -> Result<Rc<Pipeline>> {
+        if let Some(found) = self.pipelines.borrow().get(kernel) {
+            return Ok(found.clone());
+        }
+        let composed = kernel.compose(&self.caps)?;
+        let bytes = 4 * kernel.params.len() as u32;
+        if bytes > IMMEDIATE_BYTES {
+            return Err(Error::Device(format!("kernel {}: {bytes} bytes of parameters", kernel.shader.name)));
+        }
+        if composed.writes.len() > self.caps.storage_buffers as usize {
+            return Err(Error::Device(format!(
+                "kernel {} binds {} buffers, {} are possible on {}",
+                kernel.shader.name,
+                composed.writes.len(),
+                self.caps.storage_buffers,
+                self.description
+            )));
+        }
+        let descriptor = wgpu::ShaderModuleDescriptor {
+            label: Some(kernel.shader.name),
+            source: wgpu::ShaderSource::Wgsl(composed.source.into()),
+        };
+        // SAFETY: kernels check their own bounds, which the tests prove with ragged shapes and fenced outputs.
+        let module =
+            unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let entries: Vec<_> = composed
+            .writes
+            .iter()
+            .enumerate()
+            .map(|(i, write)| wgpu::BindGroupLayoutEntry {
+                binding: i as u32,
+                visibility: wgpu::ShaderStages::COMPUTE,
+                ty: wgpu::BindingType::Buffer {
+                    ty: wgpu::BufferBindingType::Storage { read_only: !write },
+                    has_dynamic_offset: false,
+                    min_binding_size: None,
+                },
+                count: None,
+            })
+            .collect();
+        let bindings = self
+            .device
+            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
+        let groups = [Some(&bindings), Some(&self.uniform_layout)];
+        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+            label: None,
+            bind_group_layouts: if self.caps.immediates { &groups[..1] } else { &groups },
+            immediate_size: if self.caps.immediates { bytes } else { 0 },
+        });
+        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.shader.name),
+            layout: Some(&layout),
+            module: &module,
+            entry_point: Some(kernel.entry),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        self.check()?;
+        let made = Rc::new(Pipeline { pipeline, bindings, writes: composed.writes });
+        self.pipelines.borrow_mut().insert(kernel.clone(), made.clone());
+        Ok(made)
+    }
+}
+
+impl Drop for GpuDevice {
+    fn drop(&mut self) {
+        // recorded passes must end before their encoder goes
+        self.stream.get_mut().pass = None;
+    }
+}
+
+fn check_limits(caps: &Caps, name: &str) -> Result<()> {
+    let needed = Caps::minimal();
+    let lacks = [
+        ("invocations in a workgroup", caps.workgroup_size as usize, needed.workgroup_size as usize),
+        ("bytes of workgroup memory", caps.workgroup_bytes as usize, needed.workgroup_bytes as usize),
+        ("storage buffers in a kernel", caps.storage_buffers as usize, needed.storage_buffers as usize),
+        ("bytes in a binding", caps.max_binding_bytes, needed.max_binding_bytes),
+    ]
+    .into_iter()
+    .find(|(_, has, wants)| has < wants);
+    match lacks {
+        None => Ok(()),
+        Some((what, has, wants)) => Err(Error::Device(format!(
+            "{name} allows {has} {what}, {wants} are needed; choose another adapter or --device cpu"
+        ))),
+    }
+}

@@ -1,0 +1,184 @@
+//! Kernels as hashable values: a shader, an entry point and the constants it is built with. The same value is the
+//! pipeline key and what the tests enumerate.
+
+use naga::valid::{Capabilities, ValidationFlags, Validator};
+
+use super::{Caps, preprocess};
+use crate::error::{Error, Result};
+
+/// A WGSL file.
+#[derive(Clone, Copy, Debug)]
+pub struct Shader {
+    /// Path below `shaders/`.
+    pub name: &'static str,
+    /// Its text.
+    pub source: &'static str,
+}
+
+/// Constants a kernel is built with: `const NAME: u32 = value;`, also visible to `#ifdef`.
+pub type Defines = Vec<(&'static str, u32)>;
+
+/// One kernel variant.
+#[derive(Clone, Debug)]
+pub struct Kernel {
+    /// The file.
+    pub shader: Shader,
+    /// The entry point.
+    pub entry: &'static str,
+    /// The constants.
+    pub defines: Defines,
+    /// Fields of the parameter struct on the Rust side.
+    pub params: &'static [Param],
+}
+
+impl PartialEq for Kernel {
+    fn eq(&self, other: &Self) -> bool {
+        self.shader.name == other.shader.name && self.entry == other.entry && self.defines == other.defines
+    }
+}
+impl Eq for Kernel {}
+impl std::hash::Hash for Kernel {
+    fn hash<H: std::hash::Hasher>(&self, state: &mut H) {
+        (self.shader.name, self.entry, &self.defines).hash(state);
+    }
+}
+
+/// Type of a parameter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ParamKind {
+    /// `u32`
+    U32,
+    /// `f32`
+    F32,
+}
+
+/// A field of a parameter struct.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Param {
+    /// Name, the same in Rust and WGSL.
+    pub name: &'static str,
+    /// Type.
+    pub kind: ParamKind,
+}
+
+/// Small values that travel with a dispatch; made by the `params!` macro.
+pub trait Params: bytemuck::Pod {
+    /// The fields in order.
+    const FIELDS: &'static [Param];
+}
+
+/// Declares a parameter struct: its WGSL counterpart is `struct Params` of the shader, and building a kernel fails
+/// where names, types or order differ.
+macro_rules! params {
+    (@kind u32) => { $crate::gpu::ParamKind::U32 };
+    (@kind f32) => { $crate::gpu::ParamKind::F32 };
+    ($(#[$doc:meta])* $name:ident { $($field:ident : $kind:ident),* $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
+        #[repr(C)]
+        pub(crate) struct $name { $(pub(crate) $field: $kind),* }
+        impl $crate::gpu::Params for $name {
+            const FIELDS: &'static [$crate::gpu::Param] = &[$($crate::gpu::Param {
+                name: stringify!($field), kind: $crate::gpu::params!(@kind $kind),
+            }),*];
+        }
+    };
+}
+pub(crate) use params;
+
+/// A composed and validated kernel.
+pub(super) struct Composed {
+    pub(super) source: String,
+    pub(super) module: naga::Module,
+    pub(super) info: naga::valid::ModuleInfo,
+    /// For every binding of group 0, whether the kernel writes to it.
+    pub(super) writes: Vec<bool>,
+}
+
+impl Kernel {
+    /// A kernel of `shader` that takes parameters of type `P`.
+    pub fn new<P: Params>(shader: Shader, entry: &'static str, defines: Defines) -> Self {
+        Self { shader, entry, defines, params: P::FIELDS }
+    }
+
+    fn broken(&self, what: impl std::fmt::Display) -> Error {
+        Error::Device(format!("kernel {}:{} {:?}: {what}", self.shader.name, self.entry, self.defines))
+    }
+
+    pub(super) fn compose(&self, caps: &Caps) -> Result<Composed> {
+        let mut flags = Vec::new();
+        flags.extend(caps.immediates.then_some("IMMEDIATES"));
+        flags.extend(caps.subgroups.then_some("SUBGROUPS"));
+        let source = preprocess::expand(self.shader.name, self.shader.source, &self.defines, &flags)?;
+        let module = naga::front::wgsl::parse_str(&source).map_err(|e| self.broken(e.emit_to_string(&source)))?;
+        let mut wanted = Capabilities::IMMEDIATES;
+        wanted.set(Capabilities::SUBGROUP, caps.subgroups);
+        wanted.set(Capabilities::SHADER_FLOAT16, caps.f16);
+        let info = Validator::new(ValidationFlags::all(), wanted)
+            .validate(&module)
+            .map_err(|e| self.broken(e.emit_to_string(&source)))?;
+        if !module.entry_points.iter().any(|e| e.name == self.entry) {
+            return Err(self.broken("no such entry point"));
+        }
+        self.check_params(&module)?;
+        let mut writes = Vec::new();
+        for (_, variable) in module.global_variables.iter() {
+            let naga::AddressSpace::Storage { access } = variable.space else { continue };
+            let binding = variable.binding.ok_or_else(|| self.broken("a storage buffer without binding"))?;
+            let at = binding.binding as usize;
+            if writes.len() <= at {
+                writes.resize(at + 1, false);
+            }
+            writes[at] = access.contains(naga::StorageAccess::STORE);
+        }
+        Ok(Composed { source, module, info, writes })
+    }
+
+    /// The WGSL `struct Params` must be the Rust one: same names, types and offsets.
+    fn check_params(&self, module: &naga::Module) -> Result<()> {
+        let members = module.types.iter().find_map(|(_, t)| match (&t.name, &t.inner) {
+            (Some(name), naga::TypeInner::Struct { members, .. }) if name == "Params" => Some(members),
+            _ => None,
+        });
+        let members = members.ok_or_else(|| self.broken("no struct Params"))?;
+        let wgsl: Vec<_> = members
+            .iter()
+            .map(|m| {
+                let kind = match module.types[m.ty].inner {
+                    naga::TypeInner::Scalar(naga::Scalar::U32) => Some(ParamKind::U32),
+                    naga::TypeInner::Scalar(naga::Scalar::F32) => Some(ParamKind::F32),
+                    _ => None,
+                };
+                (m.name.as_deref().unwrap_or(""), kind, m.offset)
+            })
+            .collect();
+        let rust: Vec<_> =
+            self.params.iter().enumerate().map(|(i, p)| (p.name, Some(p.kind), 4 * i as u32)).collect();
+        if wgsl != rust {
+            return Err(self.broken(format!("struct Params is {wgsl:?} in WGSL and {rust:?} in Rust")));
+        }
+        Ok(())
+    }
+}
+
+/// The kernel's full WGSL text.
+pub fn compose(kernel: &Kernel, caps: &Caps) -> Result<String> {
+    Ok(kernel.compose(caps)?.source)
+}
+
+/// Parses and validates a kernel without a GPU.
+pub fn validate(kernel: &Kernel, caps: &Caps) -> Result<()> {
+    kernel.compose(caps).map(|_| ())
+}
+
+/// Validates a kernel and translates it to SPIR-V, which finds what validation alone does not.
+pub fn emit_spirv(kernel: &Kernel, caps: &Caps) -> Result<Vec<u32>> {
+    let composed = kernel.compose(caps)?;
+    let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+    let pipeline = naga::back::spv::PipelineOptions {
+        shader_stage: naga::ShaderStage::Compute,
+        entry_point: kernel.entry.to_string(),
+    };
+    naga::back::spv::write_vec(&composed.module, &composed.info, &options, Some(&pipeline))
+        .map_err(|e| kernel.broken(e))
+}

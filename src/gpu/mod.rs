@@ -1,0 +1,15 @@
+//! Everything that knows wgpu: adapters and their limits, pooled buffers, shader composition, pipelines, and the
+//! stream of recorded commands.
+
+mod adapter;
+mod caps;
+mod device;
+mod kernel;
+mod preprocess;
+
+pub use adapter::{AdapterSummary, adapters, select};
+pub use caps::Caps;
+pub use device::GpuDevice;
+pub(crate) use device::GpuBuffer;
+pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};
+pub(crate) use kernel::params;

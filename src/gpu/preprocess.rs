@@ -1,0 +1,99 @@
+//! Composition of WGSL: `#include "file"`, `#ifdef NAME` / `#ifndef NAME` / `#else` / `#endif`, and constants.
+//! Nothing else; shaders stay readable as they stand.
+
+use crate::error::{Error, Result};
+
+/// Small pieces that shaders share.
+const INCLUDES: &[(&str, &str)] = &[
+    ("params.wgsl", include_str!("../../shaders/include/params.wgsl")),
+    ("grid.wgsl", include_str!("../../shaders/include/grid.wgsl")),
+    ("math.wgsl", include_str!("../../shaders/include/math.wgsl")),
+    ("reduce.wgsl", include_str!("../../shaders/include/reduce.wgsl")),
+];
+
+fn broken(name: &str, what: impl std::fmt::Display) -> Error {
+    Error::Device(format!("shader {name}: {what}"))
+}
+
+/// Expands `source`. Constants become `const NAME = value;` lines in front, and are what `#ifdef` asks for.
+pub(super) fn expand(name: &str, source: &str, constants: &[(&str, u32)], flags: &[&str]) -> Result<String> {
+    let mut out = String::with_capacity(source.len() * 2);
+    let mut body = String::new();
+    let defined = |n: &str| flags.contains(&n) || constants.iter().any(|(c, _)| *c == n);
+    let mut included = Vec::new();
+    expand_into(&mut body, name, source, &defined, &mut included)?;
+    // directives must come first in WGSL
+    for line in body.lines().filter(|l| l.starts_with("enable ")) {
+        out.push_str(line);
+        out.push('\n');
+    }
+    for (constant, value) in constants {
+        out.push_str(&format!("const {constant}: u32 = {value}u;\n"));
+    }
+    for line in body.lines().filter(|l| !l.starts_with("enable ")) {
+        out.push_str(line);
+        out.push('\n');
+    }
+    Ok(out)
+}
+
+fn expand_into(
+    out: &mut String,
+    name: &str,
+    source: &str,
+    defined: &dyn Fn(&str) -> bool,
+    included: &mut Vec<String>,
+) -> Result<()> {
+    let mut active: Vec<bool> = Vec::new();
+    for line in source.lines() {
+        let mut words = line.split_whitespace();
+        match words.next() {
+            Some(directive @ ("#ifdef" | "#ifndef")) => {
+                let flag = words.next().ok_or_else(|| broken(name, "a condition without a name"))?;
+                active.push(defined(flag) == (directive == "#ifdef"));
+            }
+            Some("#else") => {
+                let last = active.last_mut().ok_or_else(|| broken(name, "#else without #ifdef"))?;
+                *last = !*last;
+            }
+            Some("#endif") => {
+                active.pop().ok_or_else(|| broken(name, "#endif without #ifdef"))?;
+            }
+            Some("#include") if active.iter().all(|a| *a) => {
+                let file = words.next().unwrap_or_default().trim_matches('"');
+                if included.iter().any(|f| f == file) {
+                    continue;
+                }
+                included.push(file.to_string());
+                let (_, text) = INCLUDES
+                    .iter()
+                    .find(|(n, _)| *n == file)
+                    .ok_or_else(|| broken(name, format!("unknown include `{file}`")))?;
+                expand_into(out, file, text, defined, included)?;
+            }
+            Some("#include") => {}
+            Some(word) if word.starts_with('#') => return Err(broken(name, format!("unknown directive `{word}`"))),
+            _ if active.iter().all(|a| *a) => {
+                out.push_str(line);
+                out.push('\n');
+            }
+            _ => {}
+        }
+    }
+    if active.is_empty() { Ok(()) } else { Err(broken(name, "#ifdef without #endif")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn conditions_and_constants() {
+        let source = "#ifdef A\nx\n#else\ny\n#endif\n#ifndef A\nz\n#endif";
+        assert_eq!(expand("t", source, &[("A", 3)], &[]).unwrap(), "const A: u32 = 3u;\nx\n");
+        assert_eq!(expand("t", source, &[], &[]).unwrap(), "y\nz\n");
+        assert_eq!(expand("t", source, &[], &["A"]).unwrap(), "x\n");
+        assert!(expand("t", "#ifdef A", &[], &[]).is_err());
+        assert!(expand("t", "#include \"none.wgsl\"", &[], &[]).is_err());
+    }
+}

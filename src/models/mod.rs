@@ -1,0 +1,3 @@
+//! Backbones and the grids of sub-networks they contain.
+
+pub mod grid;

@@ -1,0 +1,151 @@
+//! Linear layers with elastic weights: `y = α·x·Wᵀ + b`, and the two-layer perceptron with its GELU in between.
+//!
+//! A weight is `[out, in]`, or `[groups, out, in]` for the q, k and v parts of an elastic qkv weight, whose outputs
+//! stand side by side. The factor α = in_max / in keeps the scale of a sliced input (poa-facts: elastic linear).
+
+use crate::autograd::{Gradients, Tape, Var};
+use crate::error::{Error, Result};
+use crate::ops::matmul::{Epilogue, Matrix, Options, matmul};
+use crate::ops::reduce::column_sum;
+use crate::tensor::{DType, Tensor};
+
+/// A weight, its bias, and the factor of the input.
+#[derive(Clone)]
+pub struct LinearWeights {
+    /// `[out, in]` or `[groups, out, in]`.
+    pub weight: Var,
+    /// `[out]`, or `[groups, out]` with any distance between groups.
+    pub bias: Option<Var>,
+    /// Factor of the product.
+    pub alpha: f32,
+}
+
+impl LinearWeights {
+    /// Columns of the output.
+    pub fn outputs(&self) -> usize {
+        let shape = self.weight.value().shape();
+        shape[..shape.len() - 1].iter().product()
+    }
+
+    /// Columns of the input.
+    pub fn inputs(&self) -> usize {
+        self.weight.value().shape().last().copied().unwrap_or(0)
+    }
+
+    /// The bias as one contiguous vector.
+    fn bias_vector(&self) -> Result<Option<Tensor>> {
+        let Some(bias) = &self.bias else { return Ok(None) };
+        let value = bias.value();
+        if value.layout().is_contiguous() {
+            return Ok(Some(value.reshape(&[value.elements()])?));
+        }
+        let dense = Tensor::empty(value.device(), value.shape(), DType::F32)?;
+        crate::ops::elementwise::copy(&dense, value)?;
+        Ok(Some(dense.reshape(&[value.elements()])?))
+    }
+
+    /// y = epilogue(α·x·Wᵀ), where the caller has put the bias into the epilogue.
+    fn forward(&self, x: &Tensor, y: &Tensor, epilogue: Epilogue) -> Result<()> {
+        let options = Options { alpha: self.alpha, epilogue, ..Default::default() };
+        matmul(&Matrix::new(x)?, &Matrix::weight(self.weight.value())?.t(), &Matrix::new(y)?, &options)
+    }
+
+    /// dW += α·dyᵀ·x and db += Σ dy.
+    fn backward_parameters(&self, g: &mut Gradients, x: &Tensor, dy: &Tensor) -> Result<()> {
+        if let Some(t) = g.target(&self.weight)? {
+            let options = Options { alpha: self.alpha, accumulate: t.accumulate, ..Default::default() };
+            matmul(&Matrix::new(dy)?.t(), &Matrix::new(x)?, &Matrix::weight(&t.tensor)?, &options)?;
+        }
+        let Some(bias) = &self.bias else { return Ok(()) };
+        let Some(t) = g.target(bias)? else { return Ok(()) };
+        let shape = t.tensor.shape().to_vec();
+        if shape.len() == 1 {
+            return column_sum(dy, &t.tensor, 1.0, t.accumulate);
+        }
+        for group in 0..shape[0] {
+            let columns = dy.slice(1, group * shape[1]..(group + 1) * shape[1])?;
+            let part = t.tensor.slice(0, group..group + 1)?.reshape(&[shape[1]])?;
+            column_sum(&columns, &part, 1.0, t.accumulate)?;
+        }
+        Ok(())
+    }
+
+    /// dx (+)= α·dy·W, times GELU's derivative where `epilogue` says so.
+    fn backward_input(&self, dy: &Tensor, dx: &Tensor, accumulate: bool, epilogue: Epilogue) -> Result<()> {
+        let options = Options { alpha: self.alpha, accumulate, epilogue };
+        matmul(&Matrix::new(dy)?, &Matrix::weight(self.weight.value())?, &Matrix::new(dx)?, &options)
+    }
+
+    fn check(&self, op: &'static str, x: &Tensor) -> Result<()> {
+        let fits = x.shape().len() == 2 && x.dim(1) == self.inputs();
+        let bias = self.bias.as_ref().is_none_or(|b| b.value().elements() == self.outputs());
+        if fits && bias {
+            return Ok(());
+        }
+        Err(Error::shape(op, format!("{x:?} through a weight {:?}", self.weight.value())))
+    }
+}
+
+fn bias_epilogue(bias: Option<Tensor>) -> Epilogue {
+    bias.map_or(Epilogue::None, Epilogue::Bias)
+}
+
+/// `y = α·x·Wᵀ + b` for x `[rows, in]`.
+pub fn linear(tape: &Tape, x: &Var, layer: &LinearWeights) -> Result<Var> {
+    layer.check("linear", x.value())?;
+    let y = Tensor::empty(x.value().device(), &[x.value().dim(0), layer.outputs()], DType::F32)?;
+    layer.forward(x.value(), &y, bias_epilogue(layer.bias_vector()?))?;
+    let inputs = [x, &layer.weight, layer.bias.as_ref().unwrap_or(&layer.weight)];
+    let (input, layer) = (x.clone(), layer.clone());
+    Ok(tape.record("linear", &inputs, y, {
+        let layer = layer.clone();
+        move |g, dy| {
+            layer.backward_parameters(g, input.value(), &dy)?;
+            match g.target(&input)? {
+                Some(t) => layer.backward_input(&dy, &t.tensor, t.accumulate, Epilogue::None),
+                None => Ok(()),
+            }
+        }
+    }))
+}
+
+/// `y = fc2(gelu(fc1(x)))` for x `[rows, in]`. The hidden activation is kept before and after GELU; the gradient
+/// of GELU is taken on the way out of fc2's product.
+pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Result<Var> {
+    fc1.check("mlp", x.value())?;
+    let (rows, device) = (x.value().dim(0), x.value().device());
+    let hidden = Tensor::empty(device, &[rows, fc1.outputs()], DType::F32)?;
+    fc2.check("mlp", &hidden)?;
+    let all = [
+        Some(x),
+        Some(&fc1.weight),
+        fc1.bias.as_ref(),
+        Some(&fc2.weight),
+        fc2.bias.as_ref(),
+    ];
+    let inputs: Vec<&Var> = all.into_iter().flatten().collect();
+    let pre = match tape.needs(&inputs) {
+        true => Some(Tensor::empty(device, &[rows, fc1.outputs()], DType::F32)?),
+        false => None,
+    };
+    let Some(bias) = fc1.bias_vector()? else {
+        return Err(Error::shape("mlp", "the first layer needs a bias"));
+    };
+    fc1.forward(x.value(), &hidden, Epilogue::BiasGelu { bias, pre: pre.clone() })?;
+    let y = Tensor::empty(device, &[rows, fc2.outputs()], DType::F32)?;
+    fc2.forward(&hidden, &y, bias_epilogue(fc2.bias_vector()?))?;
+    let Some(pre) = pre else { return Ok(Var::constant(y)) };
+    let (input, fc1, fc2) = (x.clone(), fc1.clone(), fc2.clone());
+    Ok(tape.record("mlp", &inputs, y, move |g, dy| {
+        fc2.backward_parameters(g, &hidden, &dy)?;
+        // the hidden activation is not needed any more: its memory takes the gradient of the pre-activation
+        let dpre = hidden;
+        fc2.backward_input(&dy, &dpre, false, Epilogue::GeluGrad { pre })?;
+        drop(dy);
+        fc1.backward_parameters(g, input.value(), &dpre)?;
+        match g.target(&input)? {
+            Some(t) => fc1.backward_input(&dpre, &t.tensor, t.accumulate, Epilogue::None),
+            None => Ok(()),
+        }
+    }))
+}

@@ -1,0 +1,73 @@
+//! Sums over the rows of a matrix: bias gradients and the like. On a GPU in two stages with a fixed order, so that
+//! the result is the same bits in every run.
+
+use crate::cpu::reduce_columns;
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::tensor::{DType, Device, Tensor};
+
+const SHADER: Shader = Shader { name: "reduce.wgsl", source: include_str!("../../shaders/reduce.wgsl") };
+
+/// Columns a workgroup sums.
+const COLUMNS: u32 = 64;
+/// Rows a workgroup sums in the first stage.
+const ROWS: usize = 256;
+
+params!(ColumnSumParams {
+    rows: u32, cols: u32, offset: u32, stride: u32, out_offset: u32, rows_per_part: u32, accumulate: u32, scale: f32,
+});
+
+fn kernel() -> Kernel {
+    Kernel::new::<ColumnSumParams>(SHADER, "column_sum", vec![("WG", COLUMNS)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![kernel()]
+}
+
+/// `out[c] (+)= scale · Σ_r x[r, c]` for a matrix `x` of contiguous rows and a contiguous `out` of its width.
+pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Result<()> {
+    let r = x.rows("column_sum")?;
+    if out.elements() != r.cols || !out.layout().is_contiguous() {
+        return Err(Error::shape("column_sum", format!("columns of {x:?} into {out:?}")));
+    }
+    match x.device() {
+        Device::Cpu(_) => {
+            let values = x.cpu::<f32>();
+            let sums = reduce_columns(r.rows, r.cols, |i, sums| {
+                sums.iter_mut().zip(&values[i * r.stride..][..r.cols]).for_each(|(s, v)| *s += v);
+            });
+            for (o, s) in out.cpu_mut::<f32>().iter_mut().zip(sums) {
+                *o = scale * s + if accumulate { *o } else { 0.0 };
+            }
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let launch = |x: &Tensor, out: &Tensor, per_part: usize, scale: f32, accumulate: bool| {
+                let r = x.rows("column_sum")?;
+                let params = ColumnSumParams {
+                    rows: r.rows as u32,
+                    cols: r.cols as u32,
+                    offset: r.offset as u32,
+                    stride: r.stride as u32,
+                    out_offset: out.layout().offset as u32,
+                    rows_per_part: per_part as u32,
+                    accumulate: accumulate as u32,
+                    scale,
+                };
+                let parts = r.rows.div_ceil(per_part).max(1) as u32;
+                let grid = [(r.cols as u32).div_ceil(COLUMNS), parts, 1];
+                gpu.dispatch(&kernel(), &[out, x], &params, grid)
+            };
+            // a second stage only where the first leaves more than one part; its rows are few
+            if r.rows <= ROWS {
+                return launch(x, out, r.rows.max(1), scale, accumulate);
+            }
+            let per_part = ROWS.max(r.rows.div_ceil(gpu.caps().grid_dimension as usize));
+            let parts = Tensor::empty(x.device(), &[r.rows.div_ceil(per_part), r.cols], DType::F32)?;
+            launch(x, &parts, per_part, 1.0, false)?;
+            launch(&parts, out, parts.dim(0), scale, accumulate)
+        }
+    }
+}

@@ -1,0 +1,4 @@
+//! AdamW, parameter groups, schedules.
+
+pub mod groups;
+pub mod schedules;

@@ -1,0 +1,136 @@
+//! The two kinds of device behind one handle.
+
+use std::rc::Rc;
+
+use super::storage::{Memory, Storage};
+use crate::cpu::CpuDevice;
+use crate::error::{Error, Result};
+use crate::gpu::{self, GpuDevice};
+
+/// Where tensors live and operations run. A handle; cloning shares the device. Devices stay on their thread.
+#[derive(Clone)]
+pub enum Device {
+    /// Native code on all cores: the reference, and what a machine without a GPU trains on.
+    Cpu(Rc<CpuDevice>),
+    /// A wgpu adapter.
+    Gpu(Rc<GpuDevice>),
+}
+
+/// What a user asked for with `--device`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A discrete, then an integrated GPU, then the CPU device; never a software adapter.
+    Auto,
+    /// The CPU device.
+    Cpu,
+    /// Any wgpu adapter, hardware before software.
+    Gpu,
+    /// The adapter with this index in `poa-gpu devices`.
+    Index(usize),
+    /// The first adapter whose name or driver contains this text (any case).
+    Name(String),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "gpu" => Self::Gpu,
+            "" => return Err(Error::Usage("--device: auto, cpu, gpu, an index or part of a name".into())),
+            _ => text.parse().map(Self::Index).unwrap_or_else(|_| Self::Name(text.to_string())),
+        })
+    }
+}
+
+impl Device {
+    /// A new CPU device that uses all cores.
+    pub fn cpu() -> Self {
+        Self::Cpu(Rc::new(CpuDevice::new()))
+    }
+
+    /// Opens the device that was asked for.
+    pub fn open(choice: &DeviceChoice) -> Result<Self> {
+        if *choice == DeviceChoice::Cpu {
+            return Ok(Self::cpu());
+        }
+        match gpu::select(choice)? {
+            Some(adapter) => Ok(Self::Gpu(Rc::new(GpuDevice::open(adapter)?))),
+            None => Ok(Self::cpu()),
+        }
+    }
+
+    /// One line for logs: kind, name, driver.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Cpu(cpu) => cpu.describe(),
+            Self::Gpu(gpu) => gpu.describe(),
+        }
+    }
+
+    /// `"cpu"` or `"gpu"`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Cpu(_) => "cpu",
+            Self::Gpu(_) => "gpu",
+        }
+    }
+
+    /// Hands recorded work to the device without waiting for it.
+    pub fn submit(&self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.submit(),
+        }
+    }
+
+    /// Waits until all work is done.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.synchronize(),
+        }
+    }
+
+    /// Largest tensor in bytes that one kernel can bind.
+    pub fn max_tensor_bytes(&self) -> usize {
+        match self {
+            Self::Cpu(_) => usize::MAX,
+            Self::Gpu(gpu) => gpu.caps().max_binding_bytes,
+        }
+    }
+
+    /// Bytes of memory taken from the system, at most so far.
+    pub fn peak_bytes(&self) -> usize {
+        match self {
+            Self::Cpu(cpu) => cpu.peak_bytes(),
+            Self::Gpu(gpu) => gpu.peak_bytes(),
+        }
+    }
+
+    /// For tests: new tensors are filled with a poison pattern and fenced by it on both sides, so that elements a
+    /// kernel forgets, or writes beside its output, are seen.
+    pub fn set_fences(&self, on: bool) {
+        match self {
+            Self::Cpu(cpu) => cpu.fences.set(on),
+            Self::Gpu(gpu) => gpu.fences.set(on),
+        }
+    }
+
+    pub(crate) fn fences(&self) -> bool {
+        match self {
+            Self::Cpu(cpu) => cpu.fences.get(),
+            Self::Gpu(gpu) => gpu.fences.get(),
+        }
+    }
+
+    pub(crate) fn allocate(&self, elements: usize) -> Result<Storage> {
+        let memory = match self {
+            Self::Cpu(cpu) => Memory::Cpu(cpu.allocate(elements)),
+            Self::Gpu(gpu) => Memory::Gpu(gpu.allocate(elements)?),
+        };
+        Ok(Storage::new(self.clone(), memory))
+    }
+}

@@ -1,0 +1,7 @@
+//! The training loop and what it leaves on disk.
+
+pub mod checkpoint;
+pub mod metrics;
+pub mod progress;
+pub mod run_folder;
+pub mod tensor_file;
