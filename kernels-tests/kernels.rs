@@ -1,0 +1,13 @@
+//! Every operation on both devices: outputs, gradients, ragged shapes, strides, offsets, every variant.
+
+#[path = "support/mod.rs"]
+mod support;
+
+#[path = "kernels/elementwise.rs"]
+mod elementwise;
+#[path = "kernels/layer_norm.rs"]
+mod layer_norm;
+#[path = "kernels/linear.rs"]
+mod linear;
+#[path = "kernels/shaders.rs"]
+mod shaders;

@@ -1,0 +1,80 @@
+//! LayerNorm, plain and on a subset of the rows.
+
+use poa_gpu::ops::layer_norm::layer_norm;
+use poa_gpu::tensor::Tensor;
+
+use crate::support::{Operand, Tolerance, check};
+
+const EPS: f64 = 1e-6;
+
+fn reference(x: &[f64], gamma: &[f64], beta: &[f64], index: Option<&[u32]>) -> Vec<f64> {
+    let n = gamma.len();
+    let rows: Vec<usize> = match index {
+        Some(index) => index.iter().map(|i| *i as usize).collect(),
+        None => (0..x.len() / n).collect(),
+    };
+    let mut y = Vec::new();
+    for r in rows {
+        let row = &x[r * n..][..n];
+        let mean = row.iter().sum::<f64>() / n as f64;
+        let variance = row.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / n as f64;
+        y.extend((0..n).map(|c| (row[c] - mean) / (variance + EPS).sqrt() * gamma[c] + beta[c]));
+    }
+    y
+}
+
+#[test]
+fn of_all_rows() {
+    for [rows, cols] in [[1, 7], [17, 48], [197, 100], [33, 384], [5, 1024], [300, 65]] {
+        for strided in [false, true] {
+            // a large mean: the squares must not be summed before it is taken off
+            let mut x = Operand::new(1, &[rows, cols]).map(|v| v + 30.0);
+            let mut gamma = Operand::new(2, &[cols]).map(|v| v + 1.0);
+            let mut beta = Operand::new(3, &[cols]);
+            if strided {
+                (x, gamma, beta) = (x.strided(), gamma.strided().parameter(), beta.strided().parameter());
+            }
+            check(
+                &format!("layer_norm {rows}x{cols}"),
+                &[x, gamma, beta],
+                Tolerance::default(),
+                |tape, v| Ok(vec![layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?]),
+                &|x| vec![reference(&x[0], &x[1], &x[2], None)],
+            );
+        }
+    }
+}
+
+#[test]
+fn of_a_subset_of_rows() {
+    for (rows, cols, index) in [(5, 16, vec![3u32, 0]), (300, 48, (0..150).map(|i| (i * 7 % 300) as u32).collect())] {
+        check(
+            &format!("layer_norm of {} rows of {rows}", index.len()),
+            &[Operand::new(1, &[rows, cols]).strided(), Operand::new(2, &[cols]), Operand::new(3, &[cols])],
+            Tolerance::default(),
+            |tape, v| {
+                let index = Tensor::from_slice(v[0].value().device(), &[index.len()], &index)?;
+                Ok(vec![layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, Some(&index))?])
+            },
+            &|x| vec![reference(&x[0], &x[1], &x[2], Some(&index))],
+        );
+    }
+}
+
+#[test]
+fn a_second_use_adds_to_the_gradient() {
+    check(
+        "layer_norm twice",
+        &[Operand::new(1, &[9, 24]), Operand::new(2, &[24]), Operand::new(3, &[24])],
+        Tolerance::default(),
+        |tape, v| {
+            let first = layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?;
+            let second = layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?;
+            Ok(vec![first, second])
+        },
+        &|x| {
+            let y = reference(&x[0], &x[1], &x[2], None);
+            vec![y.clone(), y]
+        },
+    );
+}

@@ -1,0 +1,286 @@
+//! What the kernel tests share: both devices with fences on, random strided operands, and one check that compares
+//! an operation's outputs and gradients on both devices with a float64 reference and its central differences.
+#![allow(dead_code)]
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use poa_gpu::autograd::{Tape, Var};
+use poa_gpu::tensor::{DType, Device, DeviceChoice, Tensor};
+use poa_gpu::{Error, Result};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+thread_local! {
+    static DEVICES: Vec<Device> = {
+        let gpu = Device::open(&DeviceChoice::Gpu)
+            .expect("kernel tests need a wgpu adapter; kernels-tests/run installs a software one");
+        let all = vec![Device::cpu(), gpu];
+        all.iter().for_each(|d| d.set_fences(true));
+        all
+    };
+}
+
+/// The CPU device and a wgpu adapter, both with fences on; one of each a thread.
+pub fn devices() -> Vec<Device> {
+    DEVICES.with(|d| d.clone())
+}
+
+/// The wgpu adapter alone.
+pub fn gpu() -> Device {
+    devices().remove(1)
+}
+
+/// `n` values, roughly normal, from a seed.
+pub fn random(seed: u64, n: usize) -> Vec<f32> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    (0..n).map(|_| (0..4).map(|_| rng.random::<f32>() - 0.5).sum::<f32>() * 1.7).collect()
+}
+
+/// ‖a − b‖² / ‖b‖².
+pub fn nmse(a: &[f32], b: &[f64]) -> f64 {
+    let d: f64 = a.iter().zip(b).map(|(a, b)| (*a as f64 - b).powi(2)).sum();
+    let n: f64 = b.iter().map(|b| b * b).sum();
+    if d == 0.0 { 0.0 } else { d / n.max(1e-30) }
+}
+
+/// Every |a − b| ≤ atol + rtol·|b|, and no NaN anywhere.
+#[track_caller]
+pub fn assert_close(what: &str, a: &[f32], b: &[f64], atol: f64, rtol: f64) {
+    assert_eq!(a.len(), b.len(), "{what}: lengths");
+    for (i, (&x, &y)) in a.iter().zip(b).enumerate() {
+        let error = (x as f64 - y).abs();
+        assert!(error <= atol + rtol * y.abs(), "{what}: element {i} is {x}, {y} expected");
+    }
+    let e = nmse(a, b);
+    assert!(e <= (rtol * rtol).max(1e-10), "{what}: NMSE {e:e}");
+}
+
+/// How an operand lies in memory.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Placing {
+    /// Dense, from the start of its memory.
+    Dense,
+    /// With an offset and, for matrices, rows further apart than they are long.
+    Strided,
+}
+
+/// An operand of an operation under test.
+#[derive(Clone, Debug)]
+pub struct Operand {
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Its values, row-major.
+    pub values: Vec<f32>,
+    /// How it lies in memory.
+    pub placing: Placing,
+    /// Whether it stands for a parameter: its gradient is added to a strided view that holds something already.
+    pub parameter: bool,
+    /// Whether a gradient is wanted.
+    pub tracked: bool,
+}
+
+impl Operand {
+    /// A random, dense, tracked activation.
+    pub fn new(seed: u64, shape: &[usize]) -> Self {
+        let values = random(seed, shape.iter().product());
+        Self { shape: shape.to_vec(), values, placing: Placing::Dense, parameter: false, tracked: true }
+    }
+
+    /// The same, strided.
+    pub fn strided(mut self) -> Self {
+        self.placing = Placing::Strided;
+        self
+    }
+
+    /// The same as a parameter.
+    pub fn parameter(mut self) -> Self {
+        self.parameter = true;
+        self
+    }
+
+    /// The same without gradient.
+    pub fn constant(mut self) -> Self {
+        self.tracked = false;
+        self
+    }
+
+    /// The same with other values.
+    pub fn map(mut self, f: impl Fn(f32) -> f32) -> Self {
+        self.values.iter_mut().for_each(|v| *v = f(*v));
+        self
+    }
+}
+
+/// A tensor of `values` placed as asked: the surroundings hold NaN.
+pub fn place(device: &Device, shape: &[usize], values: &[f32], placing: Placing) -> Result<Tensor> {
+    if placing == Placing::Dense || shape.is_empty() {
+        return Tensor::from_slice(device, shape, values);
+    }
+    let cols = shape[shape.len() - 1];
+    let rows = shape[..shape.len() - 1].iter().product::<usize>();
+    let (before, after) = (3, 2);
+    let wide = cols + before + after;
+    let mut all = vec![f32::NAN; (rows + 1) * wide];
+    for r in 0..rows {
+        all[(r + 1) * wide + before..][..cols].copy_from_slice(&values[r * cols..][..cols]);
+    }
+    let whole = Tensor::from_slice(device, &[rows + 1, wide], &all)?;
+    whole.slice(0, 1..rows + 1)?.slice(1, before..before + cols)?.reshape(shape)
+}
+
+/// Tolerances of [`check`].
+#[derive(Clone, Copy)]
+pub struct Tolerance {
+    /// Absolute.
+    pub atol: f64,
+    /// Relative.
+    pub rtol: f64,
+}
+
+impl Default for Tolerance {
+    fn default() -> Self {
+        Self { atol: 2e-5, rtol: 2e-5 }
+    }
+}
+
+type Reference<'a> = &'a dyn Fn(&[Vec<f64>]) -> Vec<Vec<f64>>;
+
+/// Runs `op` on both devices with these operands and a random cotangent for every output, and compares
+/// - outputs with `reference` (float64, one vector an output);
+/// - gradients with central differences of `reference`, along random coordinates and one dense direction;
+/// - gradients of both devices with each other, element by element;
+/// - and that outputs were written completely and nothing beside them.
+pub fn check(
+    name: &str,
+    operands: &[Operand],
+    tolerance: Tolerance,
+    op: impl Fn(&Tape, &[Var]) -> Result<Vec<Var>>,
+    reference: Reference,
+) {
+    let inputs: Vec<Vec<f64>> = operands.iter().map(|o| o.values.iter().map(|v| *v as f64).collect()).collect();
+    let expected = reference(&inputs);
+    let cotangents: Vec<Vec<f32>> =
+        expected.iter().enumerate().map(|(i, e)| random(1000 + i as u64, e.len())).collect();
+    let mut gradients = Vec::new();
+    for device in devices() {
+        let label = format!("{name} on {}", device.kind());
+        let got = run(&label, &device, operands, &expected, &cotangents, tolerance, &op)
+            .unwrap_or_else(|e| panic!("{label}: {e}"));
+        central_differences(&label, operands, &inputs, &got, &cotangents, tolerance, reference);
+        gradients.push(got);
+    }
+    for (i, (cpu, gpu)) in gradients[0].iter().zip(&gradients[1]).enumerate() {
+        let (Some(cpu), Some(gpu)) = (cpu, gpu) else { continue };
+        let cpu: Vec<f64> = cpu.iter().map(|v| *v as f64).collect();
+        let scale = cpu.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1.0);
+        assert_close(&format!("{name}: gradient {i}, gpu against cpu"), gpu, &cpu, tolerance.atol * scale, tolerance.rtol);
+    }
+}
+
+fn run(
+    label: &str,
+    device: &Device,
+    operands: &[Operand],
+    expected: &[Vec<f64>],
+    cotangents: &[Vec<f32>],
+    tolerance: Tolerance,
+    op: &impl Fn(&Tape, &[Var]) -> Result<Vec<Var>>,
+) -> Result<Vec<Option<Vec<f32>>>> {
+    let tape = Tape::new();
+    let mut vars = Vec::new();
+    let mut before = Vec::new();
+    for (i, o) in operands.iter().enumerate() {
+        let value = place(device, &o.shape, &o.values, o.placing)?;
+        let prior = random(2000 + i as u64, o.values.len());
+        vars.push(match (o.tracked, o.parameter) {
+            (false, _) => Var::constant(value),
+            (true, false) => tape.leaf(value),
+            (true, true) => {
+                let gradient = place(device, &o.shape, &prior, o.placing)?;
+                Var::parameter(value, gradient, Rc::new(Cell::new(false)))
+            }
+        });
+        before.push(prior);
+    }
+    let outputs = op(&tape, &vars)?;
+    assert_eq!(outputs.len(), expected.len(), "{label}: number of outputs");
+    for (i, (out, want)) in outputs.iter().zip(expected).enumerate() {
+        let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1.0);
+        assert_close(
+            &format!("{label}: output {i}"),
+            &out.value().to_vec::<f32>()?,
+            want,
+            tolerance.atol * scale,
+            tolerance.rtol,
+        );
+        if out.value().layout().is_contiguous() && out.value().layout().offset == 64 {
+            assert!(out.value().fences_intact()?, "{label}: output {i} was written beside");
+        }
+    }
+    if !operands.iter().any(|o| o.tracked) {
+        return Ok(vec![None; operands.len()]);
+    }
+    let mut seeds = Vec::new();
+    for (out, c) in outputs.iter().zip(cotangents) {
+        if out.is_tracked() {
+            seeds.push((out, Tensor::from_slice(device, out.value().shape(), c)?));
+        }
+    }
+    let gradients = tape.backward(seeds)?;
+    let mut all = Vec::new();
+    for ((o, var), prior) in operands.iter().zip(&vars).zip(&before) {
+        if !o.tracked {
+            all.push(None);
+            continue;
+        }
+        let g = gradients.get(var).ok_or_else(|| Error::Mismatch(format!("{label}: a gradient is missing")))?;
+        let mut g = g.to_vec::<f32>()?;
+        if o.parameter {
+            g.iter_mut().zip(prior).for_each(|(g, p)| *g -= p);
+        }
+        assert!(g.iter().all(|v| v.is_finite()), "{label}: a gradient has unwritten elements");
+        all.push(Some(g));
+    }
+    Ok(all)
+}
+
+fn central_differences(
+    label: &str,
+    operands: &[Operand],
+    inputs: &[Vec<f64>],
+    gradients: &[Option<Vec<f32>>],
+    cotangents: &[Vec<f32>],
+    tolerance: Tolerance,
+    reference: Reference,
+) {
+    const H: f64 = 1e-5;
+    let objective = |x: &[Vec<f64>]| -> f64 {
+        let dot = |y: &Vec<f64>, c: &Vec<f32>| y.iter().zip(c).map(|(y, c)| y * *c as f64).sum::<f64>();
+        reference(x).iter().zip(cotangents).map(|(y, c)| dot(y, c)).sum()
+    };
+    let mut rng = ChaCha8Rng::seed_from_u64(7);
+    for (i, gradient) in gradients.iter().enumerate() {
+        let Some(gradient) = gradient else { continue };
+        let n = gradient.len();
+        let mut directions: Vec<Vec<(usize, f64)>> =
+            (0..n.min(6)).map(|_| vec![(rng.random_range(0..n), 1.0)]).collect();
+        directions.push((0..n).map(|j| (j, (rng.random::<f64>() - 0.5) / (n as f64).sqrt())).collect());
+        let scale = gradient.iter().fold(0.0f64, |m, v| m.max(v.abs() as f64)).max(1.0);
+        for direction in directions {
+            let moved = |sign: f64| {
+                let mut x = inputs.to_vec();
+                direction.iter().for_each(|(j, d)| x[i][*j] += sign * H * d);
+                objective(&x)
+            };
+            let want = (moved(1.0) - moved(-1.0)) / (2.0 * H);
+            let got: f64 = direction.iter().map(|(j, d)| gradient[*j] as f64 * d).sum();
+            assert!(
+                (got - want).abs() <= (tolerance.atol * scale + tolerance.rtol * want.abs()) * 5.0,
+                "{label}: gradient of operand {i} {:?} along {} coordinates is {got}, {want} expected",
+                operands[i].shape,
+                direction.len()
+            );
+        }
+    }
+}
