@@ -11,3 +11,13 @@ mod layer_norm;
 mod linear;
 #[path = "kernels/shaders.rs"]
 mod shaders;
+#[path = "kernels/gather.rs"]
+mod gather;
+#[path = "kernels/patch_embed.rs"]
+mod patch_embed;
+#[path = "kernels/position.rs"]
+mod position;
+#[path = "kernels/residual.rs"]
+mod residual;
+#[path = "kernels/tokens.rs"]
+mod tokens;

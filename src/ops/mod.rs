@@ -5,14 +5,29 @@
 
 pub mod elementwise;
 pub mod fill;
+pub mod gather;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
+pub mod patch_embed;
+pub mod position;
 pub mod reduce;
+pub mod residual;
+pub mod tokens;
 
 use crate::gpu::{Caps, Kernel};
 
 /// Every kernel variant that an adapter with these capabilities may be asked for, for validation without a GPU.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    [fill::kernels(caps), elementwise::kernels(caps), layer_norm::kernels(caps), reduce::kernels(caps)].concat()
+    [
+        elementwise::kernels(caps),
+        fill::kernels(caps),
+        gather::kernels(caps),
+        layer_norm::kernels(caps),
+        patch_embed::kernels(caps),
+        reduce::kernels(caps),
+        residual::kernels(caps),
+        tokens::kernels(caps),
+    ]
+    .concat()
 }

@@ -1,0 +1,88 @@
+// What all matrix products share: parameters, operands, the workgroup's place in the grid, and the epilogue.
+//   C = epilogue(alpha · A·B), A [m, k·k_groups], B [k·k_groups, n], C [m, n], for each of `batches`
+// Element (i, q) of A is at a_offset + batch·a_batch + at(i, m_group, a_m, a_m_far) + g·a_k_far + q·a_k, where g counts
+// groups of k and q runs inside one; B and C likewise. An axis without groups is one group.
+// K may be cut into `parts` of `k_part` (of one group): then C is a scratch of partial sums [batches·parts, m, n], which
+// `combine` of matmul_combine.wgsl sums in order.
+// Epilogues (defines): none, BIAS, BIAS + GELU (+ SAVE_PRE), GELU_GRAD. C is written (=), or added to (+=) where
+// `accumulate`.
+struct Params {
+    m: u32, m_group: u32, a_m: u32, a_m_far: u32, c_m: u32, c_m_far: u32,
+    n: u32, n_group: u32, b_n: u32, b_n_far: u32, c_n: u32, c_n_far: u32,
+    k: u32, k_groups: u32, a_k: u32, a_k_far: u32, b_k: u32, b_k_far: u32,
+    a_offset: u32, b_offset: u32, c_offset: u32,
+    a_batch: u32, b_batch: u32, c_batch: u32,
+    batches: u32, parts: u32, k_part: u32,
+    alpha: f32, accumulate: u32,
+    bias_offset: u32, pre_offset: u32, pre_stride: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> c: array<f32>;
+#ifdef COMBINE
+@group(0) @binding(1) var<storage, read> partial: array<f32>;
+#ifdef BIAS
+@group(0) @binding(2) var<storage, read> bias: array<f32>;
+#ifdef SAVE_PRE
+@group(0) @binding(3) var<storage, read_write> pre: array<f32>;
+#endif
+#endif
+#ifdef GELU_GRAD
+@group(0) @binding(2) var<storage, read> pre: array<f32>;
+#endif
+#else
+@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+#ifdef BIAS
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+#ifdef SAVE_PRE
+@group(0) @binding(4) var<storage, read_write> pre: array<f32>;
+#endif
+#endif
+#ifdef GELU_GRAD
+@group(0) @binding(3) var<storage, read> pre: array<f32>;
+#endif
+#endif
+
+// Place of element i of an axis in memory.
+fn at(i: u32, group: u32, near: u32, far: u32) -> u32 {
+#ifdef GROUPED
+    return (i / group) * far + (i % group) * near;
+#else
+    return i * near;
+#endif
+}
+
+// A workgroup's share: rows from `row`, columns from `col`, and in every group of K the range first..last.
+struct Job { valid: bool, row: u32, col: u32, first: u32, last: u32, a: u32, b: u32, c: u32 }
+
+// Neighbouring workgroups share rows of A and differ in columns.
+fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
+    let across = (p.n + tile_cols - 1u) / tile_cols;
+    let tiles = across * ((p.m + tile_rows - 1u) / tile_rows);
+    let z = index / tiles;
+    let tile = index % tiles;
+    let batch = z / p.parts;
+    let first = (z % p.parts) * p.k_part;
+    return Job(batch < p.batches, (tile / across) * tile_rows, (tile % across) * tile_cols,
+               first, min(first + p.k_part, p.k),
+               p.a_offset + batch * p.a_batch, p.b_offset + batch * p.b_batch, p.c_offset + z * p.c_batch);
+}
+
+// Takes a product through the epilogue; `to` is the place of C[row, col].
+fn finish(to: u32, row: u32, col: u32, product: f32) {
+    var value = p.alpha * product;
+#ifdef BIAS
+    value += bias[p.bias_offset + col];
+#ifdef SAVE_PRE
+    pre[p.pre_offset + row * p.pre_stride + col] = value;
+#endif
+#ifdef GELU
+    value = gelu(value);
+#endif
+#endif
+#ifdef GELU_GRAD
+    value *= gelu_grad(pre[p.pre_offset + row * p.pre_stride + col]);
+#endif
+    if p.accumulate != 0u { value += c[to]; }
+    c[to] = value;
+}

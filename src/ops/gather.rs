@@ -1,0 +1,101 @@
+//! Rows picked from a matrix, and their gradient scattered back.
+
+use crate::autograd::{Tape, Var};
+use crate::cpu::{SyncPtr, for_rows, pieces};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::tensor::{DType, Device, Tensor};
+
+const SHADER: Shader = Shader { name: "gather.wgsl", source: include_str!("../../shaders/gather.wgsl") };
+const WG: u32 = 256;
+
+params!(GatherParams {
+    rows: u32, cols: u32, out_offset: u32, out_stride: u32, x_offset: u32, x_stride: u32, index_offset: u32,
+});
+
+fn kernel(entry: &'static str) -> Kernel {
+    Kernel::new::<GatherParams>(SHADER, entry, vec![("WG", WG)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![kernel("gather"), kernel("scatter_add")]
+}
+
+/// `out[i] = x[index[i]]` for x `[rows, width]` and `u32` indices, each row at most once.
+pub fn gather_rows(tape: &Tape, x: &Var, index: &Tensor) -> Result<Var> {
+    let rx = x.value().rows("gather_rows")?;
+    if index.dtype() != DType::U32 || !index.layout().is_contiguous() {
+        return Err(Error::shape("gather_rows", format!("indices {index:?}")));
+    }
+    let out = Tensor::empty(x.value().device(), &[index.elements(), rx.cols], DType::F32)?;
+    gather(x.value(), index, &out)?;
+    let (vx, index) = (x.clone(), index.clone());
+    Ok(tape.record("gather_rows", &[x], out, move |g, dy| match g.target_zeroed(&vx)? {
+        Some(dx) => scatter_add(&dy, &index, &dx),
+        None => Ok(()),
+    }))
+}
+
+/// Rows `start..start + count` of x `[rows, width]`; nothing is moved forward.
+pub fn narrow_rows(tape: &Tape, x: &Var, start: usize, count: usize) -> Result<Var> {
+    let view = x.value().slice(0, start..start + count)?;
+    let vx = x.clone();
+    Ok(tape.record("narrow_rows", &[x], view, move |g, dy| match g.target_zeroed(&vx)? {
+        Some(dx) => crate::ops::elementwise::add_assign(&dx.slice(0, start..start + count)?, &dy),
+        None => Ok(()),
+    }))
+}
+
+fn params(out: &Tensor, x: &Tensor, index: &Tensor) -> Result<GatherParams> {
+    let (ro, rx) = (out.rows("gather_rows")?, x.rows("gather_rows")?);
+    Ok(GatherParams {
+        rows: index.elements() as u32,
+        cols: ro.cols as u32,
+        out_offset: ro.offset as u32,
+        out_stride: ro.stride as u32,
+        x_offset: rx.offset as u32,
+        x_stride: rx.stride as u32,
+        index_offset: index.layout().offset as u32,
+    })
+}
+
+fn gather(x: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
+    let (rx, ro) = (x.rows("gather_rows")?, out.rows("gather_rows")?);
+    match x.device() {
+        Device::Cpu(_) => {
+            let (x, index) = (x.cpu::<f32>(), index.cpu::<u32>());
+            for_rows(out.cpu_mut::<f32>(), ro, |i, out| {
+                out.copy_from_slice(&x[index[i] as usize * rx.stride..][..rx.cols]);
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let grid = gpu.caps().grid((ro.rows * ro.cols).div_ceil(WG as usize));
+            gpu.dispatch(&kernel("gather"), &[out, x, index], &params(out, x, index)?, grid)
+        }
+    }
+}
+
+/// `dx[index[i]] += dy[i]`
+fn scatter_add(dy: &Tensor, index: &Tensor, dx: &Tensor) -> Result<()> {
+    let (rd, rx) = (dy.rows("gather_rows")?, dx.rows("gather_rows")?);
+    match dy.device() {
+        Device::Cpu(_) => {
+            let (dy, index) = (dy.cpu::<f32>(), index.cpu::<u32>());
+            let out = SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr());
+            pieces(rd.rows, rd.cols, |range| {
+                for i in range {
+                    // SAFETY: rows are named at most once, so they are disjoint.
+                    let row = unsafe { out.slice(index[i] as usize * rx.stride, rx.cols) };
+                    row.iter_mut().zip(&dy[i * rd.stride..]).for_each(|(o, d)| *o += d);
+                }
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let grid = gpu.caps().grid((rd.rows * rd.cols).div_ceil(WG as usize));
+            gpu.dispatch(&kernel("scatter_add"), &[dx, dy, index], &params(dx, dy, index)?, grid)
+        }
+    }
+}

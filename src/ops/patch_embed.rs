@@ -1,0 +1,73 @@
+//! Patch embedding: images cut into patches (each a row) and projected. The convolution's stride is its kernel size,
+//! so the cut is a permutation and the rest a product.
+
+use crate::autograd::{Tape, Var};
+use crate::cpu::for_rows;
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::linear::{LinearWeights, linear};
+use crate::tensor::{DType, Device, Rows, Tensor};
+
+const SHADER: Shader = Shader { name: "patch_embed.wgsl", source: include_str!("../../shaders/patch_embed.wgsl") };
+const WG: u32 = 256;
+
+params!(PatchParams {
+    count: u32, channels: u32, height: u32, width: u32, patch_size: u32, x_offset: u32, out_offset: u32,
+});
+
+fn kernel() -> Kernel {
+    Kernel::new::<PatchParams>(SHADER, "unfold", vec![("WG", WG)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![kernel()]
+}
+
+/// Images `[n, channels, height, width]` as rows `[n · (height/patch) · (width/patch), channels·patch²]`, patches
+/// row by row, channels outermost within a row as in a convolution's weight.
+pub fn unfold(images: &Tensor, patch: usize) -> Result<Tensor> {
+    let &[n, channels, height, width] = images.shape() else {
+        return Err(Error::shape("patch_embed", format!("images [n, c, h, w] expected, got {images:?}")));
+    };
+    if patch == 0 || height % patch != 0 || width % patch != 0 || !images.layout().is_contiguous() {
+        return Err(Error::shape("patch_embed", format!("{images:?} in patches of {patch}")));
+    }
+    let (down, across) = (height / patch, width / patch);
+    let cols = channels * patch * patch;
+    let out = Tensor::empty(images.device(), &[n * down * across, cols], DType::F32)?;
+    match images.device() {
+        Device::Cpu(_) => {
+            let x = images.cpu::<f32>();
+            let rows = Rows { offset: 0, rows: n * down * across, cols, stride: cols };
+            for_rows(out.cpu_mut::<f32>(), rows, |r, row| {
+                let (image, at) = (r / (down * across), r % (down * across));
+                let (py, px) = (at / across * patch, at % across * patch);
+                for (line, to) in row.chunks_exact_mut(patch).enumerate() {
+                    let (c, y) = (line / patch, line % patch);
+                    let from = ((image * channels + c) * height + py + y) * width + px;
+                    to.copy_from_slice(&x[from..][..patch]);
+                }
+            });
+        }
+        Device::Gpu(gpu) => {
+            let params = PatchParams {
+                count: out.elements() as u32,
+                channels: channels as u32,
+                height: height as u32,
+                width: width as u32,
+                patch_size: patch as u32,
+                x_offset: images.layout().offset as u32,
+                out_offset: out.layout().offset as u32,
+            };
+            let grid = gpu.caps().grid(out.elements().div_ceil(WG as usize));
+            gpu.dispatch(&kernel(), &[&out, images], &params, grid)?;
+        }
+    }
+    Ok(out)
+}
+
+/// Images through a patch embedding: `layer.weight` is `[width, channels·patch²]`. Images take no gradient.
+pub fn patch_embed(tape: &Tape, images: &Tensor, patch: usize, layer: &LinearWeights) -> Result<Var> {
+    linear(tape, &Var::constant(unfold(images, patch)?), layer)
+}

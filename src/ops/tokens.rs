@@ -1,0 +1,262 @@
+//! The token sequence of a ViT: patch embeddings with masked ones replaced, a cls token in front, positions added.
+//! Crops of several sizes are packed one group after the other into one matrix.
+
+use crate::autograd::{Tape, Target, Var};
+use crate::cpu::{SyncPtr, pieces};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::elementwise::{add_assign, copy};
+use crate::ops::reduce::column_sum;
+use crate::tensor::{DType, Device, Tensor};
+
+const SHADER: Shader = Shader { name: "tokens.wgsl", source: include_str!("../../shaders/tokens.wgsl") };
+const WG: u32 = 256;
+
+params!(TokenParams {
+    crops: u32, patches: u32, cols: u32,
+    out_offset: u32, patch_offset: u32, patch_stride: u32,
+    position_offset: u32, position_stride: u32,
+    cls_offset: u32, cls_position_offset: u32, mask_token_offset: u32, mask_offset: u32, accumulate: u32,
+});
+
+/// Crops of one size.
+#[derive(Clone)]
+pub struct TokenGroup {
+    /// Number of crops n.
+    pub crops: usize,
+    /// Embedded patches `[n·N, width]`, crop by crop.
+    pub patches: Var,
+    /// Position embeddings of the patches `[N, width]`.
+    pub positions: Var,
+    /// `u32 [n·N]`, nonzero where a patch is replaced by the mask token.
+    pub mask: Option<Tensor>,
+}
+
+impl TokenGroup {
+    fn patches_per_crop(&self) -> usize {
+        self.positions.value().dim(0)
+    }
+
+    fn rows(&self) -> usize {
+        self.crops * (self.patches_per_crop() + 1)
+    }
+}
+
+/// The tokens that are the same for all crops, `[width]` each.
+#[derive(Clone)]
+pub struct TokenParameters {
+    /// The cls token.
+    pub cls: Var,
+    /// Its position embedding.
+    pub cls_position: Var,
+    /// What stands for masked patches.
+    pub mask_token: Var,
+}
+
+#[derive(Clone, Copy)]
+enum Pass {
+    Forward,
+    BackwardPatches,
+    BackwardShared,
+}
+
+fn kernel(pass: Pass, masked: bool) -> Kernel {
+    let (entry, flag) = match pass {
+        Pass::Forward => ("forward", "FORWARD"),
+        Pass::BackwardPatches => ("backward_patches", "BACKWARD_PATCHES"),
+        Pass::BackwardShared => ("backward_shared", "BACKWARD_SHARED"),
+    };
+    let mut defines = vec![("WG", WG), (flag, 1)];
+    defines.extend(masked.then_some(("MASKED", 1)));
+    Kernel::new::<TokenParams>(SHADER, entry, defines)
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    [Pass::Forward, Pass::BackwardPatches, Pass::BackwardShared]
+        .into_iter()
+        .flat_map(|pass| [kernel(pass, false), kernel(pass, true)])
+        .collect()
+}
+
+/// Packed tokens `[Σ n·(1 + N), width]`: per crop the cls token, then its patches.
+pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> Result<Var> {
+    let width = shared.cls.value().elements();
+    for g in groups {
+        let (p, pos) = (g.patches.value(), g.positions.value());
+        let mask = g.mask.as_ref().is_none_or(|m| m.elements() == p.dim(0) && m.dtype() == DType::U32);
+        if p.dim(1) != width || pos.dim(1) != width || p.dim(0) != g.crops * pos.dim(0) || !mask {
+            let problem = format!("{} crops of patches {p:?}, positions {pos:?}, mask {:?}", g.crops, g.mask);
+            return Err(Error::shape("tokens", problem));
+        }
+    }
+    let rows = groups.iter().map(TokenGroup::rows).sum();
+    let out = Tensor::empty(shared.cls.value().device(), &[rows, width], DType::F32)?;
+    let mut at = 0;
+    for g in groups {
+        forward(g, shared, &out.slice(0, at..at + g.rows())?)?;
+        at += g.rows();
+    }
+    let mut inputs = vec![&shared.cls, &shared.cls_position, &shared.mask_token];
+    inputs.extend(groups.iter().flat_map(|g| [&g.patches, &g.positions]));
+    let (groups, shared) = (groups.to_vec(), shared.clone());
+    Ok(tape.record("tokens", &inputs, out, move |g, dy| {
+        let mut at = 0;
+        for group in &groups {
+            let dy = dy.slice(0, at..at + group.rows())?;
+            at += group.rows();
+            if let Some(t) = g.target(&group.patches)? {
+                backward_patches(group, &dy, &t.tensor, t.accumulate)?;
+            }
+            // sums over the crops: row 0 the cls token, then the positions, then the masked part of each position
+            let n = group.patches_per_crop();
+            let masked = if group.mask.is_some() { n } else { 0 };
+            let sums = Tensor::empty(dy.device(), &[1 + n + masked, width], DType::F32)?;
+            backward_shared(group, &dy, &sums)?;
+            let cls = sums.slice(0, 0..1)?.reshape(&[width])?;
+            put(g.target(&shared.cls)?, &cls)?;
+            put(g.target(&shared.cls_position)?, &cls)?;
+            put(g.target(&group.positions)?, &sums.slice(0, 1..1 + n)?)?;
+            if masked > 0
+                && let Some(t) = g.target(&shared.mask_token)?
+            {
+                column_sum(&sums.slice(0, 1 + n..1 + 2 * n)?, &t.tensor, 1.0, t.accumulate)?;
+            }
+        }
+        Ok(())
+    }))
+}
+
+fn put(target: Option<Target>, value: &Tensor) -> Result<()> {
+    match target {
+        Some(t) if t.accumulate => add_assign(&t.tensor, value),
+        Some(t) => copy(&t.tensor, value),
+        None => Ok(()),
+    }
+}
+
+fn gpu_params(group: &TokenGroup, packed: &Tensor, patches: &Tensor) -> Result<TokenParams> {
+    let rp = patches.rows("tokens")?;
+    Ok(TokenParams {
+        crops: group.crops as u32,
+        patches: group.patches_per_crop() as u32,
+        cols: rp.cols as u32,
+        out_offset: packed.layout().offset as u32,
+        patch_offset: rp.offset as u32,
+        patch_stride: rp.stride as u32,
+        mask_offset: group.mask.as_ref().map_or(0, |m| m.layout().offset as u32),
+        ..Default::default()
+    })
+}
+
+fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result<()> {
+    let (patches, positions) = (group.patches.value(), group.positions.value());
+    let (rp, rs) = (patches.rows("tokens")?, positions.rows("tokens")?);
+    let (n, width) = (group.patches_per_crop(), rp.cols);
+    match out.device() {
+        Device::Cpu(_) => {
+            let (patches, positions) = (patches.cpu::<f32>(), positions.cpu::<f32>());
+            let (cls, cls_position) = (shared.cls.value().cpu::<f32>(), shared.cls_position.value().cpu::<f32>());
+            let (token, mask) = (shared.mask_token.value().cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
+            let rows = out.rows("tokens")?;
+            crate::cpu::for_rows(out.cpu_mut::<f32>(), rows, |r, row| {
+                let (crop, t) = (r / (n + 1), r % (n + 1));
+                let (value, position) = match t {
+                    0 => (cls, cls_position),
+                    _ => {
+                        let at = crop * n + t - 1;
+                        let masked = mask.is_some_and(|m| m[at] != 0);
+                        let value = if masked { token } else { &patches[at * rp.stride..] };
+                        (value, &positions[(t - 1) * rs.stride..])
+                    }
+                };
+                row.iter_mut().zip(value.iter().zip(position)).for_each(|(o, (v, p))| *o = v + p);
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let params = TokenParams {
+                position_offset: rs.offset as u32,
+                position_stride: rs.stride as u32,
+                cls_offset: shared.cls.value().layout().offset as u32,
+                cls_position_offset: shared.cls_position.value().layout().offset as u32,
+                mask_token_offset: shared.mask_token.value().layout().offset as u32,
+                ..gpu_params(group, out, patches)?
+            };
+            let mut tensors = vec![out, patches, positions, shared.cls.value(), shared.cls_position.value()];
+            if let Some(mask) = &group.mask {
+                tensors.extend([shared.mask_token.value(), mask]);
+            }
+            let grid = gpu.caps().grid((group.rows() * width).div_ceil(WG as usize));
+            gpu.dispatch(&kernel(Pass::Forward, group.mask.is_some()), &tensors, &params, grid)
+        }
+    }
+}
+
+fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumulate: bool) -> Result<()> {
+    let (rd, rp) = (dy.rows("tokens")?, dpatches.rows("tokens")?);
+    let n = group.patches_per_crop();
+    match dy.device() {
+        Device::Cpu(_) => {
+            let (dy, mask) = (dy.cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
+            crate::cpu::for_rows(dpatches.cpu_mut::<f32>(), rp, |at, row| {
+                let masked = mask.is_some_and(|m| m[at] != 0);
+                let d = &dy[(at + at / n + 1) * rd.stride..][..rd.cols];
+                for (o, d) in row.iter_mut().zip(d) {
+                    *o = if accumulate { *o } else { 0.0 } + if masked { 0.0 } else { *d };
+                }
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let params = TokenParams { accumulate: accumulate as u32, ..gpu_params(group, dy, dpatches)? };
+            let mut tensors = vec![dpatches, dy];
+            tensors.extend(&group.mask);
+            let grid = gpu.caps().grid((rp.rows * rp.cols).div_ceil(WG as usize));
+            gpu.dispatch(&kernel(Pass::BackwardPatches, group.mask.is_some()), &tensors, &params, grid)
+        }
+    }
+}
+
+fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()> {
+    let rd = dy.rows("tokens")?;
+    let (crops, n, width) = (group.crops, group.patches_per_crop(), rd.cols);
+    match dy.device() {
+        Device::Cpu(_) => {
+            let (dy, mask) = (dy.cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
+            let out = SyncPtr(sums.cpu_mut::<f32>().as_mut_ptr());
+            pieces(n + 1, width * crops, |range| {
+                for t in range {
+                    // SAFETY: every t has its own rows.
+                    let total = unsafe { out.slice(t * width, width) };
+                    total.fill(0.0);
+                    let mut masked = match mask.is_some() && t > 0 {
+                        true => Some(unsafe { out.slice((n + t) * width, width) }),
+                        false => None,
+                    };
+                    if let Some(m) = masked.as_deref_mut() {
+                        m.fill(0.0);
+                    }
+                    for crop in 0..crops {
+                        let d = &dy[(crop * (n + 1) + t) * rd.stride..][..width];
+                        total.iter_mut().zip(d).for_each(|(o, d)| *o += d);
+                        if let (Some(m), Some(mask)) = (masked.as_deref_mut(), mask)
+                            && mask[crop * n + t - 1] != 0
+                        {
+                            m.iter_mut().zip(d).for_each(|(o, d)| *o += d);
+                        }
+                    }
+                }
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let params =
+                TokenParams { position_offset: sums.layout().offset as u32, ..gpu_params(group, dy, dy)? };
+            let mut tensors = vec![sums, dy];
+            tensors.extend(&group.mask);
+            let grid = gpu.caps().grid(((n + 1) * width).div_ceil(WG as usize));
+            gpu.dispatch(&kernel(Pass::BackwardShared, group.mask.is_some()), &tensors, &params, grid)
+        }
+    }
+}
