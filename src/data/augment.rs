@@ -1,0 +1,296 @@
+//! The augmentation of POA (that of DINOv2): random resized crop, flip, colour jitter, grey, blur, solarize,
+//! ImageNet normalisation. [`draw`] makes every random choice, [`apply`] is a pure function of them.
+//!
+//! Images run through the stages as 8-bit values, rounded after each as PIL does, and leave as normalised f32 [3, n, n].
+//! Source: torchvision `transforms.py`, DINOv2 `dinov2/data/{augmentations,transforms}.py`.
+
+use fast_image_resize::Resizer;
+use image::RgbImage;
+use rand::RngExt;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+
+use crate::data::blur::blur;
+use crate::data::color::Planes;
+pub use crate::data::resize::Area;
+use crate::data::resize::{resize_area, resize_part};
+
+/// ImageNet's channel means, of values 0 to 1.
+pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
+/// ImageNet's channel standard deviations.
+pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
+
+/// Aspect ratios of random crops, width by height: 3/4 to 4/3, log-uniform.
+const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
+const CROP_TRIES: usize = 10;
+
+/// One kind of crop.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Crop {
+    /// Pixels a side.
+    pub size: usize,
+    /// Range of the share of the image's area.
+    pub scale: (f64, f64),
+}
+
+/// How often each view is blurred.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlurProbabilities {
+    /// The first global crop.
+    pub a: f64,
+    /// The second global crop.
+    pub b: f64,
+    /// Local crops.
+    pub local: f64,
+}
+
+impl BlurProbabilities {
+    /// The paper's table.
+    pub const PAPER: Self = Self { a: 1.0, b: 0.1, local: 0.5 };
+    /// What the official code does, where 1 − p is taken for p.
+    pub const CODE: Self = Self { a: 0.0, b: 0.9, local: 0.5 };
+}
+
+/// The crops made of every image and the probabilities of what is done to them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct CropConfig {
+    /// The two global crops.
+    pub global: Crop,
+    /// The local crops.
+    pub local: Crop,
+    /// Local crops an image.
+    pub local_count: usize,
+    /// Probability of a horizontal flip.
+    pub flip: f64,
+    /// Probability of colour jitter.
+    pub jitter: f64,
+    /// Strengths of the jitter: brightness, contrast, saturation (factors 1 ± strength), hue (turns ± strength).
+    pub jitter_strength: [f64; 4],
+    /// Probability of losing all colour.
+    pub grayscale: f64,
+    /// Probabilities of blur.
+    pub blur: BlurProbabilities,
+    /// Range of the blur's standard deviation, pixels of the crop.
+    pub blur_sigma: (f32, f32),
+    /// Probability of solarizing the second global crop.
+    pub solarize: f64,
+}
+
+impl Default for CropConfig {
+    fn default() -> Self {
+        Self {
+            global: Crop { size: 224, scale: (0.32, 1.0) },
+            local: Crop { size: 96, scale: (0.05, 0.32) },
+            local_count: 8,
+            flip: 0.5,
+            jitter: 0.8,
+            jitter_strength: [0.4, 0.4, 0.2, 0.1],
+            grayscale: 0.2,
+            blur: BlurProbabilities::PAPER,
+            blur_sigma: (0.1, 2.0),
+            solarize: 0.2,
+        }
+    }
+}
+
+/// Which of an image's crops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum View {
+    /// The first global crop.
+    GlobalA,
+    /// The second global crop.
+    GlobalB,
+    /// Any local crop.
+    Local,
+}
+
+/// One stage of the colour jitter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Jitter {
+    /// Factor on all values.
+    Brightness(f32),
+    /// Factor on the distance from the mean grey.
+    Contrast(f32),
+    /// Factor on the distance from grey.
+    Saturation(f32),
+    /// Turn of the hue, in full circles.
+    Hue(f32),
+}
+
+/// Everything that is random about one crop.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Choices {
+    /// The pixels that are used.
+    pub area: Area,
+    /// Pixels a side of the result.
+    pub size: usize,
+    /// Mirrored left to right.
+    pub flip: bool,
+    /// Colour jitter, in the order it is applied.
+    pub jitter: Option<[Jitter; 4]>,
+    /// Without colour.
+    pub grayscale: bool,
+    /// Blurred, with this standard deviation in pixels.
+    pub blur_sigma: Option<f32>,
+    /// Values from 128 up inverted.
+    pub solarize: bool,
+}
+
+/// Draws one crop of a width × height image (at least 1×1).
+pub fn draw(rng: &mut ChaCha8Rng, config: &CropConfig, view: View, width: u32, height: u32) -> Choices {
+    let (crop, blur, solarize) = match view {
+        View::GlobalA => (config.global, config.blur.a, 0.0),
+        View::GlobalB => (config.global, config.blur.b, config.solarize),
+        View::Local => (config.local, config.blur.local, 0.0),
+    };
+    let sigma = config.blur_sigma;
+    Choices {
+        area: draw_area(rng, crop.scale, width, height),
+        size: crop.size,
+        flip: chance(rng, config.flip),
+        jitter: chance(rng, config.jitter).then(|| draw_jitter(rng, config.jitter_strength)),
+        grayscale: chance(rng, config.grayscale),
+        blur_sigma: chance(rng, blur).then(|| sigma.0 + (sigma.1 - sigma.0) * rng.random::<f32>()),
+        solarize: chance(rng, solarize),
+    }
+}
+
+/// True with probability `p`; draws one number whatever `p` is.
+fn chance(rng: &mut ChaCha8Rng, p: f64) -> bool {
+    rng.random::<f64>() < p
+}
+
+/// torchvision's `RandomResizedCrop.get_params`.
+fn draw_area(rng: &mut ChaCha8Rng, scale: (f64, f64), width: u32, height: u32) -> Area {
+    let (w, h) = (f64::from(width), f64::from(height));
+    for _ in 0..CROP_TRIES {
+        let area = w * h * (scale.0 + (scale.1 - scale.0) * rng.random::<f64>());
+        let aspect = rng.random_range(ASPECT.0.ln()..ASPECT.1.ln()).exp();
+        let crop_w = (area * aspect).sqrt().round_ties_even();
+        let crop_h = (area / aspect).sqrt().round_ties_even();
+        if (1.0..=w).contains(&crop_w) && (1.0..=h).contains(&crop_h) {
+            let (crop_w, crop_h) = (crop_w as u32, crop_h as u32);
+            let top = rng.random_range(0..=height - crop_h);
+            let left = rng.random_range(0..=width - crop_w);
+            return Area { top, left, height: crop_h, width: crop_w };
+        }
+    }
+    let (crop_w, crop_h) = if w / h < ASPECT.0 {
+        (width, (w / ASPECT.0).round_ties_even() as u32)
+    } else if w / h > ASPECT.1 {
+        ((h * ASPECT.1).round_ties_even() as u32, height)
+    } else {
+        (width, height)
+    };
+    Area { top: (height - crop_h) / 2, left: (width - crop_w) / 2, height: crop_h, width: crop_w }
+}
+
+/// torchvision's `ColorJitter.get_params`.
+fn draw_jitter(rng: &mut ChaCha8Rng, strength: [f64; 4]) -> [Jitter; 4] {
+    let [brightness, contrast, saturation, hue] =
+        strength.map(|s| (s * (2.0 * rng.random::<f64>() - 1.0)) as f32);
+    let factor = |change: f32| (1.0 + change).max(0.0);
+    let mut stages = [
+        Jitter::Brightness(factor(brightness)),
+        Jitter::Contrast(factor(contrast)),
+        Jitter::Saturation(factor(saturation)),
+        Jitter::Hue(hue.clamp(-0.5, 0.5)),
+    ];
+    stages.shuffle(rng);
+    stages
+}
+
+/// Buffers that one thread reuses from crop to crop.
+#[derive(Default)]
+pub struct Scratch {
+    resizer: Resizer,
+    pixels: Vec<u8>,
+    blur: Vec<f32>,
+}
+
+/// Makes the crop that `choices` describe: [3, size, size], normalised. `image` must have at least one pixel.
+pub fn apply(image: &RgbImage, choices: &Choices) -> Vec<f32> {
+    let mut out = vec![0.0; 3 * choices.size * choices.size];
+    apply_into(image, choices, &mut Scratch::default(), &mut out);
+    out
+}
+
+/// As [`apply`], into `out` of 3·size² values.
+pub fn apply_into(image: &RgbImage, choices: &Choices, scratch: &mut Scratch, out: &mut [f32]) {
+    let size = choices.size;
+    let side = (size as u32, size as u32);
+    resize_area(&mut scratch.resizer, image, choices.area, side, &mut scratch.pixels);
+    let mut planes = Planes::of(out);
+    deinterleave(&scratch.pixels, size, choices.flip, &mut planes);
+    for stage in choices.jitter.iter().flatten() {
+        match *stage {
+            Jitter::Brightness(factor) => planes.brightness(factor),
+            Jitter::Contrast(factor) => planes.contrast(factor),
+            Jitter::Saturation(factor) => planes.saturation(factor),
+            Jitter::Hue(turn) => planes.hue(turn),
+        }
+    }
+    if choices.grayscale {
+        planes.grayscale();
+    }
+    if let Some(sigma) = choices.blur_sigma {
+        blur(out, size, sigma, &mut scratch.blur);
+    }
+    if choices.solarize {
+        Planes::of(out).solarize();
+    }
+    normalise(out);
+}
+
+/// The view that features are computed on: the short side resized to size·256/224, the centre cut out, normalised.
+/// An image of size × size pixels is taken as it is. Gives [3, size, size].
+pub fn evaluation_view(image: &RgbImage, size: usize) -> Vec<f32> {
+    let mut out = vec![0.0; 3 * size * size];
+    let side = size as u32;
+    if image.dimensions() == (side, side) {
+        deinterleave(image.as_raw(), size, false, &mut Planes::of(&mut out));
+    } else {
+        let (width, height) = image.dimensions();
+        let short = side * 256 / 224;
+        // Where the centre of the resized image lies in the source: only that is resized.
+        let span = |length: u32| {
+            let resized = u64::from(short) * u64::from(length) / u64::from(width.min(height));
+            let scale = f64::from(length) / resized as f64;
+            // Python's round(): a half goes to the even neighbour.
+            let start = ((resized - u64::from(side)) as f64 / 2.0).round_ties_even();
+            (start * scale, f64::from(side) * scale)
+        };
+        let mut pixels = Vec::new();
+        resize_part(&mut Resizer::new(), image, span(width), span(height), (side, side), &mut pixels);
+        deinterleave(&pixels, size, false, &mut Planes::of(&mut out));
+    }
+    normalise(&mut out);
+    out
+}
+
+/// Interleaved 8-bit pixels [n, n, 3] to planes [3, n, n], mirrored left to right if `flip`.
+fn deinterleave(pixels: &[u8], n: usize, flip: bool, planes: &mut Planes) {
+    let rows = pixels.chunks_exact(3 * n).zip(planes.r.chunks_exact_mut(n));
+    let rows = rows.zip(planes.g.chunks_exact_mut(n)).zip(planes.b.chunks_exact_mut(n));
+    for (((row, r), g), b) in rows {
+        for (((rgb, r), g), b) in row.chunks_exact(3).zip(r.iter_mut()).zip(g.iter_mut()).zip(b.iter_mut()) {
+            (*r, *g, *b) = (f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2]));
+        }
+        if flip {
+            r.reverse();
+            g.reverse();
+            b.reverse();
+        }
+    }
+}
+
+/// Values 0 to 255 of [3, n] to ImageNet's normalised ones.
+fn normalise(chw: &mut [f32]) {
+    let n = chw.len() / 3;
+    for ((plane, mean), std) in chw.chunks_exact_mut(n).zip(MEAN).zip(STD) {
+        let (scale, shift) = (1.0 / (255.0 * std), mean / std);
+        for v in plane {
+            *v = *v * scale - shift;
+        }
+    }
+}

@@ -1,0 +1,159 @@
+//! Images under a folder, at any depth. The class of an image is the name of the folder it lies in.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::Cursor;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+
+use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use walkdir::WalkDir;
+
+use crate::data::source::{BadSample, Source};
+use crate::error::{Error, Result};
+
+/// The endings of the files that are taken for images, in lower case.
+pub const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tiff", "tif"];
+
+/// The largest decoded image, bytes. What needs more is a broken or hostile file.
+const MAX_DECODED: u64 = 512 << 20;
+
+/// All images under a folder, in the order of their paths.
+pub struct Folder {
+    root: PathBuf,
+    /// The folders that hold images, relative to the root, with their class.
+    dirs: Vec<(PathBuf, u32)>,
+    /// Per image its folder and its file name: some 60 bytes an image.
+    files: Vec<(u32, Box<OsStr>)>,
+    /// Empty where all images have the same parent name.
+    classes: Vec<String>,
+}
+
+impl Folder {
+    /// Lists the images under `root`, following links (but not in circles).
+    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+        let root = root.as_ref();
+        if !root.is_dir() {
+            let problem = if root.exists() { "is not a folder" } else { "no such folder" };
+            return Err(Error::file(root, format!("{problem}; give the folder that holds the images")));
+        }
+        let (mut dirs, mut files): (Vec<PathBuf>, Vec<_>) = (Vec::new(), Vec::new());
+        for entry in WalkDir::new(root).follow_links(true).sort_by_file_name() {
+            let path = match entry {
+                Ok(entry) if entry.file_type().is_file() => entry.into_path(),
+                Ok(_) => continue,
+                Err(e) => match broken_link(&e) {
+                    Some(path) => path,
+                    None if e.loop_ancestor().is_some() => continue,
+                    None => {
+                        let path = e.path().unwrap_or(root).to_path_buf();
+                        return Err(Error::file(
+                            path,
+                            format!("cannot be listed: {e}; check its permissions"),
+                        ));
+                    }
+                },
+            };
+            let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { continue };
+            if !is_image(&path) {
+                continue;
+            }
+            let dir = dir.strip_prefix(root).unwrap_or(dir);
+            // A folder's own files may come before and after those of its sub-folders: it is listed once per run.
+            if dirs.last().is_none_or(|last| last != dir) {
+                dirs.push(dir.to_path_buf());
+            }
+            files.push((dirs.len() as u32 - 1, name.into()));
+        }
+        if files.is_empty() {
+            let kinds = EXTENSIONS.join(", ");
+            return Err(Error::file(root, format!("holds no images ({kinds}) at any depth; check the path")));
+        }
+        if u32::try_from(files.len()).is_err() {
+            return Err(Error::file(
+                root,
+                "holds more than 4294967295 images; split it into several folders",
+            ));
+        }
+        let (dirs, classes) = classify(root, dirs);
+        Ok(Self { root: root.to_path_buf(), dirs, files, classes })
+    }
+
+    /// The path of image `i` relative to the root.
+    fn relative(&self, i: usize) -> PathBuf {
+        let (dir, name) = &self.files[i];
+        self.dirs[*dir as usize].0.join(&**name)
+    }
+}
+
+impl Source for Folder {
+    fn len(&self) -> usize {
+        self.files.len()
+    }
+    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+        let relative = self.relative(i);
+        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.root.join(&relative))))
+            .unwrap_or_else(|_| Err("the decoder failed on it".into()));
+        decoded.map_err(|reason| BadSample { name: relative.display().to_string(), reason })
+    }
+    fn label(&self, i: usize) -> Option<u32> {
+        (!self.classes.is_empty()).then(|| self.dirs[self.files[i].0 as usize].1)
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn name(&self, i: usize) -> String {
+        self.relative(i).display().to_string()
+    }
+    fn describe(&self) -> String {
+        format!("folder:{}", self.root.display())
+    }
+}
+
+/// Gives every folder its class: the sorted distinct names, if there are several.
+fn classify(root: &Path, dirs: Vec<PathBuf>) -> (Vec<(PathBuf, u32)>, Vec<String>) {
+    let root_name =
+        || root.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
+    let class_of = |dir: &Path| match dir.file_name() {
+        Some(name) => name.to_string_lossy().into_owned(),
+        None => root_name().unwrap_or_default(), // images right under the root
+    };
+    let names: Vec<String> = dirs.iter().map(|d| class_of(d)).collect();
+    let mut classes: Vec<String> = names.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
+    let labels: Vec<u32> = names.iter().map(|n| classes.partition_point(|c| c < n) as u32).collect();
+    if classes.len() < 2 {
+        classes.clear();
+    }
+    (dirs.into_iter().zip(labels).collect(), classes)
+}
+
+/// The path of a link that leads nowhere: as an image it is counted among the unreadable ones.
+fn broken_link(e: &walkdir::Error) -> Option<PathBuf> {
+    let missing = e.io_error().is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound);
+    missing.then(|| e.path().map(Path::to_path_buf)).flatten()
+}
+
+fn is_image(path: &Path) -> bool {
+    path.extension().is_some_and(|have| EXTENSIONS.iter().any(|want| have.eq_ignore_ascii_case(want)))
+}
+
+/// Reads and decodes one file. The content decides what it is, whatever its ending; the EXIF orientation is applied;
+/// grey, 16-bit, palette and CMYK images become 8-bit RGB, and an alpha channel is dropped (as PIL's
+/// `convert("RGB")` does).
+fn decode(path: &Path) -> Result<RgbImage, String> {
+    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
+    let explain = |e: image::ImageError| e.to_string();
+    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
+    let mut decoder = reader.into_decoder().map_err(explain)?;
+    if decoder.total_bytes() > MAX_DECODED {
+        let (width, height) = decoder.dimensions();
+        return Err(format!("is {width}×{height}, larger than {} MiB decoded", MAX_DECODED >> 20));
+    }
+    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
+    let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
+    if image.width() == 0 || image.height() == 0 {
+        return Err("has no pixels".into());
+    }
+    image.apply_orientation(orientation);
+    Ok(image.into_rgb8())
+}

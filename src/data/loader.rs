@@ -1,0 +1,325 @@
+//! Batches from worker threads. The unit of work is one image: it is decoded once for all its crops, and all workers
+//! share the images of a batch. At most `prefetch` batches exist beside the one handed out.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use image::RgbImage;
+
+use crate::data::assembly::Assembly;
+pub use crate::data::assembly::Batch;
+use crate::data::augment::{CropConfig, Scratch, View, apply_into, draw};
+use crate::data::masks::MaskConfig;
+use crate::data::order::{Order, Pick};
+use crate::data::rng::{Purpose, stream};
+use crate::data::source::{BadSample, Source};
+use crate::error::{Error, Result};
+
+/// What the loader makes.
+#[derive(Clone, Debug)]
+pub struct LoaderConfig {
+    /// Images a batch, B.
+    pub batch: usize,
+    /// The seed of order, crops and masks.
+    pub seed: u64,
+    /// Worker threads; 0 makes every batch in [`Loader::next`] itself.
+    pub threads: usize,
+    /// Batches made ahead.
+    pub prefetch: usize,
+    /// The crops of every image.
+    pub crops: CropConfig,
+    /// The masks of the global crops.
+    pub masks: MaskConfig,
+    /// The first step to make: where a resumed run goes on.
+    pub start_step: u64,
+}
+
+/// An endless sequence of batches, the same bits for any number of threads.
+pub struct Loader {
+    shared: Arc<Shared>,
+    threads: Vec<JoinHandle<()>>,
+    scratch: Scratch,
+    waited: Duration,
+}
+
+impl Loader {
+    /// Starts the worker threads.
+    pub fn new(source: Arc<dyn Source>, config: LoaderConfig) -> Result<Self> {
+        if source.len() == 0 {
+            return Err(Error::file(source.describe(), "holds no images"));
+        }
+        if config.batch == 0 {
+            return Err(Error::Usage("a batch must have at least one image".into()));
+        }
+        if config.crops.global.size == 0 || (config.crops.local_count > 0 && config.crops.local.size == 0) {
+            return Err(Error::Usage("crops must be at least one pixel a side".into()));
+        }
+        let order = Order::new(source.len(), config.batch, config.seed);
+        let progress = Progress { next: config.start_step, slot: 0, open: VecDeque::new(), halt: None };
+        let (count, prefetch) = (config.threads, config.prefetch.max(1) as u64);
+        let shared = Arc::new(Shared {
+            source,
+            config,
+            order,
+            prefetch,
+            bad: Mutex::default(),
+            progress: Mutex::new(progress),
+            work: Condvar::new(),
+            done: Condvar::new(),
+        });
+        let mut loader =
+            Self { shared, threads: Vec::new(), scratch: Scratch::default(), waited: Duration::ZERO };
+        for i in 0..count {
+            let shared = loader.shared.clone();
+            let started =
+                std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || shared.work());
+            // On failure the loader is dropped, which ends the threads that did start.
+            let failed =
+                |e| Error::Usage(format!("cannot start loader thread {i} of {count}: {e}; use fewer"));
+            loader.threads.push(started.map_err(failed)?);
+        }
+        Ok(loader)
+    }
+
+    /// The batch of the next step.
+    #[allow(clippy::should_implement_trait)] // endless and fallible: not an iterator
+    pub fn next(&mut self) -> Result<Batch> {
+        let start = Instant::now();
+        let batch = if self.threads.is_empty() { self.make() } else { self.take() };
+        self.waited += start.elapsed();
+        batch
+    }
+
+    /// Makes a batch in the calling thread.
+    fn make(&mut self) -> Result<Batch> {
+        let shared = &self.shared;
+        let mut progress = shared.lock();
+        let assembly = Assembly::new(&shared.config, progress.next);
+        for slot in 0..shared.config.batch {
+            shared.fill(&assembly, slot, &mut self.scratch).map_err(|e| e.error(&*shared.source))?;
+        }
+        progress.next += 1;
+        Ok(assembly.finish(&shared.config))
+    }
+
+    /// Waits for the next batch of the workers.
+    fn take(&mut self) -> Result<Batch> {
+        let shared = &self.shared;
+        let mut progress = shared.lock();
+        loop {
+            if let Some(halt) = &progress.halt {
+                return Err(halt.error(&*shared.source));
+            }
+            if progress.open.front().is_some_and(|open| open.missing == 0) {
+                break;
+            }
+            progress = shared.done.wait(progress).unwrap_or_else(PoisonError::into_inner);
+        }
+        let complete = progress.open.pop_front();
+        progress.next += 1;
+        shared.work.notify_all();
+        drop(progress);
+        // Workers let go of a batch before they count their image as done.
+        let assembly = complete.and_then(|open| Arc::into_inner(open.assembly));
+        assembly.map(|a| a.finish(&shared.config)).ok_or_else(|| Halt::Crash.error(&*shared.source))
+    }
+
+    /// Steps of one epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.shared.order.steps_per_epoch()
+    }
+
+    /// The images found unusable so far, by number. Each was replaced by the next usable one.
+    pub fn bad_samples(&self) -> Vec<BadSample> {
+        self.shared.bad().values().cloned().collect()
+    }
+
+    /// How long [`Loader::next`] has taken in all: the time a training loop stood still for data.
+    pub fn waited(&self) -> Duration {
+        self.waited
+    }
+}
+
+impl Drop for Loader {
+    fn drop(&mut self) {
+        self.shared.halt(Halt::Drop);
+        for thread in self.threads.drain(..) {
+            let _ = thread.join(); // a crash has been reported by `next`
+        }
+    }
+}
+
+/// What the workers and the loader share.
+struct Shared {
+    source: Arc<dyn Source>,
+    config: LoaderConfig,
+    order: Order,
+    prefetch: u64,
+    bad: Mutex<BTreeMap<usize, BadSample>>,
+    progress: Mutex<Progress>,
+    /// Told when there may be a new image to work on.
+    work: Condvar,
+    /// Told when a batch may be complete.
+    done: Condvar,
+}
+
+/// Where the work stands.
+struct Progress {
+    /// The step that `next` will hand out.
+    next: u64,
+    /// The next image to be claimed of the last open batch; the batch size if all are.
+    slot: usize,
+    /// The batches begun, of steps next, next + 1, ...
+    open: VecDeque<Open>,
+    /// Why no more work is done.
+    halt: Option<Halt>,
+}
+
+/// A batch begun.
+struct Open {
+    assembly: Arc<Assembly>,
+    /// Images not yet done.
+    missing: usize,
+}
+
+/// Why the workers stopped.
+#[derive(Clone, Debug)]
+enum Halt {
+    Drop,
+    Crash,
+    /// No image could be read; one of the reasons.
+    AllBad(Option<BadSample>),
+}
+
+impl Halt {
+    fn error(&self, source: &dyn Source) -> Error {
+        let problem = match self {
+            Self::Drop | Self::Crash => "a loader thread stopped on an internal error (see above)".into(),
+            Self::AllBad(first) => {
+                let example =
+                    first.as_ref().map(|b| format!(" ({}: {})", b.name, b.reason)).unwrap_or_default();
+                format!("none of its {} images can be read{example}; check the files", source.len())
+            }
+        };
+        Error::file(source.describe(), problem)
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Progress> {
+        self.progress.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn bad(&self) -> MutexGuard<'_, BTreeMap<usize, BadSample>> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends all work; the first reason stays.
+    fn halt(&self, reason: Halt) {
+        self.lock().halt.get_or_insert(reason);
+        self.work.notify_all();
+        self.done.notify_all();
+    }
+
+    /// The life of a worker.
+    fn work(&self) {
+        let guard = CrashGuard(self);
+        let mut scratch = Scratch::default();
+        while let Some((assembly, slot)) = self.claim() {
+            let step = assembly.step;
+            let filled = self.fill(&assembly, slot, &mut scratch);
+            drop(assembly);
+            match filled {
+                Ok(()) => self.count(step),
+                Err(reason) => self.halt(reason),
+            }
+        }
+        std::mem::forget(guard);
+    }
+
+    /// The next image to work on; waits while enough batches are ready. None at the end.
+    fn claim(&self) -> Option<(Arc<Assembly>, usize)> {
+        let mut progress = self.lock();
+        loop {
+            if progress.halt.is_some() {
+                return None;
+            }
+            if progress.open.is_empty() || progress.slot == self.config.batch {
+                if progress.open.len() as u64 >= self.prefetch {
+                    progress = self.work.wait(progress).unwrap_or_else(PoisonError::into_inner);
+                    continue;
+                }
+                let step = progress.next + progress.open.len() as u64;
+                let assembly = Arc::new(Assembly::new(&self.config, step));
+                progress.open.push_back(Open { assembly, missing: self.config.batch });
+                progress.slot = 0;
+            }
+            let slot = progress.slot;
+            progress.slot += 1;
+            return progress.open.back().map(|open| (open.assembly.clone(), slot));
+        }
+    }
+
+    /// Counts one image of `step` as done.
+    fn count(&self, step: u64) {
+        let mut progress = self.lock();
+        let place = (step - progress.next) as usize;
+        if let Some(open) = progress.open.get_mut(place) {
+            open.missing -= 1;
+            if open.missing == 0 && place == 0 {
+                self.done.notify_all();
+            }
+        }
+    }
+
+    /// Makes all crops of image `slot` of a batch.
+    fn fill(&self, assembly: &Assembly, slot: usize, scratch: &mut Scratch) -> Result<(), Halt> {
+        let Pick { epoch, index, repeat } = self.order.pick(assembly.step, slot);
+        let image = self.load(index)?;
+        let (width, height) = image.dimensions();
+        let (crops, batch) = (&self.config.crops, self.config.batch);
+        let mut rng =
+            stream(self.config.seed, Purpose::Crops, epoch, (index + repeat * self.source.len()) as u64);
+        let globals = [View::GlobalA, View::GlobalB].into_iter().map(|view| (view, &assembly.global));
+        let locals = (0..crops.local_count).map(|_| (View::Local, &assembly.local));
+        for (i, (view, part)) in globals.enumerate().chain(locals.enumerate()) {
+            let choices = draw(&mut rng, crops, view, width, height);
+            // SAFETY: every slot of a batch is claimed once, so no other thread has this crop.
+            let out = unsafe { part.crop(i * batch + slot) };
+            apply_into(&image, &choices, scratch, out);
+        }
+        Ok(())
+    }
+
+    /// Image `index`, or the next one that can be read.
+    fn load(&self, index: usize) -> Result<RgbImage, Halt> {
+        let len = self.source.len();
+        for i in (index..len).chain(0..index) {
+            if self.bad().contains_key(&i) {
+                continue;
+            }
+            match self.source.load(i) {
+                Ok(image) if image.width() > 0 && image.height() > 0 => return Ok(image),
+                Ok(_) => {
+                    let reason = "has no pixels".into();
+                    self.bad().insert(i, BadSample { name: self.source.name(i), reason });
+                }
+                Err(bad) => {
+                    self.bad().insert(i, bad);
+                }
+            }
+        }
+        Err(Halt::AllBad(self.bad().values().next().cloned()))
+    }
+}
+
+/// Tells the loader when its thread ends by a panic.
+struct CrashGuard<'a>(&'a Shared);
+
+impl Drop for CrashGuard<'_> {
+    fn drop(&mut self) {
+        self.0.halt(Halt::Crash);
+    }
+}

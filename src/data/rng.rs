@@ -1,0 +1,27 @@
+//! Random streams by name: what is drawn for one image does not depend on what was drawn for another.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// What a stream is for. The numbers are part of what a seed means: never reuse one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u64)]
+pub enum Purpose {
+    /// The permutation of an epoch: (epoch, 0).
+    Order = 1,
+    /// The crops of one image: (epoch, index).
+    Crops = 2,
+    /// The masks of one step: (step, 0).
+    Masks = 3,
+    /// The picture of one generated image: (part, index).
+    Shapes = 4,
+}
+
+/// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.
+pub fn stream(seed: u64, purpose: Purpose, a: u64, b: u64) -> ChaCha8Rng {
+    let mut key = [0; 32];
+    for (bytes, word) in key.chunks_exact_mut(8).zip([seed, purpose as u64, a, b]) {
+        bytes.copy_from_slice(&word.to_le_bytes());
+    }
+    ChaCha8Rng::from_seed(key)
+}

@@ -1,0 +1,232 @@
+//! The embedded data set: generated pictures whose class is the kind of motif scattered over them.
+//!
+//! Every motif has its own place, size, angle and colour, and the ground is a smooth field of random colours. So two
+//! crops of a picture share its motif but hardly any colour, and the class follows neither from colour nor from
+//! position: features of an untrained network score little above chance, and only those of shape score well.
+//! A picture follows from (part, index) alone, whatever the seed of the training run.
+
+use std::sync::Arc;
+
+use image::{Rgb, RgbImage};
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::data::rng::{Purpose, stream};
+use crate::data::source::{BadSample, Source};
+
+/// Images of the train part, if no number is given.
+const DEFAULT_LEN: usize = 20_000;
+/// Pixels a side: what `evaluation_view` cuts 32 pixels out of without resizing.
+const DEFAULT_SIZE: usize = 36;
+/// Sizes at which the motifs can be told apart and a picture stays small.
+const SIZES: std::ops::RangeInclusive<usize> = 16..=1024;
+/// Images of the held-out part: a tenth of the train part within these limits.
+const HELD_OUT: (usize, usize) = (200, 2_000);
+/// Motifs a side; every cell of the grid holds at most one.
+const CELLS: usize = 3;
+/// How far a motif may lie off the middle of its cell, in cells.
+const SHIFT: f32 = 0.18;
+/// Radii of the motifs, in picture sides.
+const RADIUS: (f32, f32) = (0.115, 0.165);
+/// Colours a side of the ground's lattice.
+const LATTICE: usize = 5;
+/// Share of the full colour range that the ground uses, around grey.
+const GROUND: f32 = 0.6;
+/// Smallest difference of brightness (0 to 1) between a motif and the ground under its centre.
+const CONTRAST: f32 = 0.25;
+/// Noise on every value (0 to 1), plus or minus.
+const NOISE: f32 = 0.03;
+
+const TRAIN: u64 = 0;
+const VALIDATION: u64 = 1;
+
+/// One part of the data set.
+pub struct Shapes {
+    len: usize,
+    size: usize,
+    part: u64,
+    classes: Vec<String>,
+}
+
+impl Shapes {
+    /// The train part with `len` pictures of `size` × `size` pixels.
+    pub fn train(len: usize, size: usize) -> Self {
+        Self { len, size, part: TRAIN, classes: MOTIFS.iter().map(|(name, _)| name.to_string()).collect() }
+    }
+
+    /// The pictures held out of training, none of which is in the train part.
+    pub fn held_out(&self) -> Self {
+        let len = (self.len / 10).clamp(HELD_OUT.0, HELD_OUT.1);
+        Self { len, part: VALIDATION, ..Self::train(len, self.size) }
+    }
+
+    /// Reads what follows `shapes:`, `N` or `NxSIZE`. Nothing gives the default.
+    pub(super) fn from_spec(rest: Option<&str>) -> Option<Self> {
+        let (len, size) = match rest {
+            None => (DEFAULT_LEN, DEFAULT_SIZE),
+            Some(rest) => match rest.split_once('x') {
+                None => (rest.parse().ok()?, DEFAULT_SIZE),
+                Some((len, size)) => (len.parse().ok()?, size.parse().ok()?),
+            },
+        };
+        let usable = len > 0 && u32::try_from(len).is_ok() && SIZES.contains(&size);
+        usable.then(|| Self::train(len, size))
+    }
+
+    /// Draws picture `i`.
+    fn picture(&self, i: usize) -> RgbImage {
+        let mut rng = stream(0, Purpose::Shapes, self.part, i as u64);
+        let (_, distance) = MOTIFS[i % MOTIFS.len()];
+        let size = self.size as f32;
+        let mut canvas = Canvas::with_ground(&mut rng, self.size);
+        let cell = size / CELLS as f32;
+        // The grid starts anywhere, so some motifs are cut by the border; one more row and column fills the rest.
+        let (dx, dy) = (rng.random_range(0.0..cell), rng.random_range(0.0..cell));
+        for place in 0..(CELLS + 1) * (CELLS + 1) {
+            let (column, row) = ((place % (CELLS + 1)) as f32, (place / (CELLS + 1)) as f32);
+            let x = (column - 0.5 + rng.random_range(-SHIFT..SHIFT)) * cell + dx;
+            let y = (row - 0.5 + rng.random_range(-SHIFT..SHIFT)) * cell + dy;
+            let radius = size * rng.random_range(RADIUS.0..RADIUS.1);
+            let angle = rng.random_range(0.0..std::f32::consts::TAU);
+            let color = color_against(&mut rng, canvas.at(x, y));
+            canvas.paint(distance, (x, y), radius, angle, color);
+        }
+        canvas.finish(&mut rng)
+    }
+}
+
+impl Source for Shapes {
+    fn len(&self) -> usize {
+        self.len
+    }
+    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+        Ok(self.picture(i))
+    }
+    fn label(&self, i: usize) -> Option<u32> {
+        Some((i % MOTIFS.len()) as u32)
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn name(&self, i: usize) -> String {
+        format!("{}/{i}", if self.part == TRAIN { "train" } else { "held-out" })
+    }
+    fn describe(&self) -> String {
+        format!("shapes:{}x{}", self.len, self.size)
+    }
+    fn own_held_out(&self) -> Option<Arc<dyn Source>> {
+        (self.part == TRAIN).then(|| Arc::new(self.held_out()) as Arc<dyn Source>)
+    }
+}
+
+type Color = [f32; 3];
+
+/// A picture in the making: values 0 to 1.
+struct Canvas {
+    size: usize,
+    pixels: Vec<Color>,
+}
+
+impl Canvas {
+    /// The ground: a lattice of random colours, with linear transitions.
+    fn with_ground(rng: &mut ChaCha8Rng, size: usize) -> Self {
+        let lattice: [[Color; LATTICE]; LATTICE] = rng.random();
+        let lattice = lattice.map(|row| row.map(|color| color.map(|v| 0.5 + GROUND * (v - 0.5))));
+        let step = (LATTICE - 1) as f32 / size as f32;
+        let pixel = |i: usize| {
+            let (x, y) = ((i % size) as f32 * step, (i / size) as f32 * step);
+            let (column, row) = (x as usize, y as usize);
+            let (fx, fy) = (x.fract(), y.fract());
+            let across = |row: usize| mix(lattice[row][column], lattice[row][column + 1], fx);
+            mix(across(row), across(row + 1), fy)
+        };
+        Self { size, pixels: (0..size * size).map(pixel).collect() }
+    }
+
+    /// The colour nearest to (x, y).
+    fn at(&self, x: f32, y: f32) -> Color {
+        let clamp = |v: f32| (v.max(0.0) as usize).min(self.size - 1);
+        self.pixels[clamp(y) * self.size + clamp(x)]
+    }
+
+    /// Paints a motif, its border softened over one pixel.
+    fn paint(&mut self, distance: Distance, (x, y): (f32, f32), radius: f32, angle: f32, color: Color) {
+        let (sin, cos) = angle.sin_cos();
+        let reach = radius * 1.1 + 1.0;
+        let span =
+            |v: f32| (v - reach).max(0.0) as usize..((v + reach).max(0.0).ceil() as usize).min(self.size);
+        for row in span(y) {
+            for column in span(x) {
+                let (u, v) = ((column as f32 + 0.5 - x) / radius, (row as f32 + 0.5 - y) / radius);
+                let d = distance(cos * u + sin * v, cos * v - sin * u);
+                let cover = (0.5 - d * radius).clamp(0.0, 1.0);
+                let pixel = &mut self.pixels[row * self.size + column];
+                *pixel = mix(*pixel, color, cover);
+            }
+        }
+    }
+
+    /// Adds noise and rounds to 8 bits.
+    fn finish(self, rng: &mut ChaCha8Rng) -> RgbImage {
+        let side = self.size as u32;
+        let mut pixels = self.pixels.into_iter();
+        RgbImage::from_fn(side, side, |_, _| {
+            let color = pixels.next().unwrap_or_default();
+            Rgb(color.map(|v| ((v + rng.random_range(-NOISE..NOISE)) * 255.0).clamp(0.0, 255.0) as u8))
+        })
+    }
+}
+
+fn mix(a: Color, b: Color, share: f32) -> Color {
+    std::array::from_fn(|i| a[i] + (b[i] - a[i]) * share)
+}
+
+fn brightness([r, g, b]: Color) -> f32 {
+    0.299 * r + 0.587 * g + 0.114 * b
+}
+
+/// A random colour that stands out from `ground` even without colour; at least one of black and white does.
+fn color_against(rng: &mut ChaCha8Rng, ground: Color) -> Color {
+    for _ in 0..20 {
+        let color: Color = rng.random();
+        if (brightness(color) - brightness(ground)).abs() >= CONTRAST {
+            return color;
+        }
+    }
+    if brightness(ground) > 0.5 { [0.0; 3] } else { [1.0; 3] }
+}
+
+/// How far (x, y) is outside a motif of radius about 1 around the origin; negative inside.
+type Distance = fn(f32, f32) -> f32;
+
+/// The classes.
+const MOTIFS: [(&str, Distance); 10] = [
+    ("bars", |x, y| slab(x, y.abs() - 0.5, 0.85, 0.22)),
+    ("checker", |x, y| {
+        let (x, y) = if x + y < 0.0 { (-x, -y) } else { (x, y) };
+        slab(x - 0.42, y - 0.42, 0.4, 0.4)
+    }),
+    ("chevron", |x, y| bar(x.abs(), y + 0.55, 0.8, 1.1) - 0.2),
+    ("crescent", |x, y| (x.hypot(y) - 0.9).max(0.72 - (x - 0.5).hypot(y))),
+    ("cross", |x, y| slab(x, y, 0.95, 0.24).min(slab(x, y, 0.24, 0.95))),
+    ("disc", |x, y| x.hypot(y) - 0.8),
+    ("dots", |x, y| {
+        let dot = |a: f32, b: f32| (x - a).hypot(y - b) - 0.34;
+        dot(0.0, 0.66).min(dot(0.57, -0.33)).min(dot(-0.57, -0.33))
+    }),
+    ("frame", |x, y| slab(x, y, 0.6, 0.6).abs() - 0.19),
+    ("ring", |x, y| (x.hypot(y) - 0.72).abs() - 0.2),
+    ("triangle", |x, y| (-y - 0.5).max(0.866 * x.abs() + 0.5 * y - 0.5)),
+];
+
+/// Distance from a box of half sizes (w, h).
+fn slab(x: f32, y: f32, w: f32, h: f32) -> f32 {
+    let (dx, dy) = (x.abs() - w, y.abs() - h);
+    dx.max(0.0).hypot(dy.max(0.0)) + dx.max(dy).min(0.0)
+}
+
+/// Distance from the line between the origin and (a, b).
+fn bar(x: f32, y: f32, a: f32, b: f32) -> f32 {
+    let along = ((x * a + y * b) / (a * a + b * b)).clamp(0.0, 1.0);
+    (x - a * along).hypot(y - b * along)
+}

@@ -1,0 +1,3 @@
+//! How good features are.
+
+pub mod knn;
