@@ -3,31 +3,44 @@
 //! Functions on [`crate::tensor::Tensor`] compute; functions that take a [`crate::autograd::Tape`] also record the
 //! gradient. Every function runs on both devices.
 
+pub mod cross_entropy;
 pub mod elementwise;
 pub mod fill;
 pub mod gather;
+pub mod koleo;
+pub mod l2_normalize;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
 pub mod patch_embed;
 pub mod position;
+pub mod prototype_loss;
 pub mod reduce;
 pub mod residual;
+pub mod sinkhorn;
 pub mod tokens;
+pub mod weight_norm;
 
 use crate::gpu::{Caps, Kernel};
 
 /// Every kernel variant that an adapter with these capabilities may be asked for, for validation without a GPU.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
+        cross_entropy::kernels(caps),
         elementwise::kernels(caps),
         fill::kernels(caps),
         gather::kernels(caps),
+        koleo::kernels(caps),
+        l2_normalize::kernels(caps),
         layer_norm::kernels(caps),
+        matmul::kernels(caps),
         patch_embed::kernels(caps),
+        prototype_loss::kernels(caps),
         reduce::kernels(caps),
         residual::kernels(caps),
+        sinkhorn::kernels(caps),
         tokens::kernels(caps),
+        weight_norm::kernels(caps),
     ]
     .concat()
 }

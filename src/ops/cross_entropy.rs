@@ -1,0 +1,270 @@
+//! Cross-entropy of rows of student logits against targets that are computed on the fly, with the gradient written
+//! over the logits (poa-facts "Targets and losses": CE(s, p) = −Σ p·log_softmax(s/τs)).
+//!
+//! With z = s/τs, and Σp = 1, a row's loss against one target is LSE(z) − Σ p·z. A row has up to two targets among the
+//! teacher's rows, both with weight w, and optionally the logits d of a partner (the intact student) as a third one,
+//! q = softmax(d/τs), with weight v:
+//!   view = Σ over targets of CE(s, p), distillation = CE(s, q),
+//!   ds = ((n·w + v)·softmax(z) − w·Σp − v·q)/τs with n the number of targets.
+
+use rayon::prelude::*;
+
+use crate::cpu::math;
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::sinkhorn::{Targets, split};
+use crate::tensor::{DType, Device, Tensor};
+
+const SHADER: Shader =
+    Shader { name: "cross_entropy.wgsl", source: include_str!("../../shaders/cross_entropy.wgsl") };
+
+/// In place of a target row: none.
+pub const NO_TARGET: u32 = u32::MAX;
+
+params!(CrossEntropyParams {
+    rows: u32,
+    cols: u32,
+    s_offset: u32,
+    s_stride: u32,
+    d_offset: u32,
+    d_stride: u32,
+    t0_offset: u32,
+    t0_stride: u32,
+    t0_first: u32,
+    t1_offset: u32,
+    t1_stride: u32,
+    t1_first: u32,
+    a_offset: u32,
+    b_offset: u32,
+    table_offset: u32,
+    loss_offset: u32,
+    inverse: f32,
+    target_inverse: f32,
+    target_inverse_low: f32,
+});
+
+fn kernel(distill: bool, gradient: bool) -> Kernel {
+    let mut defines = vec![("WG", 256)];
+    defines.extend(distill.then_some(("DISTILL", 1)));
+    defines.extend(gradient.then_some(("GRADIENT", 1)));
+    Kernel::new::<CrossEntropyParams>(SHADER, "cross_entropy", defines)
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    [(false, false), (false, true), (true, false), (true, true)].map(|(d, g)| kernel(d, g)).to_vec()
+}
+
+/// What one row is compared with.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct RowTargets {
+    /// Up to two rows of the targets, or [`NO_TARGET`].
+    pub rows: [u32; 2],
+    /// Weight of either.
+    pub weight: f32,
+    /// Weight of the distillation from the partner's logits.
+    pub distill: f32,
+}
+
+/// Row tables as the kernels read them: `[rows, 4]` of (target, target, bits of weight, bits of distill).
+pub fn row_table(device: &Device, rows: &[RowTargets]) -> Result<Tensor> {
+    let words: Vec<u32> =
+        rows.iter().flat_map(|r| [r.rows[0], r.rows[1], r.weight.to_bits(), r.distill.to_bits()]).collect();
+    Tensor::from_slice(device, &[rows.len(), 4], &words)
+}
+
+/// A chunk of student logits and what it is compared with.
+pub struct CrossEntropy<'a> {
+    /// `[n, K]`; overwritten with its gradient where `gradient`.
+    pub logits: &'a Tensor,
+    /// The partner's logits `[n, K]`, for distillation.
+    pub partner: Option<&'a Tensor>,
+    /// The teacher's targets.
+    pub targets: &'a Targets,
+    /// The chunks of the targets in which all first, and all second, target rows of this call lie.
+    pub chunks: [usize; 2],
+    /// `[n, 4]` from [`row_table`].
+    pub table: &'a Tensor,
+    /// `[n, 2]`, written: the view loss and the distillation loss of every row, without weights.
+    pub losses: &'a Tensor,
+    /// τs.
+    pub temperature: f64,
+    /// Whether the logits are to be overwritten with their gradient.
+    pub gradient: bool,
+}
+
+impl CrossEntropy<'_> {
+    /// Computes the losses, and the gradient where it is wanted.
+    pub fn run(&self) -> Result<()> {
+        let r = self.logits.rows("cross_entropy")?;
+        let (k, n) = (self.targets.prototypes(), r.rows);
+        let dense = |t: &Tensor, cols: usize| t.shape() == [n, cols] && t.layout().is_contiguous();
+        let fits = r.cols == k && dense(self.table, 4) && dense(self.losses, 2);
+        if !fits
+            || self.table.dtype() != DType::U32
+            || self.partner.is_some_and(|d| d.shape() != self.logits.shape())
+        {
+            return Err(Error::shape(
+                "cross_entropy",
+                format!(
+                    "logits {:?}, partner {:?}, {k} prototypes, table {:?}, losses {:?}",
+                    self.logits, self.partner, self.table, self.losses
+                ),
+            ));
+        }
+        match self.logits.device() {
+            Device::Cpu(_) => self.run_cpu(),
+            Device::Gpu(gpu) => {
+                let (starts, logits) = (self.targets.chunk_starts(), self.targets.logits());
+                let [c0, c1] = self.chunks;
+                let (x0, x1) = (logits[c0].rows("cross_entropy")?, logits[c1].rows("cross_entropy")?);
+                let d = self.partner.unwrap_or(self.logits).rows("cross_entropy")?;
+                let (target_inverse, target_inverse_low) = split(1.0 / self.targets.temperature());
+                let params = CrossEntropyParams {
+                    rows: n as u32,
+                    cols: k as u32,
+                    s_offset: r.offset as u32,
+                    s_stride: r.stride as u32,
+                    d_offset: d.offset as u32,
+                    d_stride: d.stride as u32,
+                    t0_offset: x0.offset as u32,
+                    t0_stride: x0.stride as u32,
+                    t0_first: starts[c0] as u32,
+                    t1_offset: x1.offset as u32,
+                    t1_stride: x1.stride as u32,
+                    t1_first: starts[c1] as u32,
+                    a_offset: self.targets.row_scale().layout().offset as u32,
+                    b_offset: self.targets.column_scale().layout().offset as u32,
+                    table_offset: self.table.layout().offset as u32,
+                    loss_offset: self.losses.layout().offset as u32,
+                    inverse: (1.0 / self.temperature) as f32,
+                    target_inverse,
+                    target_inverse_low,
+                };
+                let mut tensors = vec![
+                    self.losses,
+                    self.logits,
+                    &logits[c0],
+                    &logits[c1],
+                    self.targets.row_scale(),
+                    self.targets.column_scale(),
+                    self.table,
+                ];
+                tensors.extend(self.partner);
+                let kernel = kernel(self.partner.is_some(), self.gradient);
+                gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(n))
+            }
+        }
+    }
+
+    fn run_cpu(&self) -> Result<()> {
+        let r = self.logits.rows("cross_entropy")?;
+        let (n, k) = (r.rows, r.cols);
+        let partner = match self.partner {
+            Some(d) => Some((d.cpu::<f32>(), d.rows("cross_entropy")?.stride)),
+            None => None,
+        };
+        let mut teacher = Vec::new();
+        for c in self.chunks {
+            let t = &self.targets.logits()[c];
+            teacher.push((t.cpu::<f32>(), t.rows("cross_entropy")?.stride, self.targets.chunk_starts()[c]));
+        }
+        let (a, b) = (self.targets.row_scale().cpu::<f32>(), self.targets.column_scale().cpu::<f32>());
+        let table = self.table.cpu::<u32>();
+        let (inverse, scales) = ((1.0 / self.temperature) as f32, split(1.0 / self.targets.temperature()));
+        let gradient = self.gradient;
+        let row = |i: usize, s: &mut [f32], p: &mut [f32], q: &mut [f32]| -> [f32; 2] {
+            let [t0, t1, weight, distill] = table[4 * i..][..4] else { unreachable!("rows of four") };
+            let mut count = 0.0;
+            for (t, &(l, stride, first)) in
+                [t0, t1].into_iter().zip(&teacher).filter(|(t, _)| *t != NO_TARGET)
+            {
+                let t = t as usize;
+                let l = &l[(t - first) * stride..][..k];
+                add_target(p, l, b, [a[2 * t], a[2 * t + 1]], scales, count > 0.0);
+                count += 1.0;
+            }
+            if count == 0.0 {
+                p.fill(0.0);
+            }
+            let d = partner.map(|(d, stride)| &d[i * stride..][..k]);
+            let weights = [f32::from_bits(weight), f32::from_bits(distill)];
+            row_losses(s, p, d.map(|d| (d, q)), count, weights, inverse, gradient)
+        };
+        // the logits are written only for the gradient; rows are long, so one is a piece of work for a core
+        let (s, losses) =
+            (crate::cpu::SyncPtr(self.logits.cpu_mut::<f32>().as_mut_ptr()), self.losses.cpu_mut::<f32>());
+        let q_len = if self.partner.is_some() { k } else { 0 };
+        let scratch = || (vec![0.0f32; k], vec![0.0f32; q_len]);
+        losses.par_chunks_mut(2).enumerate().take(n).with_min_len(4096usize.div_ceil(k)).for_each_init(
+            scratch,
+            |(p, q), (i, loss)| {
+                // SAFETY: rows are disjoint.
+                let s = unsafe { s.slice(i * r.stride, k) };
+                loss.copy_from_slice(&row(i, s, p, q));
+            },
+        );
+        Ok(())
+    }
+}
+
+/// p (+)= exp(l/τ + a + b)
+fn add_target(p: &mut [f32], l: &[f32], b: &[f32], a: [f32; 2], (inverse, low): (f32, f32), add: bool) {
+    for ((p, l), b) in p.iter_mut().zip(l).zip(b) {
+        let e = math::exp((l.mul_add(inverse, a[0]) + b) + l.mul_add(low, a[1]));
+        *p = if add { *p + e } else { e };
+    }
+}
+
+/// The losses of one row against `p` (a sum of `count` targets) and a partner (its logits, and memory for q).
+fn row_losses(
+    s: &mut [f32],
+    p: &[f32],
+    partner: Option<(&[f32], &mut [f32])>,
+    count: f32,
+    [weight, distill]: [f32; 2],
+    inverse: f32,
+    gradient: bool,
+) -> [f32; 2] {
+    let k = s.len();
+    let max = math::max(k, |j| s[j]) * inverse;
+    // z − max: both terms of the loss are taken relative to the maximum, which then cancels
+    let z = |s: &[f32], j: usize| s[j].mul_add(inverse, -max);
+    let dot = long_sum(k, |j| p[j] * z(s, j));
+    let mut q_loss = None;
+    if let Some((d, q)) = partner {
+        let max = math::max(k, |j| d[j]) * inverse;
+        q.iter_mut().zip(d).for_each(|(q, d)| *q = math::exp(d.mul_add(inverse, -max)));
+        let sum = long_sum(k, |j| q[j]);
+        q_loss = Some((&*q, sum, long_sum(k, |j| q[j] * z(s, j)) / sum));
+    }
+    let sum = if gradient {
+        s.iter_mut().for_each(|s| *s = math::exp(s.mul_add(inverse, -max)));
+        long_sum(k, |j| s[j])
+    } else {
+        long_sum(k, |j| math::exp(z(s, j)))
+    };
+    let lse = sum.ln();
+    let losses = [(count as f64 * lse - dot) as f32, q_loss.map_or(0.0, |(_, _, dot)| (lse - dot) as f32)];
+    if gradient {
+        let distill = if q_loss.is_some() { distill } else { 0.0 };
+        let own = ((count * weight + distill) * inverse) as f64 / sum;
+        let (own, weight) = (own as f32, weight * inverse);
+        match q_loss {
+            None => s.iter_mut().zip(p).for_each(|(s, p)| *s = own * *s - weight * p),
+            Some((q, q_sum, _)) => {
+                let other = ((distill * inverse) as f64 / q_sum) as f32;
+                for ((s, p), q) in s.iter_mut().zip(p).zip(q) {
+                    *s = own * *s - (weight * p + other * q);
+                }
+            }
+        }
+    }
+    losses
+}
+
+/// [`math::sum`] of long rows: blocks are added in f64.
+fn long_sum(n: usize, f: impl Fn(usize) -> f32) -> f64 {
+    const BLOCK: usize = 2048;
+    (0..n).step_by(BLOCK).map(|at| math::sum(BLOCK.min(n - at), |j| f(at + j)) as f64).sum()
+}

@@ -1,0 +1,120 @@
+//! Rows divided by their Euclidean norm, `y = x / max(‖x‖, eps)`: the bottleneck of a projection head (eps 1e-12) and
+//! the features that KoLeo compares (eps 1e-8). Saved: the norm of every row.
+
+use crate::autograd::{Tape, Var};
+use crate::cpu::{for_rows, for_rows2, math};
+use crate::error::Result;
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::tensor::{DType, Device, Rows, Tensor};
+
+const SHADER: Shader =
+    Shader { name: "l2_normalize.wgsl", source: include_str!("../../shaders/l2_normalize.wgsl") };
+
+params!(L2NormalizeParams {
+    rows: u32,
+    cols: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    dx_offset: u32,
+    dx_stride: u32,
+    norm_offset: u32,
+    accumulate: u32,
+    eps: f32,
+});
+
+fn kernel(backward: bool, cols: usize) -> Kernel {
+    let wg = if cols <= 256 { 64 } else { 256 };
+    let (entry, pass) = if backward { ("backward", "BACKWARD") } else { ("forward", "FORWARD") };
+    Kernel::new::<L2NormalizeParams>(SHADER, entry, vec![("WG", wg), (pass, 1)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    [(false, 64), (false, 1024), (true, 64), (true, 1024)].map(|(b, cols)| kernel(b, cols)).to_vec()
+}
+
+/// y = x / max(‖x‖, eps); `norms` `[rows]` gets ‖x‖.
+fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
+    let (rx, ry) = (x.rows("l2_normalize")?, y.rows("l2_normalize")?);
+    match x.device() {
+        Device::Cpu(_) => {
+            let (x, n) = (x.cpu::<f32>(), rx.cols);
+            let column = Rows { offset: 0, rows: ry.rows, cols: 1, stride: 1 };
+            for_rows2((y.cpu_mut(), ry), (norms.cpu_mut(), column), |i, y: &mut [f32], norm: &mut [f32]| {
+                let row = &x[i * rx.stride..][..n];
+                norm[0] = math::sum(n, |c| row[c] * row[c]).sqrt();
+                let d = norm[0].max(eps);
+                y.iter_mut().zip(row).for_each(|(y, x)| *y = x / d);
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let params = L2NormalizeParams {
+                rows: rx.rows as u32,
+                cols: rx.cols as u32,
+                x_offset: rx.offset as u32,
+                x_stride: rx.stride as u32,
+                y_offset: ry.offset as u32,
+                y_stride: ry.stride as u32,
+                norm_offset: norms.layout().offset as u32,
+                eps,
+                ..Default::default()
+            };
+            gpu.dispatch(&kernel(false, rx.cols), &[y, norms, x], &params, gpu.caps().grid(rx.rows))
+        }
+    }
+}
+
+/// dx (+)= (dy − y·(y·dy)) / ‖x‖, or dy / eps where ‖x‖ ≤ eps.
+fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bool, eps: f32) -> Result<()> {
+    let (rx, rd, ro) = (x.rows("l2_normalize")?, dy.rows("l2_normalize")?, dx.rows("l2_normalize")?);
+    match x.device() {
+        Device::Cpu(_) => {
+            let (x, norms, dy, n) = (x.cpu::<f32>(), norms.cpu::<f32>(), dy.cpu::<f32>(), rx.cols);
+            for_rows(dx.cpu_mut::<f32>(), ro, |i, out| {
+                let (row, d) = (&x[i * rx.stride..][..n], &dy[i * rd.stride..][..n]);
+                let inverse = 1.0 / norms[i].max(eps);
+                let along = match norms[i] <= eps {
+                    true => 0.0,
+                    false => math::sum(n, |c| row[c] * d[c]) * inverse * inverse,
+                };
+                for ((o, x), d) in out.iter_mut().zip(row).zip(d) {
+                    let g = (d - x * along) * inverse;
+                    *o = if accumulate { *o + g } else { g };
+                }
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let params = L2NormalizeParams {
+                rows: rx.rows as u32,
+                cols: rx.cols as u32,
+                x_offset: rx.offset as u32,
+                x_stride: rx.stride as u32,
+                y_offset: rd.offset as u32,
+                y_stride: rd.stride as u32,
+                dx_offset: ro.offset as u32,
+                dx_stride: ro.stride as u32,
+                norm_offset: norms.layout().offset as u32,
+                accumulate: accumulate as u32,
+                eps,
+            };
+            gpu.dispatch(&kernel(true, rx.cols), &[dx, norms, x, dy], &params, gpu.caps().grid(rx.rows))
+        }
+    }
+}
+
+/// The rows of `x` `[.., width]` divided by max(their Euclidean norm, `eps`).
+pub fn l2_normalize(tape: &Tape, x: &Var, eps: f32) -> Result<Var> {
+    let device = x.value().device();
+    let y = Tensor::empty(device, x.value().shape(), DType::F32)?;
+    let norms = Tensor::empty(device, &[x.value().rows("l2_normalize")?.rows], DType::F32)?;
+    forward(x.value(), &y, &norms, eps)?;
+    let input = x.clone();
+    Ok(tape.record("l2_normalize", &[x], y, move |g, dy| match g.target(&input)? {
+        Some(t) => backward(input.value(), &norms, &dy, &t.tensor, t.accumulate, eps),
+        None => Ok(()),
+    }))
+}

@@ -1,0 +1,388 @@
+//! Targets from the teacher's logits: Sinkhorn-Knopp, or centring, of a matrix that is never copied.
+//!
+//! The teacher's logits l `[R, K]` of one head stay where they are, in chunks of rows that fit a binding. The targets
+//! are p = exp(l/τ + a_i + b_j) with one number a row and one a column, so an iteration is one pass over the columns
+//! (b) and one over the rows (a), each a log-sum-exp with a running maximum: nothing overflows or vanishes whatever
+//! the logits. Rows sum to one after the row pass. Source: poa-facts "Targets and losses"; the order of the rows does
+//! not matter, so the swap of the two views is left to the index tables of the losses.
+//!
+//! a is kept as the sum of two f32, and so is 1/τ: their rounding would be a common factor of a whole row.
+
+use std::ops::Range;
+
+use rayon::prelude::*;
+
+use crate::cpu::math;
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::elementwise;
+use crate::ops::fill::fill;
+use crate::ops::matmul::{Matrix, Options, matmul};
+use crate::ops::reduce::column_sum;
+use crate::tensor::{DType, Device, ELEMENT_BYTES, Rows, Tensor};
+
+const SHADER: Shader = Shader { name: "sinkhorn.wgsl", source: include_str!("../../shaders/sinkhorn.wgsl") };
+
+params!(SinkhornParams {
+    rows: u32,
+    cols: u32,
+    x_offset: u32,
+    x_stride: u32,
+    a_offset: u32,
+    b_offset: u32,
+    parts_offset: u32,
+    strip: u32,
+    strips: u32,
+    first_strip: u32,
+    inverse: f32,
+    inverse_low: f32,
+    shift: f32,
+});
+
+/// Columns of a workgroup of the column pass.
+const COLUMNS: u32 = 64;
+/// Rows of a strip of the column pass at least, and strips at most.
+const STRIP: usize = 16;
+const STRIPS: usize = 64;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Columns,
+    Merge,
+    Rows,
+}
+
+fn kernel(pass: Pass) -> Kernel {
+    let (entry, define, wg) = match pass {
+        Pass::Columns => ("columns", "COLUMN_PASS", COLUMNS),
+        Pass::Merge => ("merge", "MERGE_PASS", COLUMNS),
+        Pass::Rows => ("rows", "ROW_PASS", 256),
+    };
+    Kernel::new::<SinkhornParams>(SHADER, entry, vec![("WG", wg), (define, 1)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    [Pass::Columns, Pass::Merge, Pass::Rows].map(kernel).to_vec()
+}
+
+/// A number as the sum of two f32.
+pub(crate) fn split(x: f64) -> (f32, f32) {
+    (x as f32, (x - x as f32 as f64) as f32)
+}
+
+/// The targets of one head for R rows: p[i, j] = exp(l[i, j]/τ + a[i] + b[j]), never stored.
+pub struct Targets {
+    logits: Vec<Tensor>,
+    /// First row of every chunk, and R.
+    firsts: Vec<usize>,
+    row_scale: Tensor,
+    column_scale: Tensor,
+    temperature: f64,
+}
+
+impl Targets {
+    /// Rows of all chunks.
+    pub fn rows(&self) -> usize {
+        self.firsts[self.logits.len()]
+    }
+
+    /// Prototypes, the length of a row.
+    pub fn prototypes(&self) -> usize {
+        self.column_scale.elements()
+    }
+
+    /// The teacher's logits, `[rows, K]` each.
+    pub fn logits(&self) -> &[Tensor] {
+        &self.logits
+    }
+
+    /// First row of every chunk, and R.
+    pub fn chunk_starts(&self) -> &[usize] {
+        &self.firsts
+    }
+
+    /// The chunk that `row` lies in.
+    pub fn chunk_of(&self, row: usize) -> Result<usize> {
+        match self.firsts.partition_point(|&first| first <= row) {
+            at if row < self.rows() => Ok(at - 1),
+            _ => Err(Error::shape("targets", format!("row {row} of {}", self.rows()))),
+        }
+    }
+
+    /// a `[R, 2]`: the two parts of the logarithm of every row's factor.
+    pub fn row_scale(&self) -> &Tensor {
+        &self.row_scale
+    }
+
+    /// b `[K]`: the logarithm of every column's factor.
+    pub fn column_scale(&self) -> &Tensor {
+        &self.column_scale
+    }
+
+    /// τ.
+    pub fn temperature(&self) -> f64 {
+        self.temperature
+    }
+
+    /// All probabilities `[R, K]` on the host, for tests and figures.
+    pub fn to_vec(&self) -> Result<Vec<f64>> {
+        let (a, b) = (self.row_scale.to_vec::<f32>()?, self.column_scale.to_vec::<f32>()?);
+        let mut all = Vec::new();
+        for chunk in &self.logits {
+            for (j, l) in chunk.to_vec::<f32>()?.into_iter().enumerate() {
+                let (i, j) = ((all.len() / b.len()), j % b.len());
+                let a = a[2 * i] as f64 + a[2 * i + 1] as f64;
+                all.push((l as f64 / self.temperature + a + b[j] as f64).exp());
+            }
+        }
+        Ok(all)
+    }
+
+    fn new(logits: Vec<Tensor>, temperature: f64) -> Result<Self> {
+        let bad = |what: String| Error::shape("targets", what);
+        let Some(first) = logits.first() else { return Err(bad("no logits".into())) };
+        let (device, prototypes) = (first.device().clone(), first.shape().last().copied().unwrap_or(0));
+        let mut firsts = vec![0];
+        for chunk in &logits {
+            let r = chunk.rows("targets")?;
+            if chunk.shape().len() != 2 || r.cols != prototypes || prototypes == 0 {
+                return Err(bad(format!("a chunk {chunk:?} beside {first:?}")));
+            }
+            firsts.push(firsts[firsts.len() - 1] + r.rows);
+        }
+        if temperature.is_nan() || temperature <= 0.0 {
+            return Err(bad(format!("temperature {temperature}")));
+        }
+        let row_scale = Tensor::zeros(&device, &[firsts[logits.len()], 2], DType::F32)?;
+        let column_scale = Tensor::empty(&device, &[prototypes], DType::F32)?;
+        Ok(Self { logits, firsts, row_scale, column_scale, temperature })
+    }
+
+    fn device(&self) -> &Device {
+        self.column_scale.device()
+    }
+
+    fn params(&self, x: Rows) -> SinkhornParams {
+        let (inverse, inverse_low) = split(1.0 / self.temperature);
+        SinkhornParams {
+            rows: x.rows as u32,
+            cols: x.cols as u32,
+            x_offset: x.offset as u32,
+            x_stride: x.stride as u32,
+            a_offset: self.row_scale.layout().offset as u32,
+            b_offset: self.column_scale.layout().offset as u32,
+            inverse,
+            inverse_low,
+            ..Default::default()
+        }
+    }
+
+    /// b[j] = log(R/K) − LSE_i(l/τ + a): every column sums to R/K.
+    fn column_pass(&self) -> Result<()> {
+        let shift = (self.rows() as f64 / self.prototypes() as f64).ln();
+        match self.device() {
+            Device::Cpu(_) => self.column_pass_cpu(shift),
+            Device::Gpu(gpu) => {
+                let strip = STRIP.max(self.rows().div_ceil(STRIPS));
+                let strips: usize = self.firsts.windows(2).map(|w| (w[1] - w[0]).div_ceil(strip)).sum();
+                let k = self.prototypes();
+                let parts = Tensor::empty(self.device(), &[strips, 2, k], DType::F32)?;
+                let mut at = 0;
+                for (chunk, first) in self.logits.iter().zip(&self.firsts) {
+                    let x = chunk.rows("sinkhorn")?;
+                    let own = self.params(x);
+                    let count = x.rows.div_ceil(strip);
+                    let params = SinkhornParams {
+                        a_offset: own.a_offset + 2 * *first as u32,
+                        parts_offset: parts.layout().offset as u32,
+                        strip: strip as u32,
+                        strips: strips as u32,
+                        first_strip: at as u32,
+                        ..own
+                    };
+                    let grid = [(k as u32).div_ceil(COLUMNS), count as u32, 1];
+                    gpu.dispatch(&kernel(Pass::Columns), &[&parts, chunk, &self.row_scale], &params, grid)?;
+                    at += count;
+                }
+                let params = SinkhornParams {
+                    cols: k as u32,
+                    b_offset: self.column_scale.layout().offset as u32,
+                    parts_offset: parts.layout().offset as u32,
+                    strips: strips as u32,
+                    shift: shift as f32,
+                    ..Default::default()
+                };
+                let grid = [(k as u32).div_ceil(COLUMNS), 1, 1];
+                gpu.dispatch(&kernel(Pass::Merge), &[&self.column_scale, &parts], &params, grid)
+            }
+        }
+    }
+
+    fn column_pass_cpu(&self, shift: f64) -> Result<()> {
+        const BLOCK: usize = 256;
+        const GROUP: usize = 16;
+        let chunks: Vec<_> = self
+            .logits
+            .iter()
+            .zip(&self.firsts)
+            .map(|(t, first)| Ok((t.cpu::<f32>(), t.rows("sinkhorn")?, *first)))
+            .collect::<Result<_>>()?;
+        let a = self.row_scale.cpu::<f32>();
+        let (inverse, low) = split(1.0 / self.temperature);
+        self.column_scale.cpu_mut::<f32>().par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+            let n = out.len();
+            let (mut max, mut sum) = ([f32::MIN; BLOCK], [0.0f32; BLOCK]);
+            for (x, rows, first) in &chunks {
+                for start in (0..rows.rows).step_by(GROUP) {
+                    let group = start..(start + GROUP).min(rows.rows);
+                    let row = |i: usize| {
+                        let i_all = 2 * (first + i);
+                        (&x[i * rows.stride + block * BLOCK..][..n], a[i_all], a[i_all + 1])
+                    };
+                    let mut higher = max;
+                    for i in group.clone() {
+                        let (l, a, _) = row(i);
+                        for (h, l) in higher.iter_mut().zip(l) {
+                            let v = l.mul_add(inverse, a);
+                            *h = if v > *h { v } else { *h };
+                        }
+                    }
+                    let mut part = [0.0f32; BLOCK];
+                    for i in group {
+                        let (l, a, a_low) = row(i);
+                        for ((p, h), l) in part.iter_mut().zip(&higher).zip(l) {
+                            *p += math::exp((l.mul_add(inverse, a) - h) + l.mul_add(low, a_low));
+                        }
+                    }
+                    for c in 0..BLOCK {
+                        sum[c] = sum[c] * math::exp(max[c] - higher[c]) + part[c];
+                    }
+                    max = higher;
+                }
+            }
+            for ((b, m), s) in out.iter_mut().zip(&max).zip(&sum) {
+                *b = (shift - *m as f64 - (*s as f64).ln()) as f32;
+            }
+        });
+        Ok(())
+    }
+
+    /// a[i] = −LSE_j(l/τ + b): every row sums to one.
+    fn row_pass(&self) -> Result<()> {
+        for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
+            let x = chunk.rows("sinkhorn")?;
+            let a = self.row_scale.slice(0, range[0]..range[1])?;
+            match self.device() {
+                Device::Cpu(_) => {
+                    let (l, b, n) = (chunk.cpu::<f32>(), self.column_scale.cpu::<f32>(), x.cols);
+                    let inverse = split(1.0 / self.temperature);
+                    // a row is long: one is a piece of work for a core
+                    a.cpu_mut::<f32>()
+                        .par_chunks_mut(2)
+                        .enumerate()
+                        .with_min_len(16384usize.div_ceil(n))
+                        .for_each(|(i, a)| {
+                            let lse = row_log_sum_exp(&l[i * x.stride..][..n], b, inverse);
+                            (a[0], a[1]) = split(-lse);
+                        });
+                }
+                Device::Gpu(gpu) => {
+                    let params = SinkhornParams { a_offset: a.layout().offset as u32, ..self.params(x) };
+                    let tensors = [&self.row_scale, chunk, &self.column_scale];
+                    gpu.dispatch(&kernel(Pass::Rows), &tensors, &params, gpu.caps().grid(x.rows))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// log Σ_j exp(l_j/τ + b_j), block by block with a running maximum.
+fn row_log_sum_exp(l: &[f32], b: &[f32], (inverse, low): (f32, f32)) -> f64 {
+    const BLOCK: usize = 1024;
+    let (mut max, mut sum) = (f32::MIN, 0.0f64);
+    for (l, b) in l.chunks(BLOCK).zip(b.chunks(BLOCK)) {
+        let n = l.len();
+        let top = math::max(n, |j| l[j].mul_add(inverse, b[j]));
+        if top > max {
+            sum *= (max as f64 - top as f64).exp();
+            max = top;
+        }
+        sum += math::sum(n, |j| math::exp(l[j].mul_add(inverse, -max) + l[j].mul_add(low, b[j]))) as f64;
+    }
+    max as f64 + sum.ln()
+}
+
+/// Sinkhorn-Knopp: `iterations` times every column to R/K, then every row to 1. `logits` are chunks `[rows, K]` of
+/// one matrix.
+pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Result<Targets> {
+    let targets = Targets::new(logits, temperature)?;
+    fill(&targets.column_scale, 0)?;
+    if targets.rows() == 0 {
+        return Ok(targets);
+    }
+    for _ in 0..iterations {
+        targets.column_pass()?;
+        targets.row_pass()?;
+    }
+    if iterations == 0 {
+        targets.row_pass()?;
+    }
+    Ok(targets)
+}
+
+/// Centring: every row is softmax((l − c)/τ) with the centre c `[K]`.
+pub fn centering(logits: Vec<Tensor>, center: &Tensor, temperature: f64) -> Result<Targets> {
+    let targets = Targets::new(logits, temperature)?;
+    if center.shape() != targets.column_scale.shape() {
+        return Err(Error::shape(
+            "centering",
+            format!("centre {center:?} of {} prototypes", targets.prototypes()),
+        ));
+    }
+    elementwise::scale(&targets.column_scale, center, (-1.0 / temperature) as f32)?;
+    targets.row_pass()?;
+    Ok(targets)
+}
+
+/// The centre's moving average, after it was used: c ← momentum·c + (1 − momentum)·mean over all rows of `logits`.
+pub fn update_center(center: &Tensor, logits: &[Tensor], momentum: f32) -> Result<()> {
+    let rows: usize = logits.iter().map(|t| t.dim(0)).sum();
+    if rows == 0 {
+        return Ok(());
+    }
+    let moved = Tensor::empty(center.device(), center.shape(), DType::F32)?;
+    elementwise::scale(&moved, center, momentum)?;
+    for chunk in logits {
+        column_sum(chunk, &moved, (1.0 - momentum) / rows as f32, true)?;
+    }
+    elementwise::copy(center, &moved)
+}
+
+/// Even ranges of `rows` rows of `prototypes` elements that `device` can bind as one tensor.
+pub fn row_chunks(rows: usize, prototypes: usize, device: &Device) -> Vec<Range<usize>> {
+    even_ranges(0..rows, device.max_tensor_bytes() / (prototypes * ELEMENT_BYTES).max(1))
+}
+
+/// Cuts a range into as few even parts of at most `limit` as possible.
+pub(crate) fn even_ranges(range: Range<usize>, limit: usize) -> Vec<Range<usize>> {
+    let parts = range.len().div_ceil(limit.max(1)).max(1);
+    let size = range.len().div_ceil(parts);
+    let at = |i: usize| (range.start + i * size).min(range.end);
+    (0..parts).map(|i| at(i)..at(i + 1)).collect()
+}
+
+/// The teacher's logits z·Wᵀ for features z `[R, D]` and an effective weight `[K, D]`, in chunks of rows.
+pub fn teacher_logits(z: &Tensor, weight: &Tensor) -> Result<Vec<Tensor>> {
+    let (device, prototypes) = (z.device(), weight.dim(0));
+    row_chunks(z.dim(0), prototypes, device)
+        .into_iter()
+        .map(|range| {
+            let out = Tensor::empty(device, &[range.len(), prototypes], DType::F32)?;
+            let weight = Matrix::new(weight)?.t();
+            matmul(&Matrix::new(&z.slice(0, range)?)?, &weight, &Matrix::new(&out)?, &Options::default())?;
+            Ok(out)
+        })
+        .collect()
+}

@@ -1,0 +1,181 @@
+//! Weight normalisation of the prototypes: every row of the effective weight is W = g·v/‖v‖ (poa-facts: projection
+//! heads; g is trained). The gradient comes from a dense dW, times a scalar that lives on the device.
+
+use crate::autograd::{Gradients, Target, Var};
+use crate::cpu::{for_rows2, math};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::tensor::{DType, Device, Rows, Tensor};
+
+const SHADER: Shader =
+    Shader { name: "weight_norm.wgsl", source: include_str!("../../shaders/weight_norm.wgsl") };
+
+params!(WeightNormParams {
+    rows: u32,
+    cols: u32,
+    v_offset: u32,
+    v_stride: u32,
+    w_offset: u32,
+    w_stride: u32,
+    dv_offset: u32,
+    dv_stride: u32,
+    g_offset: u32,
+    dg_offset: u32,
+    norm_offset: u32,
+    factor_offset: u32,
+    accumulate: u32,
+});
+
+fn kernel(backward: bool, cols: usize) -> Kernel {
+    let wg = if cols <= 256 { 64 } else { 256 };
+    let (entry, pass) = if backward { ("backward", "BACKWARD") } else { ("forward", "FORWARD") };
+    Kernel::new::<WeightNormParams>(SHADER, entry, vec![("WG", wg), (pass, 1)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    [(false, 64), (false, 1024), (true, 64), (true, 1024)].map(|(b, cols)| kernel(b, cols)).to_vec()
+}
+
+/// The effective weight of a weight-normed linear layer and what its gradient needs.
+pub struct WeightNorm {
+    v: Tensor,
+    g: Tensor,
+    /// `[K]`: ‖v‖ of every row.
+    norms: Tensor,
+    /// `[K, D]`: g·v/‖v‖.
+    weight: Tensor,
+}
+
+/// W = g·v/‖v‖ for v `[K, D]` and g `[K, 1]` (or `[K]`).
+pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
+    let rv = v.rows("weight_norm")?;
+    if v.shape().len() != 2 || g.elements() != rv.rows || !g.layout().is_contiguous() {
+        return Err(Error::shape("weight_norm", format!("v {v:?} with g {g:?}")));
+    }
+    let weight = Tensor::empty(v.device(), v.shape(), DType::F32)?;
+    let norms = Tensor::empty(v.device(), &[rv.rows], DType::F32)?;
+    match v.device() {
+        Device::Cpu(_) => {
+            let (v, g, n) = (v.cpu::<f32>(), g.cpu::<f32>(), rv.cols);
+            let column = Rows { offset: 0, rows: rv.rows, cols: 1, stride: 1 };
+            let out = weight.rows("weight_norm")?;
+            for_rows2(
+                (weight.cpu_mut(), out),
+                (norms.cpu_mut(), column),
+                |i, w: &mut [f32], norm: &mut [f32]| {
+                    let row = &v[i * rv.stride..][..n];
+                    norm[0] = math::sum(n, |c| row[c] * row[c]).sqrt();
+                    let factor = g[i] / norm[0];
+                    w.iter_mut().zip(row).for_each(|(w, v)| *w = v * factor);
+                },
+            );
+        }
+        Device::Gpu(gpu) => {
+            let params = WeightNormParams {
+                rows: rv.rows as u32,
+                cols: rv.cols as u32,
+                v_offset: rv.offset as u32,
+                v_stride: rv.stride as u32,
+                w_offset: weight.layout().offset as u32,
+                w_stride: rv.cols as u32,
+                g_offset: g.layout().offset as u32,
+                norm_offset: norms.layout().offset as u32,
+                ..Default::default()
+            };
+            gpu.dispatch(
+                &kernel(false, rv.cols),
+                &[&weight, &norms, v, g],
+                &params,
+                gpu.caps().grid(rv.rows),
+            )?;
+        }
+    }
+    Ok(WeightNorm { v: v.clone(), g: g.clone(), norms, weight })
+}
+
+impl WeightNorm {
+    /// The effective weight `[K, D]`.
+    pub fn weight(&self) -> &Tensor {
+        &self.weight
+    }
+
+    /// Lets go of the effective weight, keeping what [`Self::backward`] needs.
+    pub fn without_weight(self) -> Self {
+        Self { weight: self.v.clone(), ..self }
+    }
+
+    /// Gradients of `v` and `g` from that of the effective weight, dW `[K, D]`, times `factor` (one element, read on
+    /// the device): dg = (dW·v)/‖v‖, dv = g/‖v‖·(dW − v·(dW·v)/‖v‖²).
+    pub fn backward(
+        &self,
+        g: &mut Gradients,
+        v_var: &Var,
+        g_var: &Var,
+        dw: &Tensor,
+        factor: &Tensor,
+    ) -> Result<()> {
+        if !v_var.is_tracked() && !g_var.is_tracked() {
+            return Ok(());
+        }
+        let dv = match g.target(v_var)? {
+            Some(target) => target,
+            None => {
+                Target { tensor: Tensor::empty(dw.device(), self.v.shape(), DType::F32)?, accumulate: false }
+            }
+        };
+        // dg takes its own memory first: both gradients may lie in one buffer, and a kernel writes one view of it
+        let dg = Tensor::empty(dw.device(), self.g.shape(), DType::F32)?;
+        self.launch(&dv, &dg, dw, factor)?;
+        g.add(g_var, dg)
+    }
+
+    fn launch(&self, dv: &Target, dg: &Tensor, dw: &Tensor, factor: &Tensor) -> Result<()> {
+        let (rv, rw, ro) =
+            (self.v.rows("weight_norm")?, dw.rows("weight_norm")?, dv.tensor.rows("weight_norm")?);
+        if (rw.rows, rw.cols) != (rv.rows, rv.cols) {
+            return Err(Error::shape("weight_norm", format!("gradient {dw:?} of {:?}", self.v)));
+        }
+        match self.v.device() {
+            Device::Cpu(_) => {
+                let (v, g, norms, n) =
+                    (self.v.cpu::<f32>(), self.g.cpu::<f32>(), self.norms.cpu::<f32>(), rv.cols);
+                let (dw, factor) = (dw.cpu::<f32>(), factor.cpu::<f32>()[0]);
+                let column = Rows { offset: 0, rows: rv.rows, cols: 1, stride: 1 };
+                let accumulate = dv.accumulate;
+                let out = (dv.tensor.cpu_mut(), ro);
+                for_rows2(out, (dg.cpu_mut(), column), |i, dv: &mut [f32], dg: &mut [f32]| {
+                    let (row, d) = (&v[i * rv.stride..][..n], &dw[i * rw.stride..][..n]);
+                    let inverse = 1.0 / norms[i];
+                    let along = math::sum(n, |c| row[c] * d[c]) * inverse;
+                    let (scale, back) = (factor * g[i] * inverse, along * inverse);
+                    for ((o, v), d) in dv.iter_mut().zip(row).zip(d) {
+                        let gradient = scale * (d - v * back);
+                        *o = if accumulate { *o + gradient } else { gradient };
+                    }
+                    dg[0] = factor * along;
+                });
+                Ok(())
+            }
+            Device::Gpu(gpu) => {
+                let params = WeightNormParams {
+                    rows: rv.rows as u32,
+                    cols: rv.cols as u32,
+                    v_offset: rv.offset as u32,
+                    v_stride: rv.stride as u32,
+                    w_offset: rw.offset as u32,
+                    w_stride: rw.stride as u32,
+                    dv_offset: ro.offset as u32,
+                    dv_stride: ro.stride as u32,
+                    g_offset: self.g.layout().offset as u32,
+                    dg_offset: dg.layout().offset as u32,
+                    norm_offset: self.norms.layout().offset as u32,
+                    factor_offset: factor.layout().offset as u32,
+                    accumulate: dv.accumulate as u32,
+                };
+                let tensors = [&dv.tensor, dg, dw, &self.v, &self.g, &self.norms, factor];
+                gpu.dispatch(&kernel(true, rv.cols), &tensors, &params, gpu.caps().grid(rv.rows))
+            }
+        }
+    }
+}
