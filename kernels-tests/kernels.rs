@@ -9,6 +9,8 @@ mod elementwise;
 mod layer_norm;
 #[path = "kernels/linear.rs"]
 mod linear;
+#[path = "kernels/matmul.rs"]
+mod matmul;
 #[path = "kernels/shaders.rs"]
 mod shaders;
 #[path = "kernels/gather.rs"]

@@ -9,6 +9,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("grid.wgsl", include_str!("../../shaders/include/grid.wgsl")),
     ("math.wgsl", include_str!("../../shaders/include/math.wgsl")),
     ("reduce.wgsl", include_str!("../../shaders/include/reduce.wgsl")),
+    ("matmul.wgsl", include_str!("../../shaders/include/matmul.wgsl")),
 ];
 
 fn broken(name: &str, what: impl std::fmt::Display) -> Error {

@@ -1,0 +1,313 @@
+//! Matrix products: every variant forced, over ragged shapes, orientations, strides, batches, groups and epilogues.
+
+use poa_gpu::gpu::Caps;
+use poa_gpu::ops::matmul::{Epilogue, Force, Matrix, Options, Variant, matmul_with, variants};
+use poa_gpu::tensor::{DType, Device, Tensor};
+
+use super::elementwise::gelu;
+use crate::support::{Placing, assert_close, devices, place, random};
+
+/// An epilogue by name; the test makes its operands.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Ending {
+    None,
+    Bias,
+    BiasGelu,
+    BiasGeluSaved,
+    GeluGrad,
+}
+
+/// One product.
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    batch: usize,
+    m: usize,
+    n: usize,
+    k: usize,
+    /// Whether A and B are transposed views.
+    transposed: [bool; 2],
+    placing: Placing,
+    /// Whether A and B are one matrix for the whole batch.
+    shared: [bool; 2],
+    alpha: f32,
+    accumulate: bool,
+    ending: Ending,
+    parts: Option<usize>,
+}
+
+impl Case {
+    fn new(m: usize, n: usize, k: usize) -> Self {
+        Self {
+            batch: 1,
+            m,
+            n,
+            k,
+            transposed: [false; 2],
+            placing: Placing::Dense,
+            shared: [false; 2],
+            alpha: 1.0,
+            accumulate: false,
+            ending: Ending::None,
+            parts: None,
+        }
+    }
+}
+
+/// Central difference of GELU.
+fn gelu_slope(x: f64) -> f64 {
+    (gelu(x + 1e-5) - gelu(x - 1e-5)) / 2e-5
+}
+
+/// The variants to force on a device; the CPU has none.
+fn forced(device: &Device) -> Vec<Option<Variant>> {
+    match device {
+        Device::Cpu(_) => vec![None],
+        Device::Gpu(gpu) => [None].into_iter().chain(variants(gpu.caps()).into_iter().map(Some)).collect(),
+    }
+}
+
+fn check(case: Case) {
+    let Case { batch, m, n, k, transposed, placing, shared, alpha, accumulate, ending, parts } = case;
+    // operand values as [batch, rows, cols], and where they are laid out
+    let operand = |seed, i: usize, rows: usize, cols: usize| {
+        let count = if shared[i] { 1 } else { batch };
+        (random(seed, count * rows * cols), count)
+    };
+    let ((a, a_count), (b, b_count)) = (operand(1, 0, m, k), operand(2, 1, k, n));
+    let (prior, bias, saved) = (random(3, batch * m * n), random(4, n), random(5, m * n));
+
+    let mut expected = Vec::with_capacity(batch * m * n);
+    let mut pre = Vec::with_capacity(m * n);
+    for z in 0..batch {
+        let (a, b) = (&a[(z % a_count) * m * k..][..m * k], &b[(z % b_count) * k * n..][..k * n]);
+        for i in 0..m {
+            let mut row = vec![0.0f64; n];
+            for (q, x) in a[i * k..][..k].iter().enumerate() {
+                row.iter_mut().zip(&b[q * n..][..n]).for_each(|(s, y)| *s += *x as f64 * *y as f64);
+            }
+            for (j, sum) in row.into_iter().enumerate() {
+                let product = alpha as f64 * sum;
+                let with_bias = product + bias[j] as f64;
+                pre.push(with_bias);
+                expected.push(match ending {
+                    Ending::None if accumulate => product + prior[expected.len()] as f64,
+                    Ending::None => product,
+                    Ending::Bias => with_bias,
+                    Ending::BiasGelu | Ending::BiasGeluSaved => gelu(with_bias),
+                    Ending::GeluGrad => product * gelu_slope(saved[i * n + j] as f64),
+                });
+            }
+        }
+    }
+
+    for device in devices() {
+        // a transposed operand is stored transposed and viewed back
+        let laid_out = |values: &[f32], count: usize, rows: usize, cols: usize, t: bool| {
+            let mut stored = values.to_vec();
+            if t {
+                for z in 0..count {
+                    for r in 0..rows {
+                        for c in 0..cols {
+                            stored[z * rows * cols + c * rows + r] = values[z * rows * cols + r * cols + c];
+                        }
+                    }
+                }
+            }
+            let shape = if t { [count, cols, rows] } else { [count, rows, cols] };
+            let tensor = place(&device, &shape, &stored, placing).unwrap();
+            let tensor = if count == 1 { tensor.reshape(&shape[1..]).unwrap() } else { tensor };
+            let matrix = Matrix::new(&tensor).unwrap();
+            if t { matrix.t() } else { matrix }
+        };
+        let left = laid_out(&a, a_count, m, k, transposed[0]);
+        let right = laid_out(&b, b_count, k, n, transposed[1]);
+        let vector = place(&device, &[n], &bias, placing).unwrap();
+        for variant in forced(&device) {
+            let label = format!("{case:?} {variant:?} on {}", device.kind());
+            let shape = if batch == 1 { vec![m, n] } else { vec![batch, m, n] };
+            let fenced = Tensor::empty(&device, &shape, DType::F32).unwrap();
+            let pre_out = Tensor::empty(&device, &[m, n], DType::F32).unwrap();
+            let out = match placing {
+                Placing::Dense => fenced.clone(),
+                Placing::Strided => place(&device, &shape, &vec![f32::NAN; batch * m * n], placing).unwrap(),
+            };
+            if accumulate {
+                let prior = place(&device, &shape, &prior, Placing::Dense).unwrap();
+                poa_gpu::ops::elementwise::copy(&out, &prior).unwrap();
+            }
+            let epilogue = match ending {
+                Ending::None => Epilogue::None,
+                Ending::Bias => Epilogue::Bias(vector.clone()),
+                Ending::BiasGelu => Epilogue::BiasGelu { bias: vector.clone(), pre: None },
+                Ending::BiasGeluSaved => {
+                    Epilogue::BiasGelu { bias: vector.clone(), pre: Some(pre_out.clone()) }
+                }
+                Ending::GeluGrad => {
+                    Epilogue::GeluGrad { pre: place(&device, &[m, n], &saved, placing).unwrap() }
+                }
+            };
+            let options = Options { alpha, accumulate, epilogue };
+            let force = Force { variant, parts };
+            matmul_with(&left, &right, &Matrix::new(&out).unwrap(), &options, force)
+                .unwrap_or_else(|e| panic!("{label}: {e}"));
+            let atol = 4e-7 * (k as f64).max(8.0);
+            assert_close(&label, &out.to_vec::<f32>().unwrap(), &expected, atol, 2e-6);
+            assert!(fenced.fences_intact().unwrap(), "{label}: written beside the output");
+            if ending == Ending::BiasGeluSaved {
+                assert_close(&label, &pre_out.to_vec::<f32>().unwrap(), &pre, atol, 2e-6);
+            }
+            assert!(pre_out.fences_intact().unwrap(), "{label}: written beside the pre-activation");
+        }
+    }
+}
+
+const ORIENTATIONS: [[bool; 2]; 3] = [[false, false], [false, true], [true, false]];
+
+#[test]
+fn ragged_shapes_in_three_orientations() {
+    let shapes = [
+        [1, 1, 1],
+        [7, 17, 3],
+        [1, 197, 64],
+        [197, 1, 17],
+        [64, 64, 64],
+        [65, 65, 65],
+        [100, 99, 100],
+        [17, 130, 8],
+        [130, 33, 197],
+    ];
+    for [m, n, k] in shapes {
+        for transposed in ORIENTATIONS {
+            check(Case { transposed, ..Case::new(m, n, k) });
+        }
+    }
+    check(Case { transposed: [true, true], ..Case::new(33, 40, 21) });
+}
+
+#[test]
+fn strided_slices_with_offsets() {
+    for transposed in ORIENTATIONS {
+        for [m, n, k] in [[7, 17, 9], [65, 70, 33]] {
+            check(Case { transposed, placing: Placing::Strided, alpha: 0.5, ..Case::new(m, n, k) });
+            let accumulate = Case { accumulate: true, alpha: 2.0, ..Case::new(m, n, k) };
+            check(Case { transposed, placing: Placing::Strided, ..accumulate });
+        }
+    }
+}
+
+#[test]
+fn batches_share_operands() {
+    for shared in [[false, false], [true, false], [false, true]] {
+        for transposed in ORIENTATIONS {
+            check(Case { batch: 3, shared, transposed, ..Case::new(17, 33, 19) });
+        }
+    }
+    check(Case { batch: 3, accumulate: true, parts: Some(2), ..Case::new(17, 33, 19) });
+}
+
+#[test]
+fn epilogues() {
+    for ending in [Ending::Bias, Ending::BiasGelu, Ending::BiasGeluSaved, Ending::GeluGrad] {
+        for placing in [Placing::Dense, Placing::Strided] {
+            // a strided bias lies behind an offset
+            for parts in [None, Some(3)] {
+                let case = Case { ending, placing, parts, alpha: 1.5, ..Case::new(66, 37, 50) };
+                check(Case { transposed: [false, true], ..case });
+            }
+        }
+    }
+}
+
+#[test]
+fn cut_inner_dimension() {
+    for parts in [2, 3, 7] {
+        for [m, n, k] in [[5, 9, 300], [33, 40, 1000], [65, 3, 7]] {
+            let case = Case { parts: Some(parts), transposed: [true, false], ..Case::new(m, n, k) };
+            check(case);
+            check(Case { accumulate: true, alpha: 0.3, placing: Placing::Strided, ..case });
+        }
+    }
+}
+
+/// The three products of a layer whose weight is [3, n, k] with rows and columns cut off.
+#[test]
+fn three_groups_of_weight_rows() {
+    for [rows, n, k] in [[5, 16, 16], [37, 24, 40], [70, 33, 48]] {
+        let (x, w, dy) = (random(1, rows * k), random(2, 3 * n * k), random(3, rows * 3 * n));
+        let prior = random(4, 3 * n * k);
+        let wide = 3 * n;
+        let dot = |count: usize, f: &dyn Fn(usize) -> f64| (0..count).map(f).sum::<f64>();
+        let mut y = Vec::new();
+        let mut dx = Vec::new();
+        let mut dw = Vec::new();
+        for r in 0..rows {
+            y.extend((0..wide).map(|j| dot(k, &|q| x[r * k + q] as f64 * w[j * k + q] as f64)));
+            dx.extend((0..k).map(|q| dot(wide, &|j| dy[r * wide + j] as f64 * w[j * k + q] as f64)));
+        }
+        for j in 0..wide {
+            for q in 0..k {
+                let sum = dot(rows, &|r| dy[r * wide + j] as f64 * x[r * k + q] as f64);
+                dw.push(sum + prior[j * k + q] as f64);
+            }
+        }
+        for device in devices() {
+            // a weight [3, n + 2, k + 3] of which [.., 1..n + 1, 2..k + 2] is used
+            let slice = |values: &[f32]| {
+                let mut all = vec![f32::NAN; 3 * (n + 2) * (k + 3)];
+                for j in 0..wide {
+                    let at = (j / n) * (n + 2) * (k + 3) + (j % n + 1) * (k + 3) + 2;
+                    all[at..at + k].copy_from_slice(&values[j * k..][..k]);
+                }
+                let whole = Tensor::from_slice(&device, &[3, n + 2, k + 3], &all).unwrap();
+                whole.slice(1, 1..n + 1).unwrap().slice(2, 2..k + 2).unwrap()
+            };
+            let weight = Matrix::weight(&slice(&w)).unwrap();
+            let dense = |shape: &[usize], v: &[f32]| Tensor::from_slice(&device, shape, v).unwrap();
+            let (x, dy) = (dense(&[rows, k], &x), dense(&[rows, wide], &dy));
+            let (x, dy) = (Matrix::new(&x).unwrap(), Matrix::new(&dy).unwrap());
+            for variant in forced(&device) {
+                for parts in [None, Some(2)] {
+                    let force = Force { variant, parts };
+                    let label = |what| format!("{what} {rows} {n} {k} {force:?} on {}", device.kind());
+                    let atol = 4e-7 * wide.max(rows).max(k) as f64;
+                    let run =
+                        |what, a: &Matrix, b: &Matrix, c: &Tensor, c_matrix: &Matrix, accumulate, want| {
+                            let options = Options { accumulate, ..Default::default() };
+                            matmul_with(a, b, c_matrix, &options, force).unwrap();
+                            assert_close(&label(what), &c.to_vec::<f32>().unwrap(), want, atol, 2e-6);
+                        };
+                    let out = Tensor::empty(&device, &[rows, wide], DType::F32).unwrap();
+                    run("forward", &x, &weight.clone().t(), &out, &Matrix::new(&out).unwrap(), false, &y);
+                    assert!(out.fences_intact().unwrap());
+                    let out = Tensor::empty(&device, &[rows, k], DType::F32).unwrap();
+                    run("input gradient", &dy, &weight, &out, &Matrix::new(&out).unwrap(), false, &dx);
+                    assert!(out.fences_intact().unwrap());
+                    let out = slice(&prior);
+                    let matrix = Matrix::weight(&out).unwrap();
+                    run("weight gradient", &dy.clone().t(), &x, &out, &matrix, true, &dw);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn operands_must_fit() {
+    for device in devices() {
+        let matrix =
+            |rows, cols| Matrix::new(&Tensor::zeros(&device, &[rows, cols], DType::F32).unwrap()).unwrap();
+        let run = |a: &Matrix, b: &Matrix, c: &Matrix| {
+            matmul_with(a, b, c, &Options::default(), Force::default()).is_ok()
+        };
+        assert!(run(&matrix(3, 4), &matrix(4, 5), &matrix(3, 5)));
+        assert!(!run(&matrix(3, 4), &matrix(3, 5), &matrix(3, 5)));
+        assert!(!run(&matrix(3, 4), &matrix(4, 5), &matrix(5, 3)));
+        assert!(!run(&matrix(3, 0), &matrix(0, 5), &matrix(3, 5)));
+        assert!(run(&matrix(0, 4), &matrix(4, 5), &matrix(0, 5)));
+    }
+}
+
+#[test]
+fn every_adapter_has_variants() {
+    assert!(!variants(&Caps::minimal()).is_empty());
+}

@@ -1,0 +1,208 @@
+//! The GPU path: from operands to a problem, its plan, parameters and one or two dispatches.
+
+use super::plan::COMBINE_WG;
+use super::{Axis, Ending, Epilogue, Force, Matrix, Options, Plan, Problem, plan};
+use crate::error::{Error, Result};
+use crate::gpu::{GpuDevice, params};
+use crate::tensor::{DType, Rows, Tensor};
+
+params!(
+    /// 128 bytes, all that may travel with a dispatch.
+    MatmulParams {
+        m: u32, m_group: u32, a_m: u32, a_m_far: u32, c_m: u32, c_m_far: u32,
+        n: u32, n_group: u32, b_n: u32, b_n_far: u32, c_n: u32, c_n_far: u32,
+        k: u32, k_groups: u32, a_k: u32, a_k_far: u32, b_k: u32, b_k_far: u32,
+        a_offset: u32, b_offset: u32, c_offset: u32,
+        a_batch: u32, b_batch: u32, c_batch: u32,
+        batches: u32, parts: u32, k_part: u32,
+        alpha: f32, accumulate: u32,
+        bias_offset: u32, pre_offset: u32, pre_stride: u32,
+    }
+);
+
+/// One dimension of the product as its two operands lay it out, cut into common groups.
+#[derive(Clone, Copy)]
+struct Shared {
+    length: usize,
+    group: usize,
+    /// Distance of neighbours and of groups in the first operand.
+    first: (usize, usize),
+    /// The same in the second.
+    second: (usize, usize),
+}
+
+impl Shared {
+    fn new(x: Axis, y: Axis) -> Result<Self> {
+        let group = x.group.min(y.group);
+        let far = |axis: Axis| match axis.group {
+            g if g == group => Some(axis.group_stride),
+            // an axis without groups can be cut anywhere
+            g if g == axis.length => Some(group * axis.stride),
+            _ => None,
+        };
+        match (far(x), far(y)) {
+            (Some(fx), Some(fy)) => {
+                Ok(Self { length: x.length, group, first: (x.stride, fx), second: (y.stride, fy) })
+            }
+            _ => Err(Error::shape("matmul", format!("axes {x:?} and {y:?} are grouped differently"))),
+        }
+    }
+
+    fn groups(&self) -> usize {
+        self.length / self.group
+    }
+}
+
+/// What an epilogue reads and writes, with its layout checked.
+#[derive(Default)]
+struct Extras {
+    tensors: Vec<Tensor>,
+    bias_offset: usize,
+    pre: Option<Rows>,
+}
+
+fn extras(epilogue: &Epilogue, m: usize, n: usize) -> Result<(Ending, Extras)> {
+    let misfit = |t: &Tensor| Error::shape("matmul", format!("epilogue operand {t:?} of ({m}, {n})"));
+    let vector = |t: &Tensor| match t.elements() == n && t.layout().is_contiguous() {
+        true => Ok(t.layout().offset),
+        false => Err(misfit(t)),
+    };
+    let matrix = |t: &Tensor| match t.rows("matmul")? {
+        r if (r.rows, r.cols) == (m, n) => Ok(Some(r)),
+        _ => Err(misfit(t)),
+    };
+    Ok(match epilogue {
+        Epilogue::None => (Ending::Plain, Extras::default()),
+        Epilogue::Bias(bias) => {
+            let tensors = vec![bias.clone()];
+            (Ending::Bias, Extras { tensors, bias_offset: vector(bias)?, pre: None })
+        }
+        Epilogue::BiasGelu { bias, pre: None } => {
+            let tensors = vec![bias.clone()];
+            (Ending::BiasGelu, Extras { tensors, bias_offset: vector(bias)?, pre: None })
+        }
+        Epilogue::BiasGelu { bias, pre: Some(pre) } => {
+            let tensors = vec![bias.clone(), pre.clone()];
+            (Ending::BiasGeluSaved, Extras { tensors, bias_offset: vector(bias)?, pre: matrix(pre)? })
+        }
+        Epilogue::GeluGrad { pre } => {
+            (Ending::GeluGrad, Extras { tensors: vec![pre.clone()], bias_offset: 0, pre: matrix(pre)? })
+        }
+    })
+}
+
+pub(super) fn product(
+    gpu: &GpuDevice,
+    a: &Matrix,
+    b: &Matrix,
+    c: &Matrix,
+    options: &Options,
+    force: Force,
+) -> Result<()> {
+    let m = Shared::new(a.rows, c.rows)?;
+    let n = Shared::new(b.cols, c.cols)?;
+    let k = Shared::new(a.cols, b.rows)?;
+    let (ending, extras) = extras(&options.epilogue, m.length, n.length)?;
+    let problem = Problem {
+        batch: c.batch,
+        m: m.length,
+        n: n.length,
+        k: k.group,
+        k_groups: k.groups(),
+        a_along_m: a.rows.stride < a.cols.stride,
+        b_along_k: b.rows.stride < b.cols.stride,
+        grouped: m.groups() > 1 || n.groups() > 1,
+        ending,
+    };
+    let mut plan = plan(&problem, gpu.caps());
+    plan.variant = force.variant.unwrap_or(plan.variant);
+    plan.parts = force.parts.unwrap_or(plan.parts);
+    // no part may be empty
+    let k_part = k.group.div_ceil(plan.parts);
+    plan.parts = k.group.div_ceil(k_part);
+
+    let batch_stride = |x: &Matrix| if x.batch == 1 { 0 } else { x.batch_stride as u32 };
+    let offset = |x: &Matrix| x.tensor.layout().offset as u32;
+    let params = MatmulParams {
+        m: m.length as u32,
+        m_group: m.group as u32,
+        a_m: m.first.0 as u32,
+        a_m_far: m.first.1 as u32,
+        c_m: m.second.0 as u32,
+        c_m_far: m.second.1 as u32,
+        n: n.length as u32,
+        n_group: n.group as u32,
+        b_n: n.first.0 as u32,
+        b_n_far: n.first.1 as u32,
+        c_n: n.second.0 as u32,
+        c_n_far: n.second.1 as u32,
+        k: k.group as u32,
+        k_groups: k.groups() as u32,
+        a_k: k.first.0 as u32,
+        a_k_far: k.first.1 as u32,
+        b_k: k.second.0 as u32,
+        b_k_far: k.second.1 as u32,
+        a_offset: offset(a),
+        b_offset: offset(b),
+        c_offset: offset(c),
+        a_batch: batch_stride(a),
+        b_batch: batch_stride(b),
+        c_batch: batch_stride(c),
+        batches: c.batch as u32,
+        parts: plan.parts as u32,
+        k_part: k_part as u32,
+        alpha: options.alpha,
+        accumulate: options.accumulate as u32,
+        bias_offset: extras.bias_offset as u32,
+        pre_offset: extras.pre.map_or(0, |r| r.offset) as u32,
+        pre_stride: extras.pre.map_or(0, |r| r.stride) as u32,
+    };
+    if plan.parts == 1 {
+        return first_stage(
+            gpu,
+            &plan,
+            &problem,
+            [a, b].map(|x| &x.tensor),
+            &c.tensor,
+            &extras.tensors,
+            &params,
+        );
+    }
+    let (size, batches) = (m.length * n.length, c.batch * plan.parts);
+    let partial = Tensor::empty(c.tensor.device(), &[batches, m.length, n.length], DType::F32)?;
+    let partial_params = MatmulParams {
+        c_m: n.length as u32,
+        c_m_far: (m.group * n.length) as u32,
+        c_n: 1,
+        c_n_far: n.group as u32,
+        c_offset: partial.layout().offset as u32,
+        c_batch: size as u32,
+        alpha: 1.0,
+        accumulate: 0,
+        ..params
+    };
+    first_stage(gpu, &plan, &problem, [a, b].map(|x| &x.tensor), &partial, &[], &partial_params)?;
+    let mut tensors = vec![&c.tensor, &partial];
+    tensors.extend(&extras.tensors);
+    // the scratch's offset travels in a field that the second stage has no other use for
+    let params = MatmulParams { a_offset: partial.layout().offset as u32, ..params };
+    let grid = gpu.caps().grid((size * c.batch).div_ceil(COMBINE_WG as usize));
+    gpu.dispatch(&plan.combine(), &tensors, &params, grid)
+}
+
+fn first_stage(
+    gpu: &GpuDevice,
+    plan: &Plan,
+    problem: &Problem,
+    [a, b]: [&Tensor; 2],
+    c: &Tensor,
+    extras: &[Tensor],
+    params: &MatmulParams,
+) -> Result<()> {
+    let (rows, cols) = plan.variant.tile();
+    let tiles = problem.m.div_ceil(rows) * problem.n.div_ceil(cols);
+    let grid = gpu.caps().grid(tiles * problem.batch * plan.parts);
+    let mut tensors = vec![c, a, b];
+    tensors.extend(extras);
+    gpu.dispatch(&plan.product(), &tensors, params, grid)
+}

@@ -1,0 +1,224 @@
+//! Which kernel a product gets: one pure function of the problem and the adapter's capabilities.
+
+use super::gpu::MatmulParams;
+use crate::gpu::{Caps, Defines, Kernel, Shader};
+
+const TILED: Shader =
+    Shader { name: "matmul_tiled.wgsl", source: include_str!("../../../shaders/matmul_tiled.wgsl") };
+const COMBINE: Shader =
+    Shader { name: "matmul_combine.wgsl", source: include_str!("../../../shaders/matmul_combine.wgsl") };
+
+/// Invocations in a workgroup of the second stage.
+pub(super) const COMBINE_WG: u32 = 64;
+
+/// What a plan depends on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Matrices in the batch.
+    pub batch: usize,
+    /// Rows of C.
+    pub m: usize,
+    /// Columns of C.
+    pub n: usize,
+    /// Length of one group of K.
+    pub k: usize,
+    /// Groups of K.
+    pub k_groups: usize,
+    /// Whether neighbours in a column of A are neighbours in memory (A is a transposed matrix).
+    pub a_along_m: bool,
+    /// Whether neighbours in a column of B are neighbours in memory (B is a transposed matrix).
+    pub b_along_k: bool,
+    /// Whether rows or columns lie in several groups.
+    pub grouped: bool,
+    /// The epilogue.
+    pub ending: Ending,
+}
+
+/// The epilogues, as kernels know them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ending {
+    /// α·A·B, written or added.
+    Plain,
+    /// + bias
+    Bias,
+    /// + bias, GELU
+    BiasGelu,
+    /// + bias, saved, GELU
+    BiasGeluSaved,
+    /// times the derivative of GELU
+    GeluGrad,
+}
+
+impl Ending {
+    const ALL: [Self; 5] = [Self::Plain, Self::Bias, Self::BiasGelu, Self::BiasGeluSaved, Self::GeluGrad];
+
+    fn defines(self) -> &'static [(&'static str, u32)] {
+        match self {
+            Self::Plain => &[],
+            Self::Bias => &[("BIAS", 1)],
+            Self::BiasGelu => &[("BIAS", 1), ("GELU", 1)],
+            Self::BiasGeluSaved => &[("BIAS", 1), ("GELU", 1), ("SAVE_PRE", 1)],
+            Self::GeluGrad => &[("GELU_GRAD", 1)],
+        }
+    }
+}
+
+/// A way to make the product.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// Tiles staged through workgroup memory, a block of results an invocation: for hardware.
+    Tiled {
+        /// Rows of C a workgroup makes.
+        rows: u32,
+        /// Columns of C a workgroup makes.
+        cols: u32,
+        /// Length of K that is staged at a time.
+        depth: u32,
+        /// Rows of C an invocation makes, a multiple of four.
+        thread_rows: u32,
+        /// Columns of C an invocation makes, a multiple of four.
+        thread_cols: u32,
+    },
+}
+
+impl Variant {
+    const fn tiled(rows: u32, cols: u32, depth: u32, thread_rows: u32, thread_cols: u32) -> Self {
+        Self::Tiled { rows, cols, depth, thread_rows, thread_cols }
+    }
+
+    /// Rows and columns of C that one workgroup makes.
+    pub fn tile(self) -> (usize, usize) {
+        match self {
+            Self::Tiled { rows, cols, .. } => (rows as usize, cols as usize),
+        }
+    }
+
+    fn fits(self, caps: &Caps) -> bool {
+        match self {
+            Self::Tiled { rows, cols, depth, thread_rows, thread_cols } => {
+                let invocations = (rows / thread_rows) * (cols / thread_cols);
+                let bytes = depth * (rows + cols + 8) * 4;
+                invocations <= caps.workgroup_size && bytes <= caps.workgroup_bytes
+            }
+        }
+    }
+}
+
+/// For large products.
+const LARGE: Variant = Variant::tiled(128, 128, 8, 8, 8);
+/// For products that would leave a large GPU idle with larger tiles.
+const MEDIUM: Variant = Variant::tiled(64, 64, 16, 4, 4);
+/// For few rows and columns.
+const SMALL: Variant = Variant::tiled(32, 32, 32, 4, 4);
+/// For few rows.
+const FLAT: Variant = Variant::tiled(16, 128, 16, 4, 4);
+
+/// All variants that an adapter can run.
+pub fn variants(caps: &Caps) -> Vec<Variant> {
+    [LARGE, MEDIUM, SMALL, FLAT].into_iter().filter(|v| v.fits(caps)).collect()
+}
+
+/// How a product is made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// The kernel.
+    pub variant: Variant,
+    /// Into how many parts every group of K is cut; partial sums are added in a second dispatch.
+    pub parts: usize,
+    /// See [`Problem::a_along_m`].
+    pub a_along_m: bool,
+    /// See [`Problem::b_along_k`].
+    pub b_along_k: bool,
+    /// See [`Problem::grouped`].
+    pub grouped: bool,
+    /// The epilogue.
+    pub ending: Ending,
+}
+
+/// Decides how `problem` is solved on an adapter with these capabilities.
+pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
+    let variant = choose_variant(problem, caps);
+    Plan {
+        variant,
+        parts: choose_parts(problem, variant, caps),
+        a_along_m: problem.a_along_m,
+        b_along_k: problem.b_along_k,
+        grouped: problem.grouped,
+        ending: problem.ending,
+    }
+}
+
+fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
+    let Problem { batch, m, n, .. } = *problem;
+    let tiles = |v: Variant| batch * m.div_ceil(v.tile().0) * n.div_ceil(v.tile().1);
+    let choice = match () {
+        () if m <= 16 => FLAT,
+        // enough tiles that every core of a large GPU has one
+        () if tiles(LARGE) >= 128 => LARGE,
+        () if m <= 32 || n <= 32 => SMALL,
+        () => MEDIUM,
+    };
+    if choice.fits(caps) { choice } else { MEDIUM }
+}
+
+/// Tall K and few tiles: weight gradients.
+fn choose_parts(problem: &Problem, variant: Variant, caps: &Caps) -> usize {
+    // workgroups that keep the adapter busy, and the shortest part worth its partial sums
+    let (busy, shortest) = if caps.software { (8, 1024) } else { (256, 256) };
+    let (rows, cols) = variant.tile();
+    let tiles = problem.batch * problem.m.div_ceil(rows) * problem.n.div_ceil(cols);
+    if problem.k_groups > 1 || tiles >= busy {
+        return 1;
+    }
+    busy.div_ceil(tiles).min(problem.k / shortest).max(1)
+}
+
+impl Plan {
+    /// The kernel of the product; of the first stage, where there are two.
+    pub fn product(&self) -> Kernel {
+        let mut defines: Defines = Vec::new();
+        defines.extend(self.a_along_m.then_some(("A_ALONG_M", 1)));
+        defines.extend(self.b_along_k.then_some(("B_ALONG_K", 1)));
+        defines.extend(self.grouped.then_some(("GROUPED", 1)));
+        if self.parts == 1 {
+            defines.extend(self.ending.defines());
+        }
+        match self.variant {
+            Variant::Tiled { rows, cols, depth, thread_rows, thread_cols } => {
+                defines.extend([
+                    ("BM", rows),
+                    ("BN", cols),
+                    ("BK", depth),
+                    ("TM", thread_rows),
+                    ("TN", thread_cols),
+                ]);
+                Kernel::new::<MatmulParams>(TILED, "tiled", defines)
+            }
+        }
+    }
+
+    /// The kernel of the second stage.
+    pub fn combine(&self) -> Kernel {
+        let mut defines = vec![("WG", COMBINE_WG), ("COMBINE", 1)];
+        defines.extend(self.grouped.then_some(("GROUPED", 1)));
+        defines.extend(self.ending.defines());
+        Kernel::new::<MatmulParams>(COMBINE, "combine", defines)
+    }
+}
+
+/// All kernels that an adapter may be asked for.
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for variant in variants(caps) {
+        for bits in 0..8 {
+            let [a_along_m, b_along_k, grouped] = [1, 2, 4].map(|b| bits & b != 0);
+            for ending in Ending::ALL {
+                let plan = Plan { variant, parts: 1, a_along_m, b_along_k, grouped, ending };
+                all.extend([plan.product(), plan.combine()]);
+            }
+        }
+    }
+    let mut seen = std::collections::HashSet::new();
+    all.retain(|kernel| seen.insert(kernel.clone()));
+    all
+}
