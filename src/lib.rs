@@ -6,13 +6,18 @@ pub mod autograd;
 pub mod cli;
 pub mod config;
 mod cpu;
+pub mod data;
 pub mod error;
+pub mod eval;
 pub mod gpu;
 pub mod models;
+pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod poa;
 mod pool;
 pub mod tensor;
 pub mod train;
+pub mod verify;
 
 pub use error::{Error, Result};

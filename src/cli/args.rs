@@ -1,13 +1,12 @@
 //! The command line.
 
-use std::convert::Infallible;
 use std::path::PathBuf;
-use std::str::FromStr;
 
 use clap::{Args, Parser, Subcommand};
 
 use crate::config::{Config, recipe_name};
 use crate::error::Result;
+use crate::tensor::DeviceChoice;
 
 /// Pre-trains a whole family of vision backbones in one run, on any GPU (POA, ECCV 2024).
 #[derive(Debug, Parser)]
@@ -104,30 +103,3 @@ pub struct VerifyArgs {
     pub dump: Option<PathBuf>,
 }
 
-/// The device that was asked for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum DeviceChoice {
-    /// The best GPU, or the CPU where there is none.
-    Auto,
-    /// The native CPU device.
-    Cpu,
-    /// The best GPU; it is an error if there is none.
-    Gpu,
-    /// The device of this number in the list that `devices` prints.
-    Index(usize),
-    /// The device whose name holds this text, in any case.
-    Name(String),
-}
-
-impl FromStr for DeviceChoice {
-    type Err = Infallible;
-
-    fn from_str(text: &str) -> Result<Self, Infallible> {
-        Ok(match text.to_ascii_lowercase().as_str() {
-            "auto" => Self::Auto,
-            "cpu" => Self::Cpu,
-            "gpu" => Self::Gpu,
-            _ => text.parse().map_or_else(|_| Self::Name(text.to_string()), Self::Index),
-        })
-    }
-}

@@ -1,4 +1,5 @@
 //! AdamW, parameter groups, schedules.
 
+pub mod adamw;
 pub mod groups;
 pub mod schedules;

@@ -160,19 +160,40 @@ struct Entry {
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
-    file: Mutex<File>,
+    file: Mutex<Box<dyn Stream>>,
     /// Where the data starts in the file, in bytes.
     data: u64,
     entries: BTreeMap<String, Entry>,
 }
 
+/// What tensors are read from.
+trait Stream: Read + Seek + Send {}
+
+impl std::fmt::Debug for dyn Stream {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream")
+    }
+}
+
+impl<T: Read + Seek + Send> Stream for T {}
+
 impl TensorFile {
     /// Opens a file and checks that it is whole.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
+        let file = File::open(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
+        Self::from_stream(path, Box::new(file))
+    }
+
+    /// Reads tensors that are built into the program; `name` stands for them in errors.
+    pub fn from_static(name: &str, bytes: &'static [u8]) -> Result<Self> {
+        Self::from_stream(Path::new(name), Box::new(std::io::Cursor::new(bytes)))
+    }
+
+    fn from_stream(path: &Path, mut file: Box<dyn Stream>) -> Result<Self> {
         let failed = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
-        let mut file = File::open(path).map_err(failed)?;
-        let length = file.metadata().map_err(failed)?.len();
+        let length = file.seek(SeekFrom::End(0)).map_err(failed)?;
+        file.rewind().map_err(failed)?;
         let foreign = |why: &str| {
             Error::file(
                 path,

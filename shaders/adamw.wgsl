@@ -1,0 +1,103 @@
+// The optimiser over flat buffers.
+//   square_sums   sums[block] (=) Σ g² over NORM_BLOCK elements. Grid: one workgroup a block, folded.
+//   finish_norms  control (=): 1 where everything is finite, then (norm, clip factor) of each module, whose blocks are
+//                 ranges[2m]..ranges[2m + 1]. Grid: one workgroup.
+//   update        AdamW with decoupled weight decay on clipped gradients, then the teacher's EMA; g is zeroed. Skipped
+//                 but for the latter where control says non-finite. Grid: one invocation an element, folded.
+// A block of BLOCK elements belongs to one parameter, whose row of `table` is (lr, 1 − lr·wd, touched, module).
+#include "params.wgsl"
+#include "grid.wgsl"
+
+struct Params {
+    count: u32, partial_offset: u32, modules: u32,
+    beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32, correction1: f32, correction2: f32, ema: f32, clip: f32,
+}
+
+#ifdef SQUARE_SUMS
+#include "reduce.wgsl"
+@group(0) @binding(0) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(1) var<storage, read> g: array<f32>;
+
+@compute @workgroup_size(WG)
+fn square_sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let block = workgroup_index(wid, nwg);
+    if block >= p.count { return; }
+    var total = 0.0;
+    for (var i = lane; i < NORM_BLOCK; i += WG) {
+        let d = g[block * NORM_BLOCK + i];
+        total += d * d;
+    }
+    total = workgroup_sum(total, lane);
+    if lane == 0u { sums[p.partial_offset + block] = total; }
+}
+#endif
+
+#ifdef FINISH_NORMS
+#include "reduce.wgsl"
+@group(0) @binding(0) var<storage, read_write> control: array<f32>;
+@group(0) @binding(1) var<storage, read> sums: array<f32>;
+@group(0) @binding(2) var<storage, read> ranges: array<u32>;
+@group(0) @binding(3) var<storage, read> loss: array<f32>;
+
+// Not by comparing with itself: compilers may assume that there are no NaNs.
+fn is_finite(x: f32) -> bool {
+    return (bitcast<u32>(x) & 0x7f800000u) != 0x7f800000u;
+}
+
+@compute @workgroup_size(WG)
+fn finish_norms(@builtin(local_invocation_index) lane: u32) {
+    // `count` is where the loss is
+    var finite = is_finite(loss[p.count]);
+    for (var m = 0u; m < p.modules; m++) {
+        var total = 0.0;
+        for (var i = ranges[2u * m] + lane; i < ranges[2u * m + 1u]; i += WG) {
+            total += sums[p.partial_offset + i];
+        }
+        let square = workgroup_sum(total, lane);
+        let norm = sqrt(square);
+        finite = finite && is_finite(square);
+        if lane == 0u {
+            control[1u + 2u * m] = norm;
+            var factor = 1.0;
+            if p.clip > 0.0 { factor = min(1.0, p.clip / (norm + 1e-6)); }
+            control[2u + 2u * m] = factor;
+        }
+    }
+    if lane == 0u { control[0] = select(0.0, 1.0, finite); }
+}
+#endif
+
+#ifdef UPDATE
+@group(0) @binding(0) var<storage, read_write> w: array<f32>;
+@group(0) @binding(1) var<storage, read_write> g: array<f32>;
+@group(0) @binding(2) var<storage, read_write> m: array<f32>;
+@group(0) @binding(3) var<storage, read_write> v: array<f32>;
+@group(0) @binding(4) var<storage, read_write> teacher: array<f32>;
+@group(0) @binding(5) var<storage, read> block_parameter: array<u32>;
+@group(0) @binding(6) var<storage, read> table: array<f32>;
+@group(0) @binding(7) var<storage, read> control: array<f32>;
+
+@compute @workgroup_size(WG)
+fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+          @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(wid, nwg) * WG + lane;
+    if i >= p.count { return; }
+    let gradient = g[i];
+    g[i] = 0.0;
+    let parameter = block_parameter[i / BLOCK];
+    if control[0] == 0.0 || parameter == 0xffffffffu { return; }
+    var value = w[i];
+    if table[4u * parameter + 2u] != 0.0 {
+        let d = gradient * control[2u + 2u * u32(table[4u * parameter + 3u])];
+        let m1 = p.beta1 * m[i] + p.rest1 * d;
+        let v1 = p.beta2 * v[i] + p.rest2 * d * d;
+        m[i] = m1;
+        v[i] = v1;
+        let step = (m1 / p.correction1) / (sqrt(v1 / p.correction2) + p.eps);
+        value = value * table[4u * parameter + 1u] - table[4u * parameter] * step;
+        w[i] = value;
+    }
+    teacher[i] += p.ema * (value - teacher[i]);
+}
+#endif

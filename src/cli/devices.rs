@@ -1,0 +1,45 @@
+//! `poa-gpu devices`: every device, its limits, and the kernel variants it would use.
+
+use crate::error::Result;
+use crate::gpu::adapters;
+use crate::ops;
+use crate::tensor::Device;
+
+pub(super) fn run() -> Result<()> {
+    let all = adapters();
+    for (i, a) in all.iter().enumerate() {
+        let c = &a.caps;
+        println!("{i}: {} ({}, {})", a.name, a.kind, a.backend);
+        println!("   driver          {}", a.driver);
+        println!("   largest tensor  {} MiB", c.max_binding_bytes >> 20);
+        println!(
+            "   workgroups      {} invocations, {} KiB of memory; {} storage buffers a kernel",
+            c.workgroup_size,
+            c.workgroup_bytes >> 10,
+            c.storage_buffers
+        );
+        let subgroups = match c.subgroups {
+            true if c.subgroup_size.0 == c.subgroup_size.1 => format!("of {}", c.subgroup_size.0),
+            true => format!("of {} to {}", c.subgroup_size.0, c.subgroup_size.1),
+            false => "none".into(),
+        };
+        let yes = |b: bool| if b { "yes" } else { "no" };
+        println!(
+            "   features        subgroups {subgroups}; 16-bit floats {}; immediates {}; timestamps {}",
+            yes(c.f16),
+            yes(c.immediates),
+            yes(c.timestamps)
+        );
+        for (what, variant) in ops::chosen_variants(c) {
+            println!("   {what:<15} {variant}");
+        }
+        if a.caps.software {
+            println!("   a software adapter: used only with --device gpu, {i} or its name");
+        }
+    }
+    println!("cpu: {}", Device::cpu().describe());
+    if all.is_empty() {
+        println!("no GPU adapter found; a Vulkan, Metal or DX12 driver brings one");
+    }
+    Ok(())
+}

@@ -1,0 +1,55 @@
+//! `poa-gpu verify`: replays records and prints how far this machine is from them.
+
+use crate::cli::args::VerifyArgs;
+use crate::error::{Error, Result};
+use crate::tensor::Device;
+use crate::verify::{Fixture, Replay, replay};
+
+pub(super) fn run(args: &VerifyArgs) -> Result<()> {
+    if args.dump.is_some() && args.dirs.len() > 1 {
+        return Err(Error::Usage("--dump takes the numbers of one record; name one folder".into()));
+    }
+    let fixtures: Vec<Fixture> = match args.dirs.is_empty() {
+        true => vec![Fixture::embedded()?],
+        false => args.dirs.iter().map(|d| Fixture::open(d)).collect::<Result<_>>()?,
+    };
+    let device = Device::open(&args.device)?;
+    println!("device: {}", device.describe());
+    let mut failed = Vec::new();
+    for fixture in &fixtures {
+        println!("\n{}", fixture.name);
+        let done = replay(fixture, &device)?;
+        print(&done);
+        if let Some(path) = &args.dump {
+            done.dump(path)?;
+            println!("numbers written to {}", path.display());
+        }
+        if !done.passes() {
+            failed.push(fixture.name.as_str());
+        }
+    }
+    match failed.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Mismatch(format!(
+            "the numbers of {} are not the recorded ones on {}",
+            failed.join(", "),
+            device.describe()
+        ))),
+    }
+}
+
+fn print(replay: &Replay) {
+    println!(
+        "  {:<20} {:>8} {:>13} {:>15} {:>11}  result",
+        "relative error of", "compared", "worst", "PyTorch float32", "tolerance"
+    );
+    for c in &replay.checks {
+        let pytorch = c.pytorch.map_or("-".into(), |e| format!("{e:.1e}"));
+        let better = if c.pytorch.is_some_and(|e| c.worst < e) { ", better than PyTorch" } else { "" };
+        let verdict = if c.passes() { format!("pass{better}") } else { format!("FAIL at {}", c.at) };
+        println!(
+            "  {:<20} {:>8} {:>13.1e} {pytorch:>15} {:>11.0e}  {verdict}",
+            c.kind, c.compared, c.worst, c.tolerance
+        );
+    }
+}

@@ -1,0 +1,4 @@
+//! Parameters in flat buffers, and the layers that read slices of them.
+
+pub mod head;
+pub mod parameters;

@@ -1,0 +1,323 @@
+//! One pass over all parameters: AdamW with weight decay, clipping, the teacher's EMA, and the gradients' zeroing;
+//! before it, the gradient norms by module, the clip factors and the check for non-finite numbers, on the device.
+
+use std::rc::Rc;
+
+use rayon::prelude::*;
+
+use crate::error::Result;
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
+use crate::tensor::{DType, Device, Tensor};
+
+const SHADER: Shader = Shader { name: "adamw.wgsl", source: include_str!("../../shaders/adamw.wgsl") };
+const WG: u32 = 256;
+
+params!(AdamWParams {
+    count: u32, partial_offset: u32, modules: u32,
+    beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32, correction1: f32, correction2: f32, ema: f32, clip: f32,
+});
+
+/// What a step uses for every parameter.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct StepSettings {
+    /// Learning rate before multipliers.
+    pub lr: f64,
+    /// Learning rate of the heads' last layers.
+    pub last_layer_lr: f64,
+    /// Weight decay before multipliers.
+    pub weight_decay: f64,
+    /// The teacher keeps this share of itself.
+    pub teacher_momentum: f64,
+}
+
+/// Constants of the optimiser.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// Decay of the first moment.
+    pub beta1: f64,
+    /// Decay of the second moment.
+    pub beta2: f64,
+    /// Added to the root of the second moment.
+    pub eps: f64,
+    /// Largest gradient norm of a module; 0 for no limit.
+    pub clip_grad: f64,
+}
+
+/// Multipliers of a parameter (see [`crate::optim::groups`]).
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Multipliers {
+    /// On the learning rate.
+    pub lr: f64,
+    /// On the weight decay.
+    pub weight_decay: f64,
+    /// Whether it is a last layer.
+    pub last_layer: bool,
+}
+
+/// AdamW's moments and tables.
+pub struct AdamW {
+    config: AdamWConfig,
+    multipliers: Vec<Multipliers>,
+    /// First moments.
+    pub m: FlatBuffers,
+    /// Second moments.
+    pub v: FlatBuffers,
+    /// Steps applied so far.
+    pub applied: u64,
+    /// `u32` for every block of each buffer: its parameter.
+    block_parameter: Vec<Tensor>,
+    /// `u32 [modules, 2]`: range of norm blocks.
+    module_ranges: Tensor,
+    /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module.
+    control: Tensor,
+    norm_blocks: usize,
+}
+
+/// What [`AdamW::measure`] found, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct GradientReport {
+    /// Whether loss and gradients are finite; where they are not, the step was skipped.
+    pub finite: bool,
+    /// Gradient norm of every module before clipping, in the layout's order.
+    pub norms: Vec<f64>,
+}
+
+impl GradientReport {
+    /// Reads the numbers of [`AdamW::control`].
+    pub fn from_control(values: &[f32]) -> Self {
+        let norms = values[1..].chunks(2).map(|pair| pair[0] as f64).collect();
+        Self { finite: values[0] == 1.0, norms }
+    }
+}
+
+fn kernel(entry: &'static str, flag: &'static str) -> Kernel {
+    Kernel::new::<AdamWParams>(
+        SHADER,
+        entry,
+        vec![("WG", WG), (flag, 1), ("BLOCK", BLOCK as u32), ("NORM_BLOCK", NORM_BLOCK as u32)],
+    )
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![kernel("square_sums", "SQUARE_SUMS"), kernel("finish_norms", "FINISH_NORMS"), kernel("update", "UPDATE")]
+}
+
+impl AdamW {
+    /// An optimiser with zero moments; `multipliers` in the layout's order.
+    pub fn new(
+        layout: &Rc<FlatLayout>,
+        device: &Device,
+        config: AdamWConfig,
+        multipliers: Vec<Multipliers>,
+    ) -> Result<Self> {
+        assert_eq!(multipliers.len(), layout.places().len());
+        let m = FlatBuffers::zeros(layout, device)?;
+        let mut block_parameter: Vec<Vec<u32>> =
+            m.buffers().iter().map(|b| vec![u32::MAX; b.elements() / BLOCK]).collect();
+        for (i, place) in layout.places().iter().enumerate() {
+            let blocks = place.range.start / BLOCK..place.range.end.div_ceil(BLOCK);
+            block_parameter[place.buffer][blocks].fill(i as u32);
+        }
+        // norm blocks are numbered through all buffers; a module owns a range of them
+        let mut first_block = vec![0usize];
+        for b in m.buffers() {
+            first_block.push(first_block[first_block.len() - 1] + b.elements() / NORM_BLOCK);
+        }
+        let mut ranges = Vec::new();
+        for module in layout.modules() {
+            let own = || layout.places().iter().filter(|p| p.spec.module() == module);
+            let at = |buffer: usize, element: usize| first_block[buffer] + element / NORM_BLOCK;
+            let start = own().map(|p| at(p.buffer, p.range.start)).min().unwrap_or(0);
+            let end = own().map(|p| at(p.buffer, p.range.end - 1) + 1).max().unwrap_or(0);
+            ranges.extend([start as u32, end as u32]);
+        }
+        Ok(Self {
+            config,
+            multipliers,
+            v: FlatBuffers::zeros(layout, device)?,
+            m,
+            applied: 0,
+            block_parameter: block_parameter
+                .iter()
+                .map(|b| Tensor::from_slice(device, &[b.len()], b))
+                .collect::<Result<_>>()?,
+            module_ranges: Tensor::from_slice(device, &[ranges.len()], &ranges)?,
+            control: Tensor::zeros(device, &[1 + 2 * layout.modules().len()], DType::F32)?,
+            norm_blocks: first_block[first_block.len() - 1],
+        })
+    }
+
+    /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module; see [`GradientReport`].
+    pub fn control(&self) -> &Tensor {
+        &self.control
+    }
+
+    /// Measures the gradients: norms and clip factors by module, and whether they and `loss` (one element) are
+    /// finite. Nothing is read back.
+    pub fn measure(&self, gradients: &FlatBuffers, loss: &Tensor) -> Result<()> {
+        let modules = self.control.elements() / 2;
+        match self.control.device() {
+            Device::Cpu(_) => {
+                let mut sums = Vec::with_capacity(self.norm_blocks);
+                for buffer in gradients.buffers() {
+                    let part: Vec<f64> = buffer
+                        .cpu::<f32>()
+                        .par_chunks(NORM_BLOCK)
+                        .map(|block| crate::cpu::math::sum(block.len(), |i| block[i] * block[i]) as f64)
+                        .collect();
+                    sums.extend(part);
+                }
+                let mut finite = loss.cpu::<f32>()[0].is_finite();
+                let control = self.control.cpu_mut::<f32>();
+                for (module, range) in self.module_ranges.cpu::<u32>().chunks(2).enumerate() {
+                    let norm = sums[range[0] as usize..range[1] as usize].iter().sum::<f64>().sqrt();
+                    finite &= norm.is_finite();
+                    control[1 + 2 * module] = norm as f32;
+                    control[2 + 2 * module] = clip_factor(norm, self.config.clip_grad) as f32;
+                }
+                control[0] = finite as u32 as f32;
+                Ok(())
+            }
+            Device::Gpu(gpu) => {
+                let sums = Tensor::empty(loss.device(), &[self.norm_blocks], DType::F32)?;
+                let mut at = sums.layout().offset;
+                for buffer in gradients.buffers() {
+                    let blocks = buffer.elements() / NORM_BLOCK;
+                    let params = AdamWParams {
+                        count: blocks as u32,
+                        partial_offset: at as u32,
+                        ..Default::default()
+                    };
+                    let kernel = kernel("square_sums", "SQUARE_SUMS");
+                    gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
+                    at += blocks;
+                }
+                let params = AdamWParams {
+                    partial_offset: sums.layout().offset as u32,
+                    count: loss.layout().offset as u32,
+                    modules: modules as u32,
+                    clip: self.config.clip_grad as f32,
+                    ..Default::default()
+                };
+                let tensors = [&self.control, &sums, &self.module_ranges, loss];
+                gpu.dispatch(&kernel("finish_norms", "FINISH_NORMS"), &tensors, &params, [1, 1, 1])
+            }
+        }
+    }
+
+    /// Updates the student's values, the moments and the teacher, and zeroes the gradients; where [`Self::measure`]
+    /// found something non-finite, only the latter. Parameters that no gradient reached are left alone. The caller
+    /// counts the step in [`Self::applied`] once it knows that it was not skipped.
+    pub fn update(&self, student: &Parameters, teacher: &FlatBuffers, settings: StepSettings) -> Result<()> {
+        let Some(gradients) = student.gradients() else { return Ok(()) };
+        let t = (self.applied + 1) as i32;
+        let touched = student.take_touched();
+        let layout = self.m.layout();
+        let module_of = |name: &str| layout.modules().iter().position(|m| m == name).unwrap_or(0);
+        let table: Vec<[f32; 4]> = layout
+            .places()
+            .iter()
+            .zip(self.multipliers.iter().zip(&touched))
+            .map(|(place, (m, touched))| {
+                let base = if m.last_layer { settings.last_layer_lr } else { settings.lr };
+                let lr = base * m.lr;
+                let keep = 1.0 - lr * settings.weight_decay * m.weight_decay;
+                [lr as f32, keep as f32, *touched as u32 as f32, module_of(place.spec.module()) as f32]
+            })
+            .collect();
+        let params = AdamWParams {
+            beta1: self.config.beta1 as f32,
+            beta2: self.config.beta2 as f32,
+            // not 1 − β in single precision, which is off by 5e-5 of itself
+            rest1: (1.0 - self.config.beta1) as f32,
+            rest2: (1.0 - self.config.beta2) as f32,
+            eps: self.config.eps as f32,
+            correction1: (1.0 - self.config.beta1.powi(t)) as f32,
+            correction2: (1.0 - self.config.beta2.powi(t)) as f32,
+            ema: (1.0 - settings.teacher_momentum) as f32,
+            ..Default::default()
+        };
+        match self.control.device() {
+            Device::Cpu(_) => self.update_cpu(student, gradients, teacher, &table, params),
+            Device::Gpu(gpu) => {
+                let device = self.control.device();
+                let flat: Vec<f32> = table.into_iter().flatten().collect();
+                let table = Tensor::from_slice(device, &[flat.len()], &flat)?;
+                for (i, p) in student.values().buffers().iter().enumerate() {
+                    let params = AdamWParams { count: p.elements() as u32, ..params };
+                    let tensors = [
+                        p,
+                        &gradients.buffers()[i],
+                        &self.m.buffers()[i],
+                        &self.v.buffers()[i],
+                        &teacher.buffers()[i],
+                        &self.block_parameter[i],
+                        &table,
+                        &self.control,
+                    ];
+                    let grid = gpu.caps().grid(p.elements().div_ceil(WG as usize));
+                    gpu.dispatch(&kernel("update", "UPDATE"), &tensors, &params, grid)?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn update_cpu(
+        &self,
+        student: &Parameters,
+        gradients: &FlatBuffers,
+        teacher: &FlatBuffers,
+        table: &[[f32; 4]],
+        c: AdamWParams,
+    ) -> Result<()> {
+        let control = self.control.cpu::<f32>();
+        let finite = control[0] == 1.0;
+        for (i, p) in student.values().buffers().iter().enumerate() {
+            let blocks = self.block_parameter[i].cpu::<u32>();
+            let (p, g, t) = (
+                p.cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
+                gradients.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
+                teacher.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
+            );
+            let (m, v) = (
+                self.m.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
+                self.v.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
+            );
+            p.zip(g).zip(t).zip(m.zip(v)).enumerate().for_each(|(at, (((p, g), t), (m, v)))| {
+                if !finite {
+                    return g.fill(0.0);
+                }
+                for (b, start) in (0..p.len()).step_by(BLOCK).enumerate() {
+                    let Some(&[lr, keep, touched, module]) = table.get(blocks[at * NORM_BLOCK / BLOCK + b] as usize)
+                    else {
+                        continue;
+                    };
+                    let clip = control[2 + 2 * module as usize];
+                    let range = start..start + BLOCK;
+                    let (p, g, t) = (&mut p[range.clone()], &mut g[range.clone()], &mut t[range.clone()]);
+                    let (m, v) = (&mut m[range.clone()], &mut v[range]);
+                    for k in 0..BLOCK {
+                        if touched != 0.0 {
+                            let d = g[k] * clip;
+                            m[k] = c.beta1 * m[k] + c.rest1 * d;
+                            v[k] = c.beta2 * v[k] + c.rest2 * d * d;
+                            let step = (m[k] / c.correction1) / ((v[k] / c.correction2).sqrt() + c.eps);
+                            p[k] = p[k] * keep - lr * step;
+                        }
+                        t[k] += c.ema * (p[k] - t[k]);
+                        g[k] = 0.0;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+}
+
+/// min(1, c / (norm + 1e-6)); 1 where there is no limit.
+fn clip_factor(norm: f64, limit: f64) -> f64 {
+    if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
+}

@@ -1,0 +1,234 @@
+//! What every feature row is compared with and how much it counts, and the loss components as they are logged
+//! (poa-facts: targets and losses).
+//!
+//! The feature rows of a student are its global cls tokens (2B: view a, view b), its local cls tokens (L·B, crop by
+//! crop) and its masked patch tokens (M). Target rows are the teacher's cls tokens with the views exchanged, so that
+//! row i of the students meets row i, and its masked patch tokens.
+
+use crate::config::{Config, KoleoMix};
+use crate::error::Result;
+use crate::ops::cross_entropy::NO_TARGET;
+use crate::ops::prototype_loss::{HeadLoss, LossRow, LossRows};
+use crate::tensor::{Device, Tensor};
+
+/// Weights of the losses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossWeights {
+    /// λ: the intact student's share.
+    pub lambda: f64,
+    /// Of the view losses and the distillation.
+    pub dino: f64,
+    /// Of the masked-patch loss.
+    pub ibot: f64,
+    /// Of KoLeo, once the mean over the two students is taken where that is configured.
+    pub koleo: f64,
+}
+
+impl LossWeights {
+    /// The weights of a config.
+    pub fn from_config(config: &Config) -> Self {
+        let share = match config.dino.koleo {
+            KoleoMix::Half => 0.5,
+            KoleoMix::Sum => 1.0,
+        };
+        Self {
+            lambda: config.dino.lambda_ie,
+            dino: config.dino.loss_weight,
+            ibot: config.ibot.loss_weight,
+            koleo: config.dino.koleo_loss_weight * share,
+        }
+    }
+}
+
+/// How many rows of each kind a step has.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowCounts {
+    /// Images B.
+    pub images: usize,
+    /// Local crops L.
+    pub locals: usize,
+    /// 1 / (masked patches of the row's image), for every masked patch in order.
+    pub masked_weights: Vec<f32>,
+}
+
+impl RowCounts {
+    /// Global cls rows, 2B.
+    pub fn global(&self) -> usize {
+        2 * self.images
+    }
+
+    /// All cls rows, (2 + L)·B.
+    pub fn cls(&self) -> usize {
+        (2 + self.locals) * self.images
+    }
+
+    /// Masked patch rows, M.
+    pub fn masked(&self) -> usize {
+        self.masked_weights.len()
+    }
+
+    /// Number of view terms T = 2 + 2L.
+    fn terms(&self) -> f64 {
+        (2 + 2 * self.locals) as f64
+    }
+
+    /// The cls rows of one of `heads` heads.
+    pub fn cls_rows(&self, w: &LossWeights, heads: usize) -> Vec<LossRow> {
+        let b = self.images as f64;
+        // the mean over B of each of the T terms; the global term counts its 2B rows twice
+        let view = w.dino / (b * self.terms() * heads as f64);
+        let distill = |rows: usize| w.dino * (1.0 - w.lambda) / (rows as f64 * heads as f64);
+        let row = |targets, distill: f64| LossRow {
+            targets,
+            intact: (w.lambda * view) as f32,
+            elastic: ((1.0 - w.lambda) * view) as f32,
+            distill: distill as f32,
+        };
+        let n = self.images as u32;
+        let global = (0..2 * n).map(|i| row([i, NO_TARGET], distill(2 * self.images)));
+        let local = (0..self.locals as u32 * n).map(|i| row([i % n, n + i % n], distill(self.locals * self.images)));
+        global.chain(local).collect()
+    }
+
+    /// The masked rows of one of `heads` heads.
+    pub fn masked_rows(&self, w: &LossWeights, heads: usize) -> Vec<LossRow> {
+        let scale = w.ibot / (2.0 * self.images as f64 * heads as f64);
+        self.masked_weights
+            .iter()
+            .enumerate()
+            .map(|(i, &weight)| LossRow {
+                targets: [i as u32, NO_TARGET],
+                intact: (w.lambda * scale * weight as f64) as f32,
+                elastic: ((1.0 - w.lambda) * scale * weight as f64) as f32,
+                distill: 0.0,
+            })
+            .collect()
+    }
+}
+
+/// Which rows a head sees.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// Cls and masked patch rows.
+    All,
+    /// Cls rows.
+    Cls,
+    /// Masked patch rows.
+    Masked,
+}
+
+impl Part {
+    /// Whether cls rows are among them.
+    pub fn has_cls(self) -> bool {
+        self != Self::Masked
+    }
+
+    /// Whether masked patch rows are among them.
+    pub fn has_masked(self) -> bool {
+        self != Self::Cls
+    }
+
+    /// The rows' table.
+    pub fn rows(self, device: &Device, counts: &RowCounts, w: &LossWeights, heads: usize) -> Result<LossRows> {
+        let mut rows = Vec::new();
+        if self.has_cls() {
+            rows.extend(counts.cls_rows(w, heads));
+        }
+        if self.has_masked() {
+            rows.extend(counts.masked_rows(w, heads));
+        }
+        LossRows::new(device, rows)
+    }
+}
+
+/// One head's losses of a step, still on the device.
+pub struct HeadRecord {
+    /// Number of the head.
+    pub index: usize,
+    /// The rows it saw.
+    pub part: Part,
+    /// Its losses by row.
+    pub loss: HeadLoss,
+}
+
+/// Everything a step's losses are read from, still on the device.
+pub struct StepRecord {
+    /// Rows of each kind.
+    pub counts: RowCounts,
+    /// All heads.
+    pub heads: Vec<HeadRecord>,
+    /// KoLeo of the intact and of the elastic student, unweighted, where it is on.
+    pub koleo: Vec<Tensor>,
+    /// The loss that was propagated back, one element.
+    pub total: Tensor,
+}
+
+/// A step's losses on the host, as the official code names and scales them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct LossReport {
+    /// The loss that was propagated back.
+    pub total: f64,
+    /// `dino_*` and `ibot_*` mixed by λ, `distill_*` unweighted, `ibot_loss_*` and `koleo_loss` halved.
+    pub components: Vec<(String, f64)>,
+}
+
+impl StepRecord {
+    /// Reads the rows' losses and sums them in double precision. Waits for the device.
+    pub fn read(&self, w: &LossWeights) -> Result<LossReport> {
+        let c = &self.counts;
+        let (global, cls, masked) = (c.global(), c.cls(), c.masked());
+        let mut components = Vec::new();
+        let mut total = 0.0;
+        let heads = |masked: bool| {
+            let seen = |h: &&HeadRecord| if masked { h.part.has_masked() } else { h.part.has_cls() };
+            self.heads.iter().filter(seen).count().max(1) as f64
+        };
+        for head in &self.heads {
+            let h = head.index;
+            let intact = head.loss.intact.to_vec::<f32>()?;
+            let elastic = match &head.loss.elastic {
+                Some(t) => t.to_vec::<f32>()?,
+                None => vec![0.0; intact.len()],
+            };
+            let column = |v: &[f32], rows: std::ops::Range<usize>, column: usize| {
+                rows.map(|r| v[2 * r + column] as f64).sum::<f64>()
+            };
+            let mixed = |rows: std::ops::Range<usize>| {
+                w.lambda * column(&intact, rows.clone(), 0) + (1.0 - w.lambda) * column(&elastic, rows, 0)
+            };
+            if head.part.has_cls() {
+                let views = 1.0 / (c.images as f64 * c.terms());
+                let local = mixed(global..cls) * views;
+                let global_view = mixed(0..global) * views;
+                let locals = (c.locals * c.images).max(1) as f64;
+                let distill_local = column(&elastic, global..cls, 1) / locals;
+                let distill_global = column(&elastic, 0..global, 1) / global as f64;
+                total += w.dino * (local + global_view + (1.0 - w.lambda) * (distill_local + distill_global))
+                    / heads(false);
+                components.push((format!("dino_local_crops_loss_{h}"), local));
+                components.push((format!("distill_local_crops_loss_{h}"), distill_local));
+                components.push((format!("dino_global_crops_loss_{h}"), global_view));
+                components.push((format!("distill_global_crops_loss_{h}"), distill_global));
+            }
+            if head.part.has_masked() && masked > 0 {
+                let first = if head.part.has_cls() { cls } else { 0 };
+                let weigh = |v: &[f32]| {
+                    let rows = c.masked_weights.iter().enumerate();
+                    rows.map(|(i, w)| *w as f64 * v[2 * (first + i)] as f64).sum::<f64>() / global as f64
+                };
+                let ibot = w.lambda * weigh(&intact) + (1.0 - w.lambda) * weigh(&elastic);
+                total += w.ibot * ibot / heads(true);
+                components.push((format!("ibot_loss_{h}"), ibot / 2.0));
+            }
+        }
+        if !self.koleo.is_empty() {
+            let mut sum = 0.0;
+            for value in &self.koleo {
+                sum += w.koleo * value.item()? as f64;
+            }
+            total += sum;
+            components.push(("koleo_loss".into(), sum / 2.0));
+        }
+        Ok(LossReport { total, components })
+    }
+}

@@ -1,0 +1,164 @@
+//! Teacher, students, heads and optimiser: all the state of a run.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use crate::autograd::{Tape, Var};
+use crate::config::{Centering, Config};
+use crate::error::Result;
+use crate::models::grid::{ElasticGrid, Network, vit_grid};
+use crate::models::vit::{CropBatch, Vit, VitSizes};
+use crate::nn::head::{HeadSizes, ProjectionHead};
+use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
+use crate::optim::adamw::{AdamW, AdamWConfig, Multipliers};
+use crate::optim::groups::{LayerRule, param_group};
+use crate::poa::losses::{LossWeights, Part};
+use crate::tensor::{DType, Device, Tensor};
+
+/// A head, the rows it sees, and its centres where targets are centred.
+pub struct PoaHead {
+    /// Its layers.
+    pub projection: ProjectionHead,
+    /// The rows it sees.
+    pub part: Part,
+    /// Centres of the cls and of the masked patch targets, `[K]`, in `centering` mode.
+    pub centers: Option<[Tensor; 2]>,
+}
+
+/// Settings of the losses that do not change during a run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PoaSettings {
+    /// Weights.
+    pub weights: LossWeights,
+    /// τs.
+    pub student_temp: f64,
+    /// Iterations of Sinkhorn-Knopp.
+    pub sinkhorn_iterations: usize,
+    /// Bytes of a student's logits at a time; `None` for what suits the device.
+    pub logits_budget: Option<usize>,
+    /// Local crops L.
+    pub locals: usize,
+}
+
+/// All the state of a run.
+pub struct PoaModel {
+    /// Where it lives.
+    pub device: Device,
+    /// The backbone.
+    pub vit: Vit,
+    /// Its sub-networks.
+    pub grid: ElasticGrid<Network>,
+    /// The heads.
+    pub heads: Vec<PoaHead>,
+    /// The intact student's parameters, of which the elastic student's are slices.
+    pub student: Parameters,
+    /// The teacher's.
+    pub teacher: Parameters,
+    /// AdamW.
+    pub optimizer: AdamW,
+    /// Settings of the losses.
+    pub settings: PoaSettings,
+}
+
+impl PoaModel {
+    /// A model for a resolved config with weights drawn from `seed`; the teacher starts as a copy of the student.
+    pub fn new(config: &Config, device: &Device, seed: u64) -> Result<Self> {
+        let vit = Vit::new(VitSizes::from_config(&config.student, config.crops.global_crops_size));
+        let heads = heads(config, device)?;
+        let mut specs = vit.specs();
+        // the official order: every head's MLP, then its prototypes, module by module
+        for head in &heads {
+            specs.extend(head.projection.mlp_specs());
+            specs.extend(head.projection.prototype_specs());
+        }
+        let layout = FlatLayout::new(&specs, device.max_tensor_bytes())?;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let values = FlatBuffers::initialised(&layout, device, &mut rng)?;
+        let teacher = FlatBuffers::zeros(&layout, device)?;
+        teacher.copy_from(&values)?;
+        let o = &config.optim;
+        let optimizer = AdamW::new(
+            &layout,
+            device,
+            AdamWConfig { beta1: o.adamw_beta1, beta2: o.adamw_beta2, eps: o.adamw_eps, clip_grad: o.clip_grad },
+            multipliers(&specs, config),
+        )?;
+        Ok(Self {
+            device: device.clone(),
+            grid: vit_grid(&config.student)?,
+            vit,
+            heads,
+            student: Parameters::trained(values)?,
+            teacher: Parameters::frozen(teacher),
+            optimizer,
+            settings: PoaSettings {
+                weights: LossWeights::from_config(config),
+                student_temp: config.dino.student_temp,
+                sinkhorn_iterations: config.dino.sinkhorn_iterations,
+                logits_budget: (config.train.prototype_chunk > 0).then_some(config.train.prototype_chunk),
+                locals: config.crops.local_crops_number,
+            },
+        })
+    }
+
+    /// Normed features of images `[n, 3, side, side]` through a sub-network cut from `parameters`: cls tokens
+    /// `[n, width]`, and all patch tokens `[n·patches, width]` where asked for.
+    pub fn features(
+        &self,
+        parameters: &Parameters,
+        network: Network,
+        images: &Tensor,
+        patches: bool,
+    ) -> Result<(Tensor, Option<Tensor>)> {
+        let tape = Tape::no_grad();
+        let n = images.dim(0);
+        let crops = [CropBatch { images: images.clone(), mask: None }];
+        let tokens = self.vit.forward(&tape, parameters, network, &crops, None)?;
+        let rows = |rows: Vec<u32>| -> Result<Var> {
+            let index = Tensor::from_slice(&self.device, &[rows.len()], &rows)?;
+            self.vit.features(&tape, parameters, &tokens, &index)
+        };
+        let cls = rows((0..n).map(|i| tokens.cls_row(0, i)).collect())?.value().clone();
+        if !patches {
+            return Ok((cls, None));
+        }
+        let count = tokens.patches(0);
+        let all = (0..n).flat_map(|i| (0..count).map(move |t| (i, t)));
+        let patches = rows(all.map(|(i, t)| tokens.patch_row(0, i, t)).collect())?;
+        Ok((cls, Some(patches.value().clone())))
+    }
+}
+
+fn heads(config: &Config, device: &Device) -> Result<Vec<PoaHead>> {
+    let (dino, ibot) = (&config.dino, &config.ibot);
+    let make = |module: &str, part: Part, prototypes: &[usize], hidden: usize, bottleneck: usize| {
+        let head = |(index, &prototypes): (usize, &usize)| {
+            let sizes = HeadSizes { input: config.student.max_embed_dim, hidden, bottleneck, prototypes };
+            let center = || Tensor::zeros(device, &[prototypes], DType::F32);
+            let centers = match config.train.centering {
+                Centering::Centering => Some([center()?, center()?]),
+                Centering::SinkhornKnopp => None,
+            };
+            Ok(PoaHead { projection: ProjectionHead { module: module.into(), index, sizes }, part, centers })
+        };
+        prototypes.iter().enumerate().map(head).collect::<Result<Vec<_>>>()
+    };
+    let part = if ibot.separate_head { Part::Cls } else { Part::All };
+    let mut all =
+        make("dino_head", part, &dino.head_n_prototypes, dino.head_hidden_dim, dino.head_bottleneck_dim)?;
+    if ibot.separate_head {
+        let (hidden, bottleneck) = (ibot.head_hidden_dim, ibot.head_bottleneck_dim);
+        all.extend(make("ibot_head", Part::Masked, &ibot.head_n_prototypes, hidden, bottleneck)?);
+    }
+    Ok(all)
+}
+
+fn multipliers(specs: &[ParameterSpec], config: &Config) -> Vec<Multipliers> {
+    let rule = LayerRule::vit(config.student.max_depth);
+    let o = &config.optim;
+    specs
+        .iter()
+        .map(|s| param_group(&s.name, &rule, o.layerwise_decay, o.patch_embed_lr_mult))
+        .map(|g| Multipliers { lr: g.lr_multiplier, weight_decay: g.wd_multiplier, last_layer: g.is_last_layer })
+        .collect()
+}

@@ -1,0 +1,266 @@
+//! One training step: the three branches forward, the losses, one backward pass; then the update.
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::autograd::{Tape, Var};
+use crate::error::{Error, Result};
+use crate::models::grid::Network;
+use crate::models::vit::{CropBatch, PackedTokens};
+use crate::nn::parameters::Parameters;
+use crate::ops::elementwise::add_scaled;
+use crate::ops::gather::narrow_rows;
+use crate::ops::koleo::koleo;
+use crate::ops::prototype_loss::{LossRows, PrototypeLoss, Segment, prototype_loss};
+use crate::ops::sinkhorn::{Targets, centering, sinkhorn, teacher_logits, update_center};
+use crate::ops::weight_norm;
+use crate::poa::PoaModel;
+use crate::poa::losses::{HeadRecord, Part, RowCounts, StepRecord};
+use crate::poa::model::PoaHead;
+use crate::tensor::{DType, Tensor};
+
+/// Momentum of the centres in `centering` mode.
+const CENTER_MOMENTUM: f32 = 0.9;
+
+/// The images of a step on the host.
+pub struct StepBatch<'a> {
+    /// Images B.
+    pub images: usize,
+    /// `[2B, 3, S, S]`, view a of all images first.
+    pub global: &'a [f32],
+    /// Side S of the global crops.
+    pub global_size: usize,
+    /// `[L·B, 3, s, s]`, crop by crop.
+    pub local: &'a [f32],
+    /// Side s of the local crops.
+    pub local_size: usize,
+    /// `[2B, patches]`, nonzero where a patch is masked; `None` while the masked-patch loss is off.
+    pub masks: Option<&'a [u8]>,
+}
+
+/// What a step depends on beside its images.
+pub struct StepInputs<'a> {
+    /// The elastic student.
+    pub network: Network,
+    /// τt.
+    pub teacher_temp: f64,
+    /// Where stochastic depth comes from; `None` leaves it off.
+    pub drop_path: Option<&'a mut ChaCha8Rng>,
+}
+
+/// What is the same for all branches and heads of a step.
+struct Prepared {
+    counts: RowCounts,
+    global: Tensor,
+    local: Option<Tensor>,
+    mask: Option<Tensor>,
+    /// (crop, patch) of every masked patch.
+    masked: Vec<(usize, usize)>,
+}
+
+impl PoaModel {
+    /// Runs the three branches and leaves the students' gradients in the parameters' gradient buffers. Nothing is
+    /// read back; [`StepRecord::read`] does that when the losses are due.
+    pub fn forward_backward(&self, batch: &StepBatch, inputs: &mut StepInputs) -> Result<StepRecord> {
+        let prepared = self.prepare(batch)?;
+        let crops = [(2 * batch.images, batch.global_size), (self.settings.locals * batch.images, batch.local_size)];
+        let crops = &crops[..1 + prepared.local.is_some() as usize];
+        let networks = [self.grid.intact(), inputs.network];
+        let mut drops = Vec::new();
+        if let Some(rng) = inputs.drop_path.as_deref_mut().filter(|_| self.vit.sizes().drop_path_rate > 0.0) {
+            for network in networks {
+                drops.push(self.vit.draw_drop_path(&self.device, network, crops, rng)?);
+            }
+        }
+        let teacher = self.teacher_features(&prepared)?;
+        let tape = Tape::new();
+        let mut students = Vec::new();
+        for (i, network) in networks.into_iter().enumerate() {
+            let tokens =
+                self.vit.forward(&tape, &self.student, network, &prepared.student_crops(), drops.get(i))?;
+            students.push(self.student_features(&tape, &prepared, &tokens)?);
+        }
+        let total = Tensor::zeros(&self.device, &[1], DType::F32)?;
+        let mut seeds: Vec<(Var, f32)> = Vec::new();
+        let mut heads = Vec::new();
+        let mut tables: Vec<(Part, LossRows)> = Vec::new();
+        for head in &self.heads {
+            if head.part == Part::Masked && prepared.masked.is_empty() {
+                continue;
+            }
+            if !tables.iter().any(|(part, _)| *part == head.part) {
+                let count = self.heads.iter().filter(|h| h.part == head.part).count();
+                let rows = head.part.rows(&self.device, &prepared.counts, &self.settings.weights, count)?;
+                tables.push((head.part, rows));
+            }
+            let rows = &tables.iter().find(|(part, _)| *part == head.part).expect("just made").1;
+            let record = self.head_loss(&tape, head, &prepared.counts, &teacher, &students, rows, inputs)?;
+            seeds.push((record.loss.total.clone(), 1.0));
+            heads.push(record);
+        }
+        let mut koleos = Vec::new();
+        if self.settings.weights.koleo > 0.0 {
+            for features in &students {
+                let global = narrow_rows(&tape, features, 0, prepared.counts.global())?;
+                let value = koleo(&tape, &global, 2)?;
+                koleos.push(value.value().clone());
+                seeds.push((value, self.settings.weights.koleo as f32));
+            }
+        }
+        drop((teacher, students));
+        let mut cotangents = Vec::new();
+        for (value, weight) in &seeds {
+            add_scaled(&total, &value.value().reshape(&[1])?, *weight)?;
+            cotangents.push((value, Tensor::from_slice(&self.device, value.value().shape(), &[*weight])?));
+        }
+        tape.backward(cotangents)?;
+        Ok(StepRecord { counts: prepared.counts, heads, koleo: koleos, total })
+    }
+
+    fn prepare(&self, batch: &StepBatch) -> Result<Prepared> {
+        let (b, l) = (batch.images, self.settings.locals);
+        let (s, t) = (batch.global_size, batch.local_size);
+        let patches = self.vit.sizes().grid(s).pow(2);
+        if batch.global.len() != 2 * b * 3 * s * s
+            || batch.local.len() != l * b * 3 * t * t
+            || batch.masks.is_some_and(|m| m.len() != 2 * b * patches)
+        {
+            let problem = format!(
+                "{b} images with {} global, {} local and {:?} mask values",
+                batch.global.len(),
+                batch.local.len(),
+                batch.masks.map(<[u8]>::len)
+            );
+            return Err(Error::shape("step", problem));
+        }
+        let masks = batch.masks.unwrap_or_default();
+        let (mut masked, mut weights) = (Vec::new(), Vec::new());
+        for (crop, mask) in masks.chunks(patches).enumerate() {
+            let first = masked.len();
+            masked.extend(mask.iter().enumerate().filter(|(_, m)| **m != 0).map(|(patch, _)| (crop, patch)));
+            let count = masked.len() - first;
+            weights.extend(std::iter::repeat_n(1.0 / count as f32, count));
+        }
+        let words: Vec<u32> = masks.iter().map(|m| *m as u32).collect();
+        Ok(Prepared {
+            counts: RowCounts { images: b, locals: l, masked_weights: weights },
+            global: Tensor::from_slice(&self.device, &[2 * b, 3, s, s], batch.global)?,
+            local: match l {
+                0 => None,
+                _ => Some(Tensor::from_slice(&self.device, &[l * b, 3, t, t], batch.local)?),
+            },
+            mask: match words.is_empty() {
+                true => None,
+                false => Some(Tensor::from_slice(&self.device, &[words.len()], &words)?),
+            },
+            masked,
+        })
+    }
+
+    /// The teacher's features: cls tokens with the views exchanged, then the masked patches.
+    fn teacher_features(&self, prepared: &Prepared) -> Result<Var> {
+        let tape = Tape::no_grad();
+        let crops = [CropBatch { images: prepared.global.clone(), mask: None }];
+        let tokens = self.vit.forward(&tape, &self.teacher, self.grid.intact(), &crops, None)?;
+        let b = prepared.counts.images;
+        let cls = (b..2 * b).chain(0..b).map(|crop| tokens.cls_row(0, crop));
+        let rows = cls.chain(prepared.masked.iter().map(|&(crop, patch)| tokens.patch_row(0, crop, patch)));
+        self.pick(&tape, &self.teacher, &tokens, rows.collect())
+    }
+
+    /// A student's features: global cls, local cls, masked patches.
+    fn student_features(&self, tape: &Tape, prepared: &Prepared, tokens: &PackedTokens) -> Result<Var> {
+        let c = &prepared.counts;
+        let global = (0..c.global()).map(|crop| tokens.cls_row(0, crop));
+        let local = (0..c.locals * c.images).map(|crop| tokens.cls_row(1, crop));
+        let patches = prepared.masked.iter().map(|&(crop, patch)| tokens.patch_row(0, crop, patch));
+        self.pick(tape, &self.student, tokens, global.chain(local).chain(patches).collect())
+    }
+
+    fn pick(&self, tape: &Tape, parameters: &Parameters, tokens: &PackedTokens, rows: Vec<u32>) -> Result<Var> {
+        let index = Tensor::from_slice(&self.device, &[rows.len()], &rows)?;
+        self.vit.features(tape, parameters, tokens, &index)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn head_loss(
+        &self,
+        tape: &Tape,
+        head: &PoaHead,
+        counts: &RowCounts,
+        teacher: &Var,
+        students: &[Var],
+        rows: &LossRows,
+        inputs: &StepInputs,
+    ) -> Result<HeadRecord> {
+        let part = |tape: &Tape, features: &Var, cls: usize| match head.part {
+            Part::All => Ok(features.clone()),
+            Part::Cls => narrow_rows(tape, features, 0, cls),
+            Part::Masked => narrow_rows(tape, features, cls, counts.masked()),
+        };
+        let targets = self.targets(head, counts, teacher, inputs.teacher_temp)?;
+        let bottleneck = |features: &Var| -> Result<Var> {
+            head.projection.forward(tape, &self.student, &part(tape, features, counts.cls())?)
+        };
+        let (intact, elastic) = (bottleneck(&students[0])?, bottleneck(&students[1])?);
+        let (v, g) = head.projection.prototypes(&self.student)?;
+        let mut segments = Vec::new();
+        let mut first = 0;
+        for (targets, is_cls) in targets.iter().zip([true, false]) {
+            let Some(targets) = targets else { continue };
+            let count = if is_cls { counts.cls() } else { counts.masked() };
+            segments.push(Segment { rows: first..first + count, targets, distill: is_cls });
+            first += count;
+        }
+        let loss = prototype_loss(
+            tape,
+            &PrototypeLoss {
+                intact: &intact,
+                elastic: Some(&elastic),
+                v: &v,
+                g: &g,
+                rows,
+                segments: &segments,
+                temperature: self.settings.student_temp,
+                budget: self.settings.logits_budget,
+            },
+        )?;
+        Ok(HeadRecord { index: head.projection.index, part: head.part, loss })
+    }
+
+    /// The targets of a head's cls rows and masked rows, where it has them.
+    fn targets(
+        &self,
+        head: &PoaHead,
+        counts: &RowCounts,
+        teacher: &Var,
+        temperature: f64,
+    ) -> Result<[Option<Targets>; 2]> {
+        let tape = Tape::no_grad();
+        let (v, g) = head.projection.prototypes(&self.teacher)?;
+        let norm = weight_norm::effective(v.value(), g.value())?;
+        let make = |start: usize, count: usize, kind: usize| -> Result<Option<Targets>> {
+            if count == 0 {
+                return Ok(None);
+            }
+            let z = head.projection.forward(&tape, &self.teacher, &narrow_rows(&tape, teacher, start, count)?)?;
+            let logits = teacher_logits(z.value(), norm.weight())?;
+            let Some(centers) = &head.centers else {
+                return sinkhorn(logits, temperature, self.settings.sinkhorn_iterations).map(Some);
+            };
+            let targets = centering(logits, &centers[kind], temperature)?;
+            update_center(&centers[kind], targets.logits(), CENTER_MOMENTUM)?;
+            Ok(Some(targets))
+        };
+        let cls = if head.part.has_cls() { counts.global() } else { 0 };
+        let masked = if head.part.has_masked() { counts.masked() } else { 0 };
+        Ok([make(0, cls, 0)?, make(counts.global(), masked, 1)?])
+    }
+}
+
+impl Prepared {
+    fn student_crops(&self) -> Vec<CropBatch> {
+        let mut crops = vec![CropBatch { images: self.global.clone(), mask: self.mask.clone() }];
+        crops.extend(self.local.iter().map(|images| CropBatch { images: images.clone(), mask: None }));
+        crops
+    }
+}

@@ -1,0 +1,216 @@
+//! Running the recorded steps and comparing.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use super::Fixture;
+use crate::error::{Error, Result};
+use crate::nn::parameters::FlatBuffers;
+use crate::optim::adamw::{GradientReport, StepSettings};
+use crate::poa::{PoaModel, StepBatch, StepInputs};
+use crate::tensor::{Device, Tensor};
+use crate::train::tensor_file::{TensorFile, TensorSpec, write_tensors};
+
+/// One kind of quantity and how far it is from the record.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Check {
+    /// The kind.
+    pub kind: &'static str,
+    /// How many numbers or tensors of it were compared.
+    pub compared: usize,
+    /// The worst relative error, |a−b|/|b| or ‖a−b‖/‖b‖.
+    pub worst: f64,
+    /// Where that was.
+    pub at: String,
+    /// PyTorch's own error in float32, where it was recorded.
+    pub pytorch: Option<f64>,
+    /// Largest error that passes.
+    pub tolerance: f64,
+}
+
+impl Check {
+    /// Whether the kind passes; NaN does not.
+    pub fn passes(&self) -> bool {
+        self.compared > 0 && self.worst <= self.tolerance
+    }
+}
+
+/// What a replay computed.
+pub struct Replay {
+    /// All kinds of quantities.
+    pub checks: Vec<Check>,
+    /// Every number, by the record's names.
+    values: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+}
+
+impl Replay {
+    /// Whether every check passes.
+    pub fn passes(&self) -> bool {
+        self.checks.iter().all(Check::passes)
+    }
+
+    /// Writes every number that was computed as safetensors.
+    pub fn dump(&self, path: &Path) -> Result<()> {
+        let specs: Vec<_> = self.values.iter().map(|(name, (shape, _))| TensorSpec::f32(name.as_str(), shape)).collect();
+        write_tensors(path, &specs, |name| match self.values.get(name) {
+            Some((_, values)) => Ok(values.clone()),
+            None => Err(Error::file(path, format!("`{name}` was not computed"))),
+        })
+    }
+}
+
+/// Worst errors by kind.
+struct Comparison<'a> {
+    fixture: &'a Fixture,
+    checks: Vec<Check>,
+    values: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+}
+
+/// (kind, tolerance, key of PyTorch's own error)
+const LOSSES: (&str, f64, &str) = ("losses", 2e-6, "losses");
+const NORMS: (&str, f64, &str) = ("gradient norms", 2e-5, "grad_norm");
+const GRADIENTS: (&str, f64, &str) = ("gradients", 2e-5, "step0.grad");
+const FEATURES: (&str, f64, &str) = ("features", 2e-5, "features");
+const STUDENT: (&str, f64, &str) = ("student parameters", 5e-5, "student");
+const STUDENT_QKV: (&str, f64, &str) = ("student qkv biases", 2e-3, "student.qkv_bias");
+const TEACHER: (&str, f64, &str) = ("teacher parameters", 2e-6, "teacher");
+const TEACHER_QKV: (&str, f64, &str) = ("teacher qkv biases", 1e-4, "teacher.qkv_bias");
+
+impl Comparison<'_> {
+    fn note(&mut self, (kind, tolerance, key): (&'static str, f64, &str), at: &str, error: f64) {
+        let check = match self.checks.iter_mut().find(|c| c.kind == kind) {
+            Some(check) => check,
+            None => {
+                let last = self.fixture.record.steps.len() - 1;
+                let recorded = &self.fixture.record.pytorch_float32_error;
+                let value = recorded.get(key).or_else(|| recorded.get(&format!("step{last}.{key}")));
+                self.checks.push(Check {
+                    kind,
+                    compared: 0,
+                    worst: -1.0,
+                    at: String::new(),
+                    pytorch: value.and_then(serde_json::Value::as_f64),
+                    tolerance,
+                });
+                self.checks.last_mut().expect("just pushed")
+            }
+        };
+        check.compared += 1;
+        // NaN counts as worst
+        if !(error <= check.worst) {
+            (check.worst, check.at) = (error, at.to_string());
+        }
+    }
+
+    fn number(&mut self, kind: (&'static str, f64, &str), name: String, got: f64, want: f64) {
+        self.note(kind, &name, (got - want).abs() / want.abs().max(1e-30));
+        self.values.insert(name, (vec![1], vec![got as f32]));
+    }
+
+    fn tensor(&mut self, kind: (&'static str, f64, &str), name: &str, shape: &[usize], got: Vec<f32>) -> Result<()> {
+        let want = self.fixture.expected.read_f32_as(name, shape)?;
+        let distance: f64 = got.iter().zip(&want).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
+        let norm: f64 = want.iter().map(|b| (*b as f64).powi(2)).sum();
+        let error = if norm > 0.0 { (distance / norm).sqrt() } else { distance.sqrt() };
+        self.note(kind, name, error);
+        self.values.insert(name.to_string(), (shape.to_vec(), got));
+        Ok(())
+    }
+
+    fn parameters(&mut self, what: &str, values: &FlatBuffers, kinds: [(&'static str, f64, &str); 2]) -> Result<()> {
+        let last = self.fixture.record.steps.len() - 1;
+        for place in values.layout().places() {
+            let name = &place.spec.name;
+            let kind = kinds[name.ends_with("qkv.linear.bias") as usize];
+            self.tensor(kind, &format!("step{last}.{what}.{name}"), &place.spec.shape, values.read(name)?)?;
+        }
+        Ok(())
+    }
+}
+
+fn load(buffers: &FlatBuffers, file: &TensorFile) -> Result<()> {
+    for place in buffers.layout().places() {
+        let values = file.read_f32_as(&place.spec.name, &place.spec.shape)?;
+        buffers.write(&place.spec.name, &values)?;
+    }
+    Ok(())
+}
+
+/// Replays a recorded run on `device`.
+pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
+    let record = &fixture.record;
+    let config = fixture.config()?;
+    let mut model = PoaModel::new(&config, device, 0)?;
+    load(model.student.values(), &fixture.student)?;
+    load(model.teacher.values(), &fixture.teacher)?;
+    let mut all = Comparison { fixture, checks: Vec::new(), values: BTreeMap::new() };
+    let (b, l) = (record.crops.batch, record.crops.local_number);
+    let (gs, ls) = (record.crops.global_size, record.crops.local_size);
+    let patches = model.vit.sizes().grid(gs).pow(2);
+    for (s, step) in record.steps.iter().enumerate() {
+        let global = fixture.batch.read_f32_as(&format!("step{s}.global_crops"), &[2 * b, 3, gs, gs])?;
+        let local = fixture.batch.read_f32_as(&format!("step{s}.local_crops"), &[l * b, 3, ls, ls])?;
+        let name = format!("step{s}.masks");
+        fixture.batch.expect_shape(&name, &[2 * b, patches])?;
+        let masks = fixture.batch.read_u8(&name)?;
+        let batch = StepBatch {
+            images: b,
+            global: &global,
+            global_size: gs,
+            local: &local,
+            local_size: ls,
+            masks: Some(&masks),
+        };
+        let network = model.grid.named(&step.network().to_string()).map_err(|e| {
+            Error::file(&fixture.name, format!("step {s} names a network outside the recorded grid: {e}"))
+        })?;
+        let mut inputs = StepInputs { network, teacher_temp: fixture.teacher_temp, drop_path: None };
+        let done = model.forward_backward(&batch, &mut inputs)?;
+        let report = done.read(&model.settings.weights)?;
+        all.number(LOSSES, format!("step{s}.loss.total"), report.total, step.total);
+        for (name, value) in report.components {
+            let want = step.components.get(&name).ok_or_else(|| {
+                Error::file(&fixture.name, format!("step {s} has no component `{name}`"))
+            })?;
+            all.number(LOSSES, format!("step{s}.loss.{name}"), value, *want);
+        }
+        let gradients = model.student.gradients().expect("students are trained").clone();
+        if s == 0 {
+            for place in gradients.layout().places() {
+                let name = &place.spec.name;
+                all.tensor(GRADIENTS, &format!("step0.grad.{name}"), &place.spec.shape, gradients.read(name)?)?;
+            }
+        }
+        model.optimizer.measure(&gradients, &done.total)?;
+        let measured = GradientReport::from_control(&model.optimizer.control().to_vec::<f32>()?);
+        for (module, norm) in gradients.layout().modules().iter().zip(&measured.norms) {
+            let want = step.grad_norm.get(module).copied().unwrap_or(f64::NAN);
+            all.number(NORMS, format!("step{s}.grad_norm.{module}"), *norm, want);
+        }
+        if !measured.finite {
+            return Err(Error::Mismatch(format!("{}: step {s} is not finite", fixture.name)));
+        }
+        let settings = StepSettings {
+            lr: record.optim.lr,
+            last_layer_lr: record.optim.lr,
+            weight_decay: record.optim.weight_decay,
+            teacher_momentum: record.optim.teacher_momentum,
+        };
+        model.optimizer.update(&model.student, model.teacher.values(), settings)?;
+        model.optimizer.applied += 1;
+    }
+    all.parameters("student", model.student.values(), [STUDENT, STUDENT_QKV])?;
+    all.parameters("teacher", model.teacher.values(), [TEACHER, TEACHER_QKV])?;
+    let shape = fixture.batch.shape("features.images")?.to_vec();
+    let images = Tensor::from_slice(device, &shape, &fixture.batch.read_f32("features.images")?)?;
+    for f in &record.features {
+        let network = f.network();
+        let (cls, tokens) = model.features(&model.teacher, network, &images, true)?;
+        let tokens = tokens.expect("asked for").to_vec()?;
+        let per_image = tokens.len() / (shape[0] * network.width);
+        let name = |part: &str| format!("features.{}.{part}", f.index);
+        all.tensor(FEATURES, &name("clstoken"), &[shape[0], network.width], cls.to_vec()?)?;
+        all.tensor(FEATURES, &name("patchtokens"), &[shape[0], per_image, network.width], tokens)?;
+    }
+    Ok(Replay { checks: all.checks, values: all.values })
+}
