@@ -3,23 +3,35 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "kernels/cross_entropy.rs"]
+mod cross_entropy;
 #[path = "kernels/elementwise.rs"]
 mod elementwise;
+#[path = "kernels/gather.rs"]
+mod gather;
+#[path = "kernels/koleo.rs"]
+mod koleo;
+#[path = "kernels/l2_normalize.rs"]
+mod l2_normalize;
 #[path = "kernels/layer_norm.rs"]
 mod layer_norm;
 #[path = "kernels/linear.rs"]
 mod linear;
 #[path = "kernels/matmul.rs"]
 mod matmul;
-#[path = "kernels/shaders.rs"]
-mod shaders;
-#[path = "kernels/gather.rs"]
-mod gather;
 #[path = "kernels/patch_embed.rs"]
 mod patch_embed;
 #[path = "kernels/position.rs"]
 mod position;
+#[path = "kernels/prototype_loss.rs"]
+mod prototype_loss;
 #[path = "kernels/residual.rs"]
 mod residual;
+#[path = "kernels/shaders.rs"]
+mod shaders;
+#[path = "kernels/sinkhorn.rs"]
+mod sinkhorn;
 #[path = "kernels/tokens.rs"]
 mod tokens;
+#[path = "kernels/weight_norm.rs"]
+mod weight_norm;

@@ -1,5 +1,5 @@
 // Cross-entropy of rows of logits against targets computed on the fly; see src/ops/cross_entropy.rs.
-//   z = s·inverse, p_t[j] = exp(l[t, j]/τ + a[t] + b[j]) for up to two teacher rows t, q = softmax(d·inverse)
+//   z = s·inverse with inverse = 1/τs, p_t[j] = exp(l[t, j]/τ + a[t] + b[j]) for up to two teacher rows t, q = softmax(d·inverse)
 //   losses[i] = (Σ_t LSE(z) − Σ_j p_t·z, LSE(z) − Σ_j q·z) (=)
 //   s[i] = inverse·((n·w + v)·softmax(z) − w·Σ_t p_t − v·q) (=, over the logits) with GRADIENT
 // s, d: [rows, cols]; t0, t1: chunks of the teacher's logits that hold the first and second target rows, whose first
@@ -9,6 +9,7 @@
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
+#include "targets.wgsl"
 #include "reduce.wgsl"
 
 struct Params {
@@ -55,7 +56,8 @@ fn targets_of(t0: u32, t1: u32) -> Targets {
 }
 
 fn probability(l: f32, row: vec2<f32>, column: f32) -> f32 {
-    return exp_accurate((fma(l, p.target_inverse, row.x) + column) + fma(l, p.target_inverse_low, row.y));
+    let y = over_temperature(l, p.target_inverse, p.target_inverse_low, row.x, row.y);
+    return exp_accurate((y.x + column) + y.y);
 }
 
 // Sum of the targets at column c.
@@ -87,36 +89,37 @@ fn cross_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups)
     var ddot = 0.0;
 #endif
     for (var c = lane; c < p.cols; c += WG) {
-        let z = s[at + c] * p.inverse;
+        // differences of logits first, which are exact near the maximum, then times 1/τs
+        let z = s[at + c];
         if z > m {
-            total *= exp_accurate(m - z);
+            total *= exp_accurate((m - z) * p.inverse);
             m = z;
         }
-        total += exp_accurate(z - m);
+        total += exp_accurate((z - m) * p.inverse);
         dot_ = fma(target_at(t, c), z, dot_);
 #ifdef DISTILL
-        let y = d[from_ + c] * p.inverse;
+        let y = d[from_ + c];
         if y > dm {
-            let down = exp_accurate(dm - y);
+            let down = exp_accurate((dm - y) * p.inverse);
             dtotal *= down;
             ddot *= down;
             dm = y;
         }
-        let q = exp_accurate(y - dm);
+        let q = exp_accurate((y - dm) * p.inverse);
         dtotal += q;
         ddot = fma(q, z, ddot);
 #endif
     }
     let top = workgroup_max(m, lane);
-    let sum = workgroup_sum(total * exp_accurate(m - top), lane);
-    let lse = log_accurate(sum) + top;
-    let view = count * lse - workgroup_sum(dot_, lane);
+    let sum = workgroup_sum(total * exp_accurate((m - top) * p.inverse), lane);
+    let log_sum = log_accurate(sum);
+    let view = count * log_sum + (count * top - workgroup_sum(dot_, lane)) * p.inverse;
     var distill = 0.0;
 #ifdef DISTILL
     let dtop = workgroup_max(dm, lane);
-    let down = exp_accurate(dm - dtop);
+    let down = exp_accurate((dm - dtop) * p.inverse);
     let dsum = workgroup_sum(dtotal * down, lane);
-    distill = lse - workgroup_sum(ddot * down, lane) / dsum;
+    distill = log_sum + (top - workgroup_sum(ddot * down, lane) / dsum) * p.inverse;
 #endif
     if lane == 0u {
         losses[p.loss_offset + 2u * i] = view;
@@ -130,9 +133,9 @@ fn cross_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups)
     own += other;
 #endif
     for (var c = lane; c < p.cols; c += WG) {
-        var g = own / sum * exp_accurate(s[at + c] * p.inverse - top) - weight * target_at(t, c);
+        var g = own / sum * exp_accurate((s[at + c] - top) * p.inverse) - weight * target_at(t, c);
 #ifdef DISTILL
-        g -= other / dsum * exp_accurate(d[from_ + c] * p.inverse - dtop);
+        g -= other / dsum * exp_accurate((d[from_ + c] - dtop) * p.inverse);
 #endif
         s[at + c] = g;
     }

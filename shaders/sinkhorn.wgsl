@@ -1,7 +1,7 @@
 // Sinkhorn-Knopp and centring in the logarithmic domain: p[i, j] = exp(l[i, j]/τ + a[i] + b[j]) is never stored.
 //   columns  parts[s, 0, j], parts[s, 1, j] = m, Σ exp(l/τ + a − m) over a strip of rows, m their maximum (=)
-//   merge    b[j] = shift − LSE over the strips (=)
-//   rows     a[i] = −LSE_j(l/τ + b), as the sum of two f32 (=)
+//   merge    b[j] = LSE over the strips of column 0 − that of column j (=); the common factor is the row pass'
+//   rows     a[i] = −LSE_j(l/τ + b) as two f32: −maximum and −log of the sum relative to it (=)
 // l: rows of `cols` elements, x_stride apart; a: [R, 2]; parts: [strips, 2, cols]. 1/τ = inverse + inverse_low.
 // Sums run with a maximum that grows as elements are read, so the logits may have any size and are read once.
 // Grid: columns (ceil(cols / WG), strips of this chunk, 1), one invocation a column; merge (ceil(cols / WG), 1, 1);
@@ -9,6 +9,7 @@
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
+#include "targets.wgsl"
 #ifdef ROW_PASS
 #include "reduce.wgsl"
 #endif
@@ -18,7 +19,7 @@ struct Params {
     x_offset: u32, x_stride: u32,
     a_offset: u32, b_offset: u32, parts_offset: u32,
     strip: u32, strips: u32, first_strip: u32,
-    inverse: f32, inverse_low: f32, shift: f32,
+    inverse: f32, inverse_low: f32,
 }
 
 #ifdef COLUMN_PASS
@@ -36,15 +37,15 @@ fn columns(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_inde
     var total = 0.0;
     // four rows at a time: their loads overlap, and the running maximum moves once
     for (var r = first; r < last; r += 4u) {
-        var l = vec4<f32>(0.0);
         var high = vec4<f32>(NEG_INF);
         var low = vec4<f32>(0.0);
         for (var k = 0u; k < 4u; k++) {
             if r + k < last {
-                l[k] = x[p.x_offset + (r + k) * p.x_stride + c];
+                let l = x[p.x_offset + (r + k) * p.x_stride + c];
                 let at = p.a_offset + 2u * (r + k);
-                high[k] = fma(l[k], p.inverse, a[at]);
-                low[k] = fma(l[k], p.inverse_low, a[at + 1u]);
+                let y = over_temperature(l, p.inverse, p.inverse_low, a[at], a[at + 1u]);
+                high[k] = y.x;
+                low[k] = y.y;
             }
         }
         let top = max(max(max(high.x, high.y), max(high.z, high.w)), m);
@@ -63,10 +64,8 @@ fn columns(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_inde
 @group(0) @binding(0) var<storage, read_write> b: array<f32>;
 @group(0) @binding(1) var<storage, read> parts: array<f32>;
 
-@compute @workgroup_size(WG)
-fn merge(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
-    let c = wid.x * WG + lane;
-    if c >= p.cols { return; }
+// Maximum, and logarithm of the sum relative to it, of a column.
+fn merged(c: u32) -> vec2<f32> {
     let at = p.parts_offset + c;
     var m = NEG_INF;
     for (var s = 0u; s < p.strips; s++) { m = max(m, parts[at + s * 2u * p.cols]); }
@@ -75,7 +74,15 @@ fn merge(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index)
         let part = at + s * 2u * p.cols;
         total = fma(parts[part + p.cols], exp_accurate(parts[part] - m), total);
     }
-    b[p.b_offset + c] = (p.shift - log_accurate(total)) - m;
+    return vec2<f32>(m, log_accurate(total));
+}
+
+@compute @workgroup_size(WG)
+fn merge(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let c = wid.x * WG + lane;
+    if c >= p.cols { return; }
+    let difference = merged(0u) - merged(c);
+    b[p.b_offset + c] = difference.x + difference.y;
 }
 #endif
 
@@ -83,6 +90,12 @@ fn merge(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index)
 @group(0) @binding(0) var<storage, read_write> a: array<f32>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 @group(0) @binding(2) var<storage, read> b: array<f32>;
+
+// l/τ + b − top
+fn relative(l: f32, top: f32, scale: f32) -> f32 {
+    let y = over_temperature(l, p.inverse, p.inverse_low, -top, scale);
+    return y.x + y.y;
+}
 
 @compute @workgroup_size(WG)
 fn rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -105,7 +118,8 @@ fn rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec
         let high = fma(l, vec4<f32>(p.inverse), scale);
         let top = max(max(max(high.x, high.y), max(high.z, high.w)), m);
         // l/τ − top first: near the maximum it is small, so adding b rounds little
-        let y = fma(l, vec4<f32>(p.inverse), vec4<f32>(-top)) + fma(l, vec4<f32>(p.inverse_low), scale);
+        let y = vec4<f32>(relative(l.x, top, scale.x), relative(l.y, top, scale.y),
+                          relative(l.z, top, scale.z), relative(l.w, top, scale.w));
         let e = vec4<f32>(exp_accurate(y.x), exp_accurate(y.y), exp_accurate(y.z), exp_accurate(y.w));
         total = total * exp_accurate(m - top) + ((e.x + e.y) + (e.z + e.w));
         m = top;
@@ -113,12 +127,9 @@ fn rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec
     let top = workgroup_max(m, lane);
     let sum = workgroup_sum(total * exp_accurate(m - top), lane);
     if lane == 0u {
-        // −top − log sum, exactly, as two numbers
-        let ls = -log_accurate(sum);
-        let high = ls - top;
-        let back = high + top;
-        a[p.a_offset + 2u * i] = high;
-        a[p.a_offset + 2u * i + 1u] = (ls - back) + (-top - (high - back));
+        // not added up: −top is exact, and compilers may undo the usual tricks that recover what a sum loses
+        a[p.a_offset + 2u * i] = -top;
+        a[p.a_offset + 2u * i + 1u] = -log_accurate(sum);
     }
 }
 #endif

@@ -10,6 +10,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("math.wgsl", include_str!("../../shaders/include/math.wgsl")),
     ("reduce.wgsl", include_str!("../../shaders/include/reduce.wgsl")),
     ("matmul.wgsl", include_str!("../../shaders/include/matmul.wgsl")),
+    ("targets.wgsl", include_str!("../../shaders/include/targets.wgsl")),
 ];
 
 fn broken(name: &str, what: impl std::fmt::Display) -> Error {

@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use crate::cpu::math;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::sinkhorn::{Targets, split};
+use crate::ops::sinkhorn::{Targets, inverse_temperature, over_temperature, row_workgroup};
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader =
@@ -43,16 +43,21 @@ params!(CrossEntropyParams {
     target_inverse_low: f32,
 });
 
-fn kernel(distill: bool, gradient: bool) -> Kernel {
-    let mut defines = vec![("WG", 256)];
+fn kernel(distill: bool, gradient: bool, wg: u32) -> Kernel {
+    let mut defines = vec![("WG", wg)];
     defines.extend(distill.then_some(("DISTILL", 1)));
     defines.extend(gradient.then_some(("GRADIENT", 1)));
     Kernel::new::<CrossEntropyParams>(SHADER, "cross_entropy", defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [(false, false), (false, true), (true, false), (true, true)].map(|(d, g)| kernel(d, g)).to_vec()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for (distill, gradient) in [(false, false), (false, true), (true, false), (true, true)] {
+        all.extend([0, usize::MAX].map(|cols| kernel(distill, gradient, row_workgroup(cols, caps))));
+    }
+    all.dedup();
+    all
 }
 
 /// What one row is compared with.
@@ -119,7 +124,7 @@ impl CrossEntropy<'_> {
                 let [c0, c1] = self.chunks;
                 let (x0, x1) = (logits[c0].rows("cross_entropy")?, logits[c1].rows("cross_entropy")?);
                 let d = self.partner.unwrap_or(self.logits).rows("cross_entropy")?;
-                let (target_inverse, target_inverse_low) = split(1.0 / self.targets.temperature());
+                let (target_inverse, target_inverse_low) = inverse_temperature(self.targets.temperature());
                 let params = CrossEntropyParams {
                     rows: n as u32,
                     cols: k as u32,
@@ -151,7 +156,7 @@ impl CrossEntropy<'_> {
                     self.table,
                 ];
                 tensors.extend(self.partner);
-                let kernel = kernel(self.partner.is_some(), self.gradient);
+                let kernel = kernel(self.partner.is_some(), self.gradient, row_workgroup(k, gpu.caps()));
                 gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(n))
             }
         }
@@ -171,7 +176,8 @@ impl CrossEntropy<'_> {
         }
         let (a, b) = (self.targets.row_scale().cpu::<f32>(), self.targets.column_scale().cpu::<f32>());
         let table = self.table.cpu::<u32>();
-        let (inverse, scales) = ((1.0 / self.temperature) as f32, split(1.0 / self.targets.temperature()));
+        let (inverse, scales) =
+            ((1.0 / self.temperature) as f32, inverse_temperature(self.targets.temperature()));
         let gradient = self.gradient;
         let row = |i: usize, s: &mut [f32], p: &mut [f32], q: &mut [f32]| -> [f32; 2] {
             let [t0, t1, weight, distill] = table[4 * i..][..4] else { unreachable!("rows of four") };
@@ -209,9 +215,12 @@ impl CrossEntropy<'_> {
 }
 
 /// p (+)= exp(l/τ + a + b)
-fn add_target(p: &mut [f32], l: &[f32], b: &[f32], a: [f32; 2], (inverse, low): (f32, f32), add: bool) {
+fn add_target(p: &mut [f32], l: &[f32], b: &[f32], a: [f32; 2], inverse: (f32, f32), add: bool) {
     for ((p, l), b) in p.iter_mut().zip(l).zip(b) {
-        let e = math::exp((l.mul_add(inverse, a[0]) + b) + l.mul_add(low, a[1]));
+        let e = {
+            let (x, y) = over_temperature(*l, inverse, a[0], a[1]);
+            math::exp((x + b) + y)
+        };
         *p = if add { *p + e } else { e };
     }
 }
@@ -227,19 +236,19 @@ fn row_losses(
     gradient: bool,
 ) -> [f32; 2] {
     let k = s.len();
-    let max = math::max(k, |j| s[j]) * inverse;
-    // z − max: both terms of the loss are taken relative to the maximum, which then cancels
-    let z = |s: &[f32], j: usize| s[j].mul_add(inverse, -max);
+    let max = math::max(k, |j| s[j]);
+    // both terms of the loss are taken relative to the maximum, which then cancels
+    let z = |s: &[f32], j: usize| (s[j] - max) * inverse;
     let dot = long_sum(k, |j| p[j] * z(s, j));
     let mut q_loss = None;
     if let Some((d, q)) = partner {
-        let max = math::max(k, |j| d[j]) * inverse;
-        q.iter_mut().zip(d).for_each(|(q, d)| *q = math::exp(d.mul_add(inverse, -max)));
+        let max = math::max(k, |j| d[j]);
+        q.iter_mut().zip(d).for_each(|(q, d)| *q = math::exp((d - max) * inverse));
         let sum = long_sum(k, |j| q[j]);
         q_loss = Some((&*q, sum, long_sum(k, |j| q[j] * z(s, j)) / sum));
     }
     let sum = if gradient {
-        s.iter_mut().for_each(|s| *s = math::exp(s.mul_add(inverse, -max)));
+        s.iter_mut().for_each(|s| *s = math::exp((*s - max) * inverse));
         long_sum(k, |j| s[j])
     } else {
         long_sum(k, |j| math::exp(z(s, j)))

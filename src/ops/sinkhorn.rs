@@ -6,7 +6,8 @@
 //! the logits. Rows sum to one after the row pass. Source: poa-facts "Targets and losses"; the order of the rows does
 //! not matter, so the swap of the two views is left to the index tables of the losses.
 //!
-//! a is kept as the sum of two f32, and so is 1/τ: their rounding would be a common factor of a whole row.
+//! a is kept as the sum of two f32, and so is 1/τ: their rounding would be a common factor of a whole row. Relative
+//! error of p with |l/τ| up to 20: 1e-6.
 
 use std::ops::Range;
 
@@ -36,7 +37,6 @@ params!(SinkhornParams {
     first_strip: u32,
     inverse: f32,
     inverse_low: f32,
-    shift: f32,
 });
 
 /// Columns of a workgroup of the column pass.
@@ -52,23 +52,57 @@ enum Pass {
     Rows,
 }
 
-fn kernel(pass: Pass) -> Kernel {
-    let (entry, define, wg) = match pass {
-        Pass::Columns => ("columns", "COLUMN_PASS", COLUMNS),
-        Pass::Merge => ("merge", "MERGE_PASS", COLUMNS),
-        Pass::Rows => ("rows", "ROW_PASS", 256),
+fn kernel(pass: Pass, wg: u32) -> Kernel {
+    let (entry, define) = match pass {
+        Pass::Columns => ("columns", "COLUMN_PASS"),
+        Pass::Merge => ("merge", "MERGE_PASS"),
+        Pass::Rows => ("rows", "ROW_PASS"),
     };
     Kernel::new::<SinkhornParams>(SHADER, entry, vec![("WG", wg), (define, 1)])
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [Pass::Columns, Pass::Merge, Pass::Rows].map(kernel).to_vec()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = vec![kernel(Pass::Columns, COLUMNS), kernel(Pass::Merge, COLUMNS)];
+    all.extend([0, usize::MAX].map(|cols| kernel(Pass::Rows, row_workgroup(cols, caps))));
+    all.dedup();
+    all
 }
 
 /// A number as the sum of two f32.
-pub(crate) fn split(x: f64) -> (f32, f32) {
+fn split(x: f64) -> (f32, f32) {
     (x as f32, (x - x as f32 as f64) as f32)
+}
+
+/// 1/τ as the sum of two f32, the first with 12 significant bits (see shaders/include/targets.wgsl).
+pub(crate) fn inverse_temperature(temperature: f64) -> (f32, f32) {
+    let inverse = 1.0 / temperature;
+    let head = f32::from_bits((inverse as f32).to_bits() & 0xffff_f000);
+    (head, (inverse - head as f64) as f32)
+}
+
+/// l/τ + offset as the sum of two f32, of which the first is rounded at its own size and the second is small; the
+/// offset is a sum of two as well. The same as in shaders/include/targets.wgsl.
+#[inline(always)]
+pub(crate) fn over_temperature(
+    l: f32,
+    (inverse, low): (f32, f32),
+    offset: f32,
+    offset_low: f32,
+) -> (f32, f32) {
+    let head = f32::from_bits(l.to_bits() & 0xffff_f000);
+    (head.mul_add(inverse, offset), (l - head).mul_add(inverse, l.mul_add(low, offset_low)))
+}
+
+/// Invocations for a row of this length: a long one is read by as many as the adapter allows, as there may be fewer
+/// rows than the adapter has cores.
+pub(crate) fn row_workgroup(cols: usize, caps: &Caps) -> u32 {
+    match caps.workgroup_size {
+        _ if cols < 4096 || caps.software => 256,
+        size if size >= 1024 => 1024,
+        size if size >= 512 => 512,
+        _ => 256,
+    }
 }
 
 /// The targets of one head for R rows: p[i, j] = exp(l[i, j]/τ + a[i] + b[j]), never stored.
@@ -164,7 +198,7 @@ impl Targets {
     }
 
     fn params(&self, x: Rows) -> SinkhornParams {
-        let (inverse, inverse_low) = split(1.0 / self.temperature);
+        let (inverse, inverse_low) = inverse_temperature(self.temperature);
         SinkhornParams {
             rows: x.rows as u32,
             cols: x.cols as u32,
@@ -178,11 +212,11 @@ impl Targets {
         }
     }
 
-    /// b[j] = log(R/K) − LSE_i(l/τ + a): every column sums to R/K.
+    /// b[j] = LSE_i(l[i, 0]/τ + a) − LSE_i(l[i, j]/τ + a): every column has the same sum. Which one does not matter,
+    /// as the row pass follows; relative to a column of its own kind b is small and rounds little.
     fn column_pass(&self) -> Result<()> {
-        let shift = (self.rows() as f64 / self.prototypes() as f64).ln();
         match self.device() {
-            Device::Cpu(_) => self.column_pass_cpu(shift),
+            Device::Cpu(_) => self.column_pass_cpu(),
             Device::Gpu(gpu) => {
                 let strip = STRIP.max(self.rows().div_ceil(STRIPS));
                 let strips: usize = self.firsts.windows(2).map(|w| (w[1] - w[0]).div_ceil(strip)).sum();
@@ -202,7 +236,12 @@ impl Targets {
                         ..own
                     };
                     let grid = [(k as u32).div_ceil(COLUMNS), count as u32, 1];
-                    gpu.dispatch(&kernel(Pass::Columns), &[&parts, chunk, &self.row_scale], &params, grid)?;
+                    gpu.dispatch(
+                        &kernel(Pass::Columns, COLUMNS),
+                        &[&parts, chunk, &self.row_scale],
+                        &params,
+                        grid,
+                    )?;
                     at += count;
                 }
                 let params = SinkhornParams {
@@ -210,18 +249,17 @@ impl Targets {
                     b_offset: self.column_scale.layout().offset as u32,
                     parts_offset: parts.layout().offset as u32,
                     strips: strips as u32,
-                    shift: shift as f32,
                     ..Default::default()
                 };
                 let grid = [(k as u32).div_ceil(COLUMNS), 1, 1];
-                gpu.dispatch(&kernel(Pass::Merge), &[&self.column_scale, &parts], &params, grid)
+                gpu.dispatch(&kernel(Pass::Merge, COLUMNS), &[&self.column_scale, &parts], &params, grid)
             }
         }
     }
 
-    fn column_pass_cpu(&self, shift: f64) -> Result<()> {
-        const BLOCK: usize = 256;
-        const GROUP: usize = 16;
+    fn column_pass_cpu(&self) -> Result<()> {
+        const BLOCK: usize = 512;
+        const GROUP: usize = 8;
         let chunks: Vec<_> = self
             .logits
             .iter()
@@ -229,8 +267,9 @@ impl Targets {
             .map(|(t, first)| Ok((t.cpu::<f32>(), t.rows("sinkhorn")?, *first)))
             .collect::<Result<_>>()?;
         let a = self.row_scale.cpu::<f32>();
-        let (inverse, low) = split(1.0 / self.temperature);
-        self.column_scale.cpu_mut::<f32>().par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
+        let inverse = inverse_temperature(self.temperature);
+        let mut lse = vec![0.0f64; self.prototypes()];
+        lse.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
             let n = out.len();
             let (mut max, mut sum) = ([f32::MIN; BLOCK], [0.0f32; BLOCK]);
             for (x, rows, first) in &chunks {
@@ -244,7 +283,7 @@ impl Targets {
                     for i in group.clone() {
                         let (l, a, _) = row(i);
                         for (h, l) in higher.iter_mut().zip(l) {
-                            let v = l.mul_add(inverse, a);
+                            let v = over_temperature(*l, inverse, a, 0.0).0;
                             *h = if v > *h { v } else { *h };
                         }
                     }
@@ -252,7 +291,8 @@ impl Targets {
                     for i in group {
                         let (l, a, a_low) = row(i);
                         for ((p, h), l) in part.iter_mut().zip(&higher).zip(l) {
-                            *p += math::exp((l.mul_add(inverse, a) - h) + l.mul_add(low, a_low));
+                            let (x, y) = over_temperature(*l, inverse, a, a_low);
+                            *p += math::exp((x - h) + y);
                         }
                     }
                     for c in 0..BLOCK {
@@ -261,10 +301,13 @@ impl Targets {
                     max = higher;
                 }
             }
-            for ((b, m), s) in out.iter_mut().zip(&max).zip(&sum) {
-                *b = (shift - *m as f64 - (*s as f64).ln()) as f32;
+            for ((lse, m), s) in out.iter_mut().zip(&max).zip(&sum) {
+                *lse = *m as f64 + (*s as f64).ln();
             }
         });
+        for (b, own) in self.column_scale.cpu_mut::<f32>().iter_mut().zip(&lse) {
+            *b = (lse[0] - own) as f32;
+        }
         Ok(())
     }
 
@@ -276,7 +319,7 @@ impl Targets {
             match self.device() {
                 Device::Cpu(_) => {
                     let (l, b, n) = (chunk.cpu::<f32>(), self.column_scale.cpu::<f32>(), x.cols);
-                    let inverse = split(1.0 / self.temperature);
+                    let inverse = inverse_temperature(self.temperature);
                     // a row is long: one is a piece of work for a core
                     a.cpu_mut::<f32>()
                         .par_chunks_mut(2)
@@ -290,7 +333,8 @@ impl Targets {
                 Device::Gpu(gpu) => {
                     let params = SinkhornParams { a_offset: a.layout().offset as u32, ..self.params(x) };
                     let tensors = [&self.row_scale, chunk, &self.column_scale];
-                    gpu.dispatch(&kernel(Pass::Rows), &tensors, &params, gpu.caps().grid(x.rows))?;
+                    let kernel = kernel(Pass::Rows, row_workgroup(x.cols, gpu.caps()));
+                    gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(x.rows))?;
                 }
             }
         }
@@ -299,22 +343,26 @@ impl Targets {
 }
 
 /// log Σ_j exp(l_j/τ + b_j), block by block with a running maximum.
-fn row_log_sum_exp(l: &[f32], b: &[f32], (inverse, low): (f32, f32)) -> f64 {
+fn row_log_sum_exp(l: &[f32], b: &[f32], inverse: (f32, f32)) -> f64 {
     const BLOCK: usize = 1024;
     let (mut max, mut sum) = (f32::MIN, 0.0f64);
     for (l, b) in l.chunks(BLOCK).zip(b.chunks(BLOCK)) {
         let n = l.len();
-        let top = math::max(n, |j| l[j].mul_add(inverse, b[j]));
+        let top = math::max(n, |j| l[j].mul_add(inverse.0, b[j]));
         if top > max {
             sum *= (max as f64 - top as f64).exp();
             max = top;
         }
-        sum += math::sum(n, |j| math::exp(l[j].mul_add(inverse, -max) + l[j].mul_add(low, b[j]))) as f64;
+        let relative = |j: usize| {
+            let (x, y) = over_temperature(l[j], inverse, -max, b[j]);
+            math::exp(x + y)
+        };
+        sum += math::sum(n, relative) as f64;
     }
     max as f64 + sum.ln()
 }
 
-/// Sinkhorn-Knopp: `iterations` times every column to R/K, then every row to 1. `logits` are chunks `[rows, K]` of
+/// Sinkhorn-Knopp: `iterations` times every column to one common sum, then every row to 1. `logits` are chunks `[rows, K]` of
 /// one matrix.
 pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Result<Targets> {
     let targets = Targets::new(logits, temperature)?;
