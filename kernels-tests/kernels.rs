@@ -35,3 +35,7 @@ mod sinkhorn;
 mod tokens;
 #[path = "kernels/weight_norm.rs"]
 mod weight_norm;
+#[path = "kernels/attention.rs"]
+mod attention;
+#[path = "kernels/softmax.rs"]
+mod softmax;

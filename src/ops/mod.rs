@@ -3,6 +3,7 @@
 //! Functions on [`crate::tensor::Tensor`] compute; functions that take a [`crate::autograd::Tape`] also record the
 //! gradient. Every function runs on both devices.
 
+pub mod attention;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod fill;
@@ -18,6 +19,7 @@ pub mod prototype_loss;
 pub mod reduce;
 pub mod residual;
 pub mod sinkhorn;
+pub mod softmax;
 pub mod tokens;
 pub mod weight_norm;
 
@@ -26,6 +28,7 @@ use crate::gpu::{Caps, Kernel};
 /// Every kernel variant that an adapter with these capabilities may be asked for, for validation without a GPU.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
+        attention::kernels(caps),
         cross_entropy::kernels(caps),
         elementwise::kernels(caps),
         fill::kernels(caps),
@@ -39,6 +42,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         reduce::kernels(caps),
         residual::kernels(caps),
         sinkhorn::kernels(caps),
+        softmax::kernels(caps),
         tokens::kernels(caps),
         weight_norm::kernels(caps),
     ]

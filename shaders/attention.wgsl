@@ -1,0 +1,417 @@
+// Self-attention inside sequences, one head at a time (Dao et al. 2022, in the form that needs no atomics).
+//   forward       o = softmax(s)·v with s = scale·q·kᵀ; saved: lse[head, row] = log Σ exp(s)
+//   backward_q    delta[head, row] = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k
+//   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
+// dqkv is written (=), or added to where `accumulate`. No score leaves the registers.
+//
+// qkv [rows, 3·width] with q, k and v side by side, out and do [rows, width], width = heads·HEAD; rows may lie apart.
+//
+// Every invocation owns OWN rows of one side (queries, or keys in backward_kv) and keeps them and its sums in
+// registers; the rows of the other side stream past, TILE at a time:
+//   by default   through workgroup memory: 2·TILE·HEAD floats
+//   BROADCAST    through registers: the eight invocations of a subgroup load eight neighbouring elements and
+//                broadcast them. Needs subgroups of eight; for software adapters, whose loads cost most.
+// Rows are handled in chunks of eight elements; where HEAD is not a multiple of eight (RAGGED) the rest is zero.
+//
+// Grid: one workgroup of WG invocations for WG·OWN rows of a sequence and head, folded. Up to four groups of
+// sequences: group i ends before workgroup end_i, starts at row first_i and has sequences of length_i rows.
+#include "params.wgsl"
+#include "grid.wgsl"
+#include "math.wgsl"
+
+struct Params {
+    heads: u32, rows: u32,
+    qkv_offset: u32, qkv_stride: u32,
+    out_offset: u32, out_stride: u32,
+    dout_offset: u32, dout_stride: u32,
+    dqkv_offset: u32, dqkv_stride: u32,
+    lse_offset: u32, delta_offset: u32,
+    accumulate: u32,
+    end_0: u32, end_1: u32, end_2: u32, end_3: u32,
+    first_0: u32, first_1: u32, first_2: u32, first_3: u32,
+    length_0: u32, length_1: u32, length_2: u32, length_3: u32,
+    scale: f32,
+}
+
+#ifdef FORWARD
+@group(0) @binding(0) var<storage, read_write> out: array<f32>;
+@group(0) @binding(1) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+#endif
+#ifdef BACKWARD_Q
+@group(0) @binding(0) var<storage, read_write> dqkv: array<f32>;
+@group(0) @binding(1) var<storage, read_write> delta: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+@group(0) @binding(3) var<storage, read> dout: array<f32>;
+@group(0) @binding(4) var<storage, read> lse: array<f32>;
+@group(0) @binding(5) var<storage, read> out: array<f32>;
+#endif
+#ifdef BACKWARD_KV
+@group(0) @binding(0) var<storage, read_write> dqkv: array<f32>;
+@group(0) @binding(1) var<storage, read> delta: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+@group(0) @binding(3) var<storage, read> dout: array<f32>;
+@group(0) @binding(4) var<storage, read> lse: array<f32>;
+#endif
+
+const CHUNKS: u32 = (HEAD + 7u) / 8u;
+const ROWS: u32 = WG * OWN;
+
+// Eight neighbouring elements of a row.
+struct Eight { a: vec4<f32>, b: vec4<f32> }
+alias Row = array<Eight, CHUNKS>;
+
+fn dot8(x: Eight, y: Eight) -> f32 { return dot(x.a, y.a) + dot(x.b, y.b); }
+fn times8(x: Eight, f: f32) -> Eight { return Eight(x.a * f, x.b * f); }
+// x + f·y
+fn add8(x: Eight, f: f32, y: Eight) -> Eight { return Eight(x.a + f * y.a, x.b + f * y.b); }
+
+// What a workgroup works on: rows [start, start + ROWS) of the sequence of `length` rows from row `first`.
+struct Place { first: u32, length: u32, head: u32, start: u32 }
+
+fn workgroups() -> u32 { return p.end_3; }
+
+fn place(workgroup: u32) -> Place {
+    var from_ = 0u;
+    var first = p.first_0;
+    var length = p.length_0;
+    if workgroup >= p.end_0 { from_ = p.end_0; first = p.first_1; length = p.length_1; }
+    if workgroup >= p.end_1 { from_ = p.end_1; first = p.first_2; length = p.length_2; }
+    if workgroup >= p.end_2 { from_ = p.end_2; first = p.first_3; length = p.length_3; }
+    let blocks = (length + ROWS - 1u) / ROWS;
+    let i = workgroup - from_;
+    let j = i / blocks;
+    return Place(first + j / p.heads * length, length, j % p.heads, (i % blocks) * ROWS);
+}
+
+// Elements 8·c .. 8·c + 7 of the row of `qkv` from `at`.
+fn qkv8(at: u32, c: u32) -> Eight {
+    let i = at + 8u * c;
+#ifdef RAGGED
+    let n = HEAD - 8u * c;
+    let m = min(n, 8u) - 1u;
+    let x = vec4(qkv[i], qkv[i + min(1u, m)], qkv[i + min(2u, m)], qkv[i + min(3u, m)]);
+    let y = vec4(qkv[i + min(4u, m)], qkv[i + min(5u, m)], qkv[i + min(6u, m)], qkv[i + m]);
+    return Eight(select(vec4(0.0), x, vec4(0u, 1u, 2u, 3u) < vec4(n)), select(vec4(0.0), y, vec4(4u, 5u, 6u, 7u) < vec4(n)));
+#else
+    return Eight(vec4(qkv[i], qkv[i + 1u], qkv[i + 2u], qkv[i + 3u]),
+                 vec4(qkv[i + 4u], qkv[i + 5u], qkv[i + 6u], qkv[i + 7u]));
+#endif
+}
+
+#ifndef FORWARD
+// The same of `dout`.
+fn dout8(at: u32, c: u32) -> Eight {
+    let i = at + 8u * c;
+#ifdef RAGGED
+    let n = HEAD - 8u * c;
+    let m = min(n, 8u) - 1u;
+    let x = vec4(dout[i], dout[i + min(1u, m)], dout[i + min(2u, m)], dout[i + min(3u, m)]);
+    let y = vec4(dout[i + min(4u, m)], dout[i + min(5u, m)], dout[i + min(6u, m)], dout[i + m]);
+    return Eight(select(vec4(0.0), x, vec4(0u, 1u, 2u, 3u) < vec4(n)), select(vec4(0.0), y, vec4(4u, 5u, 6u, 7u) < vec4(n)));
+#else
+    return Eight(vec4(dout[i], dout[i + 1u], dout[i + 2u], dout[i + 3u]),
+                 vec4(dout[i + 4u], dout[i + 5u], dout[i + 6u], dout[i + 7u]));
+#endif
+}
+#endif
+
+// Writes (=), or adds where `accumulate`, elements 8·c .. of the row of the output from `at`.
+fn store8(at: u32, c: u32, value: Eight) {
+    for (var e = 0u; e < 8u; e++) {
+        if 8u * c + e < HEAD {
+            let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
+            let i = at + 8u * c + e;
+#ifdef FORWARD
+            out[i] = v;
+#else
+            if p.accumulate != 0u { dqkv[i] += v; } else { dqkv[i] = v; }
+#endif
+        }
+    }
+}
+
+// The streaming side. Each row has two parts: `x` is q or k, `y` is v or do.
+#ifdef BROADCAST
+fn spread(v: f32) -> Eight {
+    return Eight(vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
+                 vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
+}
+
+// Position inside a chunk of the element that this invocation loads for the others.
+fn element(c: u32, sub: u32) -> u32 {
+#ifdef RAGGED
+    return min(8u * c + sub, HEAD - 1u);
+#else
+    return 8u * c + sub;
+#endif
+}
+
+fn present(v: f32, c: u32, sub: u32) -> f32 {
+#ifdef RAGGED
+    return select(0.0, v, 8u * c + sub < HEAD);
+#else
+    return v;
+#endif
+}
+
+fn stream_x(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight {
+    return spread(present(qkv[at + j * stride + element(c, sub)], c, sub));
+}
+
+#ifdef BACKWARD_KV
+fn stream_y(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight {
+    return spread(present(dout[at + j * stride + element(c, sub)], c, sub));
+}
+#else
+fn stream_y(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight {
+    return spread(present(qkv[at + j * stride + element(c, sub)], c, sub));
+}
+#endif
+#else
+var<workgroup> tile_x: array<Eight, TILE * CHUNKS>;
+var<workgroup> tile_y: array<Eight, TILE * CHUNKS>;
+
+// Fills both tiles with the first n rows from `x` and `y` on.
+fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, n: u32, lane: u32) {
+    workgroupBarrier();
+    for (var i = lane; i < n * CHUNKS; i += WG) {
+        let j = i / CHUNKS;
+        let c = i % CHUNKS;
+        tile_x[i] = qkv8(x + j * x_stride, c);
+#ifdef BACKWARD_KV
+        tile_y[i] = dout8(y + j * y_stride, c);
+#else
+        tile_y[i] = qkv8(y + j * y_stride, c);
+#endif
+    }
+    workgroupBarrier();
+}
+
+fn stream_x(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight { return tile_x[j * CHUNKS + c]; }
+fn stream_y(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight { return tile_y[j * CHUNKS + c]; }
+#endif
+
+#ifdef FORWARD
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+#ifdef BROADCAST
+           @builtin(subgroup_invocation_id) sub: u32,
+#endif
+           @builtin(local_invocation_index) lane: u32) {
+    let workgroup = workgroup_index(wid, nwg);
+    if workgroup >= workgroups() { return; }
+#ifndef BROADCAST
+    let sub = 0u;
+#endif
+    let at = place(workgroup);
+    let width = p.heads * HEAD;
+    let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
+    var q: array<Row, OWN>;
+    var sum: array<Row, OWN>;
+    var most: array<f32, OWN>;
+    var total: array<f32, OWN>;
+    for (var o = 0u; o < OWN; o++) {
+        let row = min(at.start + o * WG + lane, at.length - 1u);
+        for (var c = 0u; c < CHUNKS; c++) {
+            q[o][c] = times8(qkv8(base + row * p.qkv_stride, c), p.scale);
+            sum[o][c] = Eight(vec4(0.0), vec4(0.0));
+        }
+        most[o] = NEG_INF;
+        total[o] = 0.0;
+    }
+    for (var key = 0u; key < at.length; key += TILE) {
+        let n = min(TILE, at.length - key);
+        let k = base + width + key * p.qkv_stride;
+        let v = k + width;
+#ifndef BROADCAST
+        fill_tiles(k, p.qkv_stride, v, p.qkv_stride, n, lane);
+#endif
+        var s: array<array<f32, TILE>, OWN>;
+        for (var j = 0u; j < TILE; j++) {
+            for (var o = 0u; o < OWN; o++) { s[o][j] = 0.0; }
+            let from_ = min(j, n - 1u);
+            for (var c = 0u; c < CHUNKS; c++) {
+                let x = stream_x(k, p.qkv_stride, from_, c, sub);
+                for (var o = 0u; o < OWN; o++) { s[o][j] += dot8(q[o][c], x); }
+            }
+        }
+        for (var o = 0u; o < OWN; o++) {
+            var peak = most[o];
+            for (var j = 0u; j < TILE; j++) { peak = max(peak, s[o][j]); }
+            let shrink = exp_accurate(most[o] - peak);
+            most[o] = peak;
+            var more = 0.0;
+            for (var j = 0u; j < TILE; j++) {
+                s[o][j] = select(0.0, exp_accurate(s[o][j] - peak), j < n);
+                more += s[o][j];
+            }
+            total[o] = total[o] * shrink + more;
+            for (var c = 0u; c < CHUNKS; c++) { sum[o][c] = times8(sum[o][c], shrink); }
+        }
+        for (var j = 0u; j < TILE; j++) {
+            let from_ = min(j, n - 1u);
+            for (var c = 0u; c < CHUNKS; c++) {
+                let y = stream_y(v, p.qkv_stride, from_, c, sub);
+                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], s[o][j], y); }
+            }
+        }
+    }
+    for (var o = 0u; o < OWN; o++) {
+        let row = at.start + o * WG + lane;
+        if row < at.length {
+            let share = 1.0 / total[o];
+            let to = p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD;
+            for (var c = 0u; c < CHUNKS; c++) { store8(to, c, times8(sum[o][c], share)); }
+            lse[p.lse_offset + at.head * p.rows + at.first + row] = most[o] + log_accurate(total[o]);
+        }
+    }
+}
+#endif
+
+#ifdef BACKWARD_Q
+@compute @workgroup_size(WG)
+fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+#ifdef BROADCAST
+              @builtin(subgroup_invocation_id) sub: u32,
+#endif
+              @builtin(local_invocation_index) lane: u32) {
+    let workgroup = workgroup_index(wid, nwg);
+    if workgroup >= workgroups() { return; }
+#ifndef BROADCAST
+    let sub = 0u;
+#endif
+    let at = place(workgroup);
+    let width = p.heads * HEAD;
+    let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
+    let saved = at.head * p.rows + at.first;
+    var q: array<Row, OWN>;
+    var dy: array<Row, OWN>;
+    var sum: array<Row, OWN>;
+    var level: array<f32, OWN>;
+    var mean: array<f32, OWN>;
+    for (var o = 0u; o < OWN; o++) {
+        let row = min(at.start + o * WG + lane, at.length - 1u);
+        let y = p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD;
+        let d = p.dout_offset + (at.first + row) * p.dout_stride + at.head * HEAD;
+        mean[o] = 0.0;
+        for (var c = 0u; c < HEAD; c++) { mean[o] += out[y + c] * dout[d + c]; }
+        for (var c = 0u; c < CHUNKS; c++) {
+            q[o][c] = times8(qkv8(base + row * p.qkv_stride, c), p.scale);
+            dy[o][c] = dout8(d, c);
+            sum[o][c] = Eight(vec4(0.0), vec4(0.0));
+        }
+        level[o] = lse[p.lse_offset + saved + row];
+        if at.start + o * WG + lane < at.length { delta[p.delta_offset + saved + row] = mean[o]; }
+    }
+    for (var key = 0u; key < at.length; key += TILE) {
+        let n = min(TILE, at.length - key);
+        let k = base + width + key * p.qkv_stride;
+        let v = k + width;
+#ifndef BROADCAST
+        fill_tiles(k, p.qkv_stride, v, p.qkv_stride, n, lane);
+#endif
+        for (var j = 0u; j < n; j++) {
+            var s: array<f32, OWN>;
+            var ds: array<f32, OWN>;
+            for (var c = 0u; c < CHUNKS; c++) {
+                let x = stream_x(k, p.qkv_stride, j, c, sub);
+                let y = stream_y(v, p.qkv_stride, j, c, sub);
+                for (var o = 0u; o < OWN; o++) {
+                    s[o] += dot8(q[o][c], x);
+                    ds[o] += dot8(dy[o][c], y);
+                }
+            }
+            for (var o = 0u; o < OWN; o++) { ds[o] = exp_accurate(s[o] - level[o]) * (ds[o] - mean[o]); }
+            for (var c = 0u; c < CHUNKS; c++) {
+                let x = stream_x(k, p.qkv_stride, j, c, sub);
+                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], ds[o], x); }
+            }
+        }
+    }
+    for (var o = 0u; o < OWN; o++) {
+        let row = at.start + o * WG + lane;
+        if row < at.length {
+            let to = p.dqkv_offset + (at.first + row) * p.dqkv_stride + at.head * HEAD;
+            for (var c = 0u; c < CHUNKS; c++) { store8(to, c, times8(sum[o][c], p.scale)); }
+        }
+    }
+}
+#endif
+
+#ifdef BACKWARD_KV
+@compute @workgroup_size(WG)
+fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+#ifdef BROADCAST
+               @builtin(subgroup_invocation_id) sub: u32,
+#endif
+               @builtin(local_invocation_index) lane: u32) {
+    let workgroup = workgroup_index(wid, nwg);
+    if workgroup >= workgroups() { return; }
+#ifndef BROADCAST
+    let sub = 0u;
+#endif
+    let at = place(workgroup);
+    let width = p.heads * HEAD;
+    let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
+    let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
+    let saved = at.head * p.rows + at.first;
+    var k: array<Row, OWN>;
+    var v: array<Row, OWN>;
+    var dk: array<Row, OWN>;
+    var dv: array<Row, OWN>;
+    for (var o = 0u; o < OWN; o++) {
+        let row = min(at.start + o * WG + lane, at.length - 1u);
+        for (var c = 0u; c < CHUNKS; c++) {
+            k[o][c] = times8(qkv8(base + width + row * p.qkv_stride, c), p.scale);
+            v[o][c] = qkv8(base + 2u * width + row * p.qkv_stride, c);
+            dk[o][c] = Eight(vec4(0.0), vec4(0.0));
+            dv[o][c] = Eight(vec4(0.0), vec4(0.0));
+        }
+    }
+    for (var query = 0u; query < at.length; query += TILE) {
+        let n = min(TILE, at.length - query);
+        let q = base + query * p.qkv_stride;
+        let d = cotangent + query * p.dout_stride;
+#ifndef BROADCAST
+        fill_tiles(q, p.qkv_stride, d, p.dout_stride, n, lane);
+#endif
+        for (var j = 0u; j < n; j++) {
+            var s: array<f32, OWN>;
+            var ds: array<f32, OWN>;
+            for (var c = 0u; c < CHUNKS; c++) {
+                let x = stream_x(q, p.qkv_stride, j, c, sub);
+                let y = stream_y(d, p.dout_stride, j, c, sub);
+                for (var o = 0u; o < OWN; o++) {
+                    s[o] += dot8(k[o][c], x);
+                    ds[o] += dot8(v[o][c], y);
+                }
+            }
+            let level = lse[p.lse_offset + saved + query + j];
+            let mean = delta[p.delta_offset + saved + query + j];
+            for (var o = 0u; o < OWN; o++) {
+                s[o] = exp_accurate(s[o] - level);
+                ds[o] = s[o] * (ds[o] - mean);
+            }
+            for (var c = 0u; c < CHUNKS; c++) {
+                let x = stream_x(q, p.qkv_stride, j, c, sub);
+                let y = stream_y(d, p.dout_stride, j, c, sub);
+                for (var o = 0u; o < OWN; o++) {
+                    dk[o][c] = add8(dk[o][c], ds[o], x);
+                    dv[o][c] = add8(dv[o][c], s[o], y);
+                }
+            }
+        }
+    }
+    for (var o = 0u; o < OWN; o++) {
+        let row = at.start + o * WG + lane;
+        if row < at.length {
+            let to = p.dqkv_offset + (at.first + row) * p.dqkv_stride + at.head * HEAD + width;
+            for (var c = 0u; c < CHUNKS; c++) {
+                store8(to, c, times8(dk[o][c], p.scale));
+                store8(to + width, c, dv[o][c]);
+            }
+        }
+    }
+}
+#endif

@@ -1,0 +1,251 @@
+//! Attention on a GPU: the plan and the three kernels of `attention.wgsl`.
+
+use super::{Call, SequenceGroup};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::tensor::{DType, Tensor};
+
+const SHADER: Shader =
+    Shader { name: "attention.wgsl", source: include_str!("../../../shaders/attention.wgsl") };
+
+params!(AttentionParams {
+    heads: u32,
+    rows: u32,
+    qkv_offset: u32,
+    qkv_stride: u32,
+    out_offset: u32,
+    out_stride: u32,
+    dout_offset: u32,
+    dout_stride: u32,
+    dqkv_offset: u32,
+    dqkv_stride: u32,
+    lse_offset: u32,
+    delta_offset: u32,
+    accumulate: u32,
+    end_0: u32,
+    end_1: u32,
+    end_2: u32,
+    end_3: u32,
+    first_0: u32,
+    first_1: u32,
+    first_2: u32,
+    first_3: u32,
+    length_0: u32,
+    length_1: u32,
+    length_2: u32,
+    length_3: u32,
+    scale: f32,
+});
+
+/// Groups of sequences that one dispatch takes.
+const GROUPS: usize = 4;
+/// Largest head that the kernels take.
+const MAX_HEAD: usize = 128;
+
+/// What is to be computed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// The sequences.
+    pub groups: Vec<SequenceGroup>,
+    /// Heads.
+    pub heads: usize,
+    /// Elements of q, k and v of a head.
+    pub head_dim: usize,
+}
+
+/// How the other side's rows reach an invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// Through workgroup memory; any adapter.
+    Tiled,
+    /// Through subgroup broadcasts; subgroups of eight.
+    Broadcast,
+}
+
+/// A choice of kernels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// How rows are shared.
+    pub variant: Variant,
+    /// Invocations in a workgroup.
+    pub lanes: u32,
+    /// Rows that an invocation owns.
+    pub own: u32,
+    /// Rows of the other side that are handled together.
+    pub tile: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    BackwardQ,
+    BackwardKv,
+}
+
+impl Plan {
+    fn tiled(head_dim: usize, lanes: u32) -> Self {
+        let tile = if head_dim <= 64 { 16 } else { 8 };
+        Self { variant: Variant::Tiled, lanes, own: 1, tile, head_dim: head_dim as u32 }
+    }
+
+    fn broadcast(head_dim: usize, own: u32) -> Self {
+        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 8, head_dim: head_dim as u32 }
+    }
+
+    /// Rows of a workgroup.
+    fn rows(&self) -> usize {
+        (self.lanes * self.own) as usize
+    }
+
+    /// Rows that workgroups handle although the sequences do not have them.
+    fn idle(&self, problem: &Problem) -> usize {
+        let idle = |g: &SequenceGroup| g.count * (g.length.next_multiple_of(self.rows()) - g.length);
+        problem.groups.iter().map(idle).sum()
+    }
+
+    fn kernel(&self, pass: Pass) -> Kernel {
+        let (entry, flag) = match pass {
+            Pass::Forward => ("forward", "FORWARD"),
+            Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
+            Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
+        };
+        let mut defines = vec![
+            ("WG", self.lanes),
+            ("OWN", self.own),
+            ("TILE", self.tile),
+            ("HEAD", self.head_dim),
+            (flag, 1),
+        ];
+        defines.extend((self.variant == Variant::Broadcast).then_some(("BROADCAST", 1)));
+        defines.extend((!self.head_dim.is_multiple_of(8)).then_some(("RAGGED", 1)));
+        Kernel::new::<AttentionParams>(SHADER, entry, defines)
+    }
+}
+
+/// Every plan that an adapter with these capabilities can run, for tests and benchmarks.
+pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
+    let mut all: Vec<_> = [32, 64, 128].map(|lanes| Plan::tiled(problem.head_dim, lanes)).into();
+    if caps.fixed_subgroup_size() == Some(8) {
+        // more would not fit a compiler's patience
+        let most = if problem.head_dim <= 64 { 4 } else { 1 };
+        let own = [1, 2, 4].into_iter().filter(|own| *own <= most);
+        all.extend(own.map(|own| Plan::broadcast(problem.head_dim, own)));
+    }
+    all
+}
+
+/// The plan for a problem.
+pub fn plan(problem: &Problem, caps: &Caps) -> Result<Plan> {
+    if problem.head_dim == 0 || problem.head_dim > MAX_HEAD {
+        let text =
+            format!("heads of 1 to {MAX_HEAD} elements are supported on a GPU, got {}", problem.head_dim);
+        return Err(Error::shape("attention", text));
+    }
+    let candidates = plans(problem, caps);
+    let wanted = match caps.software {
+        true => Variant::Broadcast,
+        false => Variant::Tiled,
+    };
+    // larger workgroups share more, unless much of them idles
+    let rows: usize = problem.groups.iter().map(|g| g.count * g.length).sum();
+    let cost = |plan: &Plan| {
+        (
+            plan.variant != wanted,
+            (rows + plan.idle(problem)) * 16 / rows.max(1),
+            u32::MAX - plan.lanes * plan.own,
+        )
+    };
+    Ok(candidates.into_iter().min_by_key(cost).expect("there is always a plan"))
+}
+
+/// All variants.
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for head_dim in [4, 32, 64, 80, 128] {
+        let problem = Problem { groups: Vec::new(), heads: 1, head_dim };
+        for plan in plans(&problem, caps) {
+            all.extend([Pass::Forward, Pass::BackwardQ, Pass::BackwardKv].map(|pass| plan.kernel(pass)));
+        }
+    }
+    all
+}
+
+/// Calls `launch(params, workgroups)` for every dispatch: four groups of sequences each.
+fn launches(
+    call: &Call,
+    plan: &Plan,
+    mut params: AttentionParams,
+    mut launch: impl FnMut(&AttentionParams, usize) -> Result<()>,
+) -> Result<()> {
+    let mut first = 0;
+    for groups in call.groups.chunks(GROUPS) {
+        let mut end = 0;
+        // a group that is missing ends where the last one does
+        let mut table = [(0u32, 0u32, 1u32); GROUPS];
+        for (i, slot) in table.iter_mut().enumerate() {
+            if let Some(group) = groups.get(i) {
+                end += group.count * call.heads * group.length.div_ceil(plan.rows());
+                *slot = (0, first as u32, group.length as u32);
+                first += group.count * group.length;
+            }
+            slot.0 = end as u32;
+        }
+        [params.end_0, params.end_1, params.end_2, params.end_3] = table.map(|t| t.0);
+        [params.first_0, params.first_1, params.first_2, params.first_3] = table.map(|t| t.1);
+        [params.length_0, params.length_1, params.length_2, params.length_3] = table.map(|t| t.2);
+        launch(&params, end)?;
+    }
+    Ok(())
+}
+
+fn params(call: &Call) -> Result<AttentionParams> {
+    let (rx, ro) = (call.qkv.rows("attention")?, call.out.rows("attention")?);
+    Ok(AttentionParams {
+        heads: call.heads as u32,
+        rows: rx.rows as u32,
+        qkv_offset: rx.offset as u32,
+        qkv_stride: rx.stride as u32,
+        out_offset: ro.offset as u32,
+        out_stride: ro.stride as u32,
+        lse_offset: call.lse.layout().offset as u32,
+        scale: call.scale,
+        ..Default::default()
+    })
+}
+
+pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
+    launches(call, plan, params(call)?, |params, workgroups| {
+        let tensors = [&call.out, &call.lse, &call.qkv];
+        gpu.dispatch(&plan.kernel(Pass::Forward), &tensors, params, gpu.caps().grid(workgroups))
+    })
+}
+
+pub(super) fn backward(
+    call: &Call,
+    gpu: &GpuDevice,
+    plan: &Plan,
+    dout: &Tensor,
+    dqkv: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
+    let (rd, rg) = (dout.rows("attention")?, dqkv.rows("attention")?);
+    let delta = Tensor::empty(dqkv.device(), call.lse.shape(), DType::F32)?;
+    let params = AttentionParams {
+        dout_offset: rd.offset as u32,
+        dout_stride: rd.stride as u32,
+        dqkv_offset: rg.offset as u32,
+        dqkv_stride: rg.stride as u32,
+        delta_offset: delta.layout().offset as u32,
+        accumulate: accumulate as u32,
+        ..params(call)?
+    };
+    launches(call, plan, params, |params, workgroups| {
+        let grid = gpu.caps().grid(workgroups);
+        let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse, &call.out];
+        gpu.dispatch(&plan.kernel(Pass::BackwardQ), &tensors, params, grid)?;
+        let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse];
+        gpu.dispatch(&plan.kernel(Pass::BackwardKv), &tensors, params, grid)
+    })
+}
