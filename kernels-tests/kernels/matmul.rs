@@ -181,6 +181,12 @@ fn ragged_shapes_in_three_orientations() {
             check(Case { transposed, ..Case::new(m, n, k) });
         }
     }
+    // operands that can be read in vectors, with ragged tiles and a K that vectors do not divide
+    for [m, n, k] in [[4, 4, 5], [36, 68, 23], [28, 36, 40]] {
+        for transposed in ORIENTATIONS {
+            check(Case { batch: 2, transposed, ..Case::new(m, n, k) });
+        }
+    }
     check(Case { transposed: [true, true], ..Case::new(33, 40, 21) });
 }
 
@@ -232,7 +238,10 @@ fn cut_inner_dimension() {
 /// The three products of a layer whose weight is [3, n, k] with rows and columns cut off.
 #[test]
 fn three_groups_of_weight_rows() {
-    for [rows, n, k] in [[5, 16, 16], [37, 24, 40], [70, 33, 48]] {
+    // columns left out before, and altogether; four and eight leave rows aligned for vectors
+    for [rows, n, k, before, more] in
+        [[5, 16, 16, 4, 8], [37, 24, 40, 2, 3], [70, 33, 48, 2, 3], [40, 20, 12, 4, 8]]
+    {
         let (x, w, dy) = (random(1, rows * k), random(2, 3 * n * k), random(3, rows * 3 * n));
         let prior = random(4, 3 * n * k);
         let wide = 3 * n;
@@ -251,15 +260,15 @@ fn three_groups_of_weight_rows() {
             }
         }
         for device in devices() {
-            // a weight [3, n + 2, k + 3] of which [.., 1..n + 1, 2..k + 2] is used
+            // a weight [3, n + 2, k + more] of which [.., 1..n + 1, before..k + before] is used
             let slice = |values: &[f32]| {
-                let mut all = vec![f32::NAN; 3 * (n + 2) * (k + 3)];
+                let mut all = vec![f32::NAN; 3 * (n + 2) * (k + more)];
                 for j in 0..wide {
-                    let at = (j / n) * (n + 2) * (k + 3) + (j % n + 1) * (k + 3) + 2;
+                    let at = (j / n) * (n + 2) * (k + more) + (j % n + 1) * (k + more) + before;
                     all[at..at + k].copy_from_slice(&values[j * k..][..k]);
                 }
-                let whole = Tensor::from_slice(&device, &[3, n + 2, k + 3], &all).unwrap();
-                whole.slice(1, 1..n + 1).unwrap().slice(2, 2..k + 2).unwrap()
+                let whole = Tensor::from_slice(&device, &[3, n + 2, k + more], &all).unwrap();
+                whole.slice(1, 1..n + 1).unwrap().slice(2, before..k + before).unwrap()
             };
             let weight = Matrix::weight(&slice(&w)).unwrap();
             let dense = |shape: &[usize], v: &[f32]| Tensor::from_slice(&device, shape, v).unwrap();

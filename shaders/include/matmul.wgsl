@@ -4,8 +4,9 @@
 // groups of k and q runs inside one; B and C likewise. An axis without groups is one group.
 // K may be cut into `parts` of `k_part` (of one group): then C is a scratch of partial sums [batches·parts, m, n], which
 // `combine` of matmul_combine.wgsl sums in order.
+// Where A_VEC4 or B_VEC4 the operand is aligned for vectors of four and bound as such.
 // Epilogues (defines): none, BIAS, BIAS + GELU (+ SAVE_PRE), GELU_GRAD. C is written (=), or added to (+=) where
-// `accumulate`.
+// ACCUMULATE.
 struct Params {
     m: u32, m_group: u32, a_m: u32, a_m_far: u32, c_m: u32, c_m_far: u32,
     n: u32, n_group: u32, b_n: u32, b_n_far: u32, c_n: u32, c_n_far: u32,
@@ -13,7 +14,7 @@ struct Params {
     a_offset: u32, b_offset: u32, c_offset: u32,
     a_batch: u32, b_batch: u32, c_batch: u32,
     batches: u32, parts: u32, k_part: u32,
-    alpha: f32, accumulate: u32,
+    alpha: f32,
     bias_offset: u32, pre_offset: u32, pre_stride: u32,
 }
 
@@ -30,8 +31,16 @@ struct Params {
 @group(0) @binding(2) var<storage, read> pre: array<f32>;
 #endif
 #else
+#ifdef A_VEC4
+@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+#else
 @group(0) @binding(1) var<storage, read> a: array<f32>;
+#endif
+#ifdef B_VEC4
+@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
+#else
 @group(0) @binding(2) var<storage, read> b: array<f32>;
+#endif
 #ifdef BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #ifdef SAVE_PRE
@@ -83,6 +92,8 @@ fn finish(to: u32, row: u32, col: u32, product: f32) {
 #ifdef GELU_GRAD
     value *= gelu_grad(pre[p.pre_offset + row * p.pre_stride + col]);
 #endif
-    if p.accumulate != 0u { value += c[to]; }
+#ifdef ACCUMULATE
+    value += c[to];
+#endif
     c[to] = value;
 }

@@ -15,7 +15,7 @@ params!(
         a_offset: u32, b_offset: u32, c_offset: u32,
         a_batch: u32, b_batch: u32, c_batch: u32,
         batches: u32, parts: u32, k_part: u32,
-        alpha: f32, accumulate: u32,
+        alpha: f32,
         bias_offset: u32, pre_offset: u32, pre_stride: u32,
     }
 );
@@ -53,6 +53,16 @@ impl Shared {
     }
 }
 
+/// Whether a matrix can be read in vectors of four along one dimension: neighbours lie side by side, and every vector
+/// begins at a multiple of four. Rows and columns must come in fours; of K kernels take the rest one by one.
+fn aligned(x: &Matrix, along: (&Shared, (usize, usize)), across: (usize, usize), along_k: bool) -> bool {
+    let (axis, (near, far)) = along;
+    let fours = along_k || (axis.length.is_multiple_of(4) && axis.group.is_multiple_of(4));
+    let batch = if x.batch == 1 { 0 } else { x.batch_stride };
+    let starts = [x.tensor.layout().offset, batch, far, across.0, across.1];
+    near == 1 && fours && starts.iter().all(|s| s.is_multiple_of(4))
+}
+
 /// What an epilogue reads and writes, with its layout checked.
 #[derive(Default)]
 struct Extras {
@@ -61,7 +71,7 @@ struct Extras {
     pre: Option<Rows>,
 }
 
-fn extras(epilogue: &Epilogue, m: usize, n: usize) -> Result<(Ending, Extras)> {
+fn extras(Options { epilogue, accumulate, .. }: &Options, m: usize, n: usize) -> Result<(Ending, Extras)> {
     let misfit = |t: &Tensor| Error::shape("matmul", format!("epilogue operand {t:?} of ({m}, {n})"));
     let vector = |t: &Tensor| match t.elements() == n && t.layout().is_contiguous() {
         true => Ok(t.layout().offset),
@@ -72,6 +82,7 @@ fn extras(epilogue: &Epilogue, m: usize, n: usize) -> Result<(Ending, Extras)> {
         _ => Err(misfit(t)),
     };
     Ok(match epilogue {
+        Epilogue::None if *accumulate => (Ending::Accumulate, Extras::default()),
         Epilogue::None => (Ending::Plain, Extras::default()),
         Epilogue::Bias(bias) => {
             let tensors = vec![bias.clone()];
@@ -102,23 +113,32 @@ pub(super) fn product(
     let m = Shared::new(a.rows, c.rows)?;
     let n = Shared::new(b.cols, c.cols)?;
     let k = Shared::new(a.cols, b.rows)?;
-    let (ending, extras) = extras(&options.epilogue, m.length, n.length)?;
+    let (ending, extras) = extras(options, m.length, n.length)?;
+    let (a_along_m, b_along_k) = (a.rows.stride < a.cols.stride, b.rows.stride < b.cols.stride);
     let problem = Problem {
         batch: c.batch,
         m: m.length,
         n: n.length,
         k: k.group,
         k_groups: k.groups(),
-        a_along_m: a.rows.stride < a.cols.stride,
-        b_along_k: b.rows.stride < b.cols.stride,
+        a_along_m,
+        b_along_k,
+        a_aligned: match a_along_m {
+            true => aligned(a, (&m, m.first), k.first, false),
+            false => aligned(a, (&k, k.first), m.first, true),
+        },
+        b_aligned: match b_along_k {
+            true => aligned(b, (&k, k.second), n.first, true),
+            false => aligned(b, (&n, n.first), k.second, false),
+        },
         grouped: m.groups() > 1 || n.groups() > 1,
         ending,
     };
     let mut plan = plan(&problem, gpu.caps());
     plan.variant = force.variant.unwrap_or(plan.variant);
     plan.parts = force.parts.unwrap_or(plan.parts);
-    // no part may be empty
-    let k_part = k.group.div_ceil(plan.parts);
+    // no part may be empty, and all begin at a vector of four
+    let k_part = k.group.div_ceil(plan.parts).next_multiple_of(4).min(k.group);
     plan.parts = k.group.div_ceil(k_part);
 
     let batch_stride = |x: &Matrix| if x.batch == 1 { 0 } else { x.batch_stride as u32 };
@@ -152,7 +172,6 @@ pub(super) fn product(
         parts: plan.parts as u32,
         k_part: k_part as u32,
         alpha: options.alpha,
-        accumulate: options.accumulate as u32,
         bias_offset: extras.bias_offset as u32,
         pre_offset: extras.pre.map_or(0, |r| r.offset) as u32,
         pre_stride: extras.pre.map_or(0, |r| r.stride) as u32,
@@ -178,7 +197,6 @@ pub(super) fn product(
         c_offset: partial.layout().offset as u32,
         c_batch: size as u32,
         alpha: 1.0,
-        accumulate: 0,
         ..params
     };
     first_stage(gpu, &plan, &problem, [a, b].map(|x| &x.tensor), &partial, &[], &partial_params)?;

@@ -5,6 +5,8 @@ use crate::gpu::{Caps, Defines, Kernel, Shader};
 
 const TILED: Shader =
     Shader { name: "matmul_tiled.wgsl", source: include_str!("../../../shaders/matmul_tiled.wgsl") };
+const BROADCAST: Shader =
+    Shader { name: "matmul_broadcast.wgsl", source: include_str!("../../../shaders/matmul_broadcast.wgsl") };
 const COMBINE: Shader =
     Shader { name: "matmul_combine.wgsl", source: include_str!("../../../shaders/matmul_combine.wgsl") };
 
@@ -28,6 +30,10 @@ pub struct Problem {
     pub a_along_m: bool,
     /// Whether neighbours in a column of B are neighbours in memory (B is a transposed matrix).
     pub b_along_k: bool,
+    /// Whether A can be read four elements at a time, along the dimension in which neighbours lie side by side.
+    pub a_aligned: bool,
+    /// The same of B.
+    pub b_aligned: bool,
     /// Whether rows or columns lie in several groups.
     pub grouped: bool,
     /// The epilogue.
@@ -37,8 +43,10 @@ pub struct Problem {
 /// The epilogues, as kernels know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Ending {
-    /// α·A·B, written or added.
+    /// α·A·B
     Plain,
+    /// added to C
+    Accumulate,
     /// + bias
     Bias,
     /// + bias, GELU
@@ -50,11 +58,13 @@ pub enum Ending {
 }
 
 impl Ending {
-    const ALL: [Self; 5] = [Self::Plain, Self::Bias, Self::BiasGelu, Self::BiasGeluSaved, Self::GeluGrad];
+    const ALL: [Self; 6] =
+        [Self::Plain, Self::Accumulate, Self::Bias, Self::BiasGelu, Self::BiasGeluSaved, Self::GeluGrad];
 
     fn defines(self) -> &'static [(&'static str, u32)] {
         match self {
             Self::Plain => &[],
+            Self::Accumulate => &[("ACCUMULATE", 1)],
             Self::Bias => &[("BIAS", 1)],
             Self::BiasGelu => &[("BIAS", 1), ("GELU", 1)],
             Self::BiasGeluSaved => &[("BIAS", 1), ("GELU", 1), ("SAVE_PRE", 1)],
@@ -79,6 +89,11 @@ pub enum Variant {
         /// Columns of C an invocation makes, a multiple of four.
         thread_cols: u32,
     },
+    /// Results in the registers of one subgroup of eight, which shares what its lanes load: for software adapters.
+    Broadcast {
+        /// Rows of C a subgroup makes, a multiple of eight; it makes 32 columns.
+        rows: u32,
+    },
 }
 
 impl Variant {
@@ -90,6 +105,7 @@ impl Variant {
     pub fn tile(self) -> (usize, usize) {
         match self {
             Self::Tiled { rows, cols, .. } => (rows as usize, cols as usize),
+            Self::Broadcast { rows } => (rows as usize, 32),
         }
     }
 
@@ -100,6 +116,7 @@ impl Variant {
                 let bytes = depth * (rows + cols + 8) * 4;
                 invocations <= caps.workgroup_size && bytes <= caps.workgroup_bytes
             }
+            Self::Broadcast { .. } => caps.fixed_subgroup_size() == Some(8),
         }
     }
 }
@@ -112,10 +129,14 @@ const MEDIUM: Variant = Variant::tiled(64, 64, 16, 4, 4);
 const SMALL: Variant = Variant::tiled(32, 32, 32, 4, 4);
 /// For few rows.
 const FLAT: Variant = Variant::tiled(16, 128, 16, 4, 4);
+/// For software adapters; more rows a load, and longer to compile.
+const SHARED: Variant = Variant::Broadcast { rows: 24 };
+/// The same for few rows.
+const SHARED_FLAT: Variant = Variant::Broadcast { rows: 8 };
 
 /// All variants that an adapter can run.
 pub fn variants(caps: &Caps) -> Vec<Variant> {
-    [LARGE, MEDIUM, SMALL, FLAT].into_iter().filter(|v| v.fits(caps)).collect()
+    [LARGE, MEDIUM, SMALL, FLAT, SHARED, SHARED_FLAT].into_iter().filter(|v| v.fits(caps)).collect()
 }
 
 /// How a product is made.
@@ -129,6 +150,10 @@ pub struct Plan {
     pub a_along_m: bool,
     /// See [`Problem::b_along_k`].
     pub b_along_k: bool,
+    /// See [`Problem::a_aligned`].
+    pub a_aligned: bool,
+    /// See [`Problem::b_aligned`].
+    pub b_aligned: bool,
     /// See [`Problem::grouped`].
     pub grouped: bool,
     /// The epilogue.
@@ -143,6 +168,8 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
         parts: choose_parts(problem, variant, caps),
         a_along_m: problem.a_along_m,
         b_along_k: problem.b_along_k,
+        a_aligned: problem.a_aligned,
+        b_aligned: problem.b_aligned,
         grouped: problem.grouped,
         ending: problem.ending,
     }
@@ -151,6 +178,11 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
 fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
     let Problem { batch, m, n, .. } = *problem;
     let tiles = |v: Variant| batch * m.div_ceil(v.tile().0) * n.div_ceil(v.tile().1);
+    if caps.software && SHARED.fits(caps) {
+        // a tile takes the time of its rows and of about eight more for what it loads
+        let time = |v: Variant| m.div_ceil(v.tile().0) * (v.tile().0 + 8);
+        return if time(SHARED_FLAT) < time(SHARED) { SHARED_FLAT } else { SHARED };
+    }
     let choice = match () {
         () if m <= 16 => FLAT,
         // enough tiles that every core of a large GPU has one
@@ -194,6 +226,15 @@ impl Plan {
                 ]);
                 Kernel::new::<MatmulParams>(TILED, "tiled", defines)
             }
+            Variant::Broadcast { rows } => {
+                defines.extend(self.a_aligned.then_some(("A_VEC4", 1)));
+                defines.extend(self.b_aligned.then_some(("B_VEC4", 1)));
+                defines.extend((self.a_aligned && self.a_along_m).then_some(("A_ROWS_IN_VECTORS", 1)));
+                let long = matches!(self.ending, Ending::BiasGelu | Ending::BiasGeluSaved | Ending::GeluGrad);
+                defines.extend((long && self.parts == 1).then_some(("PARKED", 1)));
+                defines.push(("ROWS", rows));
+                Kernel::new::<MatmulParams>(BROADCAST, "broadcast", defines)
+            }
         }
     }
 
@@ -210,10 +251,12 @@ impl Plan {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
     for variant in variants(caps) {
-        for bits in 0..8 {
-            let [a_along_m, b_along_k, grouped] = [1, 2, 4].map(|b| bits & b != 0);
+        for bits in 0..32 {
+            let [a_along_m, b_along_k, grouped, a_aligned, b_aligned] =
+                [1, 2, 4, 8, 16].map(|b| bits & b != 0);
             for ending in Ending::ALL {
-                let plan = Plan { variant, parts: 1, a_along_m, b_along_k, grouped, ending };
+                let plan =
+                    Plan { variant, parts: 1, a_along_m, b_along_k, a_aligned, b_aligned, grouped, ending };
                 all.extend([plan.product(), plan.combine()]);
             }
         }

@@ -1,0 +1,175 @@
+// C = epilogue(alpha · A·B) for software adapters whose subgroups have eight lanes. There a load costs as much as a
+// hundred multiplications and workgroup memory is no faster than a buffer, so a subgroup keeps ROWS×32 results in
+// registers and shares what it loads: every lane holds other elements of A, and subgroupBroadcast hands each to all.
+// Shapes, strides, bindings and epilogues: include/matmul.wgsl.
+// Grid: one workgroup a tile, batch and part of K, folded. Workgroup: one subgroup.
+// Lane l makes columns 4l..4l+3 of the tile. Four steps of K are taken at once; for them and every eight rows a lane
+// loads one vector of A: its row and four k, or where A_ALONG_M its k (l mod 4) and four rows. Where A_VEC4, B_VEC4
+// operands are aligned and a vector is one load (a third of the time of four).
+#include "params.wgsl"
+#include "grid.wgsl"
+#include "math.wgsl"
+#include "matmul.wgsl"
+
+const BLOCKS: u32 = ROWS / 8u;
+
+fn a_element(i: u32) -> f32 {
+#ifdef A_VEC4
+    return a[i / 4u][i % 4u];
+#else
+    return a[i];
+#endif
+}
+
+fn b_element(i: u32) -> f32 {
+#ifdef B_VEC4
+    return b[i / 4u][i % 4u];
+#else
+    return b[i];
+#endif
+}
+
+#ifdef PARKED
+// An epilogue of many instructions is compiled once and loops over what waits here; unrolled it would take seconds.
+var<workgroup> parked: array<vec4<f32>, 8u * ROWS>;
+#endif
+var<private> sums: array<vec4<f32>, ROWS>;
+var<private> left: array<vec4<f32>, BLOCKS>;
+
+// sums += x·right for eight rows, where lane r holds row r's x.
+fn add_rows(s: u32, x: f32, right: vec4<f32>) {
+    sums[s] = fma(vec4(subgroupBroadcast(x, 0u)), right, sums[s]);
+    sums[s + 1u] = fma(vec4(subgroupBroadcast(x, 1u)), right, sums[s + 1u]);
+    sums[s + 2u] = fma(vec4(subgroupBroadcast(x, 2u)), right, sums[s + 2u]);
+    sums[s + 3u] = fma(vec4(subgroupBroadcast(x, 3u)), right, sums[s + 3u]);
+    sums[s + 4u] = fma(vec4(subgroupBroadcast(x, 4u)), right, sums[s + 4u]);
+    sums[s + 5u] = fma(vec4(subgroupBroadcast(x, 5u)), right, sums[s + 5u]);
+    sums[s + 6u] = fma(vec4(subgroupBroadcast(x, 6u)), right, sums[s + 6u]);
+    sums[s + 7u] = fma(vec4(subgroupBroadcast(x, 7u)), right, sums[s + 7u]);
+}
+
+// One of the four steps of K. Called with constants, so that nothing is indexed dynamically: Mesa does not unroll a
+// loop around this, and sums would not stay in registers (19 instead of 30 GFLOP/s).
+fn add_step(q: u32, right: vec4<f32>) {
+    for (var i = 0u; i < BLOCKS; i++) {
+#ifdef A_ROWS_IN_VECTORS
+        for (var r = 0u; r < 8u; r++) {
+            let x = subgroupShuffle(left[i][r % 4u], (r & 4u) + q);
+            sums[8u * i + r] = fma(vec4(x), right, sums[8u * i + r]);
+        }
+#else
+        add_rows(8u * i, left[i][q], right);
+#endif
+    }
+}
+
+@compute @workgroup_size(8)
+fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+             @builtin(subgroup_invocation_id) lane: u32) {
+    let job = find_job(workgroup_index(wid, nwg), ROWS, 32u);
+    if !job.valid { return; }
+    let col = job.col + 4u * lane;
+    // rows and columns past the edge repeat the last one; they are not written
+    var col_at: array<u32, 4>;
+    for (var j = 0u; j < 4u; j++) {
+        col_at[j] = job.b + at(min(col + j, p.n - 1u), p.n_group, p.b_n, p.b_n_far);
+    }
+#ifdef B_VEC4
+#ifndef B_ALONG_K
+    col_at[0] = job.b + at(min(col, p.n - 4u), p.n_group, p.b_n, p.b_n_far);
+#endif
+#endif
+    var row_at: array<u32, BLOCKS>;
+    for (var i = 0u; i < BLOCKS; i++) {
+        row_at[i] = job.a + at(min(job.row + 8u * i + lane, p.m - 1u), p.m_group, p.a_m, p.a_m_far);
+    }
+#ifdef A_VEC4
+#ifdef A_ALONG_M
+    var quad_at: array<u32, BLOCKS>;
+    for (var i = 0u; i < BLOCKS; i++) {
+        quad_at[i] = job.a + (lane % 4u) * p.a_k
+            + at(min(job.row + 8u * i + (lane & 4u), p.m - 4u), p.m_group, p.a_m, p.a_m_far);
+    }
+#endif
+#endif
+    for (var i = 0u; i < ROWS; i++) { sums[i] = vec4(0.0); }
+    for (var group = 0u; group < p.k_groups; group++) {
+        let a_from = group * p.a_k_far;
+        let b_from = group * p.b_k_far;
+        var k = job.first;
+        for (; k + 4u <= job.last; k += 4u) {
+            for (var i = 0u; i < BLOCKS; i++) {
+#ifdef A_VEC4
+#ifdef A_ALONG_M
+                left[i] = a[(quad_at[i] + a_from + k * p.a_k) / 4u];
+#else
+                left[i] = a[(row_at[i] + a_from + k) / 4u];
+#endif
+#else
+                let from_ = row_at[i] + a_from + k * p.a_k;
+                left[i] = vec4(a[from_], a[from_ + p.a_k], a[from_ + 2u * p.a_k], a[from_ + 3u * p.a_k]);
+#endif
+            }
+#ifdef B_VEC4
+#ifdef B_ALONG_K
+            let c0 = b[(col_at[0] + b_from + k) / 4u];
+            let c1 = b[(col_at[1] + b_from + k) / 4u];
+            let c2 = b[(col_at[2] + b_from + k) / 4u];
+            let c3 = b[(col_at[3] + b_from + k) / 4u];
+            add_step(0u, vec4(c0.x, c1.x, c2.x, c3.x));
+            add_step(1u, vec4(c0.y, c1.y, c2.y, c3.y));
+            add_step(2u, vec4(c0.z, c1.z, c2.z, c3.z));
+            add_step(3u, vec4(c0.w, c1.w, c2.w, c3.w));
+#else
+            let from_ = col_at[0] + b_from + k * p.b_k;
+            add_step(0u, b[from_ / 4u]);
+            add_step(1u, b[(from_ + p.b_k) / 4u]);
+            add_step(2u, b[(from_ + 2u * p.b_k) / 4u]);
+            add_step(3u, b[(from_ + 3u * p.b_k) / 4u]);
+#endif
+#else
+            let at_0 = b_from + k * p.b_k;
+            let at_1 = at_0 + p.b_k;
+            let at_2 = at_1 + p.b_k;
+            let at_3 = at_2 + p.b_k;
+            add_step(0u, vec4(b[col_at[0] + at_0], b[col_at[1] + at_0], b[col_at[2] + at_0], b[col_at[3] + at_0]));
+            add_step(1u, vec4(b[col_at[0] + at_1], b[col_at[1] + at_1], b[col_at[2] + at_1], b[col_at[3] + at_1]));
+            add_step(2u, vec4(b[col_at[0] + at_2], b[col_at[1] + at_2], b[col_at[2] + at_2], b[col_at[3] + at_2]));
+            add_step(3u, vec4(b[col_at[0] + at_3], b[col_at[1] + at_3], b[col_at[2] + at_3], b[col_at[3] + at_3]));
+#endif
+        }
+        // what four do not divide
+        for (; k < job.last; k++) {
+            var right: vec4<f32>;
+            for (var j = 0u; j < 4u; j++) { right[j] = b_element(col_at[j] + b_from + k * p.b_k); }
+            for (var i = 0u; i < BLOCKS; i++) {
+                add_rows(8u * i, a_element(row_at[i] + a_from + k * p.a_k), right);
+            }
+        }
+    }
+#ifdef PARKED
+    // every lane takes back what it put here: no barrier
+    for (var i = 0u; i < ROWS; i++) { parked[8u * i + lane] = sums[i]; }
+    let rows = min(ROWS, p.m - job.row);
+    let cols = min(4u, max(p.n, col) - col);
+    for (var i = 0u; i < rows; i++) {
+        let row = job.row + i;
+        let to = job.c + at(row, p.m_group, p.c_m, p.c_m_far);
+        for (var j = 0u; j < cols; j++) {
+            finish(to + at(col + j, p.n_group, p.c_n, p.c_n_far), row, col + j, parked[8u * i + lane][j]);
+        }
+    }
+#else
+    for (var i = 0u; i < ROWS; i++) {
+        let row = job.row + i;
+        if row < p.m {
+            let to = job.c + at(row, p.m_group, p.c_m, p.c_m_far);
+            for (var j = 0u; j < 4u; j++) {
+                if col + j < p.n {
+                    finish(to + at(col + j, p.n_group, p.c_n, p.c_n_far), row, col + j, sums[i][j]);
+                }
+            }
+        }
+    }
+#endif
+}
