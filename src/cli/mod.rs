@@ -2,6 +2,7 @@
 
 pub mod args;
 mod devices;
+mod train;
 mod verify;
 
 use args::{Cli, Command};
@@ -11,7 +12,7 @@ use crate::error::Result;
 /// Runs a parsed command line.
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
-        Command::Train(args) => todo!("{args:?}"),
+        Command::Train(args) => train::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Devices => devices::run(),
     }

@@ -15,6 +15,8 @@ pub enum Purpose {
     Masks = 3,
     /// The picture of one generated image: (part, index).
     Shapes = 4,
+    /// Stochastic depth of a step.
+    DropPath = 5,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

@@ -1,3 +1,4 @@
 //! How good features are.
 
+pub mod features;
 pub mod knn;

@@ -24,6 +24,12 @@ pub(crate) struct GpuBuffer {
     last_use: Cell<u64>,
 }
 
+/// A copy to the host that is under way.
+pub(crate) struct PendingBuffer {
+    staging: wgpu::Buffer,
+    submission: Option<wgpu::SubmissionIndex>,
+}
+
 struct Pipeline {
     pipeline: wgpu::ComputePipeline,
     bindings: wgpu::BindGroupLayout,
@@ -215,39 +221,54 @@ impl GpuDevice {
         if bytes.is_empty() {
             return Ok(());
         }
+        let pending = self.start_read(buffer, at, bytes.len())?;
+        let words: Vec<f32> = self.finish_read(pending)?;
+        bytes.copy_from_slice(bytemuck::cast_slice(&words));
+        Ok(())
+    }
+
+    /// Records a copy of `bytes` bytes to the host and submits what is recorded.
+    pub(crate) fn start_read(&self, buffer: &GpuBuffer, at: usize, bytes: usize) -> Result<PendingBuffer> {
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read-back"),
-            size: bytes.len() as u64,
+            size: bytes as u64,
             usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
             mapped_at_creation: false,
         });
-        {
-            let mut stream = self.stream.borrow_mut();
-            stream.pass = None;
-            let encoder = stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-            encoder.copy_buffer_to_buffer(&buffer.buffer, at as u64, &staging, 0, bytes.len() as u64);
-            stream.dispatches += 1;
-        }
-        self.submit()?;
+        let mut stream = self.stream.borrow_mut();
+        stream.pass = None;
+        let encoder = stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        encoder.copy_buffer_to_buffer(&buffer.buffer, at as u64, &staging, 0, bytes as u64);
+        let submission = self.submit_from(&mut stream)?;
         staging.map_async(wgpu::MapMode::Read, .., |_| {});
-        self.synchronize()?;
-        let view = staging
+        Ok(PendingBuffer { staging, submission })
+    }
+
+    /// Waits for a copy to the host.
+    pub(crate) fn finish_read(&self, pending: PendingBuffer) -> Result<Vec<f32>> {
+        self.wait(pending.submission)?;
+        let view = pending
+            .staging
             .get_mapped_range(..)
             .map_err(|e| Error::Device(format!("{}: memory cannot be read back: {e:?}", self.description)))?;
-        bytes.copy_from_slice(&view);
-        Ok(())
+        Ok(bytemuck::pod_collect_to_vec(&view))
     }
 
     /// Hands the recorded commands to the adapter.
     pub(crate) fn submit(&self) -> Result<()> {
-        self.submit_from(&mut self.stream.borrow_mut())
+        self.submit_from(&mut self.stream.borrow_mut()).map(|_| ())
     }
 
     /// Waits until all submitted work is done.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.submit()?;
+        self.wait(None)
+    }
+
+    /// Waits for a submission; for the last one where none is named.
+    fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
         self.device
-            .poll(wgpu::PollType::wait_indefinitely())
+            .poll(wgpu::PollType::Wait { submission_index: submission, timeout: None })
             .map_err(|e| Error::Device(format!("{} stopped answering: {e}", self.description)))?;
         self.check()
     }
@@ -324,21 +345,21 @@ impl GpuDevice {
         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
         stream.dispatches += 1;
         stream.total_dispatches += 1;
-        if stream.dispatches >= SUBMIT_EVERY { self.submit_from(stream) } else { Ok(()) }
+        if stream.dispatches >= SUBMIT_EVERY { self.submit_from(stream).map(|_| ()) } else { Ok(()) }
     }
 
-    fn submit_from(&self, stream: &mut Stream) -> Result<()> {
+    fn submit_from(&self, stream: &mut Stream) -> Result<Option<wgpu::SubmissionIndex>> {
         stream.pass = None;
-        if let Some(encoder) = stream.encoder.take() {
-            if !stream.uniforms.is_empty() {
-                self.queue.write_buffer(&self.uniforms, 0, &stream.uniforms);
-                stream.uniforms.clear();
-            }
-            self.queue.submit([encoder.finish()]);
-            stream.submission += 1;
-            stream.dispatches = 0;
+        let Some(encoder) = stream.encoder.take() else { return Ok(None) };
+        if !stream.uniforms.is_empty() {
+            self.queue.write_buffer(&self.uniforms, 0, &stream.uniforms);
+            stream.uniforms.clear();
         }
-        self.check()
+        let index = self.queue.submit([encoder.finish()]);
+        stream.submission += 1;
+        stream.dispatches = 0;
+        self.check()?;
+        Ok(Some(index))
     }
 
     fn pipeline(&self, kernel: &Kernel) -> Result<Rc<Pipeline>> {

@@ -4,6 +4,7 @@
 //! gradient. Every function runs on both devices.
 
 pub mod attention;
+pub mod ceiling;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod fill;
@@ -29,6 +30,7 @@ use crate::gpu::{Caps, Kernel};
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
         attention::kernels(caps),
+        ceiling::kernels(caps),
         cross_entropy::kernels(caps),
         elementwise::kernels(caps),
         fill::kernels(caps),
@@ -47,4 +49,9 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         weight_norm::kernels(caps),
     ]
     .concat()
+}
+
+/// What an adapter with these capabilities would use for typical problems: (kernel family, variant).
+pub fn chosen_variants(_caps: &Caps) -> Vec<(&'static str, String)> {
+    Vec::new()
 }

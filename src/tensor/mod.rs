@@ -3,10 +3,12 @@
 
 mod device;
 mod layout;
+mod pending;
 mod storage;
 
 pub use device::{Device, DeviceChoice};
 pub use layout::{Layout, Rows};
+pub use pending::PendingRead;
 pub(crate) use storage::Storage;
 
 use std::ops::Range;

@@ -4,4 +4,6 @@ pub mod checkpoint;
 pub mod metrics;
 pub mod progress;
 pub mod run_folder;
+pub mod save;
 pub mod tensor_file;
+pub mod trainer;
