@@ -73,8 +73,8 @@ fn run(
     let losses = Tensor::empty(device, &[n, 2], DType::F32).unwrap();
     let chunk = |t: u32| if t == NO_TARGET { 0 } else { targets.chunk_of(t as usize).unwrap() };
     let single = targets.logits().len() == 1;
-    let ranges: Vec<_> = if single { vec![0..n] } else { (0..n).map(|i| i..i + 1).collect() };
-    for r in ranges {
+    let step = if single { n } else { 1 };
+    for r in (0..n).step_by(step).map(|i| i..i + step) {
         CrossEntropy {
             logits: &s.slice(0, r.clone()).unwrap(),
             partner: distill.then_some(&d.slice(0, r.clone()).unwrap()),

@@ -98,7 +98,7 @@ pub(crate) fn over_temperature(
 /// rows than the adapter has cores.
 pub(crate) fn row_workgroup(cols: usize, caps: &Caps) -> u32 {
     match caps.workgroup_size {
-        _ if cols < 4096 || caps.software => 256,
+        _ if cols < 4096 => 256,
         size if size >= 1024 => 1024,
         size if size >= 512 => 512,
         _ => 256,
