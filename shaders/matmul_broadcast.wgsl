@@ -29,10 +29,9 @@ fn b_element(i: u32) -> f32 {
 #endif
 }
 
-#ifdef PARKED
-// An epilogue of many instructions is compiled once and loops over what waits here; unrolled it would take seconds.
+// Results wait here for the epilogue, which loops over them: compiled for every result apart it would take longer to
+// build than all the rest, and seconds with GELU.
 var<workgroup> parked: array<vec4<f32>, 8u * ROWS>;
-#endif
 var<private> sums: array<vec4<f32>, ROWS>;
 var<private> left: array<vec4<f32>, BLOCKS>;
 
@@ -147,7 +146,6 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
             }
         }
     }
-#ifdef PARKED
     // every lane takes back what it put here: no barrier
     for (var i = 0u; i < ROWS; i++) { parked[8u * i + lane] = sums[i]; }
     let rows = min(ROWS, p.m - job.row);
@@ -159,17 +157,4 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
             finish(to + at(col + j, p.n_group, p.c_n, p.c_n_far), row, col + j, parked[8u * i + lane][j]);
         }
     }
-#else
-    for (var i = 0u; i < ROWS; i++) {
-        let row = job.row + i;
-        if row < p.m {
-            let to = job.c + at(row, p.m_group, p.c_m, p.c_m_far);
-            for (var j = 0u; j < 4u; j++) {
-                if col + j < p.n {
-                    finish(to + at(col + j, p.n_group, p.c_n, p.c_n_far), row, col + j, sums[i][j]);
-                }
-            }
-        }
-    }
-#endif
 }

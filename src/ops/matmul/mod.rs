@@ -29,7 +29,7 @@ impl Axis {
     }
 
     fn groups(&self) -> usize {
-        if self.group == 0 { 0 } else { self.length / self.group }
+        self.length.checked_div(self.group).unwrap_or(0)
     }
 }
 
@@ -63,7 +63,8 @@ impl Matrix {
         let [groups, rows, cols] = l.shape[..] else {
             return Err(Error::shape("matmul", format!("[groups, rows, cols] expected, got {tensor:?}")));
         };
-        let axis = Axis { length: groups * rows, stride: l.strides[1], group: rows, group_stride: l.strides[0] };
+        let axis =
+            Axis { length: groups * rows, stride: l.strides[1], group: rows, group_stride: l.strides[0] };
         let cols = Axis::plain(cols, l.strides[2]);
         Ok(Self { tensor: tensor.clone(), batch: 1, batch_stride: 0, rows: axis, cols })
     }

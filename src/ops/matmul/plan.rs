@@ -116,7 +116,9 @@ impl Variant {
                 let bytes = depth * (rows + cols + 8) * 4;
                 invocations <= caps.workgroup_size && bytes <= caps.workgroup_bytes
             }
-            Self::Broadcast { .. } => caps.fixed_subgroup_size() == Some(8),
+            Self::Broadcast { rows } => {
+                caps.fixed_subgroup_size() == Some(8) && rows * 8 * 16 <= caps.workgroup_bytes
+            }
         }
     }
 }
@@ -230,8 +232,6 @@ impl Plan {
                 defines.extend(self.a_aligned.then_some(("A_VEC4", 1)));
                 defines.extend(self.b_aligned.then_some(("B_VEC4", 1)));
                 defines.extend((self.a_aligned && self.a_along_m).then_some(("A_ROWS_IN_VECTORS", 1)));
-                let long = matches!(self.ending, Ending::BiasGelu | Ending::BiasGeluSaved | Ending::GeluGrad);
-                defines.extend((long && self.parts == 1).then_some(("PARKED", 1)));
                 defines.push(("ROWS", rows));
                 Kernel::new::<MatmulParams>(BROADCAST, "broadcast", defines)
             }
