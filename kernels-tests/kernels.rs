@@ -3,6 +3,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "kernels/attention.rs"]
+mod attention;
 #[path = "kernels/cross_entropy.rs"]
 mod cross_entropy;
 #[path = "kernels/elementwise.rs"]
@@ -31,11 +33,9 @@ mod residual;
 mod shaders;
 #[path = "kernels/sinkhorn.rs"]
 mod sinkhorn;
+#[path = "kernels/softmax.rs"]
+mod softmax;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/weight_norm.rs"]
 mod weight_norm;
-#[path = "kernels/attention.rs"]
-mod attention;
-#[path = "kernels/softmax.rs"]
-mod softmax;

@@ -88,7 +88,13 @@ fn fills_stay_inside_their_view() {
     for device in devices() {
         for shape in SHAPES {
             let n = shape[0] * shape[1];
-            let whole = place(&device, &[shape[0] + 2, shape[1] + 3], &vec![7.0; (shape[0] + 2) * (shape[1] + 3)], Placing::Dense).unwrap();
+            let whole = place(
+                &device,
+                &[shape[0] + 2, shape[1] + 3],
+                &vec![7.0; (shape[0] + 2) * (shape[1] + 3)],
+                Placing::Dense,
+            )
+            .unwrap();
             let view = whole.slice(0, 1..shape[0] + 1).unwrap().slice(1, 2..shape[1] + 2).unwrap();
             fill::fill(&view, 1.5f32.to_bits()).unwrap();
             assert_eq!(view.to_vec::<f32>().unwrap(), vec![1.5; n]);

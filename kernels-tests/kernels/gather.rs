@@ -7,9 +7,11 @@ use crate::support::{Operand, Tolerance, check};
 
 #[test]
 fn picked_rows() {
-    for (rows, cols, index) in
-        [(1, 1, vec![0u32]), (9, 17, vec![8, 2, 5]), (500, 48, (0..400).map(|i| (i * 3 % 500) as u32).collect())]
-    {
+    for (rows, cols, index) in [
+        (1, 1, vec![0u32]),
+        (9, 17, vec![8, 2, 5]),
+        (500, 48, (0..400).map(|i| (i * 3 % 500) as u32).collect()),
+    ] {
         for strided in [false, true] {
             let mut x = Operand::new(1, &[rows, cols]);
             x = if strided { x.strided().parameter() } else { x };

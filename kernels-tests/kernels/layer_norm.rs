@@ -47,7 +47,9 @@ fn of_all_rows() {
 
 #[test]
 fn of_a_subset_of_rows() {
-    for (rows, cols, index) in [(5, 16, vec![3u32, 0]), (300, 48, (0..150).map(|i| (i * 7 % 300) as u32).collect())] {
+    for (rows, cols, index) in
+        [(5, 16, vec![3u32, 0]), (300, 48, (0..150).map(|i| (i * 7 % 300) as u32).collect())]
+    {
         check(
             &format!("layer_norm of {} rows of {rows}", index.len()),
             &[Operand::new(1, &[rows, cols]).strided(), Operand::new(2, &[cols]), Operand::new(3, &[cols])],

@@ -23,7 +23,8 @@ fn is_a_strided_convolution() {
             &|x| {
                 let mut y = Vec::new();
                 for i in 0..n {
-                    for (py, px) in (0..height / patch).flat_map(|y| (0..width / patch).map(move |x| (y, x))) {
+                    for (py, px) in (0..height / patch).flat_map(|y| (0..width / patch).map(move |x| (y, x)))
+                    {
                         for o in 0..out {
                             let mut total = x[1][o];
                             for e in 0..k {

@@ -19,9 +19,16 @@ fn resampling_is_the_matrix() {
             },
             &|x| {
                 let row = |r: usize, c: usize| {
-                    (0..from * from).map(|k| matrix[r * from * from + k] as f64 * x[0][k * width + c]).sum::<f64>()
+                    (0..from * from)
+                        .map(|k| matrix[r * from * from + k] as f64 * x[0][k * width + c])
+                        .sum::<f64>()
                 };
-                vec![(0..to * to).flat_map(|r| (0..width).map(move |c| (r, c))).map(|(r, c)| row(r, c)).collect()]
+                vec![
+                    (0..to * to)
+                        .flat_map(|r| (0..width).map(move |c| (r, c)))
+                        .map(|(r, c)| row(r, c))
+                        .collect(),
+                ]
             },
         );
     }

@@ -39,7 +39,9 @@ fn with_all_rows() {
 
 #[test]
 fn with_a_subset_of_rows() {
-    for (rows, cols, picked) in [(5, 16, vec![3u32, 0]), (300, 48, (0..150).map(|i| (i * 7 % 300) as u32).collect())] {
+    for (rows, cols, picked) in
+        [(5, 16, vec![3u32, 0]), (300, 48, (0..150).map(|i| (i * 7 % 300) as u32).collect())]
+    {
         let scale: Vec<f32> = (0..picked.len()).map(|i| 1.25 + 0.1 * (i % 3) as f32).collect();
         check(
             "residual of a subset",

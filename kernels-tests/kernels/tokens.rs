@@ -7,7 +7,9 @@ use crate::support::{Operand, Tolerance, check};
 
 #[test]
 fn of_two_groups() {
-    for (width, (crops_a, n_a), (crops_b, n_b)) in [(3, (1, 1), (1, 2)), (16, (4, 9), (6, 4)), (33, (5, 16), (3, 3))] {
+    for (width, (crops_a, n_a), (crops_b, n_b)) in
+        [(3, (1, 1), (1, 2)), (16, (4, 9), (6, 4)), (33, (5, 16), (3, 3))]
+    {
         let mask: Vec<u32> = (0..crops_a * n_a).map(|i| (i % 3 == 0) as u32).collect();
         check(
             "tokens",
@@ -22,10 +24,19 @@ fn of_two_groups() {
             ],
             Tolerance::default(),
             |tape, v| {
-                let shared = TokenParameters { cls: v[0].clone(), cls_position: v[1].clone(), mask_token: v[2].clone() };
+                let shared = TokenParameters {
+                    cls: v[0].clone(),
+                    cls_position: v[1].clone(),
+                    mask_token: v[2].clone(),
+                };
                 let mask = Tensor::from_slice(v[0].value().device(), &[mask.len()], &mask)?;
                 let groups = [
-                    TokenGroup { crops: crops_a, patches: v[3].clone(), positions: v[4].clone(), mask: Some(mask) },
+                    TokenGroup {
+                        crops: crops_a,
+                        patches: v[3].clone(),
+                        positions: v[4].clone(),
+                        mask: Some(mask),
+                    },
                     TokenGroup { crops: crops_b, patches: v[5].clone(), positions: v[6].clone(), mask: None },
                 ];
                 Ok(vec![tokens(tape, &groups, &shared)?])
@@ -40,7 +51,8 @@ fn of_two_groups() {
                         for t in 0..n {
                             for c in 0..width {
                                 let at = crop * n + t;
-                                let value = if masked && mask[at] != 0 { x[2][c] } else { patches[at * width + c] };
+                                let value =
+                                    if masked && mask[at] != 0 { x[2][c] } else { patches[at * width + c] };
                                 y.push(value + positions[t * width + c]);
                             }
                         }

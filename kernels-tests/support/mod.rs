@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use poa_gpu::autograd::{Tape, Var};
-use poa_gpu::tensor::{DType, Device, DeviceChoice, Tensor};
+use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use poa_gpu::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -158,7 +158,8 @@ pub fn check(
     op: impl Fn(&Tape, &[Var]) -> Result<Vec<Var>>,
     reference: Reference,
 ) {
-    let inputs: Vec<Vec<f64>> = operands.iter().map(|o| o.values.iter().map(|v| *v as f64).collect()).collect();
+    let inputs: Vec<Vec<f64>> =
+        operands.iter().map(|o| o.values.iter().map(|v| *v as f64).collect()).collect();
     let expected = reference(&inputs);
     let cotangents: Vec<Vec<f32>> =
         expected.iter().enumerate().map(|(i, e)| random(1000 + i as u64, e.len())).collect();
@@ -174,7 +175,13 @@ pub fn check(
         let (Some(cpu), Some(gpu)) = (cpu, gpu) else { continue };
         let cpu: Vec<f64> = cpu.iter().map(|v| *v as f64).collect();
         let scale = cpu.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1.0);
-        assert_close(&format!("{name}: gradient {i}, gpu against cpu"), gpu, &cpu, tolerance.atol * scale, tolerance.rtol);
+        assert_close(
+            &format!("{name}: gradient {i}, gpu against cpu"),
+            gpu,
+            &cpu,
+            tolerance.atol * scale,
+            tolerance.rtol,
+        );
     }
 }
 
@@ -234,7 +241,8 @@ fn run(
             all.push(None);
             continue;
         }
-        let g = gradients.get(var).ok_or_else(|| Error::Mismatch(format!("{label}: a gradient is missing")))?;
+        let g =
+            gradients.get(var).ok_or_else(|| Error::Mismatch(format!("{label}: a gradient is missing")))?;
         let mut g = g.to_vec::<f32>()?;
         if o.parameter {
             g.iter_mut().zip(prior).for_each(|(g, p)| *g -= p);

@@ -41,23 +41,25 @@ fn log_accurate(x: f32) -> f32 {
     return fma(e, 0.693359375, m + q);
 }
 
-// The error function by a rational approximation in x², saturated at ±4.
-fn erf(v: f32) -> f32 {
-    let x = clamp(v, -4.0, 4.0);
+// The error function, to about one unit in the last place: a polynomial near zero, 1 − e^(a polynomial) beyond.
+fn erf(x: f32) -> f32 {
+    let t = abs(x);
     let s = x * x;
-    var a = -2.72614225801306e-10;
-    a = fma(a, s, 2.77068142495902e-08);
-    a = fma(a, s, -2.10102402082508e-06);
-    a = fma(a, s, -5.69250639462346e-05);
-    a = fma(a, s, -7.34990630326855e-04);
-    a = fma(a, s, -2.95459980854025e-03);
-    a = fma(a, s, -1.60960333262415e-02);
-    var b = -1.45660718464996e-05;
-    b = fma(b, s, -2.13374055278905e-04);
-    b = fma(b, s, -1.68282697438203e-03);
-    b = fma(b, s, -7.37332916720468e-03);
-    b = fma(b, s, -1.42647390514189e-02);
-    return x * a / b;
+    if t > 0.927734375 {
+        var far = fma(fma(t, -1.72853470e-5, 3.83197126e-4), s, fma(t, -3.88396438e-3, 2.42546219e-2));
+        far = fma(far, t, -1.06777877e-1);
+        far = fma(far, t, -6.34846687e-1);
+        far = fma(far, t, -1.28717512e-1);
+        far = 1.0 - exp_accurate(fma(far, t, -t));
+        return select(far, -far, x < 0.0);
+    }
+    var near = -5.96761703e-4;
+    near = fma(near, s, 4.99119423e-3);
+    near = fma(near, s, -2.67681349e-2);
+    near = fma(near, s, 1.12819925e-1);
+    near = fma(near, s, -3.76125336e-1);
+    near = fma(near, s, 1.28379166e-1);
+    return fma(near, x, x);
 }
 
 // GELU, the exact one: x·Φ(x).

@@ -64,7 +64,10 @@ impl Var {
             Gradient::None => Gradient::None,
             Gradient::Parameter(t, touched) => Gradient::Parameter(f(t)?, touched.clone()),
             Gradient::Slot(_) => {
-                return Err(Error::shape("view", "a view of an activation loses its gradient; use an operation"));
+                return Err(Error::shape(
+                    "view",
+                    "a view of an activation loses its gradient; use an operation",
+                ));
             }
         };
         Ok(Self { value: f(&self.value)?, gradient })

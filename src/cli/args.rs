@@ -102,4 +102,3 @@ pub struct VerifyArgs {
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,
 }
-

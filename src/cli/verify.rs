@@ -46,7 +46,7 @@ fn print(replay: &Replay) {
     for c in &replay.checks {
         let pytorch = c.pytorch.map_or("-".into(), |e| format!("{e:.1e}"));
         let better = if c.pytorch.is_some_and(|e| c.worst < e) { ", better than PyTorch" } else { "" };
-        let verdict = if c.passes() { format!("pass{better} {}", c.at) } else { format!("FAIL at {}", c.at) };
+        let verdict = if c.passes() { format!("pass{better}") } else { format!("FAIL at {}", c.at) };
         println!(
             "  {:<20} {:>8} {:>13.1e} {pytorch:>15} {:>11.0e}  {verdict}",
             c.kind, c.compared, c.worst, c.tolerance

@@ -8,7 +8,7 @@ pub(crate) use parallel::{SyncPtr, for_rows, for_rows2, pieces, reduce_columns};
 
 use std::cell::{Cell, RefCell};
 
-use crate::pool::{size_class, Pool};
+use crate::pool::{Pool, size_class};
 use crate::tensor::ELEMENT_BYTES;
 
 /// Memory of the CPU device, aligned for the widest vector loads.

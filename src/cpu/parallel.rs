@@ -47,7 +47,9 @@ pub(crate) fn for_rows2<T: Send, U: Send>(
     pieces(rows.rows, rows.cols, |range| {
         for r in range {
             // SAFETY: rows are disjoint.
-            unsafe { f(r, a.slice(r * rows.stride, rows.cols), b.slice(r * other_rows.stride, other_rows.cols)) };
+            unsafe {
+                f(r, a.slice(r * rows.stride, rows.cols), b.slice(r * other_rows.stride, other_rows.cols))
+            };
         }
     });
 }

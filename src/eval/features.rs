@@ -59,7 +59,8 @@ impl LabelledImages {
     fn features(&self, model: &PoaModel, parameters: &Parameters, network: Network) -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(self.len() * network.width);
         for batch in self.images.chunks(BATCH) {
-            let images = Tensor::from_slice(&model.device, &[batch.len(), 3, self.size, self.size], &batch.concat())?;
+            let images =
+                Tensor::from_slice(&model.device, &[batch.len(), 3, self.size, self.size], &batch.concat())?;
             all.extend(model.features(parameters, network, &images, false)?.0.to_vec::<f32>()?);
         }
         Ok(all)

@@ -66,16 +66,18 @@ pub fn select(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
     let names = || {
         let list: Vec<_> =
             enumerate().iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
-        if list.is_empty() { "none was found; is a graphics driver installed?".into() } else { list.join(", ") }
+        if list.is_empty() {
+            "none was found; is a graphics driver installed?".into()
+        } else {
+            list.join(", ")
+        }
     };
     match choice {
         DeviceChoice::Cpu => Ok(None),
-        DeviceChoice::Auto => {
-            Ok(all.into_iter().find(|a| {
-                use wgpu::DeviceType::*;
-                matches!(a.get_info().device_type, DiscreteGpu | IntegratedGpu | VirtualGpu)
-            }))
-        }
+        DeviceChoice::Auto => Ok(all.into_iter().find(|a| {
+            use wgpu::DeviceType::*;
+            matches!(a.get_info().device_type, DiscreteGpu | IntegratedGpu | VirtualGpu)
+        })),
         DeviceChoice::Gpu if all.is_empty() => Err(Error::Device(
             "no GPU adapter found; install a Vulkan, Metal or DX12 driver (on Debian and Ubuntu \
              `apt-get install mesa-vulkan-drivers` gives a software one), or use --device cpu"
@@ -83,18 +85,23 @@ pub fn select(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
         )),
         DeviceChoice::Gpu => Ok(Some(all.swap_remove(0))),
         DeviceChoice::Index(i) if *i < all.len() => Ok(Some(all.swap_remove(*i))),
-        DeviceChoice::Index(i) => {
-            Err(Error::Device(format!("no adapter has index {i}; `poa-gpu devices` lists them ({})", names())))
-        }
+        DeviceChoice::Index(i) => Err(Error::Device(format!(
+            "no adapter has index {i}; `poa-gpu devices` lists them ({})",
+            names()
+        ))),
         DeviceChoice::Name(text) => {
             let wanted = text.to_lowercase();
             all.into_iter()
                 .find(|a| {
                     let info = a.get_info();
-                    [info.name, info.driver, info.driver_info].iter().any(|s| s.to_lowercase().contains(&wanted))
+                    [info.name, info.driver, info.driver_info]
+                        .iter()
+                        .any(|s| s.to_lowercase().contains(&wanted))
                 })
                 .map(Some)
-                .ok_or_else(|| Error::Device(format!("no adapter is called `{text}`; there are: {}", names())))
+                .ok_or_else(|| {
+                    Error::Device(format!("no adapter is called `{text}`; there are: {}", names()))
+                })
         }
     }
 }

@@ -69,8 +69,7 @@ impl GpuDevice {
     pub fn open(adapter: wgpu::Adapter) -> Result<Self> {
         let caps = Caps::of(&adapter);
         let info = adapter.get_info();
-        let description =
-            format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info);
+        let description = format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info);
         check_limits(&caps, &info.name)?;
         let wanted = wgpu::Features::SUBGROUP
             | wgpu::Features::SHADER_F16
@@ -237,7 +236,8 @@ impl GpuDevice {
         });
         let mut stream = self.stream.borrow_mut();
         stream.pass = None;
-        let encoder = stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        let encoder =
+            stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
         encoder.copy_buffer_to_buffer(&buffer.buffer, at as u64, &staging, 0, bytes as u64);
         let submission = self.submit_from(&mut stream)?;
         staging.map_async(wgpu::MapMode::Read, .., |_| {});
@@ -328,7 +328,8 @@ impl GpuDevice {
         for t in tensors {
             t.storage().gpu_buffer().last_use.set(stream.submission);
         }
-        let encoder = stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        let encoder =
+            stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
         let pass = stream
             .pass
             .get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
@@ -385,8 +386,9 @@ impl GpuDevice {
             source: wgpu::ShaderSource::Wgsl(composed.source.into()),
         };
         // SAFETY: kernels check their own bounds, which the tests prove with ragged shapes and fenced outputs.
-        let module =
-            unsafe { self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked()) };
+        let module = unsafe {
+            self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
+        };
         let entries: Vec<_> = composed
             .writes
             .iter()

@@ -110,7 +110,8 @@ impl Kernel {
         flags.extend(caps.immediates.then_some("IMMEDIATES"));
         flags.extend(caps.subgroups.then_some("SUBGROUPS"));
         let source = preprocess::expand(self.shader.name, self.shader.source, &self.defines, &flags)?;
-        let module = naga::front::wgsl::parse_str(&source).map_err(|e| self.broken(e.emit_to_string(&source)))?;
+        let module =
+            naga::front::wgsl::parse_str(&source).map_err(|e| self.broken(e.emit_to_string(&source)))?;
         let mut wanted = Capabilities::IMMEDIATES;
         wanted.set(Capabilities::SUBGROUP, caps.subgroups);
         wanted.set(Capabilities::SHADER_FLOAT16, caps.f16);

@@ -11,5 +11,5 @@ pub use adapter::{AdapterSummary, adapters, select};
 pub use caps::Caps;
 pub use device::GpuDevice;
 pub(crate) use device::{GpuBuffer, PendingBuffer};
-pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};
 pub(crate) use kernel::params;
+pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};

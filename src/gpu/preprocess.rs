@@ -74,7 +74,9 @@ fn expand_into(
                 expand_into(out, file, text, defined, included)?;
             }
             Some("#include") => {}
-            Some(word) if word.starts_with('#') => return Err(broken(name, format!("unknown directive `{word}`"))),
+            Some(word) if word.starts_with('#') => {
+                return Err(broken(name, format!("unknown directive `{word}`")));
+            }
             _ if active.iter().all(|a| *a) => {
                 out.push_str(line);
                 out.push('\n');

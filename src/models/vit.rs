@@ -187,8 +187,10 @@ impl Vit {
         rng: &mut impl Rng,
     ) -> Result<DropPath> {
         let s = &self.sizes;
-        let groups: Vec<SequenceGroup> =
-            crops.iter().map(|&(count, side)| SequenceGroup { count, length: 1 + s.grid(side).pow(2) }).collect();
+        let groups: Vec<SequenceGroup> = crops
+            .iter()
+            .map(|&(count, side)| SequenceGroup { count, length: 1 + s.grid(side).pow(2) })
+            .collect();
         let mut branches = Vec::new();
         for block in block_ids(s.depth, network.depth) {
             let rate = match s.drop_path_uniform {
@@ -222,7 +224,12 @@ impl Vit {
         for (i, block) in block_ids(s.depth, network.depth).into_iter().enumerate() {
             let rows = drop_path.and_then(|d| d.branches.get(i));
             let [attention_rows, mlp_rows] = rows.map_or([None, None], |[a, b]| [a.as_ref(), b.as_ref()]);
-            let p = Block { vit: self, parameters, prefix: format!("backbone.blocks.{block}."), width: network.width };
+            let p = Block {
+                vit: self,
+                parameters,
+                prefix: format!("backbone.blocks.{block}."),
+                width: network.width,
+            };
             x = p.attention_branch(tape, &x, &groups, attention_rows)?;
             x = p.mlp_branch(tape, &x, mlp_rows)?;
         }
@@ -230,7 +237,13 @@ impl Vit {
     }
 
     /// Normed features `[rows, width]` of the tokens in `rows` (`u32`, each at most once).
-    pub fn features(&self, tape: &Tape, parameters: &Parameters, tokens: &PackedTokens, rows: &Tensor) -> Result<Var> {
+    pub fn features(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        tokens: &PackedTokens,
+        rows: &Tensor,
+    ) -> Result<Var> {
         let width = tokens.packed.value().dim(1);
         let part = |name: &str| vector(parameters, &format!("backbone.norm.norm.{name}"), width);
         layer_norm(tape, &tokens.packed, &part("weight")?, &part("bias")?, NORM_EPS, Some(rows))
@@ -254,22 +267,33 @@ impl Vit {
         let position = parameters.var("backbone.pos_embed")?;
         let home = s.grid(s.image);
         let rows = |range: std::ops::Range<usize>| {
-            position.view(|p| p.reshape(&[1 + home * home, s.width])?.slice(0, range.clone())?.slice(1, 0..width))
+            position
+                .view(|p| p.reshape(&[1 + home * home, s.width])?.slice(0, range.clone())?.slice(1, 0..width))
         };
         let patch_positions = rows(1..1 + home * home)?;
         let mut groups = Vec::new();
         let mut sequences = Vec::new();
         for batch in crops {
             let &[count, _, side, across] = batch.images.shape() else {
-                return Err(Error::shape("vit", format!("crops [n, 3, side, side] expected, got {:?}", batch.images)));
+                return Err(Error::shape(
+                    "vit",
+                    format!("crops [n, 3, side, side] expected, got {:?}", batch.images),
+                ));
             };
             if side != across || !side.is_multiple_of(s.patch) {
-                return Err(Error::shape("vit", format!("crops of {side}x{across} in patches of {}", s.patch)));
+                return Err(Error::shape(
+                    "vit",
+                    format!("crops of {side}x{across} in patches of {}", s.patch),
+                ));
             }
             let grid = s.grid(side);
             let positions = match grid == home {
                 true => patch_positions.clone(),
-                false => resample_positions(tape, &patch_positions, &self.resampling(batch.images.device(), grid)?)?,
+                false => resample_positions(
+                    tape,
+                    &patch_positions,
+                    &self.resampling(batch.images.device(), grid)?,
+                )?,
             };
             groups.push(TokenGroup {
                 crops: count,
@@ -389,7 +413,12 @@ fn row_subset(rows: Option<&BranchRows>) -> Option<&RowSubset> {
     })
 }
 
-fn scaled_rows(device: &Device, groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> Result<BranchRows> {
+fn scaled_rows(
+    device: &Device,
+    groups: &[SequenceGroup],
+    rate: f64,
+    rng: &mut impl Rng,
+) -> Result<BranchRows> {
     use rand::RngExt;
     let lengths: Vec<usize> = groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count)).collect();
     let keep: Vec<bool> = lengths.iter().map(|_| rng.random::<f64>() >= rate).collect();
@@ -397,7 +426,12 @@ fn scaled_rows(device: &Device, groups: &[SequenceGroup], rate: f64, rng: &mut i
 }
 
 /// max(⌊b(1−r)⌋, 1) samples of each batch, scaled by b / subset.
-fn subset_rows(device: &Device, groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> Result<BranchRows> {
+fn subset_rows(
+    device: &Device,
+    groups: &[SequenceGroup],
+    rate: f64,
+    rng: &mut impl Rng,
+) -> Result<BranchRows> {
     let (mut rows, mut scale, mut kept) = (Vec::new(), Vec::new(), Vec::new());
     let mut start = 0;
     for g in groups {

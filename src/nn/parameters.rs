@@ -190,7 +190,10 @@ impl FlatBuffers {
 
     /// Overwrites everything with the values of another set of the same layout.
     pub fn copy_from(&self, other: &Self) -> Result<()> {
-        self.buffers.iter().zip(&other.buffers).try_for_each(|(to, from)| crate::ops::elementwise::copy(to, from))
+        self.buffers
+            .iter()
+            .zip(&other.buffers)
+            .try_for_each(|(to, from)| crate::ops::elementwise::copy(to, from))
     }
 }
 

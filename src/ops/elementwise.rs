@@ -13,10 +13,14 @@ const SHADER: Shader =
 pub(crate) const WG: u32 = 256;
 
 params!(ElementwiseParams {
-    count: u32, cols: u32,
-    out_offset: u32, out_stride: u32,
-    a_offset: u32, a_stride: u32,
-    b_offset: u32, b_stride: u32,
+    count: u32,
+    cols: u32,
+    out_offset: u32,
+    out_stride: u32,
+    a_offset: u32,
+    a_stride: u32,
+    b_offset: u32,
+    b_stride: u32,
     scale: f32,
 });
 

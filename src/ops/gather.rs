@@ -10,7 +10,13 @@ const SHADER: Shader = Shader { name: "gather.wgsl", source: include_str!("../..
 const WG: u32 = 256;
 
 params!(GatherParams {
-    rows: u32, cols: u32, out_offset: u32, out_stride: u32, x_offset: u32, x_stride: u32, index_offset: u32,
+    rows: u32,
+    cols: u32,
+    out_offset: u32,
+    out_stride: u32,
+    x_offset: u32,
+    x_stride: u32,
+    index_offset: u32,
 });
 
 fn kernel(entry: &'static str) -> Kernel {

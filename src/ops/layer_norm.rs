@@ -4,7 +4,7 @@
 //! y[i] = (x[r] − mean)·rstd·γ + β with r = rows[i] (or i). Saved: mean and rstd of every output row.
 
 use crate::autograd::{Tape, Target, Var};
-use crate::cpu::{for_rows2, math, reduce_columns, SyncPtr};
+use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
@@ -14,12 +14,20 @@ const SHADER: Shader =
     Shader { name: "layer_norm.wgsl", source: include_str!("../../shaders/layer_norm.wgsl") };
 
 params!(LayerNormParams {
-    rows: u32, cols: u32,
-    x_offset: u32, x_stride: u32,
-    y_offset: u32, y_stride: u32,
-    gamma_offset: u32, beta_offset: u32, stats_offset: u32, index_offset: u32,
-    dx_offset: u32, dx_stride: u32,
-    accumulate: u32, parts: u32,
+    rows: u32,
+    cols: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    gamma_offset: u32,
+    beta_offset: u32,
+    stats_offset: u32,
+    index_offset: u32,
+    dx_offset: u32,
+    dx_stride: u32,
+    accumulate: u32,
+    parts: u32,
     eps: f32,
 });
 
@@ -97,16 +105,20 @@ impl Call {
                 let index = self.index.as_ref().map(|t| t.cpu::<u32>());
                 let stats = Rows { offset: 0, rows: ry.rows, cols: 2, stride: 2 };
                 let (n, eps) = (rx.cols, self.eps);
-                for_rows2((y.cpu_mut(), ry), (self.stats.cpu_mut(), stats), |i, y: &mut [f32], s: &mut [f32]| {
-                    let row = &x[index.map_or(i, |t| t[i] as usize) * rx.stride..][..n];
-                    let mean = math::sum(n, |c| row[c]) / n as f32;
-                    let variance = math::sum(n, |c| (row[c] - mean) * (row[c] - mean)) / n as f32;
-                    let rstd = 1.0 / (variance + eps).sqrt();
-                    (s[0], s[1]) = (mean, rstd);
-                    for ((y, x), (g, b)) in y.iter_mut().zip(row).zip(gamma.iter().zip(beta)) {
-                        *y = (x - mean) * rstd * g + b;
-                    }
-                });
+                for_rows2(
+                    (y.cpu_mut(), ry),
+                    (self.stats.cpu_mut(), stats),
+                    |i, y: &mut [f32], s: &mut [f32]| {
+                        let row = &x[index.map_or(i, |t| t[i] as usize) * rx.stride..][..n];
+                        let mean = math::sum(n, |c| row[c]) / n as f32;
+                        let variance = math::sum(n, |c| (row[c] - mean) * (row[c] - mean)) / n as f32;
+                        let rstd = 1.0 / (variance + eps).sqrt();
+                        (s[0], s[1]) = (mean, rstd);
+                        for ((y, x), (g, b)) in y.iter_mut().zip(row).zip(gamma.iter().zip(beta)) {
+                            *y = (x - mean) * rstd * g + b;
+                        }
+                    },
+                );
                 Ok(())
             }
             Device::Gpu(gpu) => {
@@ -141,7 +153,7 @@ impl Call {
                         let b = math::sum(n, |c| gamma[c] * d[c] * ((row[c] - mean) * rstd)) / n as f32;
                         // SAFETY: rows are named at most once, so they are disjoint.
                         let o = unsafe { out.slice(r * ro.stride, n) };
-                        
+
                         for c in 0..n {
                             let g = rstd * (gamma[c] * d[c] - a - (row[c] - mean) * rstd * b);
                             o[c] = if accumulate { o[c] + g } else { g };
@@ -186,7 +198,6 @@ impl Call {
                     }
                 });
                 for (target, sums) in [(dgamma, &sums[..n]), (dbeta, &sums[n..])] {
-                    
                     for (o, s) in target.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
                         *o = if target.accumulate { *o + s } else { *s };
                     }
@@ -241,8 +252,7 @@ pub fn layer_norm(
     let y = Tensor::empty(device, &shape, DType::F32)?;
     let rows = index.map_or(rx.rows, Tensor::elements);
     let stats = Tensor::empty(device, &[rows, 2], DType::F32)?;
-    let call =
-        Call { x: x.value().clone(), gamma: gamma.value().clone(), index: index.cloned(), stats, eps };
+    let call = Call { x: x.value().clone(), gamma: gamma.value().clone(), index: index.cloned(), stats, eps };
     call.forward(beta.value(), &y)?;
     let (vx, vg, vb) = (x.clone(), gamma.clone(), beta.clone());
     Ok(tape.record("layer_norm", &[x, gamma, beta], y, move |g, dy| {

@@ -116,13 +116,7 @@ pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Re
     let (rows, device) = (x.value().dim(0), x.value().device());
     let hidden = Tensor::empty(device, &[rows, fc1.outputs()], DType::F32)?;
     fc2.check("mlp", &hidden)?;
-    let all = [
-        Some(x),
-        Some(&fc1.weight),
-        fc1.bias.as_ref(),
-        Some(&fc2.weight),
-        fc2.bias.as_ref(),
-    ];
+    let all = [Some(x), Some(&fc1.weight), fc1.bias.as_ref(), Some(&fc2.weight), fc2.bias.as_ref()];
     let inputs: Vec<&Var> = all.into_iter().flatten().collect();
     let pre = match tape.needs(&inputs) {
         true => Some(Tensor::empty(device, &[rows, fc1.outputs()], DType::F32)?),

@@ -51,7 +51,32 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     .concat()
 }
 
-/// What an adapter with these capabilities would use for typical problems: (kernel family, variant).
-pub fn chosen_variants(_caps: &Caps) -> Vec<(&'static str, String)> {
-    Vec::new()
+/// What an adapter with these capabilities would use at the sizes of ViT-S training: (kernel family, variant).
+pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
+    let product = |m, n, k| {
+        let problem = matmul::Problem {
+            batch: 1,
+            m,
+            n,
+            k,
+            k_groups: 1,
+            a_along_m: false,
+            b_along_k: true,
+            a_aligned: true,
+            b_aligned: true,
+            grouped: false,
+            ending: matmul::Ending::Plain,
+        };
+        format!("{:?}", matmul::plan(&problem, caps).variant)
+    };
+    let groups = vec![attention::SequenceGroup { count: 64, length: 197 }];
+    let problem = attention::Problem { groups, heads: 6, head_dim: 64 };
+    vec![
+        ("matmul, large", product(12_608, 1536, 384)),
+        ("matmul, small", product(16, 384, 384)),
+        (
+            "attention",
+            attention::plan(&problem, caps).map_or_else(|e| e.to_string(), |p| format!("{:?}", p.variant)),
+        ),
+    ]
 }

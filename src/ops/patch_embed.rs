@@ -8,11 +8,18 @@ use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::linear::{LinearWeights, linear};
 use crate::tensor::{DType, Device, Rows, Tensor};
 
-const SHADER: Shader = Shader { name: "patch_embed.wgsl", source: include_str!("../../shaders/patch_embed.wgsl") };
+const SHADER: Shader =
+    Shader { name: "patch_embed.wgsl", source: include_str!("../../shaders/patch_embed.wgsl") };
 const WG: u32 = 256;
 
 params!(PatchParams {
-    count: u32, channels: u32, height: u32, width: u32, patch_size: u32, x_offset: u32, out_offset: u32,
+    count: u32,
+    channels: u32,
+    height: u32,
+    width: u32,
+    patch_size: u32,
+    x_offset: u32,
+    out_offset: u32,
 });
 
 fn kernel() -> Kernel {

@@ -14,7 +14,14 @@ const COLUMNS: u32 = 64;
 const ROWS: usize = 256;
 
 params!(ColumnSumParams {
-    rows: u32, cols: u32, offset: u32, stride: u32, out_offset: u32, rows_per_part: u32, accumulate: u32, scale: f32,
+    rows: u32,
+    cols: u32,
+    offset: u32,
+    stride: u32,
+    out_offset: u32,
+    rows_per_part: u32,
+    accumulate: u32,
+    scale: f32,
 });
 
 fn kernel() -> Kernel {

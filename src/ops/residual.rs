@@ -18,10 +18,18 @@ const PARTS: usize = 64;
 const ABSENT: u32 = u32::MAX;
 
 params!(ResidualParams {
-    rows: u32, cols: u32,
-    z_offset: u32, x_offset: u32, x_stride: u32,
-    b_offset: u32, b_stride: u32,
-    gamma_offset: u32, map_offset: u32, scale_offset: u32, parts: u32, accumulate: u32,
+    rows: u32,
+    cols: u32,
+    z_offset: u32,
+    x_offset: u32,
+    x_stride: u32,
+    b_offset: u32,
+    b_stride: u32,
+    gamma_offset: u32,
+    map_offset: u32,
+    scale_offset: u32,
+    parts: u32,
+    accumulate: u32,
 });
 
 /// The rows a residual branch works on.
@@ -42,7 +50,12 @@ impl RowSubset {
         for (i, &r) in rows.iter().enumerate() {
             match inverse.get_mut(r as usize) {
                 Some(slot) if *slot == ABSENT => *slot = i as u32,
-                _ => return Err(Error::shape("residual", format!("row {r} of {trunk_rows} is named twice or absent"))),
+                _ => {
+                    return Err(Error::shape(
+                        "residual",
+                        format!("row {r} of {trunk_rows} is named twice or absent"),
+                    ));
+                }
             }
         }
         Ok(Self {
@@ -243,7 +256,12 @@ fn backward_gamma(
 }
 
 /// For drop path without subsets: every row, with its own factor.
-pub fn per_sample_scale(device: &Device, rows_of_sample: &[usize], keep: &[bool], scale: f32) -> Result<RowSubset> {
+pub fn per_sample_scale(
+    device: &Device,
+    rows_of_sample: &[usize],
+    keep: &[bool],
+    scale: f32,
+) -> Result<RowSubset> {
     let total: usize = rows_of_sample.iter().sum();
     let rows: Vec<u32> = (0..total as u32).collect();
     let mut factors = Vec::with_capacity(total);

@@ -13,10 +13,19 @@ const SHADER: Shader = Shader { name: "tokens.wgsl", source: include_str!("../..
 const WG: u32 = 256;
 
 params!(TokenParams {
-    crops: u32, patches: u32, cols: u32,
-    out_offset: u32, patch_offset: u32, patch_stride: u32,
-    position_offset: u32, position_stride: u32,
-    cls_offset: u32, cls_position_offset: u32, mask_token_offset: u32, mask_offset: u32, accumulate: u32,
+    crops: u32,
+    patches: u32,
+    cols: u32,
+    out_offset: u32,
+    patch_offset: u32,
+    patch_stride: u32,
+    position_offset: u32,
+    position_stride: u32,
+    cls_offset: u32,
+    cls_position_offset: u32,
+    mask_token_offset: u32,
+    mask_offset: u32,
+    accumulate: u32,
 });
 
 /// Crops of one size.
@@ -156,8 +165,10 @@ fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result
     match out.device() {
         Device::Cpu(_) => {
             let (patches, positions) = (patches.cpu::<f32>(), positions.cpu::<f32>());
-            let (cls, cls_position) = (shared.cls.value().cpu::<f32>(), shared.cls_position.value().cpu::<f32>());
-            let (token, mask) = (shared.mask_token.value().cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
+            let (cls, cls_position) =
+                (shared.cls.value().cpu::<f32>(), shared.cls_position.value().cpu::<f32>());
+            let (token, mask) =
+                (shared.mask_token.value().cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
             let rows = out.rows("tokens")?;
             crate::cpu::for_rows(out.cpu_mut::<f32>(), rows, |r, row| {
                 let (crop, t) = (r / (n + 1), r % (n + 1));

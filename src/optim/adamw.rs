@@ -14,8 +14,18 @@ const SHADER: Shader = Shader { name: "adamw.wgsl", source: include_str!("../../
 const WG: u32 = 256;
 
 params!(AdamWParams {
-    count: u32, partial_offset: u32, modules: u32,
-    beta1: f32, rest1: f32, beta2: f32, rest2: f32, eps: f32, correction1: f32, correction2: f32, ema: f32, clip: f32,
+    count: u32,
+    partial_offset: u32,
+    modules: u32,
+    beta1: f32,
+    rest1: f32,
+    beta2: f32,
+    rest2: f32,
+    eps: f32,
+    correction1: f32,
+    correction2: f32,
+    ema: f32,
+    clip: f32,
 });
 
 /// What a step uses for every parameter.
@@ -101,7 +111,11 @@ fn kernel(entry: &'static str, flag: &'static str) -> Kernel {
 
 /// All variants.
 pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel("square_sums", "SQUARE_SUMS"), kernel("finish_norms", "FINISH_NORMS"), kernel("update", "UPDATE")]
+    vec![
+        kernel("square_sums", "SQUARE_SUMS"),
+        kernel("finish_norms", "FINISH_NORMS"),
+        kernel("update", "UPDATE"),
+    ]
 }
 
 impl AdamW {
@@ -185,11 +199,8 @@ impl AdamW {
                 let mut at = sums.layout().offset;
                 for buffer in gradients.buffers() {
                     let blocks = buffer.elements() / NORM_BLOCK;
-                    let params = AdamWParams {
-                        count: blocks as u32,
-                        partial_offset: at as u32,
-                        ..Default::default()
-                    };
+                    let params =
+                        AdamWParams { count: blocks as u32, partial_offset: at as u32, ..Default::default() };
                     let kernel = kernel("square_sums", "SQUARE_SUMS");
                     gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
                     at += blocks;
@@ -291,7 +302,8 @@ impl AdamW {
                     return g.fill(0.0);
                 }
                 for (b, start) in (0..p.len()).step_by(BLOCK).enumerate() {
-                    let Some(&[lr, keep, touched, module]) = table.get(blocks[at * NORM_BLOCK / BLOCK + b] as usize)
+                    let Some(&[lr, keep, touched, module]) =
+                        table.get(blocks[at * NORM_BLOCK / BLOCK + b] as usize)
                     else {
                         continue;
                     };

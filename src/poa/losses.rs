@@ -86,7 +86,8 @@ impl RowCounts {
         };
         let n = self.images as u32;
         let global = (0..2 * n).map(|i| row([i, NO_TARGET], distill(2 * self.images)));
-        let local = (0..self.locals as u32 * n).map(|i| row([i % n, n + i % n], distill(self.locals * self.images)));
+        let local =
+            (0..self.locals as u32 * n).map(|i| row([i % n, n + i % n], distill(self.locals * self.images)));
         global.chain(local).collect()
     }
 
@@ -129,7 +130,13 @@ impl Part {
     }
 
     /// The rows' table.
-    pub fn rows(self, device: &Device, counts: &RowCounts, w: &LossWeights, heads: usize) -> Result<LossRows> {
+    pub fn rows(
+        self,
+        device: &Device,
+        counts: &RowCounts,
+        w: &LossWeights,
+        heads: usize,
+    ) -> Result<LossRows> {
         let mut rows = Vec::new();
         if self.has_cls() {
             rows.extend(counts.cls_rows(w, heads));

@@ -80,7 +80,12 @@ impl PoaModel {
         let optimizer = AdamW::new(
             &layout,
             device,
-            AdamWConfig { beta1: o.adamw_beta1, beta2: o.adamw_beta2, eps: o.adamw_eps, clip_grad: o.clip_grad },
+            AdamWConfig {
+                beta1: o.adamw_beta1,
+                beta2: o.adamw_beta2,
+                eps: o.adamw_eps,
+                clip_grad: o.clip_grad,
+            },
             multipliers(&specs, config),
         )?;
         Ok(Self {
@@ -159,6 +164,10 @@ fn multipliers(specs: &[ParameterSpec], config: &Config) -> Vec<Multipliers> {
     specs
         .iter()
         .map(|s| param_group(&s.name, &rule, o.layerwise_decay, o.patch_embed_lr_mult))
-        .map(|g| Multipliers { lr: g.lr_multiplier, weight_decay: g.wd_multiplier, last_layer: g.is_last_layer })
+        .map(|g| Multipliers {
+            lr: g.lr_multiplier,
+            weight_decay: g.wd_multiplier,
+            last_layer: g.is_last_layer,
+        })
         .collect()
 }

@@ -62,7 +62,8 @@ impl PoaModel {
     /// read back; [`StepRecord::read`] does that when the losses are due.
     pub fn forward_backward(&self, batch: &StepBatch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let prepared = self.prepare(batch)?;
-        let crops = [(2 * batch.images, batch.global_size), (self.settings.locals * batch.images, batch.local_size)];
+        let crops =
+            [(2 * batch.images, batch.global_size), (self.settings.locals * batch.images, batch.local_size)];
         let crops = &crops[..1 + prepared.local.is_some() as usize];
         let networks = [self.grid.intact(), inputs.network];
         let mut drops = Vec::new();
@@ -176,7 +177,13 @@ impl PoaModel {
         self.pick(tape, &self.student, tokens, global.chain(local).chain(patches).collect())
     }
 
-    fn pick(&self, tape: &Tape, parameters: &Parameters, tokens: &PackedTokens, rows: Vec<u32>) -> Result<Var> {
+    fn pick(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        tokens: &PackedTokens,
+        rows: Vec<u32>,
+    ) -> Result<Var> {
         let index = Tensor::from_slice(&self.device, &[rows.len()], &rows)?;
         self.vit.features(tape, parameters, tokens, &index)
     }
@@ -242,7 +249,8 @@ impl PoaModel {
             if count == 0 {
                 return Ok(None);
             }
-            let z = head.projection.forward(&tape, &self.teacher, &narrow_rows(&tape, teacher, start, count)?)?;
+            let z =
+                head.projection.forward(&tape, &self.teacher, &narrow_rows(&tape, teacher, start, count)?)?;
             let logits = teacher_logits(z.value(), norm.weight())?;
             let Some(centers) = &head.centers else {
                 return sinkhorn(logits, temperature, self.settings.sinkhorn_iterations).map(Some);

@@ -92,7 +92,8 @@ impl Layout {
     /// Another shape over the same elements, where the strides allow it: each old dimension is split or runs of
     /// old dimensions that lie densely are merged.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
-        let failed = || Error::shape("reshape", format!("{:?} (strides {:?}) as {shape:?}", self.shape, self.strides));
+        let failed =
+            || Error::shape("reshape", format!("{:?} (strides {:?}) as {shape:?}", self.shape, self.strides));
         if shape.iter().product::<usize>() != self.elements() {
             return Err(failed());
         }
@@ -137,7 +138,8 @@ impl Layout {
         let stride = match lead.len() {
             0 => cols,
             _ => {
-                let folded = Self { offset: 0, shape: lead.to_vec(), strides: self.strides[..lead.len()].to_vec() };
+                let folded =
+                    Self { offset: 0, shape: lead.to_vec(), strides: self.strides[..lead.len()].to_vec() };
                 folded.reshape(&[rows]).ok()?.strides[0]
             }
         };

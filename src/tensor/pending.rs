@@ -20,7 +20,10 @@ impl Tensor {
     /// called, and work that is recorded in between is not waited for.
     pub fn read_later(&self) -> Result<PendingRead> {
         if !self.layout().is_contiguous() || self.dtype() != f32::DTYPE {
-            return Err(Error::shape("read_later", format!("a contiguous f32 tensor expected, got {self:?}")));
+            return Err(Error::shape(
+                "read_later",
+                format!("a contiguous f32 tensor expected, got {self:?}"),
+            ));
         }
         let source = match self.device() {
             Device::Cpu(_) => Source::Ready(self.cpu::<f32>().to_vec()),

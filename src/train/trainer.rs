@@ -9,7 +9,9 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::data::rng::{Purpose, stream};
-use crate::data::{BlurProbabilities, Crop, CropConfig, HeldOut, Loader, LoaderConfig, MaskConfig, Source, split};
+use crate::data::{
+    BlurProbabilities, Crop, CropConfig, HeldOut, Loader, LoaderConfig, MaskConfig, Source, split,
+};
 use crate::error::{Error, Result};
 use crate::eval::features::{LabelledImages, network_knn};
 use crate::models::grid::{DrawCycle, Network};
@@ -101,7 +103,9 @@ impl Trainer {
         log.line(&format!("{} sub-networks; {count} parameters", model.grid.entries().len()))?;
         let evaluation = Evaluation::prepare(&config, &model, &train, val.as_ref())?;
         if evaluation.is_none() {
-            log.line("no labels: k-NN is left out (classes are the parent folders, where there are several)")?;
+            log.line(
+                "no labels: k-NN is left out (classes are the parent folders, where there are several)",
+            )?;
         }
         let images = train.len();
         let loader = Loader::new(train, loader_config(&config))?;
@@ -218,7 +222,8 @@ impl Trainer {
         self.settle(before)?;
         self.model.optimizer.update(&self.model.student, self.model.teacher.values(), settings)?;
         self.note_bad_samples()?;
-        let due = step.is_multiple_of(self.config.train.log_every.max(1)) || step + 1 == self.config.total_steps();
+        let due =
+            step.is_multiple_of(self.config.train.log_every.max(1)) || step + 1 == self.config.total_steps();
         Ok(InFlight { step, control, record: due.then_some(record), network, settings, teacher_temp })
     }
 
@@ -314,8 +319,9 @@ impl Trainer {
     /// Writes a checkpoint; a failure is reported and the run goes on.
     fn save(&mut self, done: usize) -> Result<Option<PathBuf>> {
         let dir = checkpoint_dir(self.folder.checkpoints(), done);
-        let saved = save(&self.model, &self.state(done), &dir)
-            .and_then(|path| prune(self.folder.checkpoints(), self.config.train.keep_checkpoints).map(|()| path));
+        let saved = save(&self.model, &self.state(done), &dir).and_then(|path| {
+            prune(self.folder.checkpoints(), self.config.train.keep_checkpoints).map(|()| path)
+        });
         self.progress.pause_over();
         match saved {
             Ok(path) => Ok(Some(path)),
@@ -334,9 +340,15 @@ impl Trainer {
         let ks = &self.config.evaluation.k;
         let mut all = Vec::new();
         for &network in &e.networks {
-            let top1 =
-                network_knn(&self.model, network, (&e.train, &e.val), ks, self.config.evaluation.temperature)?;
-            let text = ks.iter().zip(&top1).map(|(k, a)| format!("k={k} {:.1}%", 100.0 * a)).collect::<Vec<_>>();
+            let top1 = network_knn(
+                &self.model,
+                network,
+                (&e.train, &e.val),
+                ks,
+                self.config.evaluation.temperature,
+            )?;
+            let text =
+                ks.iter().zip(&top1).map(|(k, a)| format!("k={k} {:.1}%", 100.0 * a)).collect::<Vec<_>>();
             self.log.line(&format!("k-NN after {done} steps, {network}: {}", text.join(", ")))?;
             let names: Vec<String> = ks.iter().map(|k| format!("knn.{network}.{k}")).collect();
             let values: Vec<(&str, Value)> =

@@ -145,7 +145,10 @@ impl Fixture {
     pub fn open(folder: &Path) -> Result<Self> {
         let path = folder.join("fixture.json");
         let json = std::fs::read(&path).map_err(|e| {
-            Error::file(&path, format!("cannot be read ({e}); a record is a folder with fixture.json and its tensors"))
+            Error::file(
+                &path,
+                format!("cannot be read ({e}); a record is a folder with fixture.json and its tensors"),
+            )
         })?;
         let file = |name: &str| TensorFile::open(folder.join(name));
         Self::new(
@@ -167,7 +170,8 @@ impl Fixture {
         struct Arch {
             arch: String,
         }
-        let broken = |e: serde_json::Error| Error::file(path, format!("is not a record of training steps: {e}"));
+        let broken =
+            |e: serde_json::Error| Error::file(path, format!("is not a record of training steps: {e}"));
         let Arch { arch } = serde_json::from_slice(json).map_err(broken)?;
         if arch != "vit" {
             return Err(Error::file(path, format!("records a `{arch}`; this version replays `vit`")));

@@ -51,7 +51,8 @@ impl Replay {
 
     /// Writes every number that was computed as safetensors.
     pub fn dump(&self, path: &Path) -> Result<()> {
-        let specs: Vec<_> = self.values.iter().map(|(name, (shape, _))| TensorSpec::f32(name.as_str(), shape)).collect();
+        let specs: Vec<_> =
+            self.values.iter().map(|(name, (shape, _))| TensorSpec::f32(name.as_str(), shape)).collect();
         write_tensors(path, &specs, |name| match self.values.get(name) {
             Some((_, values)) => Ok(values.clone()),
             None => Err(Error::file(path, format!("`{name}` was not computed"))),
@@ -107,7 +108,13 @@ impl Comparison<'_> {
         self.values.insert(name, (vec![1], vec![got as f32]));
     }
 
-    fn tensor(&mut self, kind: (&'static str, f64, &str), name: &str, shape: &[usize], got: Vec<f32>) -> Result<()> {
+    fn tensor(
+        &mut self,
+        kind: (&'static str, f64, &str),
+        name: &str,
+        shape: &[usize],
+        got: Vec<f32>,
+    ) -> Result<()> {
         let want = self.fixture.expected.read_f32_as(name, shape)?;
         let distance: f64 = got.iter().zip(&want).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
         let norm: f64 = want.iter().map(|b| (*b as f64).powi(2)).sum();
@@ -117,7 +124,12 @@ impl Comparison<'_> {
         Ok(())
     }
 
-    fn parameters(&mut self, what: &str, values: &FlatBuffers, kinds: [(&'static str, f64, &str); 2]) -> Result<()> {
+    fn parameters(
+        &mut self,
+        what: &str,
+        values: &FlatBuffers,
+        kinds: [(&'static str, f64, &str); 2],
+    ) -> Result<()> {
         let last = self.fixture.record.steps.len() - 1;
         for place in values.layout().places() {
             let name = &place.spec.name;
@@ -169,16 +181,22 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
         let report = done.read(&model.settings.weights)?;
         all.number(LOSSES, format!("step{s}.loss.total"), report.total, step.total);
         for (name, value) in report.components {
-            let want = step.components.get(&name).ok_or_else(|| {
-                Error::file(&fixture.name, format!("step {s} has no component `{name}`"))
-            })?;
+            let want = step
+                .components
+                .get(&name)
+                .ok_or_else(|| Error::file(&fixture.name, format!("step {s} has no component `{name}`")))?;
             all.number(LOSSES, format!("step{s}.loss.{name}"), value, *want);
         }
         let gradients = model.student.gradients().expect("students are trained").clone();
         if s == 0 {
             for place in gradients.layout().places() {
                 let name = &place.spec.name;
-                all.tensor(GRADIENTS, &format!("step0.grad.{name}"), &place.spec.shape, gradients.read(name)?)?;
+                all.tensor(
+                    GRADIENTS,
+                    &format!("step0.grad.{name}"),
+                    &place.spec.shape,
+                    gradients.read(name)?,
+                )?;
             }
         }
         model.optimizer.measure(&gradients, &done.total)?;

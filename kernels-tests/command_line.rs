@@ -1,0 +1,246 @@
+//! The program as a user meets it: what it prints, what it leaves, and how it refuses bad input.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn program(args: &[&str]) -> Output {
+    let temp = std::env::temp_dir();
+    Command::new(env!("CARGO_BIN_EXE_poa-gpu")).args(args).env("XDG_RUNTIME_DIR", temp).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// A folder of its own for a test, removed when it is over.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("poa-cli-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self, name: &str) -> String {
+        self.0.join(name).display().to_string()
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Refused with this status, one line on standard error, and every one of these texts in it.
+#[track_caller]
+fn refused(args: &[&str], status: i32, texts: &[&str]) {
+    let out = program(args);
+    let error = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(status), "{args:?}: {error}");
+    for t in texts {
+        assert!(error.contains(t), "{args:?}: `{t}` is not in: {error}");
+    }
+    let lines: Vec<_> = error.lines().filter(|l| l.starts_with("poa-gpu:")).collect();
+    assert_eq!(lines.len(), 1, "{args:?}: one line expected: {error}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+const QUICK: [&str; 6] = [
+    "--device=cpu",
+    "--steps=3",
+    "train.batch_size_per_gpu=4",
+    "evaluation.train_images=60",
+    "evaluation.val_images=30",
+    "train.log_every=1",
+];
+
+#[test]
+fn a_short_run_leaves_a_whole_folder() {
+    let folder = Folder::new("run");
+    let out_dir = folder.path("run");
+    let out = program(&[&["train", "--out", &out_dir], &QUICK[..]].concat());
+    let printed = text(&out.stdout);
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    for t in ["before", "after", "48x3", "peak device memory", "checkpoint"] {
+        assert!(printed.contains(t), "`{t}` is not in: {printed}");
+    }
+    let run = Path::new(&out_dir);
+    assert!(std::fs::read_to_string(run.join("config.toml")).unwrap().contains("batch_size_per_gpu = 4"));
+    let metrics = std::fs::read_to_string(run.join("metrics.jsonl")).unwrap();
+    let steps = metrics.lines().filter(|l| l.contains("\"loss\"")).count();
+    assert_eq!(steps, 3, "{metrics}");
+    assert!(std::fs::read_to_string(run.join("train.log")).unwrap().contains("step 3/3"));
+    for file in ["student.safetensors", "teacher.safetensors", "optimizer.safetensors", "state.json"] {
+        assert!(run.join("checkpoints/step-00000003").join(file).is_file(), "{file}");
+    }
+    // the folder holds a run now
+    refused(&[&["train", "--out", &out_dir], &QUICK[..]].concat(), 1, &[&out_dir, "another"]);
+    assert_eq!(
+        std::fs::read_to_string(run.join("metrics.jsonl")).unwrap(),
+        metrics,
+        "nothing is overwritten"
+    );
+}
+
+#[test]
+fn photographs_of_all_formats_with_broken_files_among_them() {
+    let folder = Folder::new("photos");
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/augment");
+    let (china, flower) =
+        (image::open(fixtures.join("china.png")).unwrap(), image::open(fixtures.join("flower.png")).unwrap());
+    for (class, photo) in [("temples", &china), ("plants/flowers", &flower)] {
+        let dir = folder.0.join("images").join(class);
+        std::fs::create_dir_all(&dir).unwrap();
+        for (i, format) in ["png", "jpg", "bmp", "tiff", "webp"].iter().cycle().take(40).enumerate() {
+            let cut = photo.crop_imm(
+                i as u32,
+                i as u32 / 2,
+                photo.width() - 40,
+                photo.height() - 20 - i as u32 / 4,
+            );
+            let image = if i % 7 == 3 { cut.grayscale().to_rgb8().into() } else { cut.to_rgb8().into() };
+            let image: image::DynamicImage = image;
+            image.save(dir.join(format!("{i}.{format}"))).unwrap();
+        }
+        std::fs::write(dir.join("broken.png"), b"this is no image").unwrap();
+        std::fs::write(dir.join("notes.txt"), b"nor is this").unwrap();
+    }
+    let images = folder.path("images");
+    let (data, out_dir) = (format!("folder:{images}"), folder.path("run"));
+    let out = program(
+        &[
+            &["train", "--data", &data, "--out", &out_dir, "data.max_bad_fraction=0.2", "--steps=30"],
+            &QUICK[..1],
+            &QUICK[2..],
+        ]
+        .concat(),
+    );
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(text(&out.stdout).contains("before"), "two classes are labels: {}", text(&out.stdout));
+    let log = std::fs::read_to_string(Path::new(&out_dir).join("train.log")).unwrap();
+    assert!(log.contains("broken.png") && !log.contains("notes.txt"), "{log}");
+
+    // nothing but broken files
+    let broken = folder.0.join("broken");
+    std::fs::create_dir_all(&broken).unwrap();
+    for i in 0..4 {
+        std::fs::write(broken.join(format!("{i}.jpg")), b"no image").unwrap();
+    }
+    let data = format!("folder:{}", broken.display());
+    let run = folder.path("broken-run");
+    refused(&[&["train", "--data", &data, "--out", &run], &QUICK[..]].concat(), 1, &["broken"]);
+}
+
+#[test]
+fn bad_input_is_refused_in_one_line() {
+    let folder = Folder::new("bad");
+    let empty = folder.path("empty");
+    std::fs::create_dir_all(&empty).unwrap();
+    let run = folder.path("run");
+    let train = |more: &[&'static str], status: i32, texts: &[&str]| {
+        let args: Vec<&str> = [&["train", "--device", "cpu", "--out", &run], more].concat();
+        refused(&args, status, texts);
+        assert!(!Path::new(&run).join("checkpoints").exists(), "{more:?} left a run behind");
+    };
+    train(&["optim.epoch=3"], 2, &["optim.epoch", "optim.epochs"]);
+    train(&["studnet.patch_size=8"], 2, &["studnet", "student"]);
+    train(&["student.head_dim=20"], 2, &["student.head_dim", "20"]);
+    train(&["crops.global_crops_size=33"], 2, &["crops.global_crops_size", "patch"]);
+    train(&["train.batch_size_per_gpu=1"], 2, &["train.batch_size_per_gpu", "koleo"]);
+    train(&["student.patch_size=\"eight\""], 2, &["student.patch_size"]);
+    train(&["teacher.momentum_teacher=1.5"], 2, &["teacher.momentum_teacher"]);
+    train(&["--config", "no-such.toml"], 1, &["no-such.toml"]);
+    train(&["--data", "folder:/no/such/folder"], 1, &["/no/such/folder"]);
+    train(&["--data", "tape:0"], 2, &["tape:0", "folder:"]);
+    train(&["--data", ""], 2, &["data.spec"]);
+    let data = format!("folder:{empty}");
+    refused(&["train", "--device", "cpu", "--out", &run, "--data", &data], 1, &[&empty]);
+    refused(&["train", "--device", "99", "--out", &run], 1, &["99", "devices"]);
+    refused(&["verify", "--device", "no such adapter"], 1, &["no such adapter"]);
+    refused(&["verify", &empty], 1, &["fixture.json"]);
+}
+
+#[test]
+fn damaged_records_are_refused() {
+    let folder = Folder::new("records");
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/vit");
+    let names = [
+        "fixture.json",
+        "student.safetensors",
+        "teacher.safetensors",
+        "batch.safetensors",
+        "expected.safetensors",
+    ];
+    let record = |name: &str| {
+        let dir = folder.0.join(name);
+        std::fs::create_dir_all(&dir).unwrap();
+        names.iter().for_each(|n| drop(std::fs::copy(source.join(n), dir.join(n)).unwrap()));
+        dir
+    };
+    let cut = record("cut");
+    let bytes = std::fs::read(cut.join("student.safetensors")).unwrap();
+    std::fs::write(cut.join("student.safetensors"), &bytes[..bytes.len() - 100]).unwrap();
+    refused(&["verify", "--device", "cpu", &cut.display().to_string()], 1, &["student.safetensors"]);
+
+    let foreign = record("foreign");
+    std::fs::write(foreign.join("fixture.json"), "{\"arch\": \"mlp\"}").unwrap();
+    refused(&["verify", "--device", "cpu", &foreign.display().to_string()], 1, &["fixture.json", "mlp"]);
+
+    // other numbers than recorded: the replay runs, and fails
+    let wrong = record("wrong");
+    let json = std::fs::read_to_string(wrong.join("fixture.json")).unwrap();
+    std::fs::write(wrong.join("fixture.json"), json.replace("\"lambda_ie\": 0.8", "\"lambda_ie\": 0.7"))
+        .unwrap();
+    let out = program(&["verify", "--device", "cpu", &wrong.display().to_string()]);
+    assert_eq!(out.status.code(), Some(1));
+    assert!(text(&out.stdout).contains("FAIL"), "{}", text(&out.stdout));
+}
+
+#[test]
+fn verify_passes_without_arguments() {
+    for device in ["cpu", "gpu"] {
+        let out = program(&["verify", "--device", device]);
+        assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
+        assert_eq!(text(&out.stdout).matches("  pass").count(), 8);
+    }
+}
+
+#[test]
+fn devices_are_listed_with_their_variants() {
+    let out = program(&["devices"]);
+    let printed = text(&out.stdout);
+    assert!(out.status.success());
+    for t in ["0: ", "driver", "largest tensor", "matmul", "attention", "cpu: "] {
+        assert!(printed.contains(t), "`{t}` is not in: {printed}");
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_ends_with_a_checkpoint() {
+    let folder = Folder::new("interrupt");
+    let out_dir = folder.path("run");
+    let child = Command::new(env!("CARGO_BIN_EXE_poa-gpu"))
+        .args(["train", "--device=cpu", "--out", &out_dir, "train.batch_size_per_gpu=4", "train.log_every=1"])
+        .args(["evaluation.train_images=20", "evaluation.val_images=10", "--steps=100000"])
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = Path::new(&out_dir).join("train.log");
+    let started = std::time::Instant::now();
+    while !std::fs::read_to_string(&log).is_ok_and(|l| l.contains("step 2/")) {
+        assert!(started.elapsed().as_secs() < 120, "no second step");
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    let id = child.id().to_string();
+    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+    let out = child.wait_with_output().unwrap();
+    let printed = text(&out.stdout);
+    assert!(out.status.success() && printed.contains("interrupted after"), "{printed}");
+    let checkpoints: Vec<_> = std::fs::read_dir(Path::new(&out_dir).join("checkpoints")).unwrap().collect();
+    assert_eq!(checkpoints.len(), 1);
+}
