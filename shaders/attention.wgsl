@@ -2,7 +2,7 @@
 //   forward       o = softmax(s)·v with s = scale·q·kᵀ; saved: lse[head, row] = log Σ exp(s)
 //   backward_q    delta[head, row] = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k
 //   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
-// dqkv is written (=), or added to where `accumulate`. No score leaves the registers.
+// dqkv is written (=). No score leaves the registers.
 //
 // qkv [rows, 3·width] with q, k and v side by side, out and do [rows, width], width = heads·HEAD; rows may lie apart.
 //
@@ -26,7 +26,6 @@ struct Params {
     dout_offset: u32, dout_stride: u32,
     dqkv_offset: u32, dqkv_stride: u32,
     lse_offset: u32, delta_offset: u32,
-    accumulate: u32,
     end_0: u32, end_1: u32, end_2: u32, end_3: u32,
     first_0: u32, first_1: u32, first_2: u32, first_3: u32,
     length_0: u32, length_1: u32, length_2: u32, length_3: u32,
@@ -84,7 +83,7 @@ fn place(workgroup: u32) -> Place {
     return Place(first + j / p.heads * length, length, j % p.heads, (i % blocks) * ROWS);
 }
 
-// Elements 8·c .. 8·c + 7 of the row of `qkv` from `at`.
+// Chunk c of the row of `qkv` from `at`.
 fn qkv8(at: u32, c: u32) -> Eight {
     let i = at + 8u * c;
 #ifdef RAGGED
@@ -116,58 +115,96 @@ fn dout8(at: u32, c: u32) -> Eight {
 }
 #endif
 
-// Writes (=), or adds where `accumulate`, elements 8·c .. of the row of the output from `at`.
-fn store8(at: u32, c: u32, value: Eight) {
-    for (var e = 0u; e < 8u; e++) {
-        if 8u * c + e < HEAD {
-            let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
-            let i = at + 8u * c + e;
-#ifdef FORWARD
-            out[i] = v;
-#else
-            if p.accumulate != 0u { dqkv[i] += v; } else { dqkv[i] = v; }
+// The owned rows. Invocation `lane` owns rows start + lane + o·WG, o < OWN; those past the sequence's end repeat its
+// last row and are not written.
+fn owned(at: Place, lane: u32, o: u32) -> u32 { return min(at.start + o * WG + lane, at.length - 1u); }
+
+fn own_qkv(base: u32, at: Place, lane: u32, factor: f32) -> array<Row, OWN> {
+    var rows: array<Row, OWN>;
+    for (var o = 0u; o < OWN; o++) {
+        let row = base + owned(at, lane, o) * p.qkv_stride;
+        for (var c = 0u; c < CHUNKS; c++) { rows[o][c] = times8(qkv8(row, c), factor); }
+    }
+    return rows;
+}
+
+#ifdef BACKWARD_Q
+fn own_dout(base: u32, at: Place, lane: u32) -> array<Row, OWN> {
+    var rows: array<Row, OWN>;
+    for (var o = 0u; o < OWN; o++) {
+        let row = base + owned(at, lane, o) * p.dout_stride;
+        for (var c = 0u; c < CHUNKS; c++) { rows[o][c] = dout8(row, c); }
+    }
+    return rows;
+}
 #endif
+
+// Writes (=) the owned rows times their factors to the output, whose rows are `stride` apart.
+fn store(rows: array<Row, OWN>, factors: array<f32, OWN>, base: u32, stride: u32, at: Place, lane: u32) {
+    var from_ = rows;
+    var factor = factors;
+    for (var o = 0u; o < OWN; o++) {
+        let row = at.start + o * WG + lane;
+        if row < at.length {
+            for (var c = 0u; c < CHUNKS; c++) {
+                let value = times8(from_[o][c], factor[o]);
+                for (var e = 0u; e < 8u; e++) {
+                    if 8u * c + e < HEAD {
+                        let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
+#ifdef FORWARD
+                        out[base + row * stride + 8u * c + e] = v;
+#else
+                        dqkv[base + row * stride + 8u * c + e] = v;
+#endif
+                    }
+                }
+            }
         }
     }
 }
 
 // The streaming side. Each row has two parts: `x` is q or k, `y` is v or do.
 #ifdef BROADCAST
-fn spread(v: f32) -> Eight {
-    return Eight(vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
-                 vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
-}
+// The elements of a row that this invocation holds for its subgroup: one of each chunk.
+alias Stream = array<f32, CHUNKS>;
 
-// Position inside a chunk of the element that this invocation loads for the others.
-fn element(c: u32, sub: u32) -> u32 {
+fn chunk(v: f32) -> Eight {
+    return Eight(
+        vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
+        vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
+}
+fn chunk_x(held: ptr<function, Stream>, c: u32) -> Eight { return chunk((*held)[c]); }
+fn chunk_y(held: ptr<function, Stream>, c: u32) -> Eight { return chunk((*held)[c]); }
+
+fn stream_x(at: u32, sub: u32) -> Stream {
+    var held: Stream;
+    for (var c = 0u; c < CHUNKS; c++) {
+        let e = 8u * c + sub;
 #ifdef RAGGED
-    return min(8u * c + sub, HEAD - 1u);
+        held[c] = select(0.0, qkv[at + min(e, HEAD - 1u)], e < HEAD);
 #else
-    return 8u * c + sub;
+        held[c] = qkv[at + e];
 #endif
+    }
+    return held;
 }
 
-fn present(v: f32, c: u32, sub: u32) -> f32 {
-#ifdef RAGGED
-    return select(0.0, v, 8u * c + sub < HEAD);
-#else
-    return v;
-#endif
-}
-
-fn stream_x(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight {
-    return spread(present(qkv[at + j * stride + element(c, sub)], c, sub));
-}
-
+fn stream_y(at: u32, sub: u32) -> Stream {
 #ifdef BACKWARD_KV
-fn stream_y(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight {
-    return spread(present(dout[at + j * stride + element(c, sub)], c, sub));
-}
+    var held: Stream;
+    for (var c = 0u; c < CHUNKS; c++) {
+        let e = 8u * c + sub;
+#ifdef RAGGED
+        held[c] = select(0.0, dout[at + min(e, HEAD - 1u)], e < HEAD);
 #else
-fn stream_y(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight {
-    return spread(present(qkv[at + j * stride + element(c, sub)], c, sub));
-}
+        held[c] = dout[at + e];
 #endif
+    }
+    return held;
+#else
+    return stream_x(at, sub);
+#endif
+}
 #else
 var<workgroup> tile_x: array<Eight, TILE * CHUNKS>;
 var<workgroup> tile_y: array<Eight, TILE * CHUNKS>;
@@ -188,8 +225,10 @@ fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, n: u32, lane: u32) {
     workgroupBarrier();
 }
 
-fn stream_x(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight { return tile_x[j * CHUNKS + c]; }
-fn stream_y(at: u32, stride: u32, j: u32, c: u32, sub: u32) -> Eight { return tile_y[j * CHUNKS + c]; }
+// Where a row starts in the tiles.
+alias Stream = u32;
+fn chunk_x(start: ptr<function, Stream>, c: u32) -> Eight { return tile_x[*start + c]; }
+fn chunk_y(start: ptr<function, Stream>, c: u32) -> Eight { return tile_y[*start + c]; }
 #endif
 
 #ifdef FORWARD
@@ -201,25 +240,14 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
            @builtin(local_invocation_index) lane: u32) {
     let workgroup = workgroup_index(wid, nwg);
     if workgroup >= workgroups() { return; }
-#ifndef BROADCAST
-    let sub = 0u;
-#endif
     let at = place(workgroup);
     let width = p.heads * HEAD;
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
-    var q: array<Row, OWN>;
+    var q = own_qkv(base, at, lane, p.scale);
     var sum: array<Row, OWN>;
     var most: array<f32, OWN>;
     var total: array<f32, OWN>;
-    for (var o = 0u; o < OWN; o++) {
-        let row = min(at.start + o * WG + lane, at.length - 1u);
-        for (var c = 0u; c < CHUNKS; c++) {
-            q[o][c] = times8(qkv8(base + row * p.qkv_stride, c), p.scale);
-            sum[o][c] = Eight(vec4(0.0), vec4(0.0));
-        }
-        most[o] = NEG_INF;
-        total[o] = 0.0;
-    }
+    for (var o = 0u; o < OWN; o++) { most[o] = NEG_INF; }
     for (var key = 0u; key < at.length; key += TILE) {
         let n = min(TILE, at.length - key);
         let k = base + width + key * p.qkv_stride;
@@ -227,45 +255,57 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #ifndef BROADCAST
         fill_tiles(k, p.qkv_stride, v, p.qkv_stride, n, lane);
 #endif
-        var s: array<array<f32, TILE>, OWN>;
-        for (var j = 0u; j < TILE; j++) {
-            for (var o = 0u; o < OWN; o++) { s[o][j] = 0.0; }
-            let from_ = min(j, n - 1u);
+        // one longer than the loops over it, which therefore stay loops on software adapters
+        var s: array<array<f32, TILE + 1u>, OWN>;
+        var peak = most;
+        for (var j = 0u; j < n; j++) {
+#ifdef BROADCAST
+            var x = stream_x(k + j * p.qkv_stride, sub);
+#else
+            var x = j * CHUNKS;
+#endif
+            var dots: array<f32, OWN>;
             for (var c = 0u; c < CHUNKS; c++) {
-                let x = stream_x(k, p.qkv_stride, from_, c, sub);
-                for (var o = 0u; o < OWN; o++) { s[o][j] += dot8(q[o][c], x); }
+                let e = chunk_x(&x, c);
+                for (var o = 0u; o < OWN; o++) { dots[o] += dot8(q[o][c], e); }
+            }
+            for (var o = 0u; o < OWN; o++) {
+                s[o][j] = dots[o];
+                peak[o] = max(peak[o], dots[o]);
             }
         }
         for (var o = 0u; o < OWN; o++) {
-            var peak = most[o];
-            for (var j = 0u; j < TILE; j++) { peak = max(peak, s[o][j]); }
-            let shrink = exp_accurate(most[o] - peak);
-            most[o] = peak;
-            var more = 0.0;
-            for (var j = 0u; j < TILE; j++) {
-                s[o][j] = select(0.0, exp_accurate(s[o][j] - peak), j < n);
-                more += s[o][j];
-            }
-            total[o] = total[o] * shrink + more;
+            let shrink = exp_accurate(most[o] - peak[o]);
+            most[o] = peak[o];
+            total[o] *= shrink;
             for (var c = 0u; c < CHUNKS; c++) { sum[o][c] = times8(sum[o][c], shrink); }
         }
-        for (var j = 0u; j < TILE; j++) {
-            let from_ = min(j, n - 1u);
+        for (var j = 0u; j < n; j++) {
+#ifdef BROADCAST
+            var y = stream_y(v + j * p.qkv_stride, sub);
+#else
+            var y = j * CHUNKS;
+#endif
+            var weight: array<f32, OWN>;
+            for (var o = 0u; o < OWN; o++) {
+                weight[o] = exp_accurate(s[o][j] - peak[o]);
+                total[o] += weight[o];
+            }
             for (var c = 0u; c < CHUNKS; c++) {
-                let y = stream_y(v, p.qkv_stride, from_, c, sub);
-                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], s[o][j], y); }
+                let e = chunk_y(&y, c);
+                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], weight[o], e); }
             }
         }
     }
+    var share: array<f32, OWN>;
     for (var o = 0u; o < OWN; o++) {
         let row = at.start + o * WG + lane;
         if row < at.length {
-            let share = 1.0 / total[o];
-            let to = p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD;
-            for (var c = 0u; c < CHUNKS; c++) { store8(to, c, times8(sum[o][c], share)); }
             lse[p.lse_offset + at.head * p.rows + at.first + row] = most[o] + log_accurate(total[o]);
         }
+        share[o] = 1.0 / total[o];
     }
+    store(sum, share, p.out_offset + at.first * p.out_stride + at.head * HEAD, p.out_stride, at, lane);
 }
 #endif
 
@@ -278,32 +318,28 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
               @builtin(local_invocation_index) lane: u32) {
     let workgroup = workgroup_index(wid, nwg);
     if workgroup >= workgroups() { return; }
-#ifndef BROADCAST
-    let sub = 0u;
-#endif
     let at = place(workgroup);
     let width = p.heads * HEAD;
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
     let saved = at.head * p.rows + at.first;
-    var q: array<Row, OWN>;
-    var dy: array<Row, OWN>;
-    var sum: array<Row, OWN>;
-    var level: array<f32, OWN>;
+    let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
+    let result = p.out_offset + at.first * p.out_stride + at.head * HEAD;
     var mean: array<f32, OWN>;
-    for (var o = 0u; o < OWN; o++) {
-        let row = min(at.start + o * WG + lane, at.length - 1u);
-        let y = p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD;
-        let d = p.dout_offset + (at.first + row) * p.dout_stride + at.head * HEAD;
-        mean[o] = 0.0;
-        for (var c = 0u; c < HEAD; c++) { mean[o] += out[y + c] * dout[d + c]; }
-        for (var c = 0u; c < CHUNKS; c++) {
-            q[o][c] = times8(qkv8(base + row * p.qkv_stride, c), p.scale);
-            dy[o][c] = dout8(d, c);
-            sum[o][c] = Eight(vec4(0.0), vec4(0.0));
+    for (var e = 0u; e < HEAD; e++) {
+        for (var o = 0u; o < OWN; o++) {
+            let row = owned(at, lane, o);
+            mean[o] += out[result + row * p.out_stride + e] * dout[cotangent + row * p.dout_stride + e];
         }
-        level[o] = lse[p.lse_offset + saved + row];
-        if at.start + o * WG + lane < at.length { delta[p.delta_offset + saved + row] = mean[o]; }
     }
+    var level: array<f32, OWN>;
+    for (var o = 0u; o < OWN; o++) {
+        let row = owned(at, lane, o);
+        level[o] = lse[p.lse_offset + saved + row];
+        if row == at.start + o * WG + lane { delta[p.delta_offset + saved + row] = mean[o]; }
+    }
+    var q = own_qkv(base, at, lane, p.scale);
+    var dy = own_dout(cotangent, at, lane);
+    var sum: array<Row, OWN>;
     for (var key = 0u; key < at.length; key += TILE) {
         let n = min(TILE, at.length - key);
         let k = base + width + key * p.qkv_stride;
@@ -312,30 +348,36 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
         fill_tiles(k, p.qkv_stride, v, p.qkv_stride, n, lane);
 #endif
         for (var j = 0u; j < n; j++) {
+#ifdef BROADCAST
+            var x = stream_x(k + j * p.qkv_stride, sub);
+#else
+            var x = j * CHUNKS;
+#endif
+#ifdef BROADCAST
+            var y = stream_y(v + j * p.qkv_stride, sub);
+#else
+            var y = j * CHUNKS;
+#endif
             var s: array<f32, OWN>;
             var ds: array<f32, OWN>;
             for (var c = 0u; c < CHUNKS; c++) {
-                let x = stream_x(k, p.qkv_stride, j, c, sub);
-                let y = stream_y(v, p.qkv_stride, j, c, sub);
+                let ex = chunk_x(&x, c);
+                let ey = chunk_y(&y, c);
                 for (var o = 0u; o < OWN; o++) {
-                    s[o] += dot8(q[o][c], x);
-                    ds[o] += dot8(dy[o][c], y);
+                    s[o] += dot8(q[o][c], ex);
+                    ds[o] += dot8(dy[o][c], ey);
                 }
             }
             for (var o = 0u; o < OWN; o++) { ds[o] = exp_accurate(s[o] - level[o]) * (ds[o] - mean[o]); }
             for (var c = 0u; c < CHUNKS; c++) {
-                let x = stream_x(k, p.qkv_stride, j, c, sub);
-                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], ds[o], x); }
+                let ex = chunk_x(&x, c);
+                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], ds[o], ex); }
             }
         }
     }
-    for (var o = 0u; o < OWN; o++) {
-        let row = at.start + o * WG + lane;
-        if row < at.length {
-            let to = p.dqkv_offset + (at.first + row) * p.dqkv_stride + at.head * HEAD;
-            for (var c = 0u; c < CHUNKS; c++) { store8(to, c, times8(sum[o][c], p.scale)); }
-        }
-    }
+    var factor: array<f32, OWN>;
+    for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
+    store(sum, factor, p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD, p.dqkv_stride, at, lane);
 }
 #endif
 
@@ -348,27 +390,15 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
                @builtin(local_invocation_index) lane: u32) {
     let workgroup = workgroup_index(wid, nwg);
     if workgroup >= workgroups() { return; }
-#ifndef BROADCAST
-    let sub = 0u;
-#endif
     let at = place(workgroup);
     let width = p.heads * HEAD;
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
     let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
     let saved = at.head * p.rows + at.first;
-    var k: array<Row, OWN>;
-    var v: array<Row, OWN>;
+    var k = own_qkv(base + width, at, lane, p.scale);
+    var v = own_qkv(base + 2u * width, at, lane, 1.0);
     var dk: array<Row, OWN>;
     var dv: array<Row, OWN>;
-    for (var o = 0u; o < OWN; o++) {
-        let row = min(at.start + o * WG + lane, at.length - 1u);
-        for (var c = 0u; c < CHUNKS; c++) {
-            k[o][c] = times8(qkv8(base + width + row * p.qkv_stride, c), p.scale);
-            v[o][c] = qkv8(base + 2u * width + row * p.qkv_stride, c);
-            dk[o][c] = Eight(vec4(0.0), vec4(0.0));
-            dv[o][c] = Eight(vec4(0.0), vec4(0.0));
-        }
-    }
     for (var query = 0u; query < at.length; query += TILE) {
         let n = min(TILE, at.length - query);
         let q = base + query * p.qkv_stride;
@@ -377,14 +407,24 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         fill_tiles(q, p.qkv_stride, d, p.dout_stride, n, lane);
 #endif
         for (var j = 0u; j < n; j++) {
+#ifdef BROADCAST
+            var x = stream_x(q + j * p.qkv_stride, sub);
+#else
+            var x = j * CHUNKS;
+#endif
+#ifdef BROADCAST
+            var y = stream_y(d + j * p.dout_stride, sub);
+#else
+            var y = j * CHUNKS;
+#endif
             var s: array<f32, OWN>;
             var ds: array<f32, OWN>;
             for (var c = 0u; c < CHUNKS; c++) {
-                let x = stream_x(q, p.qkv_stride, j, c, sub);
-                let y = stream_y(d, p.dout_stride, j, c, sub);
+                let ex = chunk_x(&x, c);
+                let ey = chunk_y(&y, c);
                 for (var o = 0u; o < OWN; o++) {
-                    s[o] += dot8(k[o][c], x);
-                    ds[o] += dot8(v[o][c], y);
+                    s[o] += dot8(k[o][c], ex);
+                    ds[o] += dot8(v[o][c], ey);
                 }
             }
             let level = lse[p.lse_offset + saved + query + j];
@@ -394,24 +434,20 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
                 ds[o] = s[o] * (ds[o] - mean);
             }
             for (var c = 0u; c < CHUNKS; c++) {
-                let x = stream_x(q, p.qkv_stride, j, c, sub);
-                let y = stream_y(d, p.dout_stride, j, c, sub);
+                let ex = chunk_x(&x, c);
+                let ey = chunk_y(&y, c);
                 for (var o = 0u; o < OWN; o++) {
-                    dk[o][c] = add8(dk[o][c], ds[o], x);
-                    dv[o][c] = add8(dv[o][c], s[o], y);
+                    dk[o][c] = add8(dk[o][c], ds[o], ex);
+                    dv[o][c] = add8(dv[o][c], s[o], ey);
                 }
             }
         }
     }
-    for (var o = 0u; o < OWN; o++) {
-        let row = at.start + o * WG + lane;
-        if row < at.length {
-            let to = p.dqkv_offset + (at.first + row) * p.dqkv_stride + at.head * HEAD + width;
-            for (var c = 0u; c < CHUNKS; c++) {
-                store8(to, c, times8(dk[o][c], p.scale));
-                store8(to + width, c, dv[o][c]);
-            }
-        }
-    }
+    let to = p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD + width;
+    var factor: array<f32, OWN>;
+    for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
+    store(dk, factor, to, p.dqkv_stride, at, lane);
+    for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }
+    store(dv, factor, to + width, p.dqkv_stride, at, lane);
 }
 #endif

@@ -1,12 +1,13 @@
 // Softmax over rows of `cols` elements, y = softmax(scale·x).
 //   forward    one pass for maximum and sum together (Milakov & Gimelshein 2018), one to write y (=)
 //   backward   dx (=, or += where `accumulate`) scale·y∘(dy − Σ dy·y)
-// Bindings: forward y, x; backward dx, y, dy. Rows may lie apart; `y` is x's place in forward, y's in backward.
-// Grid: one workgroup of WG invocations a row; where SHORT, one invocation a row. Folded. Saved: y.
+// Bindings: forward y, x; backward dx, y, dy. Rows may lie apart.
+// Grid: one workgroup of WG invocations a row, which is one subgroup where SUBGROUP; where SHORT, one invocation a
+// row. Folded. Saved: y.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
-#ifndef SHORT
+#ifdef WORKGROUP
 #include "reduce.wgsl"
 #endif
 
@@ -28,14 +29,20 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<f32>;
 #endif
 
+#ifdef WORKGROUP
+const STEP: u32 = WG;
+fn row_sum(value: f32, lane: u32) -> f32 { return workgroup_sum(value, lane); }
+fn row_max(value: f32, lane: u32) -> f32 { return workgroup_max(value, lane); }
+#endif
+#ifdef SUBGROUP
+const STEP: u32 = WG;
+fn row_sum(value: f32, lane: u32) -> f32 { return subgroupAdd(value); }
+fn row_max(value: f32, lane: u32) -> f32 { return subgroupMax(value); }
+#endif
 #ifdef SHORT
 const STEP: u32 = 1u;
 fn row_sum(value: f32, lane: u32) -> f32 { return value; }
 fn row_max(value: f32, lane: u32) -> f32 { return value; }
-#else
-const STEP: u32 = WG;
-fn row_sum(value: f32, lane: u32) -> f32 { return workgroup_sum(value, lane); }
-fn row_max(value: f32, lane: u32) -> f32 { return workgroup_max(value, lane); }
 #endif
 
 @compute @workgroup_size(WG)

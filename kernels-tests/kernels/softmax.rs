@@ -1,8 +1,9 @@
 //! Softmax over short and long rows.
 
-use poa_gpu::ops::softmax::softmax;
+use poa_gpu::ops::softmax::{Team, softmax, softmax_planned, teams};
+use poa_gpu::tensor::Device;
 
-use crate::support::{Operand, Tolerance, check};
+use crate::support::{Operand, Tolerance, check, gpu};
 
 fn reference(x: &[f64], cols: usize, scale: f64) -> Vec<f64> {
     let row = |x: &[f64]| {
@@ -15,12 +16,21 @@ fn reference(x: &[f64], cols: usize, scale: f64) -> Vec<f64> {
 }
 
 fn case(x: Operand, scale: f32) {
+    forced(x, scale, None);
+}
+
+fn forced(x: Operand, scale: f32, team: Option<Team>) {
     let cols = x.shape[1];
     check(
-        &format!("softmax of {:?} times {scale}, {:?}", x.shape, x.placing),
+        &format!("softmax of {:?} times {scale}, {:?}, {team:?}", x.shape, x.placing),
         &[x],
         Tolerance::default(),
-        |tape, v| Ok(vec![softmax(tape, &v[0], scale)?]),
+        |tape, v| {
+            Ok(vec![match team {
+                Some(team) => softmax_planned(tape, &v[0], scale, team)?,
+                None => softmax(tape, &v[0], scale)?,
+            }])
+        },
         &|x| vec![reference(&x[0], cols, scale as f64)],
     );
 }
@@ -33,6 +43,17 @@ fn of_rows_of_any_length() {
         case(Operand::new(3, &[rows, cols]).strided().parameter(), 0.1);
     }
     case(Operand::new(4, &[3, 65_536]), 10.0);
+}
+
+#[test]
+fn with_every_team() {
+    let device = gpu();
+    let Device::Gpu(gpu) = &device else { unreachable!("gpu() is a GPU") };
+    for team in teams(gpu.caps()) {
+        for [rows, cols] in [[1, 1], [67, 5], [3, 64], [5, 65], [2, 1500]] {
+            forced(Operand::new(1, &[rows, cols]).strided(), 0.7, Some(team));
+        }
+    }
 }
 
 #[test]

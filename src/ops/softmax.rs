@@ -2,8 +2,8 @@
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, math, pieces};
-use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::error::Result;
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "softmax.wgsl", source: include_str!("../../shaders/softmax.wgsl") };
@@ -30,102 +30,139 @@ enum Pass {
     Backward,
 }
 
-/// The kernel for rows of `cols` elements, and how many rows a workgroup handles.
-fn kernel(pass: Pass, cols: usize) -> (Kernel, usize) {
-    let (wg, rows) = match cols {
-        cols if cols <= SHORT => (64, 64),
-        0..=512 => (64, 1),
-        _ => (256, 1),
+/// Who works on a row together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Team {
+    /// One invocation a row, so many rows a workgroup.
+    Alone(u32),
+    /// A workgroup that is one subgroup of this size: no barriers.
+    Subgroup(u32),
+    /// A workgroup of this size.
+    Workgroup(u32),
+}
+
+/// The team for rows of `cols` elements.
+pub fn plan(cols: usize, caps: &Caps) -> Team {
+    match caps.fixed_subgroup_size() {
+        _ if cols <= SHORT => Team::Alone(64),
+        // barriers are what costs on a software adapter
+        Some(size) if caps.software || cols <= 1024 => Team::Subgroup(size),
+        _ => Team::Workgroup(if cols <= 512 { 64 } else { 256 }),
+    }
+}
+
+fn kernel(pass: Pass, team: Team) -> Kernel {
+    let (team, wg) = match team {
+        Team::Alone(wg) => ("SHORT", wg),
+        Team::Subgroup(wg) => ("SUBGROUP", wg),
+        Team::Workgroup(wg) => ("WORKGROUP", wg),
     };
-    let mut defines = vec![("WG", wg)];
+    let mut defines = vec![("WG", wg), (team, 1)];
     defines.extend((pass == Pass::Backward).then_some(("BACKWARD", 1)));
-    defines.extend((rows > 1).then_some(("SHORT", 1)));
-    (Kernel::new::<SoftmaxParams>(SHADER, "softmax", defines), rows)
+    Kernel::new::<SoftmaxParams>(SHADER, "softmax", defines)
+}
+
+/// Every team that an adapter with these capabilities can run, for tests and benchmarks.
+pub fn teams(caps: &Caps) -> Vec<Team> {
+    let mut all = vec![Team::Alone(64), Team::Workgroup(64), Team::Workgroup(256)];
+    all.extend(caps.fixed_subgroup_size().map(Team::Subgroup));
+    all
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    let all = [Pass::Forward, Pass::Backward].map(|pass| [SHORT, 64, 1024].map(|cols| kernel(pass, cols).0));
-    all.concat()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    teams(caps)
+        .into_iter()
+        .flat_map(|team| [Pass::Forward, Pass::Backward].map(|pass| kernel(pass, team)))
+        .collect()
 }
 
-fn launch(
-    pass: Pass,
-    out: &Tensor,
-    a: &Tensor,
-    b: Option<&Tensor>,
+/// What forward and backward share.
+#[derive(Clone, Copy)]
+struct Call {
     scale: f32,
-    accumulate: bool,
-) -> Result<()> {
-    let Device::Gpu(gpu) = out.device() else {
-        return Err(Error::shape("softmax", "a GPU tensor expected"));
-    };
-    let (ro, ra) = (out.rows("softmax")?, a.rows("softmax")?);
-    let rb = b.map_or(Ok(ra), |b| b.rows("softmax"))?;
-    let params = SoftmaxParams {
-        rows: ro.rows as u32,
-        cols: ro.cols as u32,
-        out_offset: ro.offset as u32,
-        out_stride: ro.stride as u32,
-        a_offset: ra.offset as u32,
-        a_stride: ra.stride as u32,
-        b_offset: rb.offset as u32,
-        b_stride: rb.stride as u32,
-        accumulate: accumulate as u32,
-        scale,
-    };
-    let (kernel, rows) = kernel(pass, ro.cols);
-    let mut tensors = vec![out, a];
-    tensors.extend(b);
-    gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(ro.rows.div_ceil(rows)))
+    /// Overrides the team that would be chosen.
+    team: Option<Team>,
 }
 
-fn forward(x: &Tensor, y: &Tensor, scale: f32) -> Result<()> {
-    if let Device::Gpu(_) = x.device() {
-        return launch(Pass::Forward, y, x, None, scale, false);
+impl Call {
+    fn launch(&self, pass: Pass, gpu: &GpuDevice, tensors: &[&Tensor], accumulate: bool) -> Result<()> {
+        let rows = tensors.iter().map(|t| t.rows("softmax")).collect::<Result<Vec<_>>>()?;
+        let (out, a, b) = (rows[0], rows[1], rows.get(2).unwrap_or(&rows[1]));
+        let params = SoftmaxParams {
+            rows: out.rows as u32,
+            cols: out.cols as u32,
+            out_offset: out.offset as u32,
+            out_stride: out.stride as u32,
+            a_offset: a.offset as u32,
+            a_stride: a.stride as u32,
+            b_offset: b.offset as u32,
+            b_stride: b.stride as u32,
+            accumulate: accumulate as u32,
+            scale: self.scale,
+        };
+        let team = self.team.unwrap_or_else(|| plan(out.cols, gpu.caps()));
+        let together = if let Team::Alone(rows) = team { rows as usize } else { 1 };
+        gpu.dispatch(&kernel(pass, team), tensors, &params, gpu.caps().grid(out.rows.div_ceil(together)))
     }
-    let (rx, ry) = (x.rows("softmax")?, y.rows("softmax")?);
-    let (x, n) = (x.cpu::<f32>(), rx.cols);
-    for_rows(y.cpu_mut(), ry, |r, y: &mut [f32]| {
-        let x = &x[r * rx.stride..][..n];
-        let peak = math::max(n, |c| scale * x[c]);
-        y.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp(scale * x - peak));
-        let share = 1.0 / math::sum(n, |c| y[c]);
-        y.iter_mut().for_each(|y| *y *= share);
-    });
-    Ok(())
-}
 
-fn backward(y: &Tensor, dy: &Tensor, dx: &Tensor, scale: f32, accumulate: bool) -> Result<()> {
-    if let Device::Gpu(_) = y.device() {
-        return launch(Pass::Backward, dx, y, Some(dy), scale, accumulate);
-    }
-    let (ry, rd, ro) = (y.rows("softmax")?, dy.rows("softmax")?, dx.rows("softmax")?);
-    let (y, dy, n) = (y.cpu::<f32>(), dy.cpu::<f32>(), ry.cols);
-    let out = SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr());
-    pieces(ry.rows, n, |range| {
-        for r in range {
-            let (y, dy) = (&y[r * ry.stride..][..n], &dy[r * rd.stride..][..n]);
-            // SAFETY: rows are disjoint.
-            let out = unsafe { out.slice(r * ro.stride, n) };
-            let dot = math::sum(n, |c| y[c] * dy[c]);
-            for ((o, y), dy) in out.iter_mut().zip(y).zip(dy) {
-                let d = scale * y * (dy - dot);
-                *o = if accumulate { *o + d } else { d };
-            }
+    fn forward(&self, x: &Tensor, y: &Tensor) -> Result<()> {
+        if let Device::Gpu(gpu) = x.device() {
+            return self.launch(Pass::Forward, gpu, &[y, x], false);
         }
-    });
-    Ok(())
+        let (rx, ry) = (x.rows("softmax")?, y.rows("softmax")?);
+        let (x, n, scale) = (x.cpu::<f32>(), rx.cols, self.scale);
+        for_rows(y.cpu_mut(), ry, |r, y: &mut [f32]| {
+            let x = &x[r * rx.stride..][..n];
+            let peak = math::max(n, |c| scale * x[c]);
+            y.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp(scale * x - peak));
+            let share = 1.0 / math::sum(n, |c| y[c]);
+            y.iter_mut().for_each(|y| *y *= share);
+        });
+        Ok(())
+    }
+
+    /// dx (= or +=)
+    fn backward(&self, y: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
+        if let Device::Gpu(gpu) = y.device() {
+            return self.launch(Pass::Backward, gpu, &[dx, y, dy], accumulate);
+        }
+        let (ry, rd, ro) = (y.rows("softmax")?, dy.rows("softmax")?, dx.rows("softmax")?);
+        let (y, dy, n, scale) = (y.cpu::<f32>(), dy.cpu::<f32>(), ry.cols, self.scale);
+        let out = SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr());
+        pieces(ry.rows, n, |range| {
+            for r in range {
+                let (y, dy) = (&y[r * ry.stride..][..n], &dy[r * rd.stride..][..n]);
+                // SAFETY: rows are disjoint.
+                let out = unsafe { out.slice(r * ro.stride, n) };
+                let dot = math::sum(n, |c| y[c] * dy[c]);
+                for ((o, y), dy) in out.iter_mut().zip(y).zip(dy) {
+                    let d = scale * y * (dy - dot);
+                    *o = if accumulate { *o + d } else { d };
+                }
+            }
+        });
+        Ok(())
+    }
+
+    fn record(self, tape: &Tape, x: &Var) -> Result<Var> {
+        x.value().rows("softmax")?;
+        let y = Tensor::empty(x.value().device(), x.value().shape(), DType::F32)?;
+        self.forward(x.value(), &y)?;
+        let (input, saved) = (x.clone(), y.clone());
+        Ok(tape.record("softmax", &[x], y, move |g, dy| match g.target(&input)? {
+            Some(t) => self.backward(&saved, &dy, &t.tensor, t.accumulate),
+            None => Ok(()),
+        }))
+    }
 }
 
 /// softmax(scale·x) over the last dimension of `x` `[.., cols]`, whose rows may lie apart. The output is dense.
 pub fn softmax(tape: &Tape, x: &Var, scale: f32) -> Result<Var> {
-    x.value().rows("softmax")?;
-    let y = Tensor::empty(x.value().device(), x.value().shape(), DType::F32)?;
-    forward(x.value(), &y, scale)?;
-    let (input, saved) = (x.clone(), y.clone());
-    Ok(tape.record("softmax", &[x], y, move |g, dy| match g.target(&input)? {
-        Some(t) => backward(&saved, &dy, &t.tensor, scale, t.accumulate),
-        None => Ok(()),
-    }))
+    Call { scale, team: None }.record(tape, x)
+}
+
+/// As [`softmax`], with this team on a GPU; for tests and benchmarks.
+pub fn softmax_planned(tape: &Tape, x: &Var, scale: f32, team: Team) -> Result<Var> {
+    Call { scale, team: Some(team) }.record(tape, x)
 }

@@ -10,9 +10,9 @@ use crate::error::Result;
 use crate::tensor::{Rows, Tensor};
 
 /// Scores that a tile holds at most; it should stay in the second-level cache.
-const TILE: usize = 32 * 1024;
-/// Queries in a block, at most and at least.
-const BLOCK: (usize, usize) = (64, 16);
+const TILE: usize = 64 * 1024;
+/// Queries in a block, at least and at most.
+const BLOCK: (usize, usize) = (16, 256);
 
 thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
@@ -48,9 +48,10 @@ fn tasks(call: &Call) -> Vec<Task> {
     all
 }
 
-/// Queries in a block of a sequence of `length`.
+/// Queries in a block of a sequence of `length`: blocks are as even as can be.
 fn block(length: usize) -> usize {
-    (TILE / length).clamp(BLOCK.1, BLOCK.0).min(length)
+    let most = (TILE / length).clamp(BLOCK.0, BLOCK.1);
+    length.div_ceil(length.div_ceil(most))
 }
 
 /// A matrix in memory: first element, distance of rows, distance of columns.

@@ -21,7 +21,6 @@ params!(AttentionParams {
     dqkv_stride: u32,
     lse_offset: u32,
     delta_offset: u32,
-    accumulate: u32,
     end_0: u32,
     end_1: u32,
     end_2: u32,
@@ -91,7 +90,7 @@ impl Plan {
     }
 
     fn broadcast(head_dim: usize, own: u32) -> Self {
-        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 8, head_dim: head_dim as u32 }
+        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 32, head_dim: head_dim as u32 }
     }
 
     /// Rows of a workgroup.
@@ -128,10 +127,10 @@ impl Plan {
 pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
     let mut all: Vec<_> = [32, 64, 128].map(|lanes| Plan::tiled(problem.head_dim, lanes)).into();
     if caps.fixed_subgroup_size() == Some(8) {
-        // more would not fit a compiler's patience
-        let most = if problem.head_dim <= 64 { 4 } else { 1 };
-        let own = [1, 2, 4].into_iter().filter(|own| *own <= most);
-        all.extend(own.map(|own| Plan::broadcast(problem.head_dim, own)));
+        // code and compile time (2 s a kernel at 16 chunks) grow with the chunks that an invocation owns
+        let chunks = problem.head_dim.div_ceil(8);
+        let own = [1, 2, 4].into_iter().filter(|own| *own == 1 || own * chunks <= 16);
+        all.extend(own.map(|own| Plan::broadcast(problem.head_dim, own as u32)));
     }
     all
 }
@@ -144,18 +143,15 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Result<Plan> {
         return Err(Error::shape("attention", text));
     }
     let candidates = plans(problem, caps);
-    let wanted = match caps.software {
-        true => Variant::Broadcast,
-        false => Variant::Tiled,
-    };
-    // larger workgroups share more, unless much of them idles
+    let wanted = if caps.software { Variant::Broadcast } else { Variant::Tiled };
     let rows: usize = problem.groups.iter().map(|g| g.count * g.length).sum();
+    // a row of the other side costs its arithmetic for every owned row, idle or not, and its loads once
     let cost = |plan: &Plan| {
-        (
-            plan.variant != wanted,
-            (rows + plan.idle(problem)) * 16 / rows.max(1),
-            u32::MAX - plan.lanes * plan.own,
-        )
+        let shared = match plan.variant {
+            Variant::Tiled => plan.rows() / 8,
+            Variant::Broadcast => plan.own as usize,
+        };
+        (plan.variant != wanted, (rows + plan.idle(problem)) * (shared + 1) * 64 / shared)
     };
     Ok(candidates.into_iter().min_by_key(cost).expect("there is always a plan"))
 }
@@ -228,7 +224,6 @@ pub(super) fn backward(
     plan: &Plan,
     dout: &Tensor,
     dqkv: &Tensor,
-    accumulate: bool,
 ) -> Result<()> {
     let (rd, rg) = (dout.rows("attention")?, dqkv.rows("attention")?);
     let delta = Tensor::empty(dqkv.device(), call.lse.shape(), DType::F32)?;
@@ -238,7 +233,6 @@ pub(super) fn backward(
         dqkv_offset: rg.offset as u32,
         dqkv_stride: rg.stride as u32,
         delta_offset: delta.layout().offset as u32,
-        accumulate: accumulate as u32,
         ..params(call)?
     };
     launches(call, plan, params, |params, workgroups| {

@@ -13,6 +13,7 @@ pub use gpu::{Plan, Problem, Variant, kernels, plan, plans};
 
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
+use crate::ops::elementwise::add_assign;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 /// `count` sequences of `length` rows, one after the other.
@@ -86,7 +87,13 @@ impl Call {
     /// dqkv (= or +=)
     fn backward(&self, dout: &Tensor, dqkv: &Tensor, accumulate: bool) -> Result<()> {
         match (self.qkv.device(), &self.plan) {
-            (Device::Gpu(device), Some(plan)) => gpu::backward(self, device, plan, dout, dqkv, accumulate),
+            (Device::Gpu(device), Some(plan)) if accumulate => {
+                // rare: only where something else reads qkv too
+                let fresh = Tensor::empty(dqkv.device(), dqkv.shape(), DType::F32)?;
+                gpu::backward(self, device, plan, dout, &fresh)?;
+                add_assign(dqkv, &fresh)
+            }
+            (Device::Gpu(device), Some(plan)) => gpu::backward(self, device, plan, dout, dqkv),
             _ => cpu::backward(self, dout, dqkv, accumulate),
         }
     }
