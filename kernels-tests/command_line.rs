@@ -177,7 +177,9 @@ fn damaged_records_are_refused() {
     let record = |name: &str| {
         let dir = folder.0.join(name);
         std::fs::create_dir_all(&dir).unwrap();
-        names.iter().for_each(|n| drop(std::fs::copy(source.join(n), dir.join(n)).unwrap()));
+        for n in names {
+            std::fs::copy(source.join(n), dir.join(n)).unwrap();
+        }
         dir
     };
     let cut = record("cut");

@@ -29,6 +29,8 @@ fn b_element(i: u32) -> f32 {
 #endif
 }
 
+const SHORT_SUM: u32 = 32u;
+
 // Results wait here for the epilogue, which loops over them: compiled for every result apart it would take longer to
 // build than all the rest, and seconds with GELU.
 var<workgroup> parked: array<vec4<f32>, 8u * ROWS>;
@@ -45,6 +47,14 @@ fn add_rows(s: u32, x: f32, right: vec4<f32>) {
     sums[s + 5u] = fma(vec4(subgroupBroadcast(x, 5u)), right, sums[s + 5u]);
     sums[s + 6u] = fma(vec4(subgroupBroadcast(x, 6u)), right, sums[s + 6u]);
     sums[s + 7u] = fma(vec4(subgroupBroadcast(x, 7u)), right, sums[s + 7u]);
+}
+
+// Adds the sums so far to those that wait, and starts anew.
+fn park(lane: u32) {
+    for (var i = 0u; i < ROWS; i++) {
+        parked[8u * i + lane] += sums[i];
+        sums[i] = vec4(0.0);
+    }
 }
 
 // One of the four steps of K. Called with constants, so that nothing is indexed dynamically: Mesa does not unroll a
@@ -91,12 +101,17 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
     }
 #endif
 #endif
-    for (var i = 0u; i < ROWS; i++) { sums[i] = vec4(0.0); }
+    for (var i = 0u; i < ROWS; i++) {
+        sums[i] = vec4(0.0);
+        parked[8u * i + lane] = vec4(0.0);
+    }
     for (var group = 0u; group < p.k_groups; group++) {
         let a_from = group * p.a_k_far;
         let b_from = group * p.b_k_far;
         var k = job.first;
         for (; k + 4u <= job.last; k += 4u) {
+            // long sums are made of short ones, which rounds less; every lane parks and takes back its own: no barrier
+            if (k - job.first) % SHORT_SUM == SHORT_SUM - 4u { park(lane); }
             for (var i = 0u; i < BLOCKS; i++) {
 #ifdef A_VEC4
 #ifdef A_ALONG_M
@@ -146,8 +161,7 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
             }
         }
     }
-    // every lane takes back what it put here: no barrier
-    for (var i = 0u; i < ROWS; i++) { parked[8u * i + lane] = sums[i]; }
+    park(lane);
     let rows = min(ROWS, p.m - job.row);
     let cols = min(4u, max(p.n, col) - col);
     for (var i = 0u; i < rows; i++) {

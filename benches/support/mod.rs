@@ -66,7 +66,7 @@ pub fn devices() -> Vec<Bench> {
         let copy = median(seconds(&device, 5, || bytes = ceiling::copied_bytes(&b, &a).unwrap()));
         let bench = Bench { gflops: ops / arithmetic / 1e9, gbytes: bytes / copy / 1e9, device };
         println!(
-            "{}: ceilings {:.0} GFLOP/s of multiply-adds, {:.1} GB/s of copying",
+            "{}: ceilings {:.0} GFLOP/s of arithmetic, {:.1} GB/s of copying",
             bench.device.describe(),
             bench.gflops,
             bench.gbytes
@@ -96,13 +96,16 @@ impl Bench {
         f();
         let time = median(seconds(&self.device, samples, &mut f));
         let (gflops, gbytes) = (work.flops / time / 1e9, work.bytes / time / 1e9);
-        println!(
-            "{:<44} {:>9.3} ms {gflops:>8.1} GFLOP/s ({:>3.0}%) {gbytes:>7.2} GB/s ({:>3.0}%)",
-            format!("{name}/{}", self.device.kind()),
-            time * 1e3,
-            100.0 * gflops / self.gflops,
-            100.0 * gbytes / self.gbytes
-        );
+        let full = format!("{name}/{}", self.device.kind());
+        match work.flops > 0.0 {
+            false => println!("{full:<56} {:>9.3} ms", time * 1e3),
+            true => println!(
+                "{full:<56} {:>9.3} ms {gflops:>8.1} GFLOP/s ({:>3.0}%) {gbytes:>7.2} GB/s ({:>3.0}%)",
+                time * 1e3,
+                100.0 * gflops / self.gflops,
+                100.0 * gbytes / self.gbytes
+            ),
+        }
         c.bench_function(&format!("{name}/{}", self.device.kind()), |b| {
             b.iter_custom(|n| {
                 Duration::from_secs_f64(seconds(&self.device, n as usize, &mut f).iter().sum())

@@ -4,7 +4,9 @@
 #[inline(always)]
 pub(crate) fn exp(x: f32) -> f32 {
     let c = x.clamp(-87.3, 88.7);
-    let n = (c * std::f32::consts::LOG2_E + 12_582_912.0) - 12_582_912.0; // rounds to the nearest integer
+    // the sum rounds to the nearest integer, which is then its lowest bits
+    let shifted = c * std::f32::consts::LOG2_E + 12_582_912.0;
+    let n = shifted - 12_582_912.0;
     let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, c));
     let mut p = 1.987_569_1e-4f32;
     p = p.mul_add(r, 1.398_2e-3);
@@ -13,7 +15,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     p = p.mul_add(r, 1.666_666_5e-1);
     p = p.mul_add(r, 0.5);
     let y = (p * r).mul_add(r, r) + 1.0;
-    let scaled = y * f32::from_bits(((n as i32 + 127) as u32) << 23);
+    let scaled = y * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
     if x < -87.3 { 0.0 } else { scaled }
 }
 
@@ -29,7 +31,7 @@ pub(crate) fn erf(x: f32) -> f32 {
     near = near.mul_add(s, 1.283_791_7e-1);
     let far =
         t.mul_add(-1.728_534_7e-5, 3.831_971_3e-4).mul_add(s, t.mul_add(-3.883_964_4e-3, 2.425_462_2e-2));
-    let far = far.mul_add(t, -1.067_778_8e-1).mul_add(t, -6.348_466_9e-1).mul_add(t, -1.287_175_1e-1);
+    let far = far.mul_add(t, -1.067_778_8e-1).mul_add(t, -6.348_467e-1).mul_add(t, -1.287_175_1e-1);
     let far = (1.0 - exp(far.mul_add(t, -t))).copysign(x);
     if t > 0.927_734_4 { far } else { near.mul_add(x, x) }
 }
@@ -83,8 +85,18 @@ pub(crate) fn max(n: usize, f: impl Fn(usize) -> f32) -> f32 {
             *a = if v > *a { v } else { *a };
         }
     }
-    let tail = (whole..n).map(f).fold(f32::NEG_INFINITY, f32::max);
-    acc.iter().copied().fold(tail, f32::max)
+    for i in whole..n {
+        let (v, a) = (f(i), &mut acc[i - whole]);
+        *a = if v > *a { v } else { *a };
+    }
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            acc[l] = if acc[l + width] > acc[l] { acc[l + width] } else { acc[l] };
+        }
+        width /= 2;
+    }
+    acc[0]
 }
 
 #[cfg(test)]

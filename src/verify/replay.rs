@@ -98,7 +98,7 @@ impl Comparison<'_> {
         };
         check.compared += 1;
         // NaN counts as worst
-        if !(error <= check.worst) {
+        if error.is_nan() || error > check.worst {
             (check.worst, check.at) = (error, at.to_string());
         }
     }
