@@ -1,7 +1,7 @@
 //! LayerNorm over the last dimension with sliced parameters, optionally on a subset of the rows: the rows that a
 //! residual branch with stochastic depth works on are gathered on the way in.
 //!
-//! y[i] = (x[r] − mean)·rstd·γ + β with r = rows[i] (or i). Saved: mean and rstd of every output row.
+//! `y[i] = (x[r] − mean)·rstd·γ + β` with `r = rows[i]` (or i). Saved: mean and rstd of every output row.
 
 use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};

@@ -1,6 +1,6 @@
 //! The end of a residual branch: LayerScale, stochastic depth and the addition, in one pass.
 //!
-//! z[r] = x[r] + s[i]·γ⊙b[i] where row i of the branch belongs to row r of the trunk; rows that the branch left out
+//! `z[r] = x[r] + s[i]·γ⊙b[i]` where row i of the branch belongs to row r of the trunk; rows that the branch left out
 //! pass through. With stochastic depth above 0.1 the branch works on a random subset of the samples (poa-facts).
 
 use crate::autograd::{Tape, Var};

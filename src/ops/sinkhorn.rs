@@ -105,7 +105,7 @@ pub(crate) fn row_workgroup(cols: usize, caps: &Caps) -> u32 {
     }
 }
 
-/// The targets of one head for R rows: p[i, j] = exp(l[i, j]/τ + a[i] + b[j]), never stored.
+/// The targets of one head for R rows: `p[i, j] = exp(l[i, j]/τ + a[i] + b[j])`, never stored.
 pub struct Targets {
     logits: Vec<Tensor>,
     /// First row of every chunk, and R.
