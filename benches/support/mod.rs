@@ -8,6 +8,9 @@ use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+/// Seconds from which a call is measured once.
+const SLOW: f64 = 3.0;
+
 /// A device and the best it does.
 pub struct Bench {
     pub device: Device,
@@ -93,8 +96,8 @@ impl Bench {
 
     /// Prints a call's median rate beside the ceilings and hands it to criterion.
     pub fn measure(&self, c: &mut Criterion, name: &str, work: Work, samples: usize, mut f: impl FnMut()) {
-        f();
-        let time = median(seconds(&self.device, samples, &mut f));
+        let first = seconds(&self.device, 1, &mut f)[0];
+        let time = median(seconds(&self.device, if first > SLOW { 1 } else { samples }, &mut f));
         let (gflops, gbytes) = (work.flops / time / 1e9, work.bytes / time / 1e9);
         let full = format!("{name}/{}", self.device.kind());
         match work.flops > 0.0 {
@@ -106,7 +109,10 @@ impl Bench {
                 100.0 * gbytes / self.gbytes
             ),
         }
-        c.bench_function(&format!("{name}/{}", self.device.kind()), |b| {
+        if time > SLOW {
+            return println!("  (one call after a warm-up; ten samples would take too long)");
+        }
+        c.bench_function(&full, |b| {
             b.iter_custom(|n| {
                 Duration::from_secs_f64(seconds(&self.device, n as usize, &mut f).iter().sum())
             });
