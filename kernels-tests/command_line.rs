@@ -64,7 +64,7 @@ fn a_short_run_leaves_a_whole_folder() {
     let out = program(&[&["train", "--out", &out_dir], &QUICK[..]].concat());
     let printed = text(&out.stdout);
     assert!(out.status.success(), "{}", text(&out.stderr));
-    for t in ["before", "after", "48x3", "peak device memory", "checkpoint"] {
+    for t in ["before", "after", "48x2", "peak device memory", "checkpoint"] {
         assert!(printed.contains(t), "`{t}` is not in: {printed}");
     }
     let run = Path::new(&out_dir);
@@ -111,17 +111,17 @@ fn photographs_of_all_formats_with_broken_files_among_them() {
     let images = folder.path("images");
     let (data, out_dir) = (format!("folder:{images}"), folder.path("run"));
     let out = program(
-        &[
-            &["train", "--data", &data, "--out", &out_dir, "data.max_bad_fraction=0.2", "--steps=30"],
-            &QUICK[..1],
-            &QUICK[2..],
-        ]
-        .concat(),
+        &[&["train", "--data", &data, "--out", &out_dir, "--steps=30"], &QUICK[..1], &QUICK[2..]].concat(),
     );
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(text(&out.stdout).contains("before"), "two classes are labels: {}", text(&out.stdout));
     let log = std::fs::read_to_string(Path::new(&out_dir).join("train.log")).unwrap();
     assert!(log.contains("broken.png") && !log.contains("notes.txt"), "{log}");
+
+    // fewer are allowed
+    let strict = folder.path("strict-run");
+    let args = ["train", "--data", &data, "--out", &strict, "data.max_bad_fraction=0.01", "--steps=30"];
+    refused(&[&args, &QUICK[..1], &QUICK[2..]].concat(), 2, &["data.max_bad_fraction", "train.log"]);
 
     // nothing but broken files
     let broken = folder.0.join("broken");

@@ -3,6 +3,8 @@
 #[path = "support/mod.rs"]
 mod support;
 
+#[path = "kernels/adamw.rs"]
+mod adamw;
 #[path = "kernels/attention.rs"]
 mod attention;
 #[path = "kernels/cross_entropy.rs"]

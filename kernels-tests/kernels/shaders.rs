@@ -2,6 +2,7 @@
 
 use poa_gpu::gpu::{Caps, emit_spirv, validate};
 use poa_gpu::ops;
+use poa_gpu::optim::adamw;
 
 #[test]
 fn every_variant_validates_and_translates() {
@@ -19,7 +20,8 @@ fn every_variant_validates_and_translates() {
     };
     let software = Caps { software: true, subgroup_size: (8, 8), workgroup_bytes: 32 * 1024, ..rich.clone() };
     for caps in [minimal, rich, software] {
-        let kernels = ops::kernels(&caps);
+        let mut kernels = ops::kernels(&caps);
+        kernels.extend(adamw::kernels(&caps));
         assert!(kernels.len() >= 16, "only {} kernels are listed", kernels.len());
         for kernel in kernels {
             validate(&kernel, &caps).unwrap();

@@ -9,10 +9,10 @@ pub(super) fn run() -> Result<()> {
     let all = adapters();
     for (i, a) in all.iter().enumerate() {
         let c = &a.caps;
-        println!("{i}: {} ({}, {})", a.name, a.kind, a.backend);
-        println!("   driver          {}", a.driver);
-        println!("   largest tensor  {} MiB", c.max_binding_bytes >> 20);
-        println!(
+        say!("{i}: {} ({}, {})", a.name, a.kind, a.backend);
+        say!("   driver          {}", a.driver);
+        say!("   largest tensor  {} MiB", c.max_binding_bytes >> 20);
+        say!(
             "   workgroups      {} invocations, {} KiB of memory; {} storage buffers a kernel",
             c.workgroup_size,
             c.workgroup_bytes >> 10,
@@ -24,22 +24,22 @@ pub(super) fn run() -> Result<()> {
             false => "none".into(),
         };
         let yes = |b: bool| if b { "yes" } else { "no" };
-        println!(
+        say!(
             "   features        subgroups {subgroups}; 16-bit floats {}; immediates {}; timestamps {}",
             yes(c.f16),
             yes(c.immediates),
             yes(c.timestamps)
         );
         for (what, variant) in ops::chosen_variants(c) {
-            println!("   {what:<15} {variant}");
+            say!("   {what:<15} {variant}");
         }
         if a.caps.software {
-            println!("   a software adapter: used only with --device gpu, {i} or its name");
+            say!("   a software adapter: used only with --device gpu, {i} or its name");
         }
     }
-    println!("cpu: {}", Device::cpu().describe());
+    say!("cpu: {}", Device::cpu().describe());
     if all.is_empty() {
-        println!("no GPU adapter found; a Vulkan, Metal or DX12 driver brings one");
+        say!("no GPU adapter found; a Vulkan, Metal or DX12 driver brings one");
     }
     Ok(())
 }

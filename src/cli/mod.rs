@@ -1,5 +1,13 @@
 //! The command line: one file per subcommand.
 
+/// As `println!`, for a reader that may have gone: `poa-gpu devices | head -1` is no reason to panic.
+macro_rules! say {
+    ($($text:tt)*) => {{
+        use std::io::Write;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
 pub mod args;
 mod devices;
 mod train;

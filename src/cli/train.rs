@@ -21,9 +21,9 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let source = data::open(&config.data.spec)?;
     let device = Device::open(&args.device)?;
     let folder = RunFolder::create(args.out.as_deref(), &args.recipe(), &config)?;
-    println!("device:  {}", device.describe());
-    println!("data:    {}, {} images", source.describe(), source.len());
-    println!("run:     {}", folder.dir().display());
+    say!("device:  {}", device.describe());
+    say!("data:    {}, {} images", source.describe(), source.len());
+    say!("run:     {}", folder.dir().display());
     let stop = stop_on_signal()?;
     let trainer = Trainer::new(config, &device, source, folder)?;
     let outcome = trainer.run(&stop)?;
@@ -47,13 +47,13 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
 
 fn report(outcome: &Outcome, device: &Device) {
     if outcome.interrupted {
-        println!("interrupted after {} steps", outcome.steps);
+        say!("interrupted after {} steps", outcome.steps);
     }
     if !outcome.knn.is_empty() {
-        println!("\nk-NN top-1 of the teacher's sub-networks on held-out images");
-        println!("  {:<12} {:>4} {:>8} {:>8} {:>8}", "network", "k", "before", "after", "gain");
+        say!("\nk-NN top-1 of the teacher's sub-networks on held-out images");
+        say!("  {:<12} {:>4} {:>8} {:>8} {:>8}", "network", "k", "before", "after", "gain");
         for r in &outcome.knn {
-            println!(
+            say!(
                 "  {:<12} {:>4} {:>7.1}% {:>7.1}% {:>+8.1}",
                 r.network.to_string(),
                 r.k,
@@ -63,6 +63,6 @@ fn report(outcome: &Outcome, device: &Device) {
             );
         }
     }
-    println!("\ncheckpoint:         {}", outcome.checkpoint.display());
-    println!("peak device memory: {} MiB", device.peak_bytes() >> 20);
+    say!("\ncheckpoint:         {}", outcome.checkpoint.display());
+    say!("peak device memory: {} MiB", device.peak_bytes() >> 20);
 }

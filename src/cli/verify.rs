@@ -14,15 +14,15 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
         false => args.dirs.iter().map(|d| Fixture::open(d)).collect::<Result<_>>()?,
     };
     let device = Device::open(&args.device)?;
-    println!("device: {}", device.describe());
+    say!("device: {}", device.describe());
     let mut failed = Vec::new();
     for fixture in &fixtures {
-        println!("\n{}", fixture.name);
+        say!("\n{}", fixture.name);
         let done = replay(fixture, &device)?;
         print(&done);
         if let Some(path) = &args.dump {
             done.dump(path)?;
-            println!("numbers written to {}", path.display());
+            say!("numbers written to {}", path.display());
         }
         if !done.passes() {
             failed.push(fixture.name.as_str());
@@ -39,17 +39,24 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
 }
 
 fn print(replay: &Replay) {
-    println!(
+    say!(
         "  {:<20} {:>8} {:>13} {:>15} {:>11}  result",
-        "relative error of", "compared", "worst", "PyTorch float32", "tolerance"
+        "relative error of",
+        "compared",
+        "worst",
+        "PyTorch float32",
+        "tolerance"
     );
     for c in &replay.checks {
         let pytorch = c.pytorch.map_or("-".into(), |e| format!("{e:.1e}"));
         let better = if c.pytorch.is_some_and(|e| c.worst < e) { ", better than PyTorch" } else { "" };
         let verdict = if c.passes() { format!("pass{better}") } else { format!("FAIL at {}", c.at) };
-        println!(
+        say!(
             "  {:<20} {:>8} {:>13.1e} {pytorch:>15} {:>11.0e}  {verdict}",
-            c.kind, c.compared, c.worst, c.tolerance
+            c.kind,
+            c.compared,
+            c.worst,
+            c.tolerance
         );
     }
 }

@@ -213,7 +213,7 @@ impl Default for Train {
 pub struct Data {
     /// The source of images, such as `folder:DIR` or `shapes`.
     pub spec: String,
-    /// Largest share of unreadable images before the run stops.
+    /// Largest share of unreadable images before the run stops; at 1 it stops only where none can be read.
     pub max_bad_fraction: f64,
     /// Share of the labelled images kept out of training, for evaluation; `shapes` brings a part of its own.
     pub held_out: f64,
@@ -223,7 +223,7 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Self { spec: String::new(), max_bad_fraction: 0.01, held_out: 0.1, held_out_at_most: 10_000 }
+        Self { spec: String::new(), max_bad_fraction: 1.0, held_out: 0.1, held_out_at_most: 10_000 }
     }
 }
 

@@ -1,0 +1,106 @@
+//! The optimiser's pass over flat buffers, split and whole, against a float64 loop.
+
+use poa_gpu::autograd::Tape;
+use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, NORM_BLOCK, ParameterSpec, Parameters};
+use poa_gpu::ops::gather::narrow_rows;
+use poa_gpu::optim::adamw::{AdamW, AdamWConfig, GradientReport, Multipliers, StepSettings};
+use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
+
+use crate::support::{assert_close, random};
+
+const NAMES: [(&str, usize); 6] = [
+    ("backbone.a", 1),
+    ("backbone.b", 197),
+    ("backbone.untouched", 70),
+    ("dino_head.c", 3000),
+    ("dino_head.d", 65),
+    ("dino_head.last_layer0.weight_v", 130),
+];
+
+fn multipliers(i: usize) -> Multipliers {
+    Multipliers { lr: 1.0 - 0.1 * i as f64, weight_decay: (i % 2) as f64, last_layer: i == 5 }
+}
+
+#[test]
+fn three_steps_with_clipping_decay_and_moving_average() {
+    let config = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, clip_grad: 0.7 };
+    let settings = StepSettings { lr: 1e-2, last_layer_lr: 3e-3, weight_decay: 0.1, teacher_momentum: 0.9 };
+    let specs: Vec<_> =
+        NAMES.iter().map(|(n, len)| ParameterSpec::new(*n, &[*len], Init::Constant(0.0))).collect();
+    for device in [Device::cpu(), Device::open(&DeviceChoice::Gpu).unwrap()] {
+        // all in one buffer, and in as many as the smallest limit makes
+        for limit in [usize::MAX, 4 * NORM_BLOCK] {
+            let layout = FlatLayout::new(&specs, limit).unwrap();
+            let values = FlatBuffers::zeros(&layout, &device).unwrap();
+            let teacher = FlatBuffers::zeros(&layout, &device).unwrap();
+            let mut reference: Vec<[Vec<f64>; 4]> = Vec::new();
+            for (i, (name, len)) in NAMES.iter().enumerate() {
+                let (p, t) = (random(10 + i as u64, *len), random(20 + i as u64, *len));
+                values.write(name, &p).unwrap();
+                teacher.write(name, &t).unwrap();
+                let wide = |v: Vec<f32>| v.into_iter().map(f64::from).collect::<Vec<f64>>();
+                reference.push([wide(p), wide(t), vec![0.0; *len], vec![0.0; *len]]);
+            }
+            let student = Parameters::trained(values).unwrap();
+            let all = (0..NAMES.len()).map(multipliers).collect();
+            let mut optimizer = AdamW::new(&layout, &device, config, all).unwrap();
+            let loss = Tensor::from_slice(&device, &[1], &[1.0f32]).unwrap();
+            for step in 0..3u64 {
+                let gradients: Vec<Vec<f32>> = NAMES
+                    .iter()
+                    .enumerate()
+                    .map(|(i, (_, len))| random(100 * (step + 1) + i as u64, *len))
+                    .collect();
+                for (i, (name, len)) in NAMES.iter().enumerate().filter(|(i, _)| *i != 2) {
+                    let tape = Tape::new();
+                    let var = student.var(name).unwrap().view(|t| t.reshape(&[*len, 1])).unwrap();
+                    let out = narrow_rows(&tape, &var, 0, *len).unwrap();
+                    tape.backward(vec![(
+                        &out,
+                        Tensor::from_slice(&device, &[*len, 1], &gradients[i]).unwrap(),
+                    )])
+                    .unwrap();
+                }
+                optimizer.measure(student.gradients().unwrap(), &loss).unwrap();
+                let report = GradientReport::from_control(&optimizer.control().to_vec::<f32>().unwrap());
+                let square = |i: usize| gradients[i].iter().map(|g| (*g as f64).powi(2)).sum::<f64>();
+                let norms = [(square(0) + square(1)).sqrt(), (square(3) + square(4) + square(5)).sqrt()];
+                assert!(report.finite);
+                for (got, want) in report.norms.iter().zip(norms) {
+                    assert!((got / want - 1.0).abs() < 1e-6, "{got} {want}");
+                }
+                optimizer.update(&student, &teacher, settings).unwrap();
+                optimizer.applied += 1;
+                let t = step as i32 + 1;
+                for (i, [p, teacher, m, v]) in reference.iter_mut().enumerate() {
+                    let k = multipliers(i);
+                    let lr = k.lr * if k.last_layer { settings.last_layer_lr } else { settings.lr };
+                    let clip = (config.clip_grad / (norms[usize::from(i > 2)] + 1e-6)).min(1.0);
+                    for j in 0..p.len() {
+                        if i != 2 {
+                            let g = gradients[i][j] as f64 * clip;
+                            m[j] = config.beta1 * m[j] + (1.0 - config.beta1) * g;
+                            v[j] = config.beta2 * v[j] + (1.0 - config.beta2) * g * g;
+                            let (mh, vh) =
+                                (m[j] / (1.0 - config.beta1.powi(t)), v[j] / (1.0 - config.beta2.powi(t)));
+                            p[j] = p[j] * (1.0 - lr * settings.weight_decay * k.weight_decay)
+                                - lr * mh / (vh.sqrt() + config.eps);
+                        }
+                        teacher[j] =
+                            settings.teacher_momentum * teacher[j] + (1.0 - settings.teacher_momentum) * p[j];
+                    }
+                }
+            }
+            for (i, (name, _)) in NAMES.iter().enumerate() {
+                let [p, t, m, v] = &reference[i];
+                let sets = [(student.values(), p), (&teacher, t), (&optimizer.m, m), (&optimizer.v, v)];
+                for (what, (set, want)) in ["student", "teacher", "m", "v"].into_iter().zip(sets) {
+                    let label = format!("{what} of {name} on {}, limit {limit}", device.kind());
+                    assert_close(&label, &set.read(name).unwrap(), want, 2e-7, 5e-6);
+                }
+                let left = student.gradients().unwrap().read(name).unwrap();
+                assert!(left.iter().all(|g| *g == 0.0), "the gradient of {name} is zeroed");
+            }
+        }
+    }
+}
