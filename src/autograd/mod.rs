@@ -53,11 +53,6 @@ impl Var {
         !matches!(self.gradient, Gradient::None)
     }
 
-    /// The same value without gradient.
-    pub fn detach(&self) -> Self {
-        Self::constant(self.value.clone())
-    }
-
     /// A view of a parameter or constant. Views of activations are operations (they need a gradient of their own).
     pub fn view(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let gradient = match &self.gradient {
@@ -78,7 +73,7 @@ type Backward = Box<dyn FnOnce(&mut Gradients) -> Result<()>>;
 
 struct Node {
     name: &'static str,
-    outputs: Vec<usize>,
+    output: usize,
     backward: Backward,
 }
 
@@ -134,40 +129,8 @@ impl Tape {
             Some(cotangent) => backward(g, cotangent),
             None => Ok(()),
         });
-        self.nodes.borrow_mut().push(Node { name, outputs: vec![id], backward });
+        self.nodes.borrow_mut().push(Node { name, output: id, backward });
         var
-    }
-
-    /// Records an operation with several outputs. `backward` gets their cotangents in order, `None` where none
-    /// arrived; it is not called where none arrived at all.
-    pub fn record_many(
-        &self,
-        name: &'static str,
-        inputs: &[&Var],
-        outputs: Vec<Tensor>,
-        backward: impl FnOnce(&mut Gradients, Vec<Option<Tensor>>) -> Result<()> + 'static,
-    ) -> Vec<Var> {
-        if !self.needs(inputs) {
-            return outputs.into_iter().map(Var::constant).collect();
-        }
-        let vars: Vec<Var> = outputs.into_iter().map(|t| self.slot(t)).collect();
-        let first = self.slots.get() - vars.len();
-        let ids: Vec<usize> = (first..self.slots.get()).collect();
-        let list = ids.clone();
-        let backward: Backward = Box::new(move |g| {
-            let cotangents: Vec<_> = list.iter().map(|id| g.slots.remove(id)).collect();
-            if cotangents.iter().all(Option::is_none) { Ok(()) } else { backward(g, cotangents) }
-        });
-        self.nodes.borrow_mut().push(Node { name, outputs: ids, backward });
-        vars
-    }
-
-    /// For operations without a gradient: an error where one would be needed, so that none is lost silently.
-    pub fn forbid(&self, name: &'static str, inputs: &[&Var]) -> Result<()> {
-        if self.needs(inputs) {
-            return Err(Error::shape(name, "has no gradient for this input; detach it first"));
-        }
-        Ok(())
     }
 
     /// Propagates `seeds` (a value and its cotangent each) back to leaves and parameters.
@@ -181,9 +144,9 @@ impl Tape {
             gradients.add(var, cotangent)?;
         }
         for node in self.nodes.into_inner().into_iter().rev() {
-            let (name, outputs) = (node.name, node.outputs);
+            let (name, output) = (node.name, node.output);
             (node.backward)(&mut gradients)
-                .map_err(|e| Error::shape("backward", format!("of {name} (outputs {outputs:?}): {e}")))?;
+                .map_err(|e| Error::shape("backward", format!("of {name} (output {output}): {e}")))?;
         }
         Ok(gradients)
     }

@@ -45,7 +45,6 @@ struct Stream {
     dispatches: usize,
     /// Number of the submission being recorded, from 1.
     submission: u64,
-    total_dispatches: u64,
 }
 
 /// An opened adapter.
@@ -149,11 +148,6 @@ impl GpuDevice {
 
     pub(crate) fn peak_bytes(&self) -> usize {
         self.pool.borrow().peak_bytes()
-    }
-
-    /// Dispatches recorded so far, for tests and reports.
-    pub fn dispatches(&self) -> u64 {
-        self.stream.borrow().total_dispatches
     }
 
     pub(crate) fn allocate(&self, elements: usize) -> Result<GpuBuffer> {
@@ -345,7 +339,6 @@ impl GpuDevice {
         }
         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
         stream.dispatches += 1;
-        stream.total_dispatches += 1;
         if stream.dispatches >= SUBMIT_EVERY { self.submit_from(stream).map(|_| ()) } else { Ok(()) }
     }
 

@@ -171,11 +171,6 @@ impl Tensor {
         })
     }
 
-    /// Whether both views start at the same element of the same memory.
-    pub fn same_memory(&self, other: &Self) -> bool {
-        Rc::ptr_eq(&self.storage, &other.storage) && self.layout.offset == other.layout.offset
-    }
-
     /// Whether no element beside the tensor's own was written, for tensors allocated with fences on.
     pub fn fences_intact(&self) -> Result<bool> {
         let total = self.layout.elements() + 2 * FENCE;
