@@ -11,7 +11,6 @@ use crate::data::{Source, evaluation_view};
 use crate::error::{Error, Result};
 use crate::eval::knn::knn_top1;
 use crate::models::grid::Network;
-use crate::nn::parameters::Parameters;
 use crate::poa::PoaModel;
 use crate::tensor::Tensor;
 
@@ -56,12 +55,12 @@ impl LabelledImages {
     }
 
     /// Normed cls features `[len, width]` on the host.
-    fn features(&self, model: &PoaModel, parameters: &Parameters, network: Network) -> Result<Vec<f32>> {
+    fn features(&self, model: &PoaModel, network: Network) -> Result<Vec<f32>> {
         let mut all = Vec::with_capacity(self.len() * network.width);
         for batch in self.images.chunks(BATCH) {
             let images =
                 Tensor::from_slice(&model.device, &[batch.len(), 3, self.size, self.size], &batch.concat())?;
-            all.extend(model.features(parameters, network, &images, false)?.0.to_vec::<f32>()?);
+            all.extend(model.teacher_encoder().features(network, &images, false)?.0.to_vec::<f32>()?);
         }
         Ok(all)
     }
@@ -75,7 +74,7 @@ pub fn network_knn(
     ks: &[usize],
     temperature: f64,
 ) -> Result<Vec<f64>> {
-    let bank = train.features(model, &model.teacher, network)?;
-    let queries = val.features(model, &model.teacher, network)?;
+    let bank = train.features(model, network)?;
+    let queries = val.features(model, network)?;
     Ok(knn_top1(&bank, &train.labels, &queries, &val.labels, network.width, ks, temperature as f32))
 }

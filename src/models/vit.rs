@@ -216,24 +216,84 @@ impl Vit {
         crops: &[CropBatch],
         drop_path: Option<&DropPath>,
     ) -> Result<PackedTokens> {
+        let (mut x, groups) = self.start(tape, parameters, network, crops)?;
+        for (i, block) in self.blocks(parameters, network).enumerate() {
+            let rows = drop_path.and_then(|d| d.branches.get(i));
+            let [attention_rows, mlp_rows] = rows.map_or([None, None], |[a, b]| [a.as_ref(), b.as_ref()]);
+            x = block.attention_branch(tape, &x, &groups, attention_rows)?;
+            x = block.mlp_branch(tape, &x, mlp_rows)?;
+        }
+        Ok(PackedTokens { packed: x, groups })
+    }
+
+    /// As [`Vit::forward`], with the tokens after each of the last `count` blocks (fewer where there are fewer), the
+    /// last block's last.
+    pub fn forward_last_blocks(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        count: usize,
+    ) -> Result<Vec<PackedTokens>> {
+        let (mut x, groups) = self.start(tape, parameters, network, crops)?;
+        let mut kept = Vec::new();
+        for (i, block) in self.blocks(parameters, network).enumerate() {
+            x = block.attention_branch(tape, &x, &groups, None)?;
+            x = block.mlp_branch(tape, &x, None)?;
+            if i + count >= network.depth {
+                kept.push(PackedTokens { packed: x.clone(), groups: groups.clone() });
+            }
+        }
+        Ok(kept)
+    }
+
+    /// Queries, keys and values `[tokens, 3 · width]` of the last block's attention, of one batch of crops.
+    pub fn last_qkv(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        crops: CropBatch,
+    ) -> Result<Tensor> {
+        let (mut x, groups) = self.start(tape, parameters, network, &[crops])?;
+        let mut blocks: Vec<Block> = self.blocks(parameters, network).collect();
+        let last = blocks.pop().ok_or_else(|| Error::shape("vit", "a network without blocks"))?;
+        for block in blocks {
+            x = block.attention_branch(tape, &x, &groups, None)?;
+            x = block.mlp_branch(tape, &x, None)?;
+        }
+        let y = last.norm(tape, &x, "norm1", None)?;
+        Ok(linear(tape, &y, &last.qkv()?)?.value().clone())
+    }
+
+    /// The tokens that enter the first block of `network`.
+    fn start(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        crops: &[CropBatch],
+    ) -> Result<(Var, Vec<SequenceGroup>)> {
         let s = &self.sizes;
         if network.width > s.width || network.depth > s.depth || !network.width.is_multiple_of(s.head_dim) {
             return Err(Error::shape("vit", format!("network {network} of a ViT {}x{}", s.width, s.depth)));
         }
-        let (mut x, groups) = self.embed(tape, parameters, network.width, crops)?;
-        for (i, block) in block_ids(s.depth, network.depth).into_iter().enumerate() {
-            let rows = drop_path.and_then(|d| d.branches.get(i));
-            let [attention_rows, mlp_rows] = rows.map_or([None, None], |[a, b]| [a.as_ref(), b.as_ref()]);
-            let p = Block {
-                vit: self,
-                parameters,
-                prefix: format!("backbone.blocks.{block}."),
-                width: network.width,
-            };
-            x = p.attention_branch(tape, &x, &groups, attention_rows)?;
-            x = p.mlp_branch(tape, &x, mlp_rows)?;
-        }
-        Ok(PackedTokens { packed: x, groups })
+        self.embed(tape, parameters, network.width, crops)
+    }
+
+    /// The blocks that `network` keeps, in order.
+    fn blocks<'a>(
+        &'a self,
+        parameters: &'a Parameters,
+        network: Network,
+    ) -> impl Iterator<Item = Block<'a>> + 'a {
+        block_ids(self.sizes.depth, network.depth).into_iter().map(move |block| Block {
+            vit: self,
+            parameters,
+            prefix: format!("backbone.blocks.{block}."),
+            width: network.width,
+        })
     }
 
     /// Normed features `[rows, width]` of the tokens in `rows` (`u32`, each at most once).

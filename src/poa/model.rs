@@ -3,11 +3,11 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::autograd::{Tape, Var};
 use crate::config::{Centering, Config};
 use crate::error::Result;
+use crate::models::encoder::Encoder;
 use crate::models::grid::{ElasticGrid, Network, vit_grid};
-use crate::models::vit::{CropBatch, Vit, VitSizes};
+use crate::models::vit::{Vit, VitSizes};
 use crate::nn::head::{HeadSizes, ProjectionHead};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
 use crate::optim::adamw::{AdamW, AdamWConfig, Multipliers};
@@ -106,31 +106,9 @@ impl PoaModel {
         })
     }
 
-    /// Normed features of images `[n, 3, side, side]` through a sub-network cut from `parameters`: cls tokens
-    /// `[n, width]`, and all patch tokens `[n·patches, width]` where asked for.
-    pub fn features(
-        &self,
-        parameters: &Parameters,
-        network: Network,
-        images: &Tensor,
-        patches: bool,
-    ) -> Result<(Tensor, Option<Tensor>)> {
-        let tape = Tape::no_grad();
-        let n = images.dim(0);
-        let crops = [CropBatch { images: images.clone(), mask: None }];
-        let tokens = self.vit.forward(&tape, parameters, network, &crops, None)?;
-        let rows = |rows: Vec<u32>| -> Result<Var> {
-            let index = Tensor::from_slice(&self.device, &[rows.len()], &rows)?;
-            self.vit.features(&tape, parameters, &tokens, &index)
-        };
-        let cls = rows((0..n).map(|i| tokens.cls_row(0, i)).collect())?.value().clone();
-        if !patches {
-            return Ok((cls, None));
-        }
-        let count = tokens.patches(0);
-        let all = (0..n).flat_map(|i| (0..count).map(move |t| (i, t)));
-        let patches = rows(all.map(|(i, t)| tokens.patch_row(0, i, t)).collect())?;
-        Ok((cls, Some(patches.value().clone())))
+    /// The teacher's backbone, to be evaluated.
+    pub fn teacher_encoder(&self) -> Encoder<'_> {
+        Encoder { device: &self.device, vit: &self.vit, parameters: &self.teacher }
     }
 }
 

@@ -223,7 +223,7 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
     let images = Tensor::from_slice(device, &shape, &fixture.batch.read_f32("features.images")?)?;
     for f in &record.features {
         let network = f.network();
-        let (cls, tokens) = model.features(&model.teacher, network, &images, true)?;
+        let (cls, tokens) = model.teacher_encoder().features(network, &images, true)?;
         let tokens = tokens.expect("asked for").to_vec()?;
         let per_image = tokens.len() / (shape[0] * network.width);
         let name = |part: &str| format!("features.{}.{part}", f.index);
