@@ -40,7 +40,7 @@ fn step(c: &mut Criterion, bench: &Bench, name: &str, recipe: &str) {
             local_size: config.crops.local_crops_size,
             masks: Some(&batch.masks),
         };
-        let mut how = StepInputs { network, teacher_temp: 0.04, drop_path: Some(&mut rng) };
+        let mut how = StepInputs::new(network, 0.04).with_drop_path(&mut rng);
         let record = model.forward_backward(&inputs, &mut how).unwrap();
         let gradients = model.student.gradients().unwrap().clone();
         model.optimizer.measure(&gradients, &record.total).unwrap();

@@ -3,8 +3,11 @@
 use std::path::{Path, PathBuf};
 
 use poa_gpu::Result;
-use poa_gpu::train::checkpoint::{Checkpoint, CheckpointWriter, checkpoint_dir, checkpoints_in, prune};
-use poa_gpu::train::tensor_file::{StoredType, TensorFile, TensorSpec, Values, write_tensors};
+use poa_gpu::train::checkpoint::{
+    Checkpoint, CheckpointWriter, checkpoint_dir, checkpoints_in, find, newest_whole, point_latest, prune,
+};
+use poa_gpu::train::tensor_file::{StoredType, TensorFile};
+use poa_gpu::train::tensor_writer::{TensorSpec, Values, write_tensors};
 use serde::{Deserialize, Serialize};
 
 fn scratch(name: &str) -> PathBuf {
@@ -169,6 +172,76 @@ fn save(dir: &Path, step: usize) -> Result<PathBuf> {
     writer.finish(&State { step, loss_scale: 0.1 })
 }
 
+fn steps(dir: &Path) -> Vec<usize> {
+    checkpoints_in(dir).unwrap().into_iter().map(|(step, _)| step).collect()
+}
+
+#[test]
+fn the_newest_and_every_nth_are_kept() {
+    let dir = scratch("kept");
+    for step in (10..=80).step_by(10) {
+        save(&checkpoint_dir(&dir, step), step).unwrap();
+        prune(&dir, 2, 30).unwrap();
+    }
+    assert_eq!(steps(&dir), [30, 60, 70, 80]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Any single byte of any file: what is damaged is found, passed over and set aside, and `latest` follows.
+#[test]
+fn damage_anywhere_falls_back_to_the_checkpoint_before() {
+    let dir = scratch("fallback");
+    save(&checkpoint_dir(&dir, 10), 10).unwrap();
+    let files = ["student.safetensors", "state.json", "manifest.json"];
+    for (i, file) in files.iter().enumerate() {
+        for place in [0.0, 0.3, 0.6, 0.999] {
+            let newest = save(&checkpoint_dir(&dir, 20), 20).unwrap();
+            point_latest(&newest).unwrap();
+            assert_eq!(find(&dir.join("latest")).unwrap().state::<State>().unwrap().step, 20);
+            let path = newest.join(file);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = (place * bytes.len() as f64) as usize;
+            bytes[at] ^= 0x10;
+            std::fs::write(&path, &bytes).unwrap();
+            let (found, damaged) = newest_whole(&dir).unwrap();
+            let (step, path) = found.unwrap();
+            assert_eq!((step, damaged.len()), (10, 1), "byte {at} of {file}");
+            assert!(damaged[0].to_string().contains("step-00000020"), "{}", damaged[0]);
+            assert_eq!(Checkpoint::open(path).unwrap().state::<State>().unwrap().step, 10);
+            assert_eq!(find(&dir.join("latest")).unwrap().state::<State>().unwrap().step, 10);
+            assert_eq!(steps(&dir), [10]);
+            assert!(dir.join("step-00000020.damaged").is_dir(), "it can still be looked at");
+        }
+        assert!(dir.join(format!("step-00000020.damaged-{}", 4 * i + 4)).exists() || i == 0);
+    }
+    // what an interrupted writer leaves is cleared away
+    std::fs::create_dir_all(dir.join("step-00000030.partial")).unwrap();
+    std::fs::create_dir_all(dir.join("step-00000010.old")).unwrap();
+    assert_eq!(newest_whole(&dir).unwrap().0.unwrap().0, 10);
+    assert!(!dir.join("step-00000030.partial").exists() && !dir.join("step-00000010.old").exists());
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn checkpoints_are_found_from_any_folder_of_a_run() {
+    let dir = scratch("find");
+    let checkpoints = dir.join("checkpoints");
+    for step in [10, 20] {
+        save(&checkpoint_dir(&checkpoints, step), step).unwrap();
+    }
+    let step = |path: &Path| find(path).unwrap().state::<State>().unwrap().step;
+    assert_eq!(step(&dir), 20);
+    assert_eq!(step(&checkpoints), 20);
+    assert_eq!(step(&checkpoint_dir(&checkpoints, 10)), 10);
+    let empty = scratch("find-empty");
+    for path in [&empty, &dir.join("absent"), &checkpoint_dir(&checkpoints, 10).join("student.safetensors")] {
+        let error = find(path).unwrap_err().to_string();
+        assert!(error.contains("checkpoint") && !error.contains('\n'), "{error}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+    std::fs::remove_dir_all(empty).unwrap();
+}
+
 #[test]
 fn checkpoints_round_trip_and_replace() {
     let dir = scratch("checkpoint");
@@ -180,11 +253,10 @@ fn checkpoints_round_trip_and_replace() {
     }
     save(&checkpoint_dir(&dir, 20), 21).unwrap();
     assert_eq!(Checkpoint::open(checkpoint_dir(&dir, 20)).unwrap().state::<State>().unwrap().step, 21);
-    prune(&dir, 0).unwrap();
-    assert_eq!(checkpoints_in(&dir).unwrap().len(), 3);
-    prune(&dir, 2).unwrap();
-    let steps: Vec<usize> = checkpoints_in(&dir).unwrap().into_iter().map(|(step, _)| step).collect();
-    assert_eq!(steps, [10, 20]);
+    prune(&dir, 0, 0).unwrap();
+    assert_eq!(steps(&dir), [5, 10, 20]);
+    prune(&dir, 2, 0).unwrap();
+    assert_eq!(steps(&dir), [10, 20]);
     assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "nothing else is left behind");
     assert!(checkpoints_in(dir.join("absent")).unwrap().is_empty());
     std::fs::remove_dir_all(dir).unwrap();
@@ -219,14 +291,23 @@ fn damaged_checkpoints_are_errors() {
     assert!(error.contains("student.safetensors") && error.contains("earlier checkpoint"), "{error}");
     std::fs::remove_file(&tensors).unwrap();
     assert!(Checkpoint::open(&path).is_err());
-    let state = path.join("state.json");
-    std::fs::write(&state, "{").unwrap();
-    assert!(Checkpoint::open(&path).unwrap_err().to_string().contains("state.json"));
-    std::fs::write(&state, r#"{"format":"other","version":1,"files":{},"state":null}"#).unwrap();
+    // of the right length, and other content
+    save(&path, 5).unwrap();
+    let mut other = whole.clone();
+    *other.last_mut().unwrap() ^= 1;
+    std::fs::write(&tensors, &other).unwrap();
+    let checkpoint = Checkpoint::open(&path).unwrap();
+    for error in [checkpoint.tensors("student.safetensors").unwrap_err(), checkpoint.verify().unwrap_err()] {
+        let error = error.to_string();
+        assert!(error.contains("student.safetensors") && error.contains("checksum"), "{error}");
+    }
+    let manifest = path.join("manifest.json");
+    std::fs::write(&manifest, "{").unwrap();
+    assert!(Checkpoint::open(&path).unwrap_err().to_string().contains("manifest.json"));
+    std::fs::write(&manifest, r#"{"format":"other","version":2,"files":{}}"#).unwrap();
     assert!(Checkpoint::open(&path).unwrap_err().to_string().contains("`other`"));
-    std::fs::write(&state, r#"{"format":"poa-gpu checkpoint","version":1,"files":{},"state":{"step":-1}}"#)
-        .unwrap();
-    assert!(Checkpoint::open(&path).unwrap().state::<State>().is_err());
+    std::fs::write(&manifest, r#"{"format":"poa-gpu checkpoint","version":2,"files":{}}"#).unwrap();
+    assert!(Checkpoint::open(&path).unwrap().state::<State>().is_err(), "a state without a checksum");
     assert!(Checkpoint::open(&dir).is_err());
     std::fs::remove_dir_all(dir).unwrap();
 }

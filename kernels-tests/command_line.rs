@@ -73,7 +73,7 @@ fn a_short_run_leaves_a_whole_folder() {
     let steps = metrics.lines().filter(|l| l.contains("\"loss\"")).count();
     assert_eq!(steps, 3, "{metrics}");
     assert!(std::fs::read_to_string(run.join("train.log")).unwrap().contains("step 3/3"));
-    for file in ["student.safetensors", "teacher.safetensors", "optimizer.safetensors", "state.json"] {
+    for file in ["student.safetensors", "teacher.safetensors", "optimizer.safetensors", "state.json", "manifest.json"] {
         assert!(run.join("checkpoints/step-00000003").join(file).is_file(), "{file}");
     }
     // the folder holds a run now
@@ -115,13 +115,16 @@ fn photographs_of_all_formats_with_broken_files_among_them() {
     );
     assert!(out.status.success(), "{}", text(&out.stderr));
     assert!(text(&out.stdout).contains("before"), "two classes are labels: {}", text(&out.stdout));
+    let bad = std::fs::read_to_string(Path::new(&out_dir).join("bad_samples.txt")).unwrap();
+    assert_eq!(bad.lines().count(), 2, "{bad}");
+    assert!(bad.lines().all(|l| l.starts_with("unsupported\t") && l.contains("broken.png")), "{bad}");
     let log = std::fs::read_to_string(Path::new(&out_dir).join("train.log")).unwrap();
-    assert!(log.contains("broken.png") && !log.contains("notes.txt"), "{log}");
+    assert!(log.contains("2 unsupported") && !log.contains("notes.txt"), "{log}");
 
     // fewer are allowed
     let strict = folder.path("strict-run");
     let args = ["train", "--data", &data, "--out", &strict, "data.max_bad_fraction=0.01", "--steps=30"];
-    refused(&[&args, &QUICK[..1], &QUICK[2..]].concat(), 2, &["data.max_bad_fraction", "train.log"]);
+    refused(&[&args, &QUICK[..1], &QUICK[2..]].concat(), 2, &["data.max_bad_fraction", "bad_samples.txt"]);
 
     // nothing but broken files
     let broken = folder.0.join("broken");
@@ -243,6 +246,7 @@ fn an_interrupt_ends_with_a_checkpoint() {
     let out = child.wait_with_output().unwrap();
     let printed = text(&out.stdout);
     assert!(out.status.success() && printed.contains("interrupted after"), "{printed}");
-    let checkpoints: Vec<_> = std::fs::read_dir(Path::new(&out_dir).join("checkpoints")).unwrap().collect();
-    assert_eq!(checkpoints.len(), 1);
+    let checkpoints = Path::new(&out_dir).join("checkpoints");
+    assert_eq!(std::fs::read_dir(&checkpoints).unwrap().count(), 2, "a checkpoint, and `latest`");
+    assert!(checkpoints.join("latest/manifest.json").is_file());
 }

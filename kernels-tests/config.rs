@@ -7,8 +7,8 @@ use poa_gpu::cli::args::{Cli, Command};
 use poa_gpu::config::{Blur, Centering, Config, KoleoMix, ScalingRule};
 use poa_gpu::optim::schedules::Schedules;
 use poa_gpu::tensor::DeviceChoice;
-use poa_gpu::train::metrics::{MetricsLog, TrainLog, number, timestamp};
-use poa_gpu::train::progress::{Progress, readable};
+use poa_gpu::train::metrics::{MetricsLog, TrainLog, history, number, timestamp};
+use poa_gpu::train::progress::{Progress, Shown, readable};
 use poa_gpu::train::run_folder::RunFolder;
 
 fn scratch(name: &str) -> PathBuf {
@@ -233,6 +233,8 @@ fn a_run_folder_belongs_to_one_run() {
     assert_eq!(Config::load(run.config().to_str().unwrap(), &[]).unwrap(), config);
     let error = RunFolder::create(Some(&out), "demo", &config).unwrap_err().to_string();
     assert!(error.contains("already holds a run") && error.contains("--out"), "{error}");
+    assert!(RunFolder::open(&out).unwrap_err().to_string().contains("another process"), "locked");
+    drop(run);
     RunFolder::open(&out).unwrap();
     assert!(RunFolder::open(&dir).is_err());
     std::fs::remove_dir_all(dir).unwrap();
@@ -243,13 +245,13 @@ fn metrics_read_back_to_the_same_bits() {
     let dir = scratch("metrics");
     let path = dir.join("metrics.jsonl");
     let values = [0.1 + 0.2, 1e-310, -0.0, 12345678.9, f64::MAX];
-    let mut log = MetricsLog::create(&path).unwrap();
+    let mut log = MetricsLog::open(&path, 0).unwrap();
     for (step, &x) in values.iter().enumerate() {
         log.write(step, &[("loss", number(x)), ("network", "48x3".into())], &[("images_per_second", 3.5)])
             .unwrap();
     }
     log.write(5, &[("loss", number(f64::NAN))], &[]).unwrap();
-    assert!(MetricsLog::create(&path).is_err(), "an existing file must not be overwritten");
+    let bytes = log.synced_bytes().unwrap();
     let text = std::fs::read_to_string(&path).unwrap();
     for (line, x) in text.lines().zip(values) {
         let value: serde_json::Value = serde_json::from_str(line).unwrap();
@@ -257,11 +259,16 @@ fn metrics_read_back_to_the_same_bits() {
         assert_eq!(value["time"]["images_per_second"], 3.5);
     }
     assert!(text.lines().nth(5).unwrap().contains("\"NaN\""));
+    assert_eq!(bytes, text.len() as u64);
+    // what came after a checkpoint goes, a line that was cut off too
     std::fs::write(&path, format!("{text}{{\"step\": 6, \"lo")).unwrap();
-    drop(MetricsLog::resume(&path, 100).unwrap());
+    drop(MetricsLog::open(&path, bytes).unwrap());
     assert_eq!(std::fs::read_to_string(&path).unwrap(), text);
-    let mut log = MetricsLog::resume(&path, 3).unwrap();
-    log.write(3, &[("loss", number(1.0))], &[]).unwrap();
+    assert_eq!(history(&path, "lo").len(), 5, "a number that is none is no number");
+    let three: usize = text.lines().take(3).map(|line| line.len() + 1).sum();
+    let mut log = MetricsLog::open(&path, three as u64).unwrap();
+    log.write(3, &[("loss", number(1.0)), ("knn.48x2.10", number(0.5))], &[]).unwrap();
+    assert_eq!(history(&path, "knn."), [(3, "knn.48x2.10".to_string(), 0.5)]);
     let steps: Vec<_> = std::fs::read_to_string(&path)
         .unwrap()
         .lines()
@@ -284,12 +291,17 @@ fn metrics_read_back_to_the_same_bits() {
 
 #[test]
 fn progress_measures_speed() {
-    let mut progress = Progress::new(3, 1, 64, 1);
+    let mut progress = Progress::new(1003, 1, 64, 1000, false);
     assert_eq!(progress.images_per_second(), 0.0);
-    progress.step(2, Some(3.5), 1e-3);
-    progress.pause_over();
+    progress.step(2, Some(Shown { loss: 3.5, waiting: 0.25 }), 1e-3);
     progress.step(3, None, 1e-3);
     assert!(progress.images_per_second() > 0.0);
+    // ten pauses of 20 ms are still to come
+    let without = progress.left(3);
+    std::thread::sleep(std::time::Duration::from_millis(20));
+    progress.pause_over(100);
+    let pauses = progress.left(3).saturating_sub(without).as_secs_f64();
+    assert!((0.2..2.0).contains(&pauses), "{pauses}");
     progress.line("done");
     progress.finish();
     let text = |s| readable(std::time::Duration::from_secs(s));

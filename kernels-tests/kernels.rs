@@ -17,6 +17,8 @@ mod gather;
 mod koleo;
 #[path = "kernels/l2_normalize.rs"]
 mod l2_normalize;
+#[path = "kernels/label_cross_entropy.rs"]
+mod label_cross_entropy;
 #[path = "kernels/layer_norm.rs"]
 mod layer_norm;
 #[path = "kernels/linear.rs"]
@@ -31,6 +33,10 @@ mod position;
 mod prototype_loss;
 #[path = "kernels/residual.rs"]
 mod residual;
+#[path = "kernels/segment_mean.rs"]
+mod segment_mean;
+#[path = "kernels/sgd.rs"]
+mod sgd;
 #[path = "kernels/shaders.rs"]
 mod shaders;
 #[path = "kernels/sinkhorn.rs"]
@@ -39,5 +45,7 @@ mod sinkhorn;
 mod softmax;
 #[path = "kernels/tokens.rs"]
 mod tokens;
+#[path = "kernels/top_k.rs"]
+mod top_k;
 #[path = "kernels/weight_norm.rs"]
 mod weight_norm;

@@ -1,13 +1,39 @@
-//! Weighted k-NN against the official evaluation (`fixtures/knn`) and against a plain loop.
+//! Weighted k-NN on both devices against the official evaluation (`fixtures/knn`) and against a plain loop, and over
+//! images that are decoded as they are needed.
 
 use std::path::Path;
+use std::sync::Arc;
 
-use poa_gpu::eval::knn::knn_top1;
+use image::RgbImage;
+use poa_gpu::config::Config;
+use poa_gpu::data::{BadKind, BadSample, Source, evaluation_view, open};
+use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
+use poa_gpu::eval::{KnnOptions, LabelledImages, knn_accuracies};
+use poa_gpu::poa::PoaModel;
+use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-tests/fixtures/knn");
+
+fn devices() -> [Device; 2] {
+    [Device::cpu(), Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")]
+}
+
+/// Features and their classes.
+type Set<'a> = (&'a [f32], &'a [u32]);
+
+/// Accuracies with the features coming in batches.
+fn top1(device: &Device, train: Set, val: Set, dim: usize, ks: &[usize], temperature: f64) -> Vec<f64> {
+    let options = KnnOptions { ks: ks.to_vec(), temperature, ..KnnOptions::default() };
+    let batch = |rows: &[f32]| Tensor::from_slice(device, &[rows.len() / dim, dim], rows).unwrap();
+    let mut queries = FeatureBlocks::default();
+    val.0.chunks(101 * dim).for_each(|rows| queries.add(&batch(rows)).unwrap());
+    let mut search = KnnSearch::new(queries, options.neighbours()).unwrap();
+    train.0.chunks(300 * dim).for_each(|rows| search.add(&batch(rows)).unwrap());
+    search.top1(train.1, val.1, &options).unwrap()
+}
 
 fn floats(tensors: &SafeTensors, name: &str) -> Vec<f32> {
     let bytes = tensors.tensor(name).unwrap().data().chunks_exact(4);
@@ -27,37 +53,51 @@ fn equals_the_official_evaluation() {
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let (train, val) = (floats(&tensors, "train_features"), floats(&tensors, "val_features"));
     let (train_labels, val_labels) = (labels(&tensors, "train_labels"), labels(&tensors, "val_labels"));
-    let top1 = expected["top1"].as_object().unwrap();
-    assert!(!top1.is_empty());
-    let ks: Vec<usize> = top1.keys().map(|k| k.parse().unwrap()).collect();
-    let temperature = expected["temperature"].as_f64().unwrap() as f32;
+    let recorded = expected["top1"].as_object().unwrap();
+    assert!(!recorded.is_empty());
+    let ks: Vec<usize> = recorded.keys().map(|k| k.parse().unwrap()).collect();
+    let temperature = expected["temperature"].as_f64().unwrap();
     let dim = train.len() / train_labels.len();
-    let got = knn_top1(&train, &train_labels, &val, &val_labels, dim, &ks, temperature);
-    for ((k, got), want) in ks.iter().zip(got).zip(top1.values()) {
-        // Recorded as a float32 share: equal in the number of right answers.
-        assert_eq!(got as f32, want.as_f64().unwrap() as f32, "k = {k}");
+    for device in devices() {
+        let got = top1(&device, (&train, &train_labels), (&val, &val_labels), dim, &ks, temperature);
+        for ((k, got), want) in ks.iter().zip(got).zip(recorded.values()) {
+            // Recorded as a float32 share: equal in the number of right answers.
+            assert_eq!(got as f32, want.as_f64().unwrap() as f32, "k = {k} on {}", device.kind());
+        }
     }
 }
 
-/// Several blocks of training rows, equal rows, and a k beyond the training set, against sorting all similarities.
+/// Several blocks of training rows, equal rows, and a k beyond the training set.
 #[test]
-fn equals_a_plain_loop() {
-    let (n, m, dim, classes) = (9001, 131, 7, 5);
+fn of_many_training_rows_equals_a_plain_loop() {
+    equals_a_plain_loop(9001, 131);
+}
+
+/// Several blocks of held-out rows.
+#[test]
+fn of_many_held_out_rows_equals_a_plain_loop() {
+    equals_a_plain_loop(301, 4099);
+}
+
+/// Against sorting all similarities. Equal rows have equal classes: five divides their distance.
+fn equals_a_plain_loop(n: usize, m: usize) {
+    let (dim, classes) = (7, 5);
     let mut rng = ChaCha8Rng::seed_from_u64(1);
     let mut rows = |n: usize| -> Vec<f32> { (0..n * dim).map(|_| rng.random_range(-1.0..1.0)).collect() };
     let (mut train, val) = (rows(n), rows(m));
-    train.copy_within(0..100 * dim, 8000 * dim);
+    train.copy_within(0..100 * dim, (n - 101) * dim);
     let train_labels: Vec<u32> = (0..n as u32).map(|i| (i * 7919) % classes).collect();
     let val_labels: Vec<u32> = (0..m as u32).map(|i| i % classes).collect();
     let ks = [1, 10, 250, 100_000];
-    let got = knn_top1(&train, &train_labels, &val, &val_labels, dim, &ks, 0.07);
+    let got =
+        devices().map(|device| top1(&device, (&train, &train_labels), (&val, &val_labels), dim, &ks, 0.07));
 
     let unit = |row: &[f32]| -> Vec<f64> {
         let length = row.iter().map(|&v| f64::from(v).powi(2)).sum::<f64>().sqrt();
         row.iter().map(|&v| f64::from(v) / length).collect()
     };
     let train: Vec<Vec<f64>> = train.chunks(dim).map(unit).collect();
-    for (&k, got) in ks.iter().zip(got) {
+    for (at, &k) in ks.iter().enumerate() {
         let right = val.chunks(dim).zip(&val_labels).filter(|(row, label)| {
             let row = unit(row);
             let dot = |t: &Vec<f64>| t.iter().zip(&row).map(|(a, b)| a * b).sum::<f64>();
@@ -68,18 +108,121 @@ fn equals_a_plain_loop() {
             let best = votes.iter().copied().fold(0.0, f64::max);
             votes[**label as usize] == best
         });
-        assert_eq!(got, right.count() as f64 / m as f64, "k = {k}");
+        let want = right.count() as f64 / m as f64;
+        assert_eq!([got[0][at], got[1][at]], [want; 2], "k = {k}");
     }
 }
 
 #[test]
 fn empty_sets_have_no_score() {
-    assert!(knn_top1(&[], &[], &[1.0], &[0], 1, &[10], 0.07)[0].is_nan());
-    assert!(knn_top1(&[1.0], &[0], &[], &[], 1, &[10], 0.07)[0].is_nan());
+    for device in devices() {
+        assert!(top1(&device, (&[], &[]), (&[1.0], &[0]), 1, &[10], 0.07)[0].is_nan());
+        assert!(top1(&device, (&[1.0], &[0]), (&[], &[]), 1, &[10], 0.07)[0].is_nan());
+    }
 }
 
 #[test]
 fn features_that_are_not_numbers_win_nothing() {
     let train = [1.0, 0.0, f32::NAN, 0.0, 0.0, 1.0];
-    assert_eq!(knn_top1(&train, &[0, 1, 1], &[1.0, 0.1], &[0], 2, &[1], 0.07), [1.0]);
+    for device in devices() {
+        assert_eq!(top1(&device, (&train, &[0, 1, 1]), (&[1.0, 0.1], &[0]), 2, &[1], 0.07), [1.0]);
+    }
+}
+
+#[test]
+fn every_row_needs_a_class() {
+    let device = Device::cpu();
+    let mut search = KnnSearch::new(FeatureBlocks::default(), 5).unwrap();
+    search.add(&Tensor::from_slice(&device, &[2, 1], &[1.0f32, 2.0]).unwrap()).unwrap();
+    assert!(search.top1(&[0], &[], &KnnOptions::default()).is_err());
+}
+
+/// A source of which every seventh image cannot be read.
+struct Broken(Arc<dyn Source>);
+
+impl Source for Broken {
+    fn len(&self) -> usize {
+        self.0.len()
+    }
+    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+        match i % 7 {
+            3 => Err(BadSample { name: self.name(i), kind: BadKind::Damaged, reason: "broken".into() }),
+            _ => self.0.load(i),
+        }
+    }
+    fn label(&self, i: usize) -> Option<u32> {
+        self.0.label(i)
+    }
+    fn classes(&self) -> &[String] {
+        self.0.classes()
+    }
+    fn name(&self, i: usize) -> String {
+        self.0.name(i)
+    }
+    fn describe(&self) -> String {
+        self.0.describe()
+    }
+}
+
+#[test]
+fn images_come_in_order_and_unreadable_ones_are_left_out() {
+    let source: Arc<dyn Source> = Arc::new(Broken(open("shapes:400x36").unwrap()));
+    let images = LabelledImages::new(&source, 0, 32).unwrap();
+    let readable: Vec<usize> = (0..400).filter(|i| i % 7 != 3).collect();
+    // the second pass comes from memory
+    for _ in 0..2 {
+        let (mut labels, mut pixels) = (Vec::<u32>::new(), Vec::new());
+        images
+            .for_each_batch(|batch| {
+                labels.extend(batch.labels());
+                for part in batch.parts(&Device::cpu(), 33) {
+                    pixels.extend(part?.to_vec::<f32>()?);
+                }
+                Ok(())
+            })
+            .unwrap();
+        assert!(labels.iter().zip(&readable).all(|(label, i)| *label == (i % 10) as u32));
+        assert_eq!(labels.len(), readable.len());
+        for (pixels, i) in pixels.chunks(3 * 32 * 32).zip(&readable) {
+            assert!(pixels == evaluation_view(&source.load(*i).unwrap(), 32), "image {i}");
+        }
+        assert_eq!(images.bad_samples().len(), 400 - readable.len());
+    }
+    // an error ends the pass
+    let failed = LabelledImages::new(&source, 250, 32).unwrap();
+    assert_eq!(failed.len(), 250);
+    let error = failed.for_each_batch(|_| Err(poa_gpu::Error::Mismatch("enough".into()))).unwrap_err();
+    assert_eq!(error.to_string(), "enough");
+}
+
+#[test]
+fn networks_together_score_as_each_alone() {
+    let mut config = Config::recipe("demo").unwrap();
+    config.resolve(1).unwrap();
+    let source = open("shapes:300").unwrap();
+    let val = source.own_held_out().unwrap();
+    let train: Arc<dyn Source> = Arc::new(Broken(source));
+    let size = config.crops.global_crops_size;
+    let (train, val) =
+        (LabelledImages::new(&train, 150, size).unwrap(), LabelledImages::new(&val, 120, size).unwrap());
+    for device in devices() {
+        let model = PoaModel::new(&config, &device, 5).unwrap();
+        let networks = ["smallest", "middle", "intact"].map(|name| model.grid.named(name).unwrap());
+        let run = |memory: usize| {
+            let options = KnnOptions { ks: vec![1, 10], memory, ..KnnOptions::default() };
+            let mut told = Vec::new();
+            let mut progress = |_: &str, done: usize, total: usize| told.push((done, total));
+            let encoder = model.teacher_encoder();
+            let scores = knn_accuracies(encoder, &networks, (&train, &val), &options, &mut progress).unwrap();
+            (scores, told[told.len() - 1])
+        };
+        let readable = train.len() - train.bad_samples().len();
+        let (together, told) = run(KnnOptions::default().memory);
+        assert_eq!(told.1, 150 + 120);
+        assert!(told.0 < told.1 && (readable == 150 || told.0 == 120 + readable));
+        let (alone, told) = run(0);
+        assert_eq!(told.1, 3 * (150 + 120));
+        assert_eq!(together, alone, "on {}", device.kind());
+        assert!(together.iter().all(|ks| ks.len() == 2 && ks.iter().all(|a| (0.0..=1.0).contains(a))));
+    }
 }

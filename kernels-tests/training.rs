@@ -1,20 +1,21 @@
 //! Whole training steps: both devices agree, runs repeat bit for bit, non-finite numbers are skipped, checkpoints hold
 //! everything.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use poa_gpu::Result;
 use poa_gpu::config::Config;
 use poa_gpu::data::{self, Batch, Loader};
+use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::poa::losses::LossReport;
 use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
-use poa_gpu::tensor::{Device, DeviceChoice};
+use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use poa_gpu::train::run_folder::RunFolder;
-use poa_gpu::train::save::{RunState, load, save};
-use poa_gpu::train::trainer::{Trainer, loader_config};
+use poa_gpu::train::save::{RunState, Teacher, load, save};
+use poa_gpu::train::trainer::{Start, Trainer, loader_config};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
@@ -31,6 +32,22 @@ fn demo(settings: &[&str]) -> Config {
     config
 }
 
+fn quiet() -> Start {
+    Start { quiet: true, ..Start::default() }
+}
+
+/// The lines of a `metrics.jsonl` without what depends on the clock.
+fn lines(path: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines()
+        .map(|l| {
+            let mut line: serde_json::Value = serde_json::from_str(l).unwrap();
+            line.as_object_mut().unwrap().remove("time");
+            line
+        })
+        .collect()
+}
+
 fn batch(config: &Config) -> Batch {
     Loader::new(data::open("shapes").unwrap(), loader_config(config)).unwrap().next().unwrap()
 }
@@ -45,7 +62,7 @@ fn step(model: &PoaModel, config: &Config, batch: &Batch, network: Network) -> R
         local_size: config.crops.local_crops_size,
         masks: Some(&batch.masks),
     };
-    let mut how = StepInputs { network, teacher_temp: 0.05, drop_path: Some(&mut rng) };
+    let mut how = StepInputs::new(network, 0.05).with_drop_path(&mut rng);
     let record = model.forward_backward(&inputs, &mut how)?;
     model.optimizer.measure(model.student.gradients().unwrap(), &record.total)?;
     record.read(&model.settings.weights)
@@ -104,17 +121,10 @@ fn a_run_repeats_bit_for_bit() {
             let out = folder(name);
             let run = RunFolder::create(Some(&out), "demo", &config).unwrap();
             let metrics = run.metrics();
-            let trainer = Trainer::new(config, &device, data::open("shapes").unwrap(), run).unwrap();
+            let trainer =
+                Trainer::new(config, &device, data::open("shapes").unwrap(), run, &quiet()).unwrap();
             let outcome = trainer.run(&AtomicBool::new(false)).unwrap();
-            let lines: Vec<serde_json::Value> = std::fs::read_to_string(metrics)
-                .unwrap()
-                .lines()
-                .map(|l| {
-                    let mut line: serde_json::Value = serde_json::from_str(l).unwrap();
-                    line.as_object_mut().unwrap().remove("time");
-                    line
-                })
-                .collect();
+            let lines = lines(&metrics);
             let teacher = std::fs::read(outcome.checkpoint.join("teacher.safetensors")).unwrap();
             assert_eq!(outcome.knn.len(), 3 * 2, "three networks, two numbers of neighbours");
             std::fs::remove_dir_all(out).unwrap();
@@ -171,10 +181,10 @@ fn a_checkpoint_brings_everything_back() {
     step(&model, &config, &batch, model.grid.smallest()).unwrap();
     model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
     model.optimizer.applied = 1;
-    let state = RunState { step: 1, applied: 1, seed: 5 };
+    let state = RunState { step: 1, applied: 1, seed: 5, ..RunState::default() };
     let dir = folder("checkpoint").join("step-1");
     std::fs::create_dir_all(dir.parent().unwrap()).unwrap();
-    save(&model, &state, &dir).unwrap();
+    save(&model, &config, &state, &dir).unwrap();
     let mut other = PoaModel::new(&config, &device, 6).unwrap();
     assert_eq!(load(&mut other, &dir).unwrap(), state);
     let values = |m: &PoaModel| {
@@ -188,6 +198,15 @@ fn a_checkpoint_brings_everything_back() {
         all
     };
     assert!(values(&model) == values(&other));
+
+    // the teacher alone, with everything it needs from the checkpoint
+    let teacher = Teacher::open(&dir, &device).unwrap();
+    assert_eq!((teacher.step, &teacher.config), (1, &config));
+    let images = Tensor::from_slice(&device, &[2, 3, 32, 32], &batch.global[..2 * 3 * 32 * 32]).unwrap();
+    let network = teacher.grid.named("middle").unwrap();
+    let features =
+        |encoder: Encoder| encoder.features(network, &images, false).unwrap().0.to_vec::<f32>().unwrap();
+    assert_eq!(features(teacher.encoder()), features(model.teacher_encoder()));
 
     // a model of other sizes: one line that names the tensor
     let wider = demo(&["train.batch_size_per_gpu=4", "dino.head_hidden_dim=64"]);
@@ -216,4 +235,148 @@ fn initial_weights_depend_on_the_seed_alone() {
     let (a, b, c) = (read(1), read(1), read(2));
     assert!(a == b && a != c);
     assert!(a.iter().all(|(student, teacher)| student == teacher), "the teacher starts as a copy");
+}
+
+/// A run in pieces: to `stops[0]` steps, resumed to `stops[1]`, and so on; everything that it leaves.
+fn in_pieces(
+    name: &str,
+    choice: &DeviceChoice,
+    stops: &[usize],
+    settings: &[&str],
+) -> (Vec<serde_json::Value>, [Vec<u8>; 3]) {
+    let out = folder(name);
+    let mut last = None;
+    for (piece, stop) in stops.iter().enumerate() {
+        let config = demo(settings);
+        let device = Device::open(choice).unwrap();
+        let run = match piece {
+            0 => RunFolder::create(Some(&out), "demo", &config).unwrap(),
+            _ => RunFolder::open(&out).unwrap(),
+        };
+        let start = Start { resume: piece > 0, ..quiet() };
+        let source = data::open("shapes").unwrap();
+        let mut trainer = Trainer::new(config, &device, source, run, &start).unwrap();
+        trainer.stop_after(*stop);
+        last = Some(trainer.run(&AtomicBool::new(false)).unwrap());
+    }
+    let checkpoint = last.unwrap().checkpoint;
+    let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
+    let files = files.map(|f| std::fs::read(checkpoint.join(f)).unwrap());
+    let metrics = lines(&out.join("metrics.jsonl"));
+    std::fs::remove_dir_all(out).unwrap();
+    (metrics, files)
+}
+
+/// 10 steps + resume + 10 are 20: every parameter, moment and metric, and so every sample; also where the steps between
+/// a checkpoint and the end of the process are done again.
+#[test]
+fn a_resumed_run_continues_bit_for_bit() {
+    for (choice, accumulation) in [(DeviceChoice::Cpu, 1), (DeviceChoice::Gpu, 1), (DeviceChoice::Cpu, 3)] {
+        let accumulation = format!("train.accumulation_steps={accumulation}");
+        let settings = [
+            "train.batch_size_per_gpu=4",
+            "train.total_steps=20",
+            "train.log_every=3",
+            "student.drop_path_rate=0.3",
+            "train.centering=\"centering\"",
+            "evaluation.eval_period_iterations=10",
+            "evaluation.train_images=100",
+            "evaluation.val_images=50",
+            &accumulation,
+        ];
+        let whole = in_pieces("whole", &choice, &[20], &settings);
+        let halves = in_pieces("halves", &choice, &[10, 20], &settings);
+        assert_eq!(whole.0, halves.0, "metrics on {choice:?} with {accumulation}");
+        assert!(whole.1 == halves.1, "parameters and moments on {choice:?} with {accumulation}");
+        let losses = whole.0.iter().filter(|l| l.get("loss").is_some()).count();
+        let evaluated = whole.0.iter().filter(|l| l.get("knn.48x2.10").is_some()).count();
+        assert_eq!((losses, evaluated), (8, 3));
+        if choice == DeviceChoice::Cpu {
+            let many = in_pieces("many", &choice, &[1, 7, 10, 13, 20], &settings);
+            assert_eq!(whole.0, many.0);
+            assert!(whole.1 == many.1);
+        }
+    }
+}
+
+/// A batch of the demo's sizes.
+fn sized<'a>(images: usize, global: &'a [f32], local: &'a [f32], masks: &'a [u8]) -> StepBatch<'a> {
+    StepBatch { images, global, global_size: 32, local, local_size: 16, masks: Some(masks) }
+}
+
+/// Two batches of two images are one of four, where nothing looks at the batch as a whole.
+#[test]
+fn accumulated_gradients_are_those_of_the_big_batch() {
+    let big =
+        demo(&["train.batch_size_per_gpu=4", "train.centering=\"centering\"", "dino.koleo_loss_weight=0"]);
+    let whole = batch(&big);
+    let (b, global, local) = (4, 3 * 32 * 32, 3 * 16 * 16);
+    let patches = whole.masks.len() / (2 * b);
+    // images [0, 2) and [2, 4) of every crop
+    let half = |values: &[f32], each: usize, crops: usize, part: usize| -> Vec<f32> {
+        (0..crops).flat_map(|c| values[(c * b + 2 * part) * each..][..2 * each].to_vec()).collect()
+    };
+    let masks = |part: usize| -> Vec<u8> {
+        (0..2).flat_map(|c| whole.masks[(c * b + 2 * part) * patches..][..2 * patches].to_vec()).collect()
+    };
+    for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let device = Device::open(&choice).unwrap();
+        let models = [0, 1].map(|_| PoaModel::new(&big, &device, 5).unwrap());
+        let network = models[0].grid.named("middle").unwrap();
+        let run = |model: &PoaModel, batch: &StepBatch, share: f64| {
+            let mut inputs = StepInputs { share, ..StepInputs::new(network, 0.05) };
+            model.forward_backward(batch, &mut inputs).unwrap().read(&model.settings.weights).unwrap()
+        };
+        let of_whole = run(&models[0], &sized(4, &whole.global, &whole.local, &whole.masks), 1.0);
+        let halves: Vec<LossReport> = (0..2)
+            .map(|part| {
+                // the centres move after every batch; both must see the first ones
+                for center in models[1].heads.iter().flat_map(|h| h.centers.iter().flatten()) {
+                    center.upload(&vec![0.0f32; center.elements()]).unwrap();
+                }
+                let (g, l) = (half(&whole.global, global, 2, part), half(&whole.local, local, 2, part));
+                run(&models[1], &sized(2, &g, &l, &masks(part)), 0.5)
+            })
+            .collect();
+        let of_halves = LossReport::mean(&halves);
+        assert!((of_whole.total - of_halves.total).abs() < 2e-6 * of_whole.total.abs());
+        for ((name, a), (other, b)) in of_whole.components.iter().zip(&of_halves.components) {
+            assert!(name == other && (a - b).abs() <= 5e-6 * a.abs(), "{name}: {a} and {b}");
+        }
+        let [whole, halves] = [&models[0], &models[1]].map(|m| m.student.gradients().unwrap());
+        for place in whole.layout().places() {
+            let name = &place.spec.name;
+            let error = distance(&halves.read(name).unwrap(), &whole.read(name).unwrap());
+            assert!(error <= 2e-5, "{choice:?} gradient of {name}: {error:e}");
+        }
+    }
+}
+
+/// Entropy, divergence and spread as they are logged.
+#[test]
+fn the_health_of_a_step_is_the_same_on_both_devices() {
+    let config = demo(&["train.batch_size_per_gpu=8"]);
+    let batch = batch(&config);
+    let health = [DeviceChoice::Cpu, DeviceChoice::Gpu].map(|choice| {
+        let model = PoaModel::new(&config, &Device::open(&choice).unwrap(), 5).unwrap();
+        let inputs = StepBatch {
+            images: batch.images,
+            global: &batch.global,
+            global_size: 32,
+            local: &batch.local,
+            local_size: 16,
+            masks: None,
+        };
+        let mut how = StepInputs { health: true, ..StepInputs::new(model.grid.smallest(), 0.04) };
+        model.forward_backward(&inputs, &mut how).unwrap().health().unwrap().unwrap()
+    });
+    let [cpu, gpu] = &health;
+    assert_eq!(cpu.heads.len(), 2);
+    for (a, b) in cpu.heads.iter().zip(&gpu.heads) {
+        assert!((a.entropy - b.entropy).abs() < 1e-5 && (a.kl - b.kl).abs() < 1e-5, "{a:?} {b:?}");
+        assert!(a.entropy > 0.0 && a.entropy <= a.uniform && a.kl >= 0.0, "{a:?}");
+    }
+    assert!(
+        (cpu.feature_std - gpu.feature_std).abs() < 1e-5 && cpu.feature_std > 0.0 && cpu.feature_std <= 1.0
+    );
 }

@@ -2,15 +2,19 @@
 //   columns  parts[s, 0, j], parts[s, 1, j] = m, Σ exp(l/τ + a − m) over a strip of rows, m their maximum (=)
 //   merge    b[j] = LSE over the strips of column 0 − that of column j (=); the common factor is the row pass'
 //   rows     a[i] = −LSE_j(l/τ + b) as two f32: −maximum and −log of the sum relative to it (=)
+//   entropy  parts[i] = −Σ_j p log p (=), for reports
 // l: rows of `cols` elements, x_stride apart; a: [R, 2]; parts: [strips, 2, cols]. 1/τ = inverse + inverse_low.
 // Sums run with a maximum that grows as elements are read, so the logits may have any size and are read once.
 // Grid: columns (ceil(cols / WG), strips of this chunk, 1), one invocation a column; merge (ceil(cols / WG), 1, 1);
-// rows one workgroup a row, folded.
+// rows and entropy one workgroup a row, folded.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
 #include "targets.wgsl"
 #ifdef ROW_PASS
+#include "reduce.wgsl"
+#endif
+#ifdef ENTROPY_PASS
 #include "reduce.wgsl"
 #endif
 
@@ -131,5 +135,30 @@ fn rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec
         a[p.a_offset + 2u * i] = -top;
         a[p.a_offset + 2u * i + 1u] = -log_accurate(sum);
     }
+}
+#endif
+
+#ifdef ENTROPY_PASS
+@group(0) @binding(0) var<storage, read_write> parts: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(3) var<storage, read> a: array<f32>;
+
+@compute @workgroup_size(WG)
+fn entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+           @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(wid, nwg);
+    if i >= p.rows { return; }
+    let at = p.x_offset + i * p.x_stride;
+    let head = a[p.a_offset + 2u * i];
+    let low = a[p.a_offset + 2u * i + 1u];
+    var total = 0.0;
+    for (var c = lane; c < p.cols; c += WG) {
+        let y = over_temperature(x[at + c], p.inverse, p.inverse_low, head, low + b[p.b_offset + c]);
+        let logarithm = y.x + y.y;
+        total = fma(logarithm, exp_accurate(logarithm), total);
+    }
+    let sum = workgroup_sum(total, lane);
+    if lane == 0u { parts[p.parts_offset + i] = -sum; }
 }
 #endif

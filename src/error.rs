@@ -36,6 +36,9 @@ pub enum Error {
     /// A device that is missing, lacks a limit, or failed.
     #[error("device: {0}")]
     Device(String),
+    /// A run that cannot go on because its numbers are not finite any more.
+    #[error("{0}")]
+    Diverged(String),
     /// Numbers that are not those expected (a self-test or a verification that failed).
     #[error("{0}")]
     Mismatch(String),

@@ -14,10 +14,12 @@ pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
+pub mod plot;
 pub mod poa;
 mod pool;
 pub mod tensor;
 pub mod train;
 pub mod verify;
+pub mod weights;
 
 pub use error::{Error, Result};

@@ -2,7 +2,7 @@
 
 use poa_gpu::gpu::{Caps, emit_spirv, validate};
 use poa_gpu::ops;
-use poa_gpu::optim::adamw;
+use poa_gpu::optim::{adamw, sgd};
 
 #[test]
 fn every_variant_validates_and_translates() {
@@ -22,6 +22,7 @@ fn every_variant_validates_and_translates() {
     for caps in [minimal, rich, software] {
         let mut kernels = ops::kernels(&caps);
         kernels.extend(adamw::kernels(&caps));
+        kernels.extend(sgd::kernels(&caps));
         assert!(kernels.len() >= 16, "only {} kernels are listed", kernels.len());
         for kernel in kernels {
             validate(&kernel, &caps).unwrap();

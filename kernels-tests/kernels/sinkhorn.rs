@@ -76,6 +76,16 @@ fn of_any_shape_in_any_chunks() {
                 let what = format!("sinkhorn {rows}x{cols} by {chunk} at {temperature} on {}", device.kind());
                 let targets =
                     sinkhorn(chunks(&device, &logits, cols, chunk).unwrap(), temperature, 3).unwrap();
+                let entropy = targets.entropy().unwrap();
+                assert!(entropy.fences_intact().unwrap());
+                let want_entropy: Vec<f64> = want
+                    .chunks(cols)
+                    .map(|row| -row.iter().filter(|p| **p > 0.0).map(|p| p * p.ln()).sum::<f64>())
+                    .collect();
+                let most = (cols as f64).ln().max(1.0);
+                for (got, want) in entropy.to_vec::<f32>().unwrap().iter().zip(&want_entropy) {
+                    assert!((*got as f64 - want).abs() < 5e-6 * most, "{what}: entropy {got}, not {want}");
+                }
                 // with few rows b spans all of the logits' range, and is rounded at that size
                 compare(&what, &targets, &want, if rows < 17 { 4e-6 } else { 2e-6 });
             }

@@ -4,13 +4,29 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::config::ConfigArgs;
+use crate::cli::eval::EvalArgs;
+use crate::cli::extract::ExtractArgs;
+use crate::cli::features::FeaturesArgs;
+use crate::cli::visualize::VisualizeArgs;
 use crate::config::{Config, recipe_name};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::tensor::DeviceChoice;
+use crate::train::run_folder::{holds_run, newest_run};
 
 /// Pre-trains a whole family of vision backbones in one run, on any GPU (POA, ECCV 2024).
 #[derive(Debug, Parser)]
-#[command(name = "poa-gpu", version, about, max_term_width = 100, arg_required_else_help = true)]
+#[command(name = "poa-gpu", version = env!("POA_GPU_VERSION"), about, max_term_width = 100)]
+#[command(
+    arg_required_else_help = true,
+    after_help = "\
+Examples:
+  poa-gpu train                                    the demo, on whatever device there is
+  poa-gpu train --config vit_ee1200 --data folder:photos --out runs/photos --resume
+  poa-gpu eval knn --checkpoint runs/photos --train folder:a --val folder:b --network all
+  poa-gpu extract --checkpoint runs/photos --network small --out vit-s
+  poa-gpu COMMAND --help                           everything about a command"
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
@@ -22,10 +38,30 @@ pub struct Cli {
 pub enum Command {
     /// Trains a backbone and all its sub-networks
     Train(TrainArgs),
+    /// Cuts sub-networks out of a trained teacher, as plain networks for timm, DINOv2's code or POA's
+    Extract(ExtractArgs),
+    /// Measures sub-networks on labelled images: k-NN or linear probe
+    #[command(subcommand)]
+    Eval(EvalArgs),
+    /// Writes the features of images to a safetensors file
+    Features(FeaturesArgs),
+    /// Draws what a sub-network attends to and how it sees the parts of an image
+    Visualize(VisualizeArgs),
+    /// Prints or checks a configuration
+    Config(ConfigArgs),
     /// Replays recorded training steps and compares every number with the record
     Verify(VerifyArgs),
     /// Lists the devices that can be used, with their limits
+    #[command(after_help = "Example:\n  poa-gpu devices        what --device can be, best first")]
     Devices,
+    /// Prints a script with which a shell completes this program's arguments
+    #[command(
+        after_help = "Example:\n  poa-gpu completions bash > ~/.local/share/bash-completion/completions/poa-gpu"
+    )]
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Arguments of `train`.
@@ -36,17 +72,33 @@ Examples:
   poa-gpu train --steps 100 --device cpu               the same in 100 steps, without a GPU
   poa-gpu train --config vit_ee1200 --data folder:./images
                                                        the paper's ViT recipe on a folder of images
-  poa-gpu train --config my.toml optim.epochs=50 'dino.head_n_prototypes=[1024, 2048]'")]
+  poa-gpu train --config my.toml optim.epochs=50 'dino.head_n_prototypes=[1024, 2048]'
+  poa-gpu train --config my.toml --out runs/a --resume goes on where runs/a ended, or starts it
+  poa-gpu train --out runs/a --resume optim.epochs=400 goes on with a setting changed
+  poa-gpu train --config vit_ee1200 --data webdataset:shards/{000..146}.tar --init vit_large.safetensors")]
 pub struct TrainArgs {
-    /// A TOML file, or a recipe of the program: demo, vit_ee1200, bench_tiny, bench_vit_s
-    #[arg(long, value_name = "FILE|NAME", default_value = "demo")]
-    pub config: String,
-    /// Where the images come from: folder:DIR, shapes, shapes:N, shapes:NxSIZE (sets data.spec)
+    /// A TOML file, or a recipe of the program: demo, vit_ee1200, bench_tiny, bench_vit_s [default: demo, or with
+    /// --resume the run's own]
+    #[arg(long, value_name = "FILE|NAME")]
+    pub config: Option<String>,
+    /// Where the images come from: folder:DIR, list:FILE, webdataset:PATTERN, cifar10:DIR, cifar100:DIR, shapes,
+    /// shapes:N, shapes:NxSIZE (sets data.spec)
     #[arg(long, value_name = "SPEC")]
     pub data: Option<String>,
-    /// Folder of the run; it must not hold another [default: runs/RECIPE-N]
+    /// Folder of the run; without --resume it must not hold another [default: runs/RECIPE-N]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// Goes on with the run in --out (without it: the newest of the recipe in runs/) from its newest whole checkpoint;
+    /// where there is none yet, starts it. The same command can so be given again and again
+    #[arg(long)]
+    pub resume: bool,
+    /// Starts from weights instead of random ones: a safetensors file with timm's, DINOv2's or POA's names, or a
+    /// checkpoint. Ignored where a run is resumed
+    #[arg(long, value_name = "FILE|DIR")]
+    pub init: Option<PathBuf>,
+    /// Shows warnings and errors alone
+    #[arg(long, short)]
+    pub quiet: bool,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
@@ -64,7 +116,21 @@ pub struct TrainArgs {
 impl TrainArgs {
     /// The recipe with the settings of the command line over it, resolved for a run on `ranks` devices.
     pub fn load_config(&self, ranks: usize) -> Result<Config> {
-        let mut config = Config::load(&self.config, &self.settings)?;
+        let config = Config::load(self.config.as_deref().unwrap_or(DEFAULT_RECIPE), &self.settings)?;
+        self.finish(config, ranks)
+    }
+
+    /// The configuration to go on with in a run that was started with `stored`: that one under the settings of the
+    /// command line or, where the command line names a recipe, that recipe.
+    pub fn resumed_config(&self, mut stored: Config, ranks: usize) -> Result<Config> {
+        if self.config.is_some() {
+            return self.load_config(ranks);
+        }
+        stored.apply(&self.settings)?;
+        self.finish(stored, ranks)
+    }
+
+    fn finish(&self, mut config: Config, ranks: usize) -> Result<Config> {
         if let Some(spec) = &self.data {
             config.data.spec.clone_from(spec);
         }
@@ -75,14 +141,32 @@ impl TrainArgs {
             config.train.seed = seed;
         }
         config.resolve(ranks)?;
+        if config.data.spec.is_empty() {
+            return Err(Error::config(
+                "data.spec",
+                "names no images; give --data folder:DIR, or --data shapes for the embedded set",
+            ));
+        }
         Ok(config)
     }
 
     /// What the run is called after.
     pub fn recipe(&self) -> String {
-        recipe_name(&self.config)
+        recipe_name(self.config.as_deref().unwrap_or(DEFAULT_RECIPE))
+    }
+
+    /// The folder of the run that is to be resumed, if there is one.
+    pub fn run_to_resume(&self) -> Option<PathBuf> {
+        match &self.out {
+            _ if !self.resume => None,
+            Some(dir) => holds_run(dir).then(|| dir.clone()),
+            None => newest_run(&self.recipe()),
+        }
     }
 }
+
+/// The recipe that `train` takes without being told one.
+const DEFAULT_RECIPE: &str = "demo";
 
 /// Arguments of `verify`.
 #[derive(Debug, Clone, Args)]

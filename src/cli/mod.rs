@@ -9,11 +9,18 @@ macro_rules! say {
 }
 
 pub mod args;
+mod config;
 mod devices;
+mod eval;
+mod extract;
+mod features;
+mod progress;
 mod train;
 mod verify;
+mod visualize;
 
 use args::{Cli, Command};
+use clap::CommandFactory;
 
 use crate::error::Result;
 
@@ -21,7 +28,18 @@ use crate::error::Result;
 pub fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(&args),
+        Command::Extract(args) => extract::run(&args),
+        Command::Eval(args) => eval::run(&args),
+        Command::Features(args) => features::run(&args),
+        Command::Visualize(args) => visualize::run(&args),
+        Command::Config(args) => config::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Devices => devices::run(),
+        Command::Completions { shell } => {
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "poa-gpu", &mut script);
+            say!("{}", String::from_utf8_lossy(&script).trim_end());
+            Ok(())
+        }
     }
 }

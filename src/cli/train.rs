@@ -4,30 +4,61 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::args::TrainArgs;
+use crate::config::Config;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::tensor::Device;
 use crate::train::run_folder::RunFolder;
-use crate::train::trainer::{Outcome, Trainer};
+use crate::train::trainer::{Outcome, Start, Trainer};
 
 pub(super) fn run(args: &TrainArgs) -> Result<()> {
-    let config = args.load_config(1)?;
-    if config.data.spec.is_empty() {
-        return Err(Error::config(
-            "data.spec",
-            "names no images; give --data folder:DIR, or --data shapes for the embedded set",
-        ));
-    }
+    let earlier = match args.run_to_resume() {
+        None => None,
+        Some(dir) => {
+            let folder = RunFolder::open(&dir)?;
+            let stored = Config::load(&folder.config().display().to_string(), &[])?;
+            Some((folder, stored))
+        }
+    };
+    let config = match &earlier {
+        None => args.load_config(1)?,
+        Some((_, stored)) => args.resumed_config(stored.clone(), 1)?,
+    };
     let source = data::open(&config.data.spec)?;
     let device = Device::open(&args.device)?;
-    let folder = RunFolder::create(args.out.as_deref(), &args.recipe(), &config)?;
-    say!("device:  {}", device.describe());
-    say!("data:    {}, {} images", source.describe(), source.len());
-    say!("run:     {}", folder.dir().display());
+    let shows = |text: String| {
+        if !args.quiet {
+            say!("{text}");
+        }
+    };
+    let resume = earlier.is_some();
+    let folder = match earlier {
+        Some((folder, stored)) => {
+            let changes = config.differences(&stored)?;
+            for (key, new, old) in &changes {
+                shows(format!("changed: {key} = {new} (was {old})"));
+            }
+            if !changes.is_empty() {
+                folder.write_config(&config)?;
+            }
+            folder
+        }
+        // what an attempt left that was ended before it had a configuration is no run
+        None => match (&args.out, args.resume) {
+            (Some(dir), true) => RunFolder::start(dir, &config)?,
+            _ => RunFolder::create(args.out.as_deref(), &args.recipe(), &config)?,
+        },
+    };
+    shows(format!("device:  {}", device.describe()));
+    shows(format!("data:    {}, {} images", source.describe(), source.len()));
+    shows(format!("run:     {}", folder.dir().display()));
     let stop = stop_on_signal()?;
-    let trainer = Trainer::new(config, &device, source, folder)?;
+    let start = Start { resume, init: args.init.clone(), quiet: args.quiet };
+    let trainer = Trainer::new(config, &device, source, folder, &start)?;
     let outcome = trainer.run(&stop)?;
-    report(&outcome, &device);
+    if !args.quiet {
+        report(&outcome, &device);
+    }
     Ok(())
 }
 

@@ -84,6 +84,20 @@ impl Layers {
         self.set(key, parsed)
     }
 
+    /// The settings that differ, as (key, here, there).
+    pub(super) fn differences(&self, other: &Self) -> Vec<(String, String, String)> {
+        let mut all = Vec::new();
+        for (section, values) in self.table.iter().filter_map(|(s, v)| Some((s, v.as_table()?))) {
+            for (name, value) in values {
+                let key = format!("{section}.{name}");
+                if let Some(there) = other.current(&key).filter(|there| *there != value) {
+                    all.push((key, value.to_string(), there.to_string()));
+                }
+            }
+        }
+        all
+    }
+
     fn current(&self, key: &str) -> Option<&Value> {
         let (section, name) = key.split_once('.')?;
         self.table.get(section)?.get(name)

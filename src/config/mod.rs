@@ -56,6 +56,11 @@ impl Config {
         RECIPES.iter().map(|(name, _)| *name)
     }
 
+    /// The text of the recipe whose values are the defaults: every key, with comments.
+    pub fn default_recipe() -> &'static str {
+        include_str!("../../configs/vit_ee1200.toml")
+    }
+
     /// A recipe that is part of the program.
     pub fn recipe(name: &str) -> Result<Self> {
         let (_, text) =
@@ -119,13 +124,26 @@ impl Config {
 
     /// The learning rate after warm-up that `optim.base_lr` and `optim.scaling_rule` give on `ranks` devices.
     pub fn scaled_lr(&self, ranks: usize) -> f64 {
-        let images = (self.train.batch_size_per_gpu * ranks) as f64;
+        let images = (self.images_per_step() * ranks) as f64;
         self.optim.base_lr
             * match self.optim.scaling_rule {
                 ScalingRule::Sqrt => (images / 1024.0).sqrt(),
                 ScalingRule::Linear => images / 1024.0,
                 ScalingRule::None => 1.0,
             }
+    }
+
+    /// Images of a step on one device.
+    pub fn images_per_step(&self) -> usize {
+        self.train.batch_size_per_gpu * self.train.accumulation_steps
+    }
+
+    /// Effective epochs of a pass over the images, as the paper counts them: the pixels of all crops in units of one
+    /// global crop. 346 epochs of 2 crops of 224 and 8 of 96 pixels are 1,200.
+    pub fn effective_epochs_per_epoch(&self) -> f64 {
+        let c = &self.crops;
+        let local = c.local_crops_size as f64 / c.global_crops_size as f64;
+        2.0 + c.local_crops_number as f64 * local * local
     }
 
     /// Steps of the whole run.
@@ -156,6 +174,12 @@ impl Config {
     /// Steps between checkpoints.
     pub fn checkpoint_period(&self) -> usize {
         self.steps_of_epochs(self.train.saveckp_freq).max(1)
+    }
+
+    /// The settings that differ from another configuration's, as (key, here, there).
+    pub fn differences(&self, other: &Self) -> Result<Vec<(String, String, String)>> {
+        let (here, there) = (merge::Layers::over(self)?, merge::Layers::over(other)?);
+        Ok(here.differences(&there))
     }
 
     /// This configuration as TOML that loads to the same configuration.

@@ -166,8 +166,11 @@ pub enum Centering {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Train {
-    /// Images of a step on one device.
+    /// Images that one device works on at a time.
     pub batch_size_per_gpu: usize,
+    /// Batches of a step: their gradients are added up before the update, as if they were one batch, except that
+    /// Sinkhorn-Knopp and KoLeo see one batch at a time. The learning rate follows the images of all of them.
+    pub accumulation_steps: usize,
     /// Steps of an epoch.
     #[serde(rename = "OFFICIAL_EPOCH_LENGTH")]
     pub epoch_length: usize,
@@ -182,8 +185,13 @@ pub struct Train {
     pub num_workers: usize,
     /// Epochs between checkpoints.
     pub saveckp_freq: usize,
-    /// Checkpoints kept; older ones are removed. 0 keeps all.
+    /// Newest checkpoints kept; older ones are removed. 0 keeps all.
     pub keep_checkpoints: usize,
+    /// Every so many-th checkpoint is kept for good; 0 for none.
+    pub keep_every: usize,
+    /// Steps in a row with a loss or gradients that are not finite after which the run stops, with a checkpoint of the
+    /// last good state; 0 goes on whatever happens. Such a step changes nothing.
+    pub halt_after_skips: usize,
     /// Steps between reports.
     pub log_every: usize,
     /// Prototypes whose logits are in memory at a time; 0 takes as many as the device has room for.
@@ -194,6 +202,7 @@ impl Default for Train {
     fn default() -> Self {
         Self {
             batch_size_per_gpu: 50,
+            accumulation_steps: 1,
             epoch_length: 800,
             total_steps: 0,
             centering: Centering::SinkhornKnopp,
@@ -201,6 +210,8 @@ impl Default for Train {
             num_workers: 0,
             saveckp_freq: 20,
             keep_checkpoints: 3,
+            keep_every: 0,
+            halt_after_skips: 100,
             log_every: 10,
             prototype_chunk: 0,
         }
@@ -223,7 +234,7 @@ pub struct Data {
 
 impl Default for Data {
     fn default() -> Self {
-        Self { spec: String::new(), max_bad_fraction: 1.0, held_out: 0.1, held_out_at_most: 10_000 }
+        Self { spec: String::new(), max_bad_fraction: 0.1, held_out: 0.1, held_out_at_most: 10_000 }
     }
 }
 
@@ -233,6 +244,10 @@ impl Default for Data {
 pub struct Evaluation {
     /// Steps between evaluations; 0 evaluates at the end only.
     pub eval_period_iterations: usize,
+    /// Labelled images that vote, such as `folder:imagenet/train`; empty takes the training images, if they have labels.
+    pub train: String,
+    /// Labelled images that are classified; empty takes those held out of training.
+    pub val: String,
     /// Labelled images that vote; 0 takes all.
     pub train_images: usize,
     /// Images that are classified; 0 takes all.
@@ -249,6 +264,8 @@ impl Default for Evaluation {
     fn default() -> Self {
         Self {
             eval_period_iterations: 27680,
+            train: String::new(),
+            val: String::new(),
             train_images: 0,
             val_images: 0,
             k: vec![10, 20, 100, 200],

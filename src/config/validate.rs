@@ -252,11 +252,16 @@ impl Config {
         demand(r.seed <= i64::MAX as u64, "train.seed", || {
             format!("is {}; it must be 0 to 2^63 - 1", r.seed)
         })?;
+        whole("train.accumulation_steps", r.accumulation_steps, 1, 1 << 16, 1)?;
         whole("train.num_workers", r.num_workers, 0, 1024, 0)?;
         whole("train.saveckp_freq", r.saveckp_freq, 1, 1_000_000, 20)?;
         whole("train.log_every", r.log_every, 1, 1_000_000, 10)?;
         number("data.max_bad_fraction", d.max_bad_fraction, 0.0, 1.0, 0.01)?;
         number("data.held_out", d.held_out, 0.0, 0.9, 0.1)?;
+        demand(e.train.is_empty() == e.val.is_empty(), "evaluation.val", || {
+            "and evaluation.train belong together: give both, or neither to hold some training images out"
+                .into()
+        })?;
         demand(!e.k.is_empty(), "evaluation.k", || {
             "is empty; give one number or more, for example [10, 20]".into()
         })?;

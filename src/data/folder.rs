@@ -2,21 +2,15 @@
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
-use std::io::Cursor;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 
-use image::{DynamicImage, ImageDecoder, ImageReader, RgbImage};
+use image::RgbImage;
 use walkdir::WalkDir;
 
-use crate::data::source::{BadSample, Source};
+use crate::data::bad_samples::BadSample;
+use crate::data::decode::{EXTENSIONS, decode_file, is_image_ending};
+use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
-
-/// The endings of the files that are taken for images, in lower case.
-pub const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tiff", "tif"];
-
-/// The largest decoded image, bytes. What needs more is a broken or hostile file.
-const MAX_DECODED: u64 = 512 << 20;
 
 /// All images under a folder, in the order of their paths.
 pub struct Folder {
@@ -55,7 +49,7 @@ impl Folder {
                 },
             };
             let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { continue };
-            if !is_image(&path) {
+            if !path.extension().is_some_and(is_image_ending) {
                 continue;
             }
             let dir = dir.strip_prefix(root).unwrap_or(dir);
@@ -69,12 +63,8 @@ impl Folder {
             let kinds = EXTENSIONS.join(", ");
             return Err(Error::file(root, format!("holds no images ({kinds}) at any depth; check the path")));
         }
-        if u32::try_from(files.len()).is_err() {
-            return Err(Error::file(
-                root,
-                "holds more than 4294967295 images; split it into several folders",
-            ));
-        }
+        check_count(files.len(), root)?;
+        files.shrink_to_fit();
         let (dirs, classes) = classify(root, dirs);
         Ok(Self { root: root.to_path_buf(), dirs, files, classes })
     }
@@ -92,9 +82,7 @@ impl Source for Folder {
     }
     fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
         let relative = self.relative(i);
-        let decoded = catch_unwind(AssertUnwindSafe(|| decode(&self.root.join(&relative))))
-            .unwrap_or_else(|_| Err("the decoder failed on it".into()));
-        decoded.map_err(|reason| BadSample { name: relative.display().to_string(), reason })
+        decode_file(&self.root.join(&relative)).map_err(|fault| fault.of(relative.display().to_string()))
     }
     fn label(&self, i: usize) -> Option<u32> {
         (!self.classes.is_empty()).then(|| self.dirs[self.files[i].0 as usize].1)
@@ -131,29 +119,4 @@ fn classify(root: &Path, dirs: Vec<PathBuf>) -> (Vec<(PathBuf, u32)>, Vec<String
 fn broken_link(e: &walkdir::Error) -> Option<PathBuf> {
     let missing = e.io_error().is_some_and(|io| io.kind() == std::io::ErrorKind::NotFound);
     missing.then(|| e.path().map(Path::to_path_buf)).flatten()
-}
-
-fn is_image(path: &Path) -> bool {
-    path.extension().is_some_and(|have| EXTENSIONS.iter().any(|want| have.eq_ignore_ascii_case(want)))
-}
-
-/// Reads and decodes one file. The content decides what it is, whatever its ending; the EXIF orientation is applied;
-/// grey, 16-bit, palette and CMYK images become 8-bit RGB, and an alpha channel is dropped (as PIL's
-/// `convert("RGB")` does).
-fn decode(path: &Path) -> Result<RgbImage, String> {
-    let bytes = std::fs::read(path).map_err(|e| e.to_string())?;
-    let explain = |e: image::ImageError| e.to_string();
-    let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().map_err(|e| e.to_string())?;
-    let mut decoder = reader.into_decoder().map_err(explain)?;
-    if decoder.total_bytes() > MAX_DECODED {
-        let (width, height) = decoder.dimensions();
-        return Err(format!("is {width}×{height}, larger than {} MiB decoded", MAX_DECODED >> 20));
-    }
-    let orientation = decoder.orientation().unwrap_or(image::metadata::Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder).map_err(explain)?;
-    if image.width() == 0 || image.height() == 0 {
-        return Err("has no pixels".into());
-    }
-    image.apply_orientation(orientation);
-    Ok(image.into_rgb8())
 }

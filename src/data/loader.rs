@@ -1,7 +1,7 @@
 //! Batches from worker threads. The unit of work is one image: it is decoded once for all its crops, and all workers
 //! share the images of a batch. At most `prefetch` batches exist beside the one handed out.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -11,10 +11,11 @@ use image::RgbImage;
 use crate::data::assembly::Assembly;
 pub use crate::data::assembly::Batch;
 use crate::data::augment::{CropConfig, Scratch, View, apply_into, draw};
+use crate::data::bad_samples::{BadKind, BadSample, BadSamples, Fault};
 use crate::data::masks::MaskConfig;
 use crate::data::order::{Order, Pick};
 use crate::data::rng::{Purpose, stream};
-use crate::data::source::{BadSample, Source};
+use crate::data::source::Source;
 use crate::error::{Error, Result};
 
 /// What the loader makes.
@@ -42,6 +43,8 @@ pub struct Loader {
     threads: Vec<JoinHandle<()>>,
     scratch: Scratch,
     waited: Duration,
+    /// Bad images handed out.
+    bad: usize,
 }
 
 impl Loader {
@@ -69,8 +72,8 @@ impl Loader {
             work: Condvar::new(),
             done: Condvar::new(),
         });
-        let mut loader =
-            Self { shared, threads: Vec::new(), scratch: Scratch::default(), waited: Duration::ZERO };
+        let (threads, scratch) = (Vec::new(), Scratch::default());
+        let mut loader = Self { shared, threads, scratch, waited: Duration::ZERO, bad: 0 };
         for i in 0..count {
             let shared = loader.shared.clone();
             let started =
@@ -98,7 +101,11 @@ impl Loader {
         let mut progress = shared.lock();
         let assembly = Assembly::new(&shared.config, progress.next);
         for slot in 0..shared.config.batch {
-            shared.fill(&assembly, slot, &mut self.scratch).map_err(|e| e.error(&*shared.source))?;
+            if let Err(halt) = shared.fill(&assembly, slot, &mut self.scratch) {
+                let error = halt.error(&*shared.source);
+                progress.halt = Some(halt);
+                return Err(error);
+            }
         }
         progress.next += 1;
         Ok(assembly.finish(&shared.config))
@@ -131,9 +138,21 @@ impl Loader {
         self.shared.order.steps_per_epoch()
     }
 
-    /// The images found unusable so far, by number. Each was replaced by the next usable one.
-    pub fn bad_samples(&self) -> Vec<BadSample> {
-        self.shared.bad().values().cloned().collect()
+    /// The images found unusable since the last call, by number. Each was replaced by the next usable one, and is
+    /// handed out once, after the first batch that it should have been in: so a run reports the same images at the
+    /// same steps for any number of threads. After an error of [`Loader::next`], all that are known.
+    pub fn take_bad_samples(&mut self) -> Vec<BadSample> {
+        let progress = self.shared.lock();
+        let end = if progress.halt.is_some() { u64::MAX } else { progress.next };
+        drop(progress);
+        let bad = self.shared.bad().take(end);
+        self.bad += bad.len();
+        bad
+    }
+
+    /// How many images [`Loader::take_bad_samples`] has handed out in all.
+    pub fn bad_count(&self) -> usize {
+        self.bad
     }
 
     /// How long [`Loader::next`] has taken in all: the time a training loop stood still for data.
@@ -157,7 +176,7 @@ struct Shared {
     config: LoaderConfig,
     order: Order,
     prefetch: u64,
-    bad: Mutex<BTreeMap<usize, BadSample>>,
+    bad: Mutex<BadSamples>,
     progress: Mutex<Progress>,
     /// Told when there may be a new image to work on.
     work: Condvar,
@@ -212,7 +231,7 @@ impl Shared {
         self.progress.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn bad(&self) -> MutexGuard<'_, BTreeMap<usize, BadSample>> {
+    fn bad(&self) -> MutexGuard<'_, BadSamples> {
         self.bad.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -277,7 +296,7 @@ impl Shared {
     /// Makes all crops of image `slot` of a batch.
     fn fill(&self, assembly: &Assembly, slot: usize, scratch: &mut Scratch) -> Result<(), Halt> {
         let Pick { epoch, index, repeat } = self.order.pick(assembly.step, slot);
-        let image = self.load(index)?;
+        let image = self.load(index, assembly.step)?;
         let (width, height) = image.dimensions();
         let (crops, batch) = (&self.config.crops, self.config.batch);
         let mut rng =
@@ -293,25 +312,21 @@ impl Shared {
         Ok(())
     }
 
-    /// Image `index`, or the next one that can be read.
-    fn load(&self, index: usize) -> Result<RgbImage, Halt> {
+    /// Image `index`, which `step` needs, or the next one that can be read.
+    fn load(&self, index: usize, step: u64) -> Result<RgbImage, Halt> {
         let len = self.source.len();
         for i in (index..len).chain(0..index) {
-            if self.bad().contains_key(&i) {
+            if self.bad().known(i, step) {
                 continue;
             }
-            match self.source.load(i) {
+            let bad = match self.source.load(i) {
                 Ok(image) if image.width() > 0 && image.height() > 0 => return Ok(image),
-                Ok(_) => {
-                    let reason = "has no pixels".into();
-                    self.bad().insert(i, BadSample { name: self.source.name(i), reason });
-                }
-                Err(bad) => {
-                    self.bad().insert(i, bad);
-                }
-            }
+                Ok(_) => Fault::new(BadKind::Empty, "has no pixels").of(self.source.name(i)),
+                Err(bad) => bad,
+            };
+            self.bad().note(i, step, bad);
         }
-        Err(Halt::AllBad(self.bad().values().next().cloned()))
+        Err(Halt::AllBad(self.bad().any().cloned()))
     }
 }
 

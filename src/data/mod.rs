@@ -1,8 +1,12 @@
-//! From a folder of images (or the embedded data set) to training batches.
+//! From images in files (or the embedded data set) to training batches.
 //!
 //! ```text
-//! source.rs    what a data set is; `open("folder:DIR")`, `open("shapes")`; train and held-out parts
-//!   folder.rs  images under a folder                shapes.rs  the embedded, generated data set
+//! source.rs    what a data set is; `open("folder:DIR")`, `open("shapes")`, ...; train and held-out parts
+//!   folder.rs  images under a folder                list.rs    paths and labels in a text file
+//!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
+//!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
+//!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB
+//! bad_samples.rs  images that cannot be used, and why
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
 //! masks.rs     which patches of which global crop are hidden
@@ -15,18 +19,27 @@
 
 mod assembly;
 pub mod augment;
+pub mod bad_samples;
 mod blur;
+mod braces;
+pub mod cifar;
 mod color;
+pub mod decode;
 pub mod folder;
+mod labels;
+pub mod list;
 pub mod loader;
 pub mod masks;
 pub mod order;
 mod resize;
 pub mod rng;
 pub mod shapes;
+mod shard;
 pub mod source;
+pub mod webdataset;
 
 pub use augment::{BlurProbabilities, Choices, Crop, CropConfig, Jitter, View, apply, draw, evaluation_view};
+pub use bad_samples::{BadKind, BadSample};
 pub use loader::{Batch, Loader, LoaderConfig};
 pub use masks::MaskConfig;
-pub use source::{BadSample, HeldOut, Source, open, split};
+pub use source::{HeldOut, Source, open, split};

@@ -17,6 +17,10 @@ pub enum Purpose {
     Shapes = 4,
     /// Stochastic depth of a step.
     DropPath = 5,
+    /// The crop of one image in the training of a linear probe: (epoch, index).
+    ProbeCrops = 6,
+    /// The first weights of a linear probe: (kind of features, learning rate), by their numbers.
+    ProbeWeights = 7,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

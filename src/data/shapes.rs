@@ -12,8 +12,9 @@ use image::{Rgb, RgbImage};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
+use crate::data::bad_samples::BadSample;
 use crate::data::rng::{Purpose, stream};
-use crate::data::source::{BadSample, Source};
+use crate::data::source::Source;
 
 /// Images of the train part, if no number is given.
 const DEFAULT_LEN: usize = 20_000;

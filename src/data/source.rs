@@ -1,21 +1,18 @@
 //! What a data set is, how one is named on the command line, and its train and held-out parts.
 
+use std::collections::BinaryHeap;
+use std::path::Path;
 use std::sync::Arc;
 
 use image::RgbImage;
 
+use crate::data::bad_samples::BadSample;
+use crate::data::cifar::{Cifar, Version};
 use crate::data::folder::Folder;
+use crate::data::list::List;
 use crate::data::shapes::Shapes;
+use crate::data::webdataset::WebDataset;
 use crate::error::{Error, Result};
-
-/// An image that cannot be used, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BadSample {
-    /// The name of the image within its source.
-    pub name: String,
-    /// Why it cannot be used.
-    pub reason: String,
-}
 
 /// A data set: images by number, with or without labels. Loading the same number always gives the same image.
 #[allow(clippy::len_without_is_empty)] // never empty
@@ -28,7 +25,7 @@ pub trait Source: Send + Sync {
     fn label(&self, i: usize) -> Option<u32>;
     /// The names of the classes; empty without labels.
     fn classes(&self) -> &[String];
-    /// What image `i` is called in messages, unique within the source.
+    /// What image `i` is called in messages, unique within the source (unless that names an image twice).
     fn name(&self, i: usize) -> String;
     /// What the whole source is called in messages.
     fn describe(&self) -> String;
@@ -38,33 +35,53 @@ pub trait Source: Send + Sync {
     }
 }
 
-/// Opens the data set that `spec` names: `folder:DIR`, `shapes`, `shapes:N` or `shapes:NxSIZE`.
+/// The kinds of data sets and how each is named.
+const KINDS: &str = "`folder:DIR` (images under DIR, any depth), `list:FILE` (a path and, if wanted, a label a line), \
+    `webdataset:PATTERN` (tar shards, as in `train-{000..146}.tar`; several patterns with `::` between), \
+    `cifar10:DIR` or `cifar100:DIR` (their binary versions), `shapes` (the embedded data set), `shapes:N` (N images \
+    of it, 1 to 4294967295) or `shapes:NxSIZE` (SIZE pixels a side, 16 to 1024)";
+
+/// Opens the data set that `spec` names: `folder:DIR`, `list:FILE`, `webdataset:PATTERN`, `cifar10:DIR`,
+/// `cifar100:DIR`, `shapes`, `shapes:N` or `shapes:NxSIZE`.
 pub fn open(spec: &str) -> Result<Arc<dyn Source>> {
     let (kind, rest) = match spec.split_once(':') {
         Some((kind, rest)) => (kind, Some(rest)),
         None => (spec, None),
     };
-    match (kind, rest) {
-        ("folder", Some(dir)) if !dir.is_empty() => Ok(Arc::new(Folder::open(dir)?)),
-        ("shapes", rest) => match Shapes::from_spec(rest) {
-            Some(shapes) => Ok(Arc::new(shapes)),
-            None => Err(unknown(spec)),
-        },
-        _ => Err(unknown(spec)),
-    }
+    Ok(match (kind, rest) {
+        ("shapes", rest) => Arc::new(Shapes::from_spec(rest).ok_or_else(|| unknown(spec))?),
+        (_, None | Some("")) => return Err(unknown(spec)),
+        ("folder", Some(dir)) => Arc::new(Folder::open(dir)?),
+        ("list", Some(file)) => Arc::new(List::open(file)?),
+        ("webdataset", Some(pattern)) => Arc::new(WebDataset::open(pattern)?),
+        ("cifar10", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar10)?),
+        ("cifar100", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar100)?),
+        _ => return Err(unknown(spec)),
+    })
 }
 
 /// The message for a spec that names no data set.
 fn unknown(spec: &str) -> Error {
-    let hint = if std::path::Path::new(spec).is_dir() {
+    let path = Path::new(spec);
+    let hint = if path.is_dir() {
         format!(" (did you mean `folder:{spec}`?)")
+    } else if path.is_file() {
+        let kind = if spec.ends_with(".tar") { "webdataset" } else { "list" };
+        format!(" (did you mean `{kind}:{spec}`?)")
     } else {
         String::new()
     };
-    Error::Usage(format!(
-        "unknown data set `{spec}`{hint}: use `folder:DIR` (images under DIR, any depth), `shapes` (the embedded \
-         data set), `shapes:N` (N images of it, 1 to 4294967295) or `shapes:NxSIZE` (SIZE pixels a side, 16 to 1024)"
-    ))
+    Error::Usage(format!("unknown data set `{spec}`{hint}: use {KINDS}"))
+}
+
+/// Checks that images can be numbered with 32 bits.
+pub(super) fn check_count(count: usize, path: &Path) -> Result<()> {
+    match u32::try_from(count) {
+        Ok(_) => Ok(()),
+        Err(_) => {
+            Err(Error::file(path, format!("holds {count} images; split it into parts of 4294967295 at most")))
+        }
+    }
 }
 
 /// How much of a labelled source without a part of its own is held out.
@@ -84,8 +101,8 @@ impl Default for HeldOut {
 
 /// The part to train on and, where there are labels to score with, the part held out of training.
 ///
-/// The embedded data set has two parts of its own. A labelled source gives the images whose names hash lowest, the
-/// same ones wherever the folder lies. Without labels everything is for training.
+/// Some data sets have two parts of their own. Another labelled one gives the images whose names hash lowest, the same
+/// ones wherever its files lie. Without labels everything is for training.
 pub fn split(source: Arc<dyn Source>, held_out: HeldOut) -> (Arc<dyn Source>, Option<Arc<dyn Source>>) {
     if let Some(own) = source.own_held_out() {
         return (source, Some(own));
@@ -95,14 +112,19 @@ pub fn split(source: Arc<dyn Source>, held_out: HeldOut) -> (Arc<dyn Source>, Op
     if source.classes().is_empty() || count == 0 {
         return (source, None);
     }
-    let mut ranked: Vec<(u64, u32)> = (0..len).map(|i| (hash(&source.name(i)), i as u32)).collect();
-    ranked.sort_unstable();
-    let (out, kept) = ranked.split_at(count);
-    let view = |part: &[(u64, u32)]| -> Arc<dyn Source> {
-        let mut indices: Vec<u32> = part.iter().map(|&(_, i)| i).collect();
-        indices.sort_unstable();
-        Arc::new(Subset { source: source.clone(), indices })
-    };
+    // The lowest so far: with millions of images a list of all hashes would outweigh the source itself.
+    let mut lowest: BinaryHeap<(u64, u32)> = BinaryHeap::with_capacity(count + 1);
+    for i in 0..len {
+        lowest.push((hash(&source.name(i)), i as u32));
+        if lowest.len() > count {
+            lowest.pop();
+        }
+    }
+    let mut out: Vec<u32> = lowest.into_iter().map(|(_, i)| i).collect();
+    out.sort_unstable();
+    let mut kept = Vec::with_capacity(len - count);
+    kept.extend((0..len as u32).filter(|i| out.binary_search(i).is_err()));
+    let view = |indices| -> Arc<dyn Source> { Arc::new(Subset { source: source.clone(), indices }) };
     (view(kept), Some(view(out)))
 }
 

@@ -1,157 +1,265 @@
-//! Weighted k-nearest-neighbour classification of features, as in DINOv2's `eval/knn.py`.
+//! Weighted k-nearest-neighbour classification of features, as in DINOv2's `eval/knn.py`, on the device: the held-out
+//! images' features stay there, the training images' come by in chunks and only the nearest are remembered.
 
-use gemm::{Parallelism, gemm};
 use rayon::prelude::*;
 
-/// Validation rows and training rows of one block of similarities (64 × 4096 f32 = 1 MiB a thread).
-const BLOCK: (usize, usize) = (64, 4096);
+use crate::autograd::{Tape, Var};
+use crate::error::{Error, Result};
+use crate::eval::images::LabelledImages;
+use crate::eval::pass::{Pace, Progress, groups, same_classes, through_networks};
+use crate::models::encoder::Encoder;
+use crate::models::grid::Network;
+use crate::ops::elementwise::copy;
+use crate::ops::l2_normalize::l2_normalize;
+use crate::ops::matmul::{Matrix, Options, matmul};
+use crate::ops::top_k::{Scored, TopK};
+use crate::tensor::{DType, ELEMENT_BYTES, Tensor};
+
+/// Rows of a block of features; two blocks make 64 MiB of similarities.
+const BLOCK: usize = 4096;
 /// At least so many neighbours share the softmax, however small the largest k.
 const MIN_NEIGHBOURS: usize = 100;
+/// Norms are taken to be at least this.
+const EPS: f32 = 1e-12;
 
-/// Share of the validation rows whose class the k nearest training rows give, for every k of `ks`.
-///
-/// `train` [n, dim] and `val` [m, dim] are L2-normalised; the neighbours are the 100 (or largest k) training rows of
-/// largest dot product (of equal ones the first), their weights softmax(similarity / temperature); the weights of
-/// the first k are summed per class and the largest sum wins (of equal ones the lowest class). A k beyond n counts as
-/// n. NaN if either set is empty.
-///
-/// # Panics
-/// If the features and labels differ in length.
-pub fn knn_top1(
-    train: &[f32],
-    train_labels: &[u32],
-    val: &[f32],
-    val_labels: &[u32],
-    dim: usize,
-    ks: &[usize],
-    temperature: f32,
-) -> Vec<f64> {
-    assert_eq!(train.len(), train_labels.len() * dim, "one training label a row");
-    assert_eq!(val.len(), val_labels.len() * dim, "one validation label a row");
-    if train.is_empty() || val.is_empty() {
-        return vec![f64::NAN; ks.len()];
+/// How neighbours vote.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnnOptions {
+    /// Numbers of neighbours; each gives an accuracy.
+    pub ks: Vec<usize>,
+    /// Weights are softmax(similarity / temperature).
+    pub temperature: f64,
+    /// Bytes on the device that features and neighbours of the networks evaluated together may take.
+    pub memory: usize,
+}
+
+impl Default for KnnOptions {
+    fn default() -> Self {
+        Self { ks: vec![10, 20, 100, 200], temperature: 0.07, memory: 4 << 30 }
     }
-    let (train, val) = (normalised(train, dim), normalised(val, dim));
-    let classes = train_labels.iter().max().map_or(0, |&c| c as usize + 1);
-    let neighbours = ks.iter().copied().max().unwrap_or(0).max(MIN_NEIGHBOURS).min(train_labels.len());
-    let right = val
-        .par_chunks(BLOCK.0 * dim)
-        .zip(val_labels.par_chunks(BLOCK.0))
-        .map(|(rows, labels)| {
-            let mut right = vec![0_usize; ks.len()];
-            let mut votes = vec![0.0; classes];
-            for (mut nearest, &label) in nearest_rows(&train, rows, dim, neighbours).into_iter().zip(labels) {
-                weigh(&mut nearest, temperature);
-                for (right, &k) in right.iter_mut().zip(ks) {
-                    votes.fill(0.0);
-                    nearest
-                        .iter()
-                        .take(k)
-                        .for_each(|n| votes[train_labels[n.row as usize] as usize] += n.weight);
-                    *right += usize::from(winner(&votes) == Some(label as usize));
-                }
-            }
-            right
-        })
-        .reduce(|| vec![0; ks.len()], |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect());
-    right.into_iter().map(|right| right as f64 / val_labels.len() as f64).collect()
 }
 
-/// A training row near a validation row.
-#[derive(Clone, Copy)]
-struct Neighbour {
-    /// Its similarity, then its share of the votes.
-    weight: f32,
-    row: u32,
+impl KnnOptions {
+    /// Neighbours that share the softmax: the largest k, at least 100.
+    pub fn neighbours(&self) -> usize {
+        self.ks.iter().copied().max().unwrap_or(0).max(MIN_NEIGHBOURS)
+    }
 }
 
-/// The `count` training rows nearest to every one of `rows`, nearest first.
-fn nearest_rows(train: &[f32], rows: &[f32], dim: usize, count: usize) -> Vec<Vec<Neighbour>> {
-    let m = rows.len() / dim;
-    let mut nearest: Vec<Vec<Neighbour>> = vec![Vec::with_capacity(2 * count); m];
-    let mut similarities = vec![0.0; m * BLOCK.1];
-    for (block, train) in train.chunks(BLOCK.1 * dim).enumerate() {
-        let n = train.len() / dim;
-        dot_products(rows, train, dim, &mut similarities[..m * n]);
-        for (nearest, similarities) in nearest.iter_mut().zip(similarities.chunks_exact(n)) {
-            // All the `count` kept so far are at least as near as this.
-            let mut limit = if nearest.len() < count { f32::NEG_INFINITY } else { nearest[count - 1].weight };
-            for (i, &weight) in similarities.iter().enumerate() {
-                // Later rows lose against earlier ones of the same similarity. NaN is as far as can be.
-                if nearest.len() < count || weight > limit {
-                    let weight = if weight.is_nan() { f32::NEG_INFINITY } else { weight };
-                    nearest.push(Neighbour { weight, row: (block * BLOCK.1 + i) as u32 });
-                    if nearest.len() == 2 * count {
-                        keep(nearest, count);
-                        limit = nearest[count - 1].weight;
-                    }
-                }
-            }
-            keep(nearest, count);
+/// k-NN top-1 accuracies (0..1) on `val` of every network, one for each k, with the images of `train` as neighbours.
+///
+/// As many networks as `options.memory` allows share a pass over the images, so that each is decoded once for all of
+/// them. Progress counts images of all passes.
+pub fn knn_accuracies(
+    encoder: Encoder<'_>,
+    networks: &[Network],
+    (train, val): (&LabelledImages, &LabelledImages),
+    options: &KnnOptions,
+    progress: Progress<'_>,
+) -> Result<Vec<Vec<f64>>> {
+    same_classes(train, val)?;
+    let neighbours = options.neighbours();
+    let groups = groups(networks, options.memory, |network| {
+        let features = (val.len().next_multiple_of(BLOCK) + BLOCK) * network.width;
+        (features + 2 * val.len() * neighbours.min(train.len())) * ELEMENT_BYTES
+    });
+    let total = groups.len() * (train.len() + val.len());
+    let (mut done, mut accuracies) = (0, Vec::new());
+    for group in groups {
+        let mut queries: Vec<FeatureBlocks> = group.iter().map(|_| FeatureBlocks::default()).collect();
+        let mut advance = |count: usize| {
+            done += count;
+            progress("k-NN", done, total);
+        };
+        let val_labels = features(encoder, group, val, &mut advance, |i, features| queries[i].add(features))?;
+        let mut searches =
+            queries.into_iter().map(|q| KnnSearch::new(q, neighbours)).collect::<Result<Vec<_>>>()?;
+        let train_labels =
+            features(encoder, group, train, &mut advance, |i, features| searches[i].add(features))?;
+        for search in searches {
+            accuracies.push(search.top1(&train_labels, &val_labels, options)?);
         }
     }
-    nearest
+    Ok(accuracies)
 }
 
-/// Sorts, nearest first, and drops all beyond `count`.
-fn keep(nearest: &mut Vec<Neighbour>, count: usize) {
-    nearest.sort_unstable_by(|a, b| b.weight.total_cmp(&a.weight).then(a.row.cmp(&b.row)));
-    nearest.truncate(count);
+/// Hands the cls features `[n, width]` of all images through every network to `take`. Returns the images' classes.
+fn features(
+    encoder: Encoder<'_>,
+    networks: &[Network],
+    images: &LabelledImages,
+    advance: &mut dyn FnMut(usize),
+    mut take: impl FnMut(usize, &Tensor) -> Result<()>,
+) -> Result<Vec<u32>> {
+    let (mut labels, mut pace) = (Vec::with_capacity(images.len()), Pace::default());
+    images.for_each_batch(|batch| {
+        let mut last = None;
+        through_networks(encoder, networks, batch, images.size(), |i, part| {
+            let (cls, _) = encoder.features(networks[i], part, false)?;
+            take(i, &cls)?;
+            last = Some(cls.slice(0, 0..1)?);
+            Ok(())
+        })?;
+        labels.extend(batch.labels());
+        advance(batch.labels().len());
+        last.map_or(Ok(()), |last| pace.keep(&last))
+    })?;
+    Ok(labels)
+}
+
+/// Normalised rows of features, gathered to blocks.
+#[derive(Default)]
+pub struct FeatureBlocks {
+    full: Vec<Tensor>,
+    /// The last block and how many of its rows are there.
+    open: Option<(Tensor, usize)>,
+}
+
+impl FeatureBlocks {
+    /// Adds rows `[n, width]`, divided by their length (at least 1e-12).
+    pub fn add(&mut self, features: &Tensor) -> Result<()> {
+        let normed = l2_normalize(&Tape::no_grad(), &Var::constant(features.clone()), EPS)?;
+        let (rows, width) = (features.dim(0), features.dim(1));
+        let mut at = 0;
+        while at < rows {
+            let (block, filled) = match self.open.take() {
+                Some(open) => open,
+                None => (Tensor::empty(features.device(), &[BLOCK, width], DType::F32)?, 0),
+            };
+            let count = (BLOCK - filled).min(rows - at);
+            copy(&block.slice(0, filled..filled + count)?, &normed.value().slice(0, at..at + count)?)?;
+            at += count;
+            match filled + count {
+                BLOCK => self.full.push(block),
+                filled => self.open = Some((block, filled)),
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes out the blocks that are full, and, where `all`, the last one too.
+    fn take(&mut self, all: bool) -> Result<Vec<Tensor>> {
+        let mut blocks = std::mem::take(&mut self.full);
+        if let Some((block, filled)) = self.open.take_if(|_| all) {
+            blocks.push(block.slice(0, 0..filled)?);
+        }
+        Ok(blocks)
+    }
+}
+
+/// The nearest training rows of every held-out row, found while the training rows come by.
+pub struct KnnSearch {
+    /// Held-out rows and what is nearest to them.
+    queries: Vec<(Tensor, TopK)>,
+    bank: FeatureBlocks,
+    /// Training rows compared so far.
+    seen: usize,
+}
+
+impl KnnSearch {
+    /// A search for the `neighbours` nearest rows of each of `queries`.
+    pub fn new(mut queries: FeatureBlocks, neighbours: usize) -> Result<Self> {
+        let blocks = queries.take(true)?.into_iter();
+        let queries = blocks
+            .map(|block| TopK::new(block.device(), block.dim(0), neighbours).map(|nearest| (block, nearest)))
+            .collect::<Result<_>>()?;
+        Ok(Self { queries, bank: FeatureBlocks::default(), seen: 0 })
+    }
+
+    /// Takes in training rows `[n, width]`.
+    pub fn add(&mut self, features: &Tensor) -> Result<()> {
+        self.bank.add(features)?;
+        self.compare(false)
+    }
+
+    fn compare(&mut self, all: bool) -> Result<()> {
+        for bank in self.bank.take(all)? {
+            for (queries, nearest) in &mut self.queries {
+                let shape = [queries.dim(0), bank.dim(0)];
+                let similarities = Tensor::empty(bank.device(), &shape, DType::F32)?;
+                let (a, b) = (Matrix::new(queries)?, Matrix::new(&bank)?.t());
+                matmul(&a, &b, &Matrix::new(&similarities)?, &Options::default())?;
+                nearest.add(&similarities, self.seen)?;
+            }
+            self.seen += bank.dim(0);
+        }
+        Ok(())
+    }
+
+    /// Share of the held-out rows whose class the k nearest training rows give, for every k.
+    ///
+    /// The weights of the neighbours (the 100 or largest k nearest, of equal ones the first) are
+    /// softmax(similarity / temperature); those of the first k are summed per class and the largest sum wins, of equal
+    /// ones the lowest class. A k beyond the training rows counts as their number. NaN if either set is empty.
+    pub fn top1(
+        mut self,
+        train_labels: &[u32],
+        val_labels: &[u32],
+        options: &KnnOptions,
+    ) -> Result<Vec<f64>> {
+        self.compare(true)?;
+        let rows: usize = self.queries.iter().map(|(queries, _)| queries.dim(0)).sum();
+        if train_labels.len() != self.seen || val_labels.len() != rows {
+            let labels = (train_labels.len(), val_labels.len());
+            let problem = format!("{} and {rows} rows of features, {labels:?} labels", self.seen);
+            return Err(Error::shape("knn", problem));
+        }
+        let mut right = vec![0_usize; options.ks.len()];
+        let mut labels = val_labels;
+        for (_, nearest) in &self.queries {
+            let nearest = nearest.sorted()?;
+            let (own, rest) = labels.split_at(nearest.len());
+            labels = rest;
+            let votes = Votes { train_labels, options };
+            let counts =
+                nearest.into_par_iter().zip(own).map(|(nearest, label)| votes.right(nearest, *label));
+            let none = || vec![0; options.ks.len()];
+            let counts = counts.reduce(none, |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect());
+            right.iter_mut().zip(counts).for_each(|(r, c)| *r += c);
+        }
+        let share = |right: usize| match train_labels.is_empty() {
+            true => f64::NAN,
+            false => right as f64 / val_labels.len() as f64,
+        };
+        Ok(right.into_iter().map(share).collect())
+    }
+}
+
+/// What neighbours vote with.
+#[derive(Clone, Copy)]
+struct Votes<'a> {
+    train_labels: &'a [u32],
+    options: &'a KnnOptions,
+}
+
+impl Votes<'_> {
+    /// For every k whether (1 or 0) the neighbours, nearest first, find `label`.
+    fn right(&self, mut nearest: Vec<Scored>, label: u32) -> Vec<usize> {
+        weigh(&mut nearest, self.options.temperature as f32);
+        let found = |k: &usize| {
+            let voters = &nearest[..(*k).min(nearest.len())];
+            let class = |n: &Scored| self.train_labels[n.column as usize];
+            let classes = voters.iter().map(class).max().map_or(0, |c| c as usize + 1);
+            let mut votes = vec![0.0; classes];
+            voters.iter().for_each(|n| votes[class(n) as usize] += n.score);
+            usize::from(winner(&votes) == Some(label as usize))
+        };
+        self.options.ks.iter().map(found).collect()
+    }
 }
 
 /// Turns similarities, largest first, into softmax(similarity / temperature).
-fn weigh(nearest: &mut [Neighbour], temperature: f32) {
-    let Some(largest) = nearest.first().map(|n| n.weight) else { return };
+fn weigh(nearest: &mut [Scored], temperature: f32) {
+    let Some(largest) = nearest.first().map(|n| n.score) else { return };
     for n in nearest.iter_mut() {
-        n.weight = ((n.weight - largest) / temperature).exp();
+        n.score = ((n.score - largest) / temperature).exp();
     }
-    let total: f32 = nearest.iter().map(|n| n.weight).sum();
-    nearest.iter_mut().for_each(|n| n.weight /= total);
+    let total: f32 = nearest.iter().map(|n| n.score).sum();
+    nearest.iter_mut().for_each(|n| n.score /= total);
 }
 
 /// The first of the largest votes; none if no vote counts.
 fn winner(votes: &[f32]) -> Option<usize> {
     let largest = votes.iter().copied().fold(0.0, f32::max);
     votes.iter().position(|&v| v == largest && v > 0.0)
-}
-
-/// out [m, n] = a [m, dim] · b [n, dim]ᵀ
-fn dot_products(a: &[f32], b: &[f32], dim: usize, out: &mut [f32]) {
-    let (m, n) = (a.len() / dim, b.len() / dim);
-    assert_eq!(out.len(), m * n);
-    let (d, n_stride) = (dim as isize, n as isize);
-    // SAFETY: the sizes and strides describe the three slices exactly, and `out` overlaps neither input.
-    unsafe {
-        gemm(
-            m,
-            n,
-            dim,
-            out.as_mut_ptr(),
-            1,
-            n_stride,
-            false,
-            a.as_ptr(),
-            1,
-            d,
-            b.as_ptr(),
-            d,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
-    }
-}
-
-/// Rows divided by their length (at least 1e-12).
-fn normalised(rows: &[f32], dim: usize) -> Vec<f32> {
-    let mut out = rows.to_vec();
-    out.par_chunks_mut(dim).for_each(|row| {
-        let length = row.iter().map(|v| f64::from(*v) * f64::from(*v)).sum::<f64>().sqrt().max(1e-12);
-        row.iter_mut().for_each(|v| *v = (f64::from(*v) / length) as f32);
-    });
-    out
 }

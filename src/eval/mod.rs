@@ -1,4 +1,16 @@
-//! How good features are.
+//! How good features are: k-NN and linear probes of any sub-networks, over images that are decoded as they are needed;
+//! features to a file; pictures of what a network sees.
 
-pub mod features;
+pub mod export;
+pub mod images;
 pub mod knn;
+pub mod linear;
+mod pass;
+mod pca;
+pub mod probe;
+pub mod visualize;
+
+pub use images::LabelledImages;
+pub use knn::{KnnOptions, knn_accuracies};
+pub use linear::{LinearOptions, LinearReport, linear_probes};
+pub use pass::Progress;

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::models::grid::Network;
 use crate::models::vit::{CropBatch, PackedTokens, Vit};
 use crate::nn::parameters::Parameters;
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, ELEMENT_BYTES, Tensor};
 
 /// A backbone with parameters: the teacher of a run in progress, or of a checkpoint.
 #[derive(Clone, Copy)]
@@ -81,6 +81,16 @@ impl Encoder<'_> {
             }
         }
         Ok(all)
+    }
+
+    /// Images of `side` pixels that can go through a sub-network together where no tensor may be larger than what the
+    /// device can bind; at least one.
+    pub fn images_at_once(&self, network: Network, side: usize) -> usize {
+        let s = self.vit.sizes();
+        let tokens = 1 + s.grid(side).pow(2);
+        // the hidden layer of the MLP, or q, k and v; or the image itself
+        let widest = (tokens * network.width * s.mlp_ratio.max(3)).max(3 * side * side);
+        (self.device.max_tensor_bytes() / (widest * ELEMENT_BYTES)).max(1)
     }
 
     fn cls(&self, tape: &Tape, tokens: &PackedTokens, n: usize) -> Result<Tensor> {

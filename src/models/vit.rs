@@ -22,7 +22,7 @@ use crate::ops::tokens::{TokenGroup, TokenParameters, tokens};
 use crate::tensor::{Device, Tensor};
 
 /// ε of every LayerNorm.
-const NORM_EPS: f32 = 1e-6;
+pub const NORM_EPS: f32 = 1e-6;
 /// Up to this rate drop path multiplies samples by zero; above it, branches run on a subset of the samples.
 const SUBSET_RATE: f64 = 0.1;
 

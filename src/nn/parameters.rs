@@ -197,7 +197,8 @@ impl FlatBuffers {
     }
 }
 
-fn initial_values(init: Init, n: usize, rng: &mut impl Rng) -> Vec<f32> {
+/// `n` values as `init` says.
+pub(crate) fn initial_values(init: Init, n: usize, rng: &mut impl Rng) -> Vec<f32> {
     (0..n)
         .map(|_| match init {
             Init::Constant(v) => v,

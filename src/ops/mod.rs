@@ -11,6 +11,7 @@ pub mod fill;
 pub mod gather;
 pub mod koleo;
 pub mod l2_normalize;
+pub mod label_cross_entropy;
 pub mod layer_norm;
 pub mod linear;
 pub mod matmul;
@@ -19,9 +20,11 @@ pub mod position;
 pub mod prototype_loss;
 pub mod reduce;
 pub mod residual;
+pub mod segment_mean;
 pub mod sinkhorn;
 pub mod softmax;
 pub mod tokens;
+pub mod top_k;
 pub mod weight_norm;
 
 use crate::gpu::{Caps, Kernel};
@@ -37,15 +40,18 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         gather::kernels(caps),
         koleo::kernels(caps),
         l2_normalize::kernels(caps),
+        label_cross_entropy::kernels(caps),
         layer_norm::kernels(caps),
         matmul::kernels(caps),
         patch_embed::kernels(caps),
         prototype_loss::kernels(caps),
         reduce::kernels(caps),
         residual::kernels(caps),
+        segment_mean::kernels(caps),
         sinkhorn::kernels(caps),
         softmax::kernels(caps),
         tokens::kernels(caps),
+        top_k::kernels(caps),
         weight_norm::kernels(caps),
     ]
     .concat()

@@ -50,6 +50,7 @@ enum Pass {
     Columns,
     Merge,
     Rows,
+    Entropy,
 }
 
 fn kernel(pass: Pass, wg: u32) -> Kernel {
@@ -57,6 +58,7 @@ fn kernel(pass: Pass, wg: u32) -> Kernel {
         Pass::Columns => ("columns", "COLUMN_PASS"),
         Pass::Merge => ("merge", "MERGE_PASS"),
         Pass::Rows => ("rows", "ROW_PASS"),
+        Pass::Entropy => ("entropy", "ENTROPY_PASS"),
     };
     Kernel::new::<SinkhornParams>(SHADER, entry, vec![("WG", wg), (define, 1)])
 }
@@ -64,7 +66,9 @@ fn kernel(pass: Pass, wg: u32) -> Kernel {
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = vec![kernel(Pass::Columns, COLUMNS), kernel(Pass::Merge, COLUMNS)];
-    all.extend([0, usize::MAX].map(|cols| kernel(Pass::Rows, row_workgroup(cols, caps))));
+    for pass in [Pass::Rows, Pass::Entropy] {
+        all.extend([0, usize::MAX].map(|cols| kernel(pass, row_workgroup(cols, caps))));
+    }
     all.dedup();
     all
 }
@@ -171,6 +175,37 @@ impl Targets {
             }
         }
         Ok(all)
+    }
+
+    /// H_i = −Σ_j p_ij log p_ij, `[R]`, in nats: how much the targets leave open. ln K is uniform, 0 is certain.
+    pub fn entropy(&self) -> Result<Tensor> {
+        let out = Tensor::empty(self.device(), &[self.rows()], DType::F32)?;
+        for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
+            let x = chunk.rows("entropy")?;
+            let a = self.row_scale.slice(0, range[0]..range[1])?;
+            let out = out.slice(0, range[0]..range[1])?;
+            match self.device() {
+                Device::Cpu(_) => {
+                    let (l, a, b) = (chunk.cpu::<f32>(), a.cpu::<f32>(), self.column_scale.cpu::<f32>());
+                    let inverse = inverse_temperature(self.temperature);
+                    out.cpu_mut::<f32>().par_iter_mut().enumerate().for_each(|(i, out)| {
+                        let row = &l[i * x.stride..][..x.cols];
+                        *out = row_entropy(row, b, inverse, (a[2 * i], a[2 * i + 1])) as f32;
+                    });
+                }
+                Device::Gpu(gpu) => {
+                    let params = SinkhornParams {
+                        a_offset: a.layout().offset as u32,
+                        parts_offset: out.layout().offset as u32,
+                        ..self.params(x)
+                    };
+                    let tensors = [&out, chunk, &self.column_scale, &self.row_scale];
+                    let kernel = kernel(Pass::Entropy, row_workgroup(x.cols, gpu.caps()));
+                    gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(x.rows))?;
+                }
+            }
+        }
+        Ok(out)
     }
 
     fn new(logits: Vec<Tensor>, temperature: f64) -> Result<Self> {
@@ -360,6 +395,20 @@ fn row_log_sum_exp(l: &[f32], b: &[f32], inverse: (f32, f32)) -> f64 {
         sum += math::sum(n, relative) as f64;
     }
     max as f64 + sum.ln()
+}
+
+/// −Σ_j p_j log p_j with log p_j = l_j/τ + a + b_j.
+fn row_entropy(l: &[f32], b: &[f32], inverse: (f32, f32), (a, a_low): (f32, f32)) -> f64 {
+    const BLOCK: usize = 1024;
+    let blocks = l.chunks(BLOCK).zip(b.chunks(BLOCK));
+    let of_block = |(l, b): (&[f32], &[f32])| {
+        let term = |j: usize| {
+            let (x, y) = over_temperature(l[j], inverse, a, a_low + b[j]);
+            (x + y) * math::exp(x + y)
+        };
+        math::sum(l.len(), term) as f64
+    };
+    -blocks.map(of_block).sum::<f64>()
 }
 
 /// Sinkhorn-Knopp: `iterations` times every column to one common sum, then every row to 1. `logits` are chunks `[rows, K]` of

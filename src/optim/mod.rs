@@ -1,5 +1,6 @@
-//! AdamW, parameter groups, schedules.
+//! AdamW, parameter groups, schedules; SGD for linear probes.
 
 pub mod adamw;
 pub mod groups;
 pub mod schedules;
+pub mod sgd;

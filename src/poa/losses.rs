@@ -154,8 +154,12 @@ pub struct HeadRecord {
     pub index: usize,
     /// The rows it saw.
     pub part: Part,
+    /// Its prototypes K.
+    pub prototypes: usize,
     /// Its losses by row.
     pub loss: HeadLoss,
+    /// Entropy of every cls target `[2B]`, where the step's health was asked for.
+    pub entropy: Option<Tensor>,
 }
 
 /// Everything a step's losses are read from, still on the device.
@@ -166,8 +170,33 @@ pub struct StepRecord {
     pub heads: Vec<HeadRecord>,
     /// KoLeo of the intact and of the elastic student, unweighted, where it is on.
     pub koleo: Vec<Tensor>,
-    /// The loss that was propagated back, one element.
+    /// The loss, one element.
     pub total: Tensor,
+    /// The teacher's normed cls tokens `[2B, width]`, where the step's health was asked for.
+    pub teacher_cls: Option<Tensor>,
+}
+
+/// How a step's targets and features are, beside its losses.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Health {
+    /// For every head with cls rows.
+    pub heads: Vec<HeadHealth>,
+    /// Standard deviation of the teacher's L2-normalised cls features over the batch, mean over the dimensions, times
+    /// √width: 1 where they point in all directions alike, 0 where all images have the same.
+    pub feature_std: f64,
+}
+
+/// How a head's cls targets are.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadHealth {
+    /// Number of the head.
+    pub index: usize,
+    /// Mean entropy of the targets, in nats.
+    pub entropy: f64,
+    /// The largest there can be, ln K.
+    pub uniform: f64,
+    /// Mean KL divergence of the intact student's global predictions from the targets, in nats.
+    pub kl: f64,
 }
 
 /// A step's losses on the host, as the official code names and scales them.
@@ -180,6 +209,23 @@ pub struct LossReport {
 }
 
 impl StepRecord {
+    /// Reads how targets and features are, where that was asked for. Waits for the device.
+    pub fn health(&self) -> Result<Option<Health>> {
+        let Some(cls) = &self.teacher_cls else { return Ok(None) };
+        let global = self.counts.global();
+        let mut heads = Vec::new();
+        for head in &self.heads {
+            let Some(entropy) = &head.entropy else { continue };
+            let entropy = mean(entropy.to_vec::<f32>()?.into_iter());
+            // the global rows come first, each with one target
+            let rows = head.loss.intact.to_vec::<f32>()?;
+            let cross_entropy = mean(rows.chunks(2).take(global).map(|row| row[0]));
+            let (index, uniform) = (head.index, (head.prototypes as f64).ln());
+            heads.push(HeadHealth { index, entropy, uniform, kl: cross_entropy - entropy });
+        }
+        Ok(Some(Health { heads, feature_std: spread(&cls.to_vec::<f32>()?, cls.dim(1)) }))
+    }
+
     /// Reads the rows' losses and sums them in double precision. Waits for the device.
     pub fn read(&self, w: &LossWeights) -> Result<LossReport> {
         let c = &self.counts;
@@ -237,5 +283,61 @@ impl StepRecord {
             components.push(("koleo_loss".into(), sum / 2.0));
         }
         Ok(LossReport { total, components })
+    }
+}
+
+impl LossReport {
+    /// The report of a step of several batches: the mean of theirs, over all components that any of them has.
+    pub fn mean(reports: &[Self]) -> Self {
+        let share = 1.0 / reports.len().max(1) as f64;
+        let mut components: Vec<(String, f64)> = Vec::new();
+        for (name, value) in reports.iter().flat_map(|r| &r.components) {
+            match components.iter_mut().find(|(known, _)| known == name) {
+                Some((_, sum)) => *sum += share * value,
+                None => components.push((name.clone(), share * value)),
+            }
+        }
+        Self { total: reports.iter().map(|r| share * r.total).sum(), components }
+    }
+}
+
+fn mean(values: impl ExactSizeIterator<Item = f32>) -> f64 {
+    let count = values.len().max(1) as f64;
+    values.map(f64::from).sum::<f64>() / count
+}
+
+/// See [`Health::feature_std`].
+fn spread(rows: &[f32], width: usize) -> f64 {
+    let count = (rows.len() / width).max(1) as f64;
+    let (mut sums, mut squares) = (vec![0.0; width], vec![0.0; width]);
+    for row in rows.chunks(width) {
+        let length = row.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>().sqrt().max(1e-12);
+        for ((sum, square), v) in sums.iter_mut().zip(&mut squares).zip(row) {
+            let v = f64::from(*v) / length;
+            *sum += v;
+            *square += v * v;
+        }
+    }
+    let deviation = |(sum, square): (&f64, &f64)| (square / count - (sum / count).powi(2)).max(0.0).sqrt();
+    let total: f64 = sums.iter().zip(&squares).map(deviation).sum();
+    total / width as f64 * (width as f64).sqrt()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spread_is_one_in_all_directions_and_zero_where_all_are_the_same() {
+        let width = 64;
+        let axes: Vec<f32> = (0..2 * width * width)
+            .map(|i| {
+                let (row, column) = (i / width, i % width);
+                if row / 2 == column { [3.0, -3.0][row % 2] } else { 0.0 }
+            })
+            .collect();
+        assert!((spread(&axes, width) - 1.0).abs() < 1e-6);
+        assert!(spread(&[0.5, -1.0, 0.5, -1.0], 2) < 1e-6);
+        assert!(spread(&[0.0; 8], 4) == 0.0);
     }
 }

@@ -45,6 +45,22 @@ pub struct StepInputs<'a> {
     pub teacher_temp: f64,
     /// Where stochastic depth comes from; `None` leaves it off.
     pub drop_path: Option<&'a mut ChaCha8Rng>,
+    /// What the batch's gradients count in the step: 1, or with gradient accumulation its share of the images.
+    pub share: f64,
+    /// Whether [`StepRecord::health`] is wanted.
+    pub health: bool,
+}
+
+impl<'a> StepInputs<'a> {
+    /// A step of one batch, without stochastic depth.
+    pub fn new(network: Network, teacher_temp: f64) -> Self {
+        Self { network, teacher_temp, drop_path: None, share: 1.0, health: false }
+    }
+
+    /// The same step with stochastic depth drawn from `rng`.
+    pub fn with_drop_path(self, rng: &'a mut ChaCha8Rng) -> Self {
+        Self { drop_path: Some(rng), ..self }
+    }
 }
 
 /// What is the same for all branches and heads of a step.
@@ -58,8 +74,11 @@ struct Prepared {
 }
 
 impl PoaModel {
-    /// Runs the three branches and leaves the students' gradients in the parameters' gradient buffers. Nothing is
+    /// Runs the three branches and adds the students' gradients to the parameters' gradient buffers. Nothing is
     /// read back; [`StepRecord::read`] does that when the losses are due.
+    ///
+    /// With gradient accumulation this is called once for each batch of a step, each with its share: Sinkhorn-Knopp and
+    /// KoLeo see one batch at a time, all else is the mean over the batches.
     pub fn forward_backward(&self, batch: &StepBatch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let prepared = self.prepare(batch)?;
         let crops =
@@ -82,6 +101,7 @@ impl PoaModel {
         }
         let total = Tensor::zeros(&self.device, &[1], DType::F32)?;
         let mut seeds: Vec<(Var, f32)> = Vec::new();
+        let share = inputs.share as f32;
         let mut heads = Vec::new();
         let mut tables: Vec<(Part, LossRows)> = Vec::new();
         for head in &self.heads {
@@ -107,14 +127,19 @@ impl PoaModel {
                 seeds.push((value, self.settings.weights.koleo as f32));
             }
         }
+        let teacher_cls = match inputs.health {
+            true => Some(teacher.value().slice(0, 0..prepared.counts.global())?),
+            false => None,
+        };
         drop((teacher, students));
         let mut cotangents = Vec::new();
         for (value, weight) in &seeds {
             add_scaled(&total, &value.value().reshape(&[1])?, *weight)?;
-            cotangents.push((value, Tensor::from_slice(&self.device, value.value().shape(), &[*weight])?));
+            cotangents
+                .push((value, Tensor::from_slice(&self.device, value.value().shape(), &[*weight * share])?));
         }
         tape.backward(cotangents)?;
-        Ok(StepRecord { counts: prepared.counts, heads, koleo: koleos, total })
+        Ok(StepRecord { counts: prepared.counts, heads, koleo: koleos, total, teacher_cls })
     }
 
     fn prepare(&self, batch: &StepBatch) -> Result<Prepared> {
@@ -231,7 +256,17 @@ impl PoaModel {
                 budget: self.settings.logits_budget,
             },
         )?;
-        Ok(HeadRecord { index: head.projection.index, part: head.part, loss })
+        let entropy = match &targets[0] {
+            Some(targets) if inputs.health => Some(targets.entropy()?),
+            _ => None,
+        };
+        Ok(HeadRecord {
+            index: head.projection.index,
+            part: head.part,
+            prototypes: head.projection.sizes.prototypes,
+            loss,
+            entropy,
+        })
     }
 
     /// The targets of a head's cls rows and masked rows, where it has them.

@@ -1,30 +1,41 @@
-//! Checkpoints: a folder of tensor files with a `state.json`.
+//! Checkpoints: a folder of files with a manifest of their sizes and checksums.
 //!
-//! A checkpoint is written beside its final place and renamed when everything is on disk, so a folder under the
-//! final name is always complete.
+//! A checkpoint is written beside its final place: every file is forced to disk, the manifest last, and then the folder
+//! is renamed. So a folder under the final name is complete, and what went wrong with it since (a failing disk, a copy
+//! cut short) shows in the checksums. `latest` beside them always points at a complete one.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use serde_json::Value;
 
-use super::tensor_file::{TensorFile, TensorSpec, Values, write_tensors};
+use super::tensor_file::TensorFile;
+use super::tensor_writer::{TensorSpec, Values, write_tensors};
 use crate::error::{Error, Result};
 
 const FORMAT: &str = "poa-gpu checkpoint";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
+const MANIFEST: &str = "manifest.json";
+const STATE: &str = "state.json";
+const LATEST: &str = "latest";
 
-/// What `state.json` holds.
+/// Size and checksum of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileSum {
+    /// Bytes.
+    pub bytes: u64,
+    /// CRC-32C of the content.
+    pub crc32c: u32,
+}
+
+/// What `manifest.json` holds.
 #[derive(Serialize, Deserialize)]
 struct Manifest {
     format: String,
     version: u32,
-    /// Sizes of the other files, in bytes.
-    files: BTreeMap<String, u64>,
-    state: Value,
+    files: BTreeMap<String, FileSum>,
 }
 
 /// A checkpoint that is being written; it appears under its name when it is finished, or not at all.
@@ -32,7 +43,7 @@ struct Manifest {
 pub struct CheckpointWriter {
     dir: PathBuf,
     partial: PathBuf,
-    files: BTreeMap<String, u64>,
+    files: BTreeMap<String, FileSum>,
 }
 
 impl CheckpointWriter {
@@ -56,24 +67,28 @@ impl CheckpointWriter {
         specs: &[TensorSpec],
         read: impl FnMut(&str) -> Result<V>,
     ) -> Result<()> {
-        let path = self.partial.join(file);
-        write_tensors(&path, specs, read)?;
-        let size = fs::metadata(&path).map_err(|e| Error::file(&path, format!("cannot be read: {e}")))?.len();
-        self.files.insert(file.to_string(), size);
+        let sum = write_tensors(&self.partial.join(file), specs, read)?;
+        self.files.insert(file.to_string(), sum);
         Ok(())
     }
 
-    /// Writes `state.json` and puts the checkpoint in its place, over an older one of the same name.
-    pub fn finish(self, state: &impl Serialize) -> Result<PathBuf> {
-        let path = self.partial.join("state.json");
-        let bad = |e: serde_json::Error| Error::file(&path, format!("cannot be written: {e}"));
-        let state = serde_json::to_value(state).map_err(bad)?;
-        let manifest = Manifest { format: FORMAT.into(), version: VERSION, files: self.files.clone(), state };
-        let text = serde_json::to_string_pretty(&manifest).map_err(bad)?;
+    /// Writes a file of text.
+    pub fn text(&mut self, file: &str, text: &str) -> Result<()> {
+        let path = self.partial.join(file);
+        write_durably(&path, text.as_bytes())?;
+        let sum = FileSum { bytes: text.len() as u64, crc32c: crc32c::crc32c(text.as_bytes()) };
+        self.files.insert(file.to_string(), sum);
+        Ok(())
+    }
+
+    /// Writes `state.json` and the manifest, and puts the checkpoint in its place, over an older one of the same name.
+    pub fn finish(mut self, state: &impl Serialize) -> Result<PathBuf> {
+        self.text(STATE, &to_json(state, &self.partial.join(STATE))?)?;
+        let manifest = Manifest { format: FORMAT.into(), version: VERSION, files: self.files.clone() };
+        let path = self.partial.join(MANIFEST);
+        write_durably(&path, to_json(&manifest, &path)?.as_bytes())?;
         let failed =
             |e: std::io::Error| Error::file(&self.dir, format!("the checkpoint cannot be written: {e}"));
-        let mut file = File::create(&path).map_err(failed)?;
-        file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed)?;
         sync_dir(&self.partial).map_err(failed)?;
         if self.dir.exists() {
             let old = beside(&self.dir, ".old");
@@ -102,8 +117,30 @@ impl Drop for CheckpointWriter {
     }
 }
 
+fn to_json(value: &impl Serialize, path: &Path) -> Result<String> {
+    serde_json::to_string_pretty(value).map_err(|e| Error::file(path, format!("cannot be written: {e}")))
+}
+
+/// Writes a file and forces it to disk.
+fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
+    let written = File::create(path).and_then(|mut file| {
+        file.write_all(content)?;
+        file.sync_all()
+    });
+    written.map_err(|e| Error::file(path, format!("cannot be written: {e}")))
+}
+
+/// Writes a file so that a reader finds the old content or the new, whole, whenever the program ends.
+pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    let partial = beside(path, ".partial");
+    write_durably(&partial, content)?;
+    fs::rename(&partial, path).map_err(|e| Error::file(path, format!("cannot be replaced: {e}")))?;
+    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    sync_dir(parent).map_err(|e| Error::file(parent, format!("cannot be synchronised: {e}")))
+}
+
 /// The path with something added to its last name.
-fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
     let mut path = path.as_os_str().to_os_string();
     path.push(ending);
     path.into()
@@ -118,19 +155,20 @@ fn sync_dir(dir: &Path) -> std::io::Result<()> {
 #[derive(Debug)]
 pub struct Checkpoint {
     dir: PathBuf,
-    state: Value,
+    files: BTreeMap<String, FileSum>,
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint folder and checks that all its files are there and whole.
+    /// Opens a checkpoint folder and checks that all its files are there in their sizes; their content is checked when
+    /// they are read, or all at once by [`Checkpoint::verify`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
-        let path = dir.join("state.json");
+        let path = dir.join(MANIFEST);
         let text = fs::read_to_string(&path).map_err(|e| {
             Error::file(&path, format!("cannot be read, so {} is no checkpoint: {e}", dir.display()))
         })?;
         let manifest: Manifest = serde_json::from_str(&text).map_err(|e| {
-            Error::file(&path, format!("is no checkpoint's state: {e}; use an earlier checkpoint"))
+            Error::file(&path, format!("is no checkpoint's manifest: {e}; use an earlier checkpoint"))
         })?;
         if manifest.format != FORMAT || manifest.version != VERSION {
             return Err(Error::file(
@@ -141,20 +179,21 @@ impl Checkpoint {
                 ),
             ));
         }
-        for (name, &size) in &manifest.files {
+        for (name, sum) in &manifest.files {
             let file = dir.join(name);
             let found = fs::metadata(&file).map(|m| m.len());
-            if found.as_ref().ok() != Some(&size) {
+            if found.as_ref().ok() != Some(&sum.bytes) {
                 let found = found.map_or_else(|e| e.to_string(), |n| format!("{n} bytes"));
                 return Err(Error::file(
                     &file,
                     format!(
-                        "should have {size} bytes ({found}); copy it again, or use an earlier checkpoint"
+                        "should have {} bytes ({found}); copy it again, or use an earlier checkpoint",
+                        sum.bytes
                     ),
                 ));
             }
         }
-        Ok(Self { dir: dir.to_path_buf(), state: manifest.state })
+        Ok(Self { dir: dir.to_path_buf(), files: manifest.files })
     }
 
     /// The checkpoint's folder.
@@ -162,30 +201,100 @@ impl Checkpoint {
         &self.dir
     }
 
+    /// Checks the content of every file.
+    pub fn verify(&self) -> Result<()> {
+        self.files.keys().try_for_each(|name| self.verified(name).map(|_| ()))
+    }
+
     /// What was saved beside the tensors.
     pub fn state<T: DeserializeOwned>(&self) -> Result<T> {
-        T::deserialize(&self.state)
-            .map_err(|e| Error::file(self.dir.join("state.json"), format!("state: {e}")))
+        let path = self.dir.join(STATE);
+        serde_json::from_str(&self.text(STATE)?).map_err(|e| Error::file(path, e.to_string()))
+    }
+
+    /// One of the checkpoint's files of text.
+    pub fn text(&self, file: &str) -> Result<String> {
+        let path = self.verified(file)?;
+        fs::read_to_string(&path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))
     }
 
     /// Opens one of the checkpoint's files of tensors.
     pub fn tensors(&self, file: &str) -> Result<TensorFile> {
-        TensorFile::open(self.dir.join(file))
+        TensorFile::open(self.verified(file)?)
+    }
+
+    /// The path of a file whose content is what was written.
+    fn verified(&self, name: &str) -> Result<PathBuf> {
+        let path = self.dir.join(name);
+        let expected = self
+            .files
+            .get(name)
+            .ok_or_else(|| Error::file(&path, "is not part of this checkpoint; use another one"))?;
+        let found = sum_of(&path).map_err(|e| Error::file(&path, format!("cannot be read: {e}")))?;
+        match found == *expected {
+            true => Ok(path),
+            false => Err(Error::file(
+                path,
+                format!(
+                    "is damaged: its checksum is {:08x}, not {:08x}; copy it again, or use an earlier checkpoint",
+                    found.crc32c, expected.crc32c
+                ),
+            )),
+        }
     }
 }
 
-/// The finished checkpoints in a folder, oldest (smallest step) first.
+fn sum_of(path: &Path) -> std::io::Result<FileSum> {
+    let mut file = File::open(path)?;
+    let mut buffer = vec![0; 1 << 20];
+    let mut sum = FileSum { bytes: 0, crc32c: 0 };
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(sum),
+            n => {
+                sum.crc32c = crc32c::crc32c_append(sum.crc32c, &buffer[..n]);
+                sum.bytes += n as u64;
+            }
+        }
+    }
+}
+
+/// A writer that keeps the size and checksum of what went through it.
+pub(super) struct Summed<W> {
+    inner: W,
+    sum: FileSum,
+}
+
+impl<W: Write> Summed<W> {
+    pub(super) fn new(inner: W) -> Self {
+        Self { inner, sum: FileSum { bytes: 0, crc32c: 0 } }
+    }
+
+    pub(super) fn into_parts(self) -> (W, FileSum) {
+        (self.inner, self.sum)
+    }
+}
+
+impl<W: Write> Write for Summed<W> {
+    fn write(&mut self, buffer: &[u8]) -> std::io::Result<usize> {
+        let n = self.inner.write(buffer)?;
+        self.sum.crc32c = crc32c::crc32c_append(self.sum.crc32c, &buffer[..n]);
+        self.sum.bytes += n as u64;
+        Ok(n)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        self.inner.flush()
+    }
+}
+
+/// The checkpoints in a folder that have a manifest, oldest (smallest step) first.
 pub fn checkpoints_in(folder: impl AsRef<Path>) -> Result<Vec<(usize, PathBuf)>> {
     let folder = folder.as_ref();
-    let entries = match fs::read_dir(folder) {
-        Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
-        other => other.map_err(|e| Error::file(folder, format!("cannot be listed: {e}")))?,
-    };
     let mut found = Vec::new();
-    for entry in entries {
-        let path = entry.map_err(|e| Error::file(folder, format!("cannot be listed: {e}")))?.path();
+    for path in entries(folder)? {
         let step = path.file_name().and_then(|n| n.to_str()?.strip_prefix("step-")?.parse().ok());
-        if let Some(step) = step.filter(|_| path.join("state.json").is_file()) {
+        if let Some(step) = step.filter(|_| path.join(MANIFEST).is_file()) {
             found.push((step, path));
         }
     }
@@ -193,17 +302,108 @@ pub fn checkpoints_in(folder: impl AsRef<Path>) -> Result<Vec<(usize, PathBuf)>>
     Ok(found)
 }
 
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let failed = |e: std::io::Error| Error::file(folder, format!("cannot be listed: {e}"));
+    match fs::read_dir(folder) {
+        Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(e) => Err(failed(e)),
+        Ok(entries) => entries.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect(),
+    }
+}
+
 /// The folder of the checkpoint taken after so many steps.
 pub fn checkpoint_dir(folder: impl AsRef<Path>, steps: usize) -> PathBuf {
     folder.as_ref().join(format!("step-{steps:08}"))
 }
 
-/// Removes all but the newest `keep` checkpoints of a folder; 0 keeps all.
-pub fn prune(folder: impl AsRef<Path>, keep: usize) -> Result<()> {
+/// Removes old checkpoints of a folder: all but the newest `keep` (0 keeps all) and those of a multiple of
+/// `keep_multiple` steps (0: none).
+pub fn prune(folder: impl AsRef<Path>, keep: usize, keep_multiple: usize) -> Result<()> {
     let found = checkpoints_in(folder)?;
     let surplus = if keep == 0 { 0 } else { found.len().saturating_sub(keep) };
-    for (_, path) in &found[..surplus] {
+    for (step, path) in &found[..surplus] {
+        if keep_multiple > 0 && step % keep_multiple == 0 {
+            continue;
+        }
         fs::remove_dir_all(path).map_err(|e| Error::file(path, format!("cannot be removed: {e}")))?;
     }
     Ok(())
+}
+
+/// Lets `latest` in the folder of the checkpoint `dir` point at it: a link where the system has them, else a file with
+/// its name. The old one is replaced in one go.
+pub fn point_latest(dir: &Path) -> Result<()> {
+    let (Some(folder), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
+    let (latest, partial) = (folder.join(LATEST), folder.join("latest.partial"));
+    let failed = |e: std::io::Error| Error::file(&latest, format!("cannot be pointed at {name:?}: {e}"));
+    match fs::remove_file(&partial) {
+        Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+        _ => {}
+    }
+    #[cfg(unix)]
+    std::os::unix::fs::symlink(name, &partial).map_err(failed)?;
+    #[cfg(not(unix))]
+    fs::write(&partial, name.to_string_lossy().as_bytes()).map_err(failed)?;
+    fs::rename(&partial, &latest).map_err(failed)
+}
+
+/// The newest checkpoint whose every byte is what was written, with what is wrong with the newer ones; those are renamed
+/// to `step-N.damaged`, so that nothing takes them again and they can still be looked at. Leftovers of a checkpoint that
+/// was being written are removed.
+pub fn newest_whole(folder: impl AsRef<Path>) -> Result<(Option<(usize, PathBuf)>, Vec<Error>)> {
+    let folder = folder.as_ref();
+    for path in entries(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if name.starts_with("step-") && (name.ends_with(".partial") || name.ends_with(".old")) {
+            fs::remove_dir_all(&path).map_err(|e| Error::file(&path, format!("cannot be removed: {e}")))?;
+        }
+    }
+    let mut damaged = Vec::new();
+    for (step, path) in checkpoints_in(folder)?.into_iter().rev() {
+        match Checkpoint::open(&path).and_then(|c| c.verify()) {
+            Ok(()) => {
+                point_latest(&path)?;
+                return Ok((Some((step, path)), damaged));
+            }
+            Err(problem) => {
+                damaged.push(problem);
+                let aside = (1..)
+                    .map(|n| beside(&path, &if n == 1 { ".damaged".into() } else { format!(".damaged-{n}") }))
+                    .find(|aside| !aside.exists());
+                if let Some(aside) = aside {
+                    let moved = fs::rename(&path, &aside);
+                    moved.map_err(|e| Error::file(&path, format!("cannot be set aside: {e}")))?;
+                }
+            }
+        }
+    }
+    Ok((None, damaged))
+}
+
+/// The checkpoint that a path of the command line means: a checkpoint's folder, `latest`, a folder of checkpoints, or a
+/// run's folder, of which the newest checkpoint is taken.
+pub fn find(path: &Path) -> Result<Checkpoint> {
+    if path.join(MANIFEST).exists() {
+        return Checkpoint::open(path);
+    }
+    if path.is_file() && path.file_name().is_some_and(|n| n == LATEST) {
+        let name = fs::read_to_string(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
+        return Checkpoint::open(path.with_file_name(name.trim()));
+    }
+    let nested = path.join("checkpoints");
+    let folder = if nested.is_dir() { nested.as_path() } else { path };
+    if !folder.is_dir() {
+        let problem = if folder.exists() { "is not a folder" } else { "no such folder" };
+        return Err(Error::file(path, format!("{problem}; give a run's folder or one of its checkpoints")));
+    }
+    let mut problem = None;
+    for (_, dir) in checkpoints_in(folder)?.into_iter().rev() {
+        match Checkpoint::open(&dir) {
+            Ok(checkpoint) => return Ok(checkpoint),
+            Err(e) => problem = problem.or(Some(e)),
+        }
+    }
+    Err(problem.unwrap_or_else(|| {
+        Error::file(path, "holds no complete checkpoint; give a run's folder or one of its checkpoints")
+    }))
 }

@@ -1,7 +1,7 @@
 //! What a run reports: `metrics.jsonl` for programs, `train.log` for people.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -21,44 +21,33 @@ pub fn number(x: f64) -> Value {
 pub struct MetricsLog {
     path: PathBuf,
     file: File,
+    bytes: u64,
 }
 
 impl MetricsLog {
-    /// Starts a new file.
-    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        let path = path.as_ref();
-        let file =
-            File::create_new(path).map_err(|e| Error::file(path, format!("cannot be created: {e}")))?;
-        Ok(Self { path: path.to_path_buf(), file })
-    }
-
-    /// Goes on with the file of an interrupted run that continues at `step`: lines of later steps, and a last line
-    /// that was cut off, are dropped.
-    pub fn resume(path: impl AsRef<Path>, step: usize) -> Result<Self> {
+    /// Opens the file and drops everything beyond its first `keep` bytes: 0 for a new run, for a resumed one what there
+    /// was when the checkpoint was taken.
+    pub fn open(path: impl AsRef<Path>, keep: u64) -> Result<Self> {
         let path = path.as_ref();
         let failed = |e: std::io::Error| Error::file(path, format!("cannot be continued: {e}"));
-        let mut file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(path)
-            .map_err(failed)?;
-        let mut kept = 0;
-        let mut line = Vec::new();
-        let mut lines = BufReader::new(&file);
-        loop {
-            line.clear();
-            let length = lines.read_until(b'\n', &mut line).map_err(failed)?;
-            let of = serde_json::from_slice::<Value>(&line).ok().and_then(|v| v.get("step")?.as_u64());
-            if !line.ends_with(b"\n") || of.is_none_or(|of| of >= step as u64) {
-                break;
-            }
-            kept += length as u64;
-        }
-        file.set_len(kept).map_err(failed)?;
-        std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).map_err(failed)?;
-        Ok(Self { path: path.to_path_buf(), file })
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len().min(keep);
+        let mut log = Self { path: path.to_path_buf(), file, bytes };
+        log.cut().map_err(failed)?;
+        Ok(log)
+    }
+
+    /// Lets the file end after the last whole line.
+    fn cut(&mut self) -> std::io::Result<()> {
+        self.file.set_len(self.bytes)?;
+        self.file.seek(SeekFrom::Start(self.bytes)).map(|_| ())
+    }
+
+    /// Length of the file, in bytes, which is forced to disk.
+    pub fn synced_bytes(&self) -> Result<u64> {
+        let failed = |e: std::io::Error| Error::file(&self.path, format!("cannot be written: {e}"));
+        self.file.sync_all().map_err(failed)?;
+        Ok(self.bytes)
     }
 
     /// Appends the line of a step (from 0). `values` are deterministic; `time` holds what depends on the clock, such
@@ -73,10 +62,28 @@ impl MetricsLog {
         }
         let mut text = Value::Object(line).to_string();
         text.push('\n');
-        self.file
-            .write_all(text.as_bytes())
-            .map_err(|e| Error::file(&self.path, format!("cannot be written: {e}; is the disk full?")))
+        if let Err(e) = self.file.write_all(text.as_bytes()) {
+            // half a line would make the file unreadable; if even this fails, the next write starts over it
+            let _ = self.cut();
+            return Err(Error::file(&self.path, format!("cannot be written: {e}; is the disk full?")));
+        }
+        self.bytes += text.len() as u64;
+        Ok(())
     }
+}
+
+/// The values of all lines of a `metrics.jsonl` whose key starts with `prefix`, as (step, key, value). A file that does
+/// not exist has none, and lines that cannot be read are left out.
+pub fn history(path: impl AsRef<Path>, prefix: &str) -> Vec<(usize, String, f64)> {
+    let mut found = Vec::new();
+    let Ok(file) = File::open(path) else { return found };
+    for line in BufReader::new(file).lines().map_while(std::io::Result::ok) {
+        let Ok(Value::Object(line)) = serde_json::from_str(&line) else { continue };
+        let Some(step) = line.get("step").and_then(Value::as_u64) else { continue };
+        let values = line.iter().filter(|(key, _)| key.starts_with(prefix));
+        found.extend(values.filter_map(|(key, v)| Some((step as usize, key.clone(), v.as_f64()?))));
+    }
+    found
 }
 
 /// `train.log`: readable lines, each with the time (UTC).

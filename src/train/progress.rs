@@ -1,5 +1,6 @@
 //! The progress of a run on the terminal: a bar, or plain lines where there is no terminal.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
@@ -9,8 +10,18 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
 /// Weight of the newest step in the moving average behind the speed and the time left.
 const NEWEST: f64 = 0.1;
 
+/// The numbers of a step whose losses were read back.
+#[derive(Clone, Copy, Debug)]
+pub struct Shown {
+    /// The loss.
+    pub loss: f64,
+    /// Share of the time so far that was spent waiting for images.
+    pub waiting: f64,
+}
+
 /// Shows how far a run is, with loss, learning rate, images a second and the time left.
 pub struct Progress {
+    quiet: bool,
     bar: Option<ProgressBar>,
     total: usize,
     every: usize,
@@ -18,14 +29,16 @@ pub struct Progress {
     last: Instant,
     /// Moving average of the duration of a step, in seconds.
     pace: Option<f64>,
+    /// Seconds of the last pause of each kind, by the steps after which it comes again.
+    pauses: BTreeMap<usize, f64>,
     summary: String,
 }
 
 impl Progress {
     /// A run of `total` steps of `images` images each, `done` of them done before; without a terminal a line is
-    /// printed every `every` steps.
-    pub fn new(total: usize, done: usize, images: usize, every: usize) -> Self {
-        let bar = std::io::stderr().is_terminal().then(|| {
+    /// printed every `every` steps. A quiet one shows warnings alone.
+    pub fn new(total: usize, done: usize, images: usize, every: usize, quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
             let bar =
                 ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
             bar.set_style(style());
@@ -33,31 +46,35 @@ impl Progress {
             bar
         });
         Self {
+            quiet,
             bar,
             total,
             every: every.max(1),
             images,
             last: Instant::now(),
             pace: None,
+            pauses: BTreeMap::new(),
             summary: String::new(),
         }
     }
 
-    /// A step is done: `done` steps are now, and this was its loss and learning rate (`None` when the loss was not
-    /// read back).
-    pub fn step(&mut self, done: usize, loss: Option<f64>, lr: f64) {
+    /// A step is done: `done` steps are now, and these were its numbers (`None` when they were not read back) and its
+    /// learning rate.
+    pub fn step(&mut self, done: usize, shown: Option<Shown>, lr: f64) {
         let took = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
         self.pace = Some(self.pace.map_or(took, |pace| pace + NEWEST * (took - pace)));
-        if let Some(loss) = loss {
-            self.summary = format!("loss {loss:.4}  lr {lr:.2e}  {:.1} images/s", self.images_per_second());
+        if let Some(Shown { loss, waiting }) = shown {
+            let waiting = 100.0 * waiting;
+            let pace = self.images_per_second();
+            self.summary = format!("loss {loss:.4}  lr {lr:.2e}  {pace:.1} images/s  {waiting:.0}% waiting");
         }
         match &self.bar {
             Some(bar) => {
                 bar.set_message(format!("{}  {} left", self.summary, readable(self.left(done))));
                 bar.set_position(done as u64);
             }
-            None if done.is_multiple_of(self.every) || done == self.total => {
+            None if !self.quiet && (done.is_multiple_of(self.every) || done == self.total) => {
                 let left = readable(self.left(done));
                 eprintln!("step {done}/{}  {}  {left} left", self.total, self.summary);
             }
@@ -70,13 +87,24 @@ impl Progress {
         self.pace.map_or(0.0, |pace| self.images as f64 / pace.max(1e-9))
     }
 
-    /// What was done since the last step is not counted as part of the next one.
-    pub fn pause_over(&mut self) {
+    /// What was done since the last step, and is done again every so many steps (0: never again), is not counted as
+    /// part of the next one, but in the time left.
+    pub fn pause_over(&mut self, every: usize) {
+        if every > 0 {
+            self.pauses.insert(every, self.last.elapsed().as_secs_f64());
+        }
         self.last = Instant::now();
     }
 
-    /// Prints a line above the bar.
+    /// Prints a line above the bar, unless the run is quiet.
     pub fn line(&self, text: &str) {
+        if !self.quiet {
+            self.warning(text);
+        }
+    }
+
+    /// Prints a line above the bar.
+    pub fn warning(&self, text: &str) {
         match &self.bar {
             Some(bar) => bar.suspend(|| eprintln!("{text}")),
             None => eprintln!("{text}"),
@@ -90,8 +118,11 @@ impl Progress {
         }
     }
 
-    fn left(&self, done: usize) -> Duration {
-        let seconds = self.total.saturating_sub(done) as f64 * self.pace.unwrap_or(0.0);
+    /// Time left after `done` steps, with the pauses to come.
+    pub fn left(&self, done: usize) -> Duration {
+        let steps = self.total.saturating_sub(done);
+        let pauses: f64 = self.pauses.iter().map(|(every, seconds)| (steps / every) as f64 * seconds).sum();
+        let seconds = steps as f64 * self.pace.unwrap_or(0.0) + pauses;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
 }

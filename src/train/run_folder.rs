@@ -1,42 +1,78 @@
 //! The folder of a run: its configuration, reports and checkpoints.
 
-use std::fs;
+use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::train::checkpoint::replace_file;
 
 /// What a run leaves in its folder.
 const CONTENTS: [&str; 4] = ["config.toml", "metrics.jsonl", "train.log", "checkpoints"];
+/// Where runs go that are given no folder.
+const RUNS: &str = "runs";
 
-/// The folder of a run.
-#[derive(Debug, Clone)]
+/// The folder of a run; while this lives, no other process can train in it.
+#[derive(Debug)]
 pub struct RunFolder {
     dir: PathBuf,
+    /// Held until the process ends, however it ends.
+    _lock: File,
 }
 
 impl RunFolder {
     /// Makes the folder of a new run: `out`, which must not hold a run yet, or else the first free
     /// `runs/<recipe>-<n>`. The resolved configuration goes into it.
     pub fn create(out: Option<&Path>, recipe: &str, config: &Config) -> Result<Self> {
+        if let Some(dir) = out
+            && let Some(name) = CONTENTS.iter().find(|name| dir.join(name).exists())
+        {
+            return Err(Error::file(
+                dir,
+                format!(
+                    "already holds a run ({name} is in it); go on with it by --resume, give another folder with \
+                     --out, or remove this one"
+                ),
+            ));
+        }
+        let dir = out.map_or_else(|| free_folder(Path::new(RUNS), recipe), |dir| Ok(dir.to_path_buf()))?;
+        Self::start(&dir, config)
+    }
+
+    /// Starts a run in `dir`, where an earlier attempt may have ended before its configuration was written.
+    pub fn start(dir: &Path, config: &Config) -> Result<Self> {
         let text = config.to_toml()?;
-        let run = Self { dir: out.map_or_else(|| free_folder(Path::new("runs"), recipe), taken)? };
-        let checkpoints = run.checkpoints();
-        fs::create_dir(&checkpoints)
-            .map_err(|e| Error::file(&checkpoints, format!("cannot be created: {e}")))?;
-        let path = run.config();
-        fs::write(&path, text).map_err(|e| Error::file(&path, format!("cannot be written: {e}")))?;
+        let checkpoints = dir.join("checkpoints");
+        fs::create_dir_all(&checkpoints)
+            .map_err(|e| Error::file(dir, format!("the run's folder cannot be created: {e}")))?;
+        let run = Self::claim(dir)?;
+        // last: a folder with a configuration is a run
+        replace_file(&run.config(), text.as_bytes())?;
         Ok(run)
     }
 
     /// The folder of a run that exists.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
-        let run = Self { dir: dir.as_ref().to_path_buf() };
-        match run.config().is_file() {
-            true => Ok(run),
-            false => Err(Error::file(&run.dir, "holds no run: there is no config.toml in it")),
+        let dir = dir.as_ref();
+        match holds_run(dir) {
+            true => Self::claim(dir),
+            false => Err(Error::file(dir, "holds no run: there is no config.toml in it")),
         }
+    }
+
+    fn claim(dir: &Path) -> Result<Self> {
+        let path = dir.join("run.lock");
+        let lock = File::options().create(true).append(true).open(&path);
+        let lock = lock.map_err(|e| Error::file(&path, format!("cannot be opened: {e}")))?;
+        // a file system without locks is no reason not to train
+        if let Err(TryLockError::WouldBlock) = lock.try_lock() {
+            return Err(Error::file(
+                dir,
+                "another process is training in this folder; wait for it, or end it",
+            ));
+        }
+        Ok(Self { dir: dir.to_path_buf(), _lock: lock })
     }
 
     /// The folder itself.
@@ -49,6 +85,11 @@ impl RunFolder {
         self.dir.join("config.toml")
     }
 
+    /// Replaces the configuration.
+    pub fn write_config(&self, config: &Config) -> Result<()> {
+        replace_file(&self.config(), config.to_toml()?.as_bytes())
+    }
+
     /// One JSON object a line.
     pub fn metrics(&self) -> PathBuf {
         self.dir.join("metrics.jsonl")
@@ -59,25 +100,37 @@ impl RunFolder {
         self.dir.join("train.log")
     }
 
+    /// The images that could not be used, one a line.
+    pub fn bad_samples(&self) -> PathBuf {
+        self.dir.join("bad_samples.txt")
+    }
+
+    /// Where the plot of the k-NN accuracies goes, without its ending.
+    pub fn knn_plot(&self) -> PathBuf {
+        self.dir.join("knn")
+    }
+
     /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
         self.dir.join("checkpoints")
     }
 }
 
-/// The folder that was asked for, made if need be, unless a run is in it.
-fn taken(dir: &Path) -> Result<PathBuf> {
-    if let Some(name) = CONTENTS.iter().find(|name| dir.join(name).exists()) {
-        return Err(Error::file(
-            dir,
-            format!(
-                "already holds a run ({name} is in it); give another folder with --out, or remove this one"
-            ),
-        ));
-    }
-    fs::create_dir_all(dir)
-        .map_err(|e| Error::file(dir, format!("the run's folder cannot be created: {e}")))?;
-    Ok(dir.to_path_buf())
+/// Whether a run was started in a folder.
+pub fn holds_run(dir: &Path) -> bool {
+    dir.join("config.toml").is_file()
+}
+
+/// The folder of the newest run of a recipe that was given no folder of its own.
+pub fn newest_run(recipe: &str) -> Option<PathBuf> {
+    let number = |path: &Path| {
+        path.file_name()?.to_str()?.strip_prefix(recipe)?.strip_prefix('-')?.parse::<u64>().ok()
+    };
+    let runs = fs::read_dir(RUNS).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
+    runs.filter(|path| holds_run(path))
+        .filter_map(|path| Some((number(&path)?, path)))
+        .max()
+        .map(|(_, path)| path)
 }
 
 /// The first `<parent>/<recipe>-<n>` that does not exist; making it is what claims it.

@@ -1,31 +1,45 @@
-//! What of a run goes into a checkpoint: student and teacher under the official names, the optimiser's moments, and
-//! the numbers a run goes on from.
+//! What of a run goes into a checkpoint: student and teacher under the official names, the optimiser's moments, the
+//! configuration, and the numbers a run goes on from.
 
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::nn::parameters::FlatBuffers;
+use crate::models::encoder::Encoder;
+use crate::models::grid::{ElasticGrid, Network, vit_grid};
+use crate::models::vit::{Vit, VitSizes};
+use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
 use crate::poa::PoaModel;
-use crate::tensor::Tensor;
-use crate::train::checkpoint::{Checkpoint, CheckpointWriter};
-use crate::train::tensor_file::TensorSpec;
+use crate::tensor::{Device, Tensor};
+use crate::train::checkpoint::{self, Checkpoint, CheckpointWriter};
+use crate::train::tensor_file::TensorFile;
+use crate::train::tensor_writer::TensorSpec;
 
 /// The numbers beside the tensors.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct RunState {
     /// Steps done.
     pub step: u64,
     /// Steps whose update was applied (others had non-finite numbers).
     pub applied: u64,
+    /// Steps that were skipped.
+    pub skipped: u64,
     /// Seed of the run.
     pub seed: u64,
+    /// Length of `metrics.jsonl` when the checkpoint was taken, in bytes.
+    pub metrics_bytes: u64,
+    /// Time spent training so far, in seconds.
+    pub seconds: f64,
 }
 
-const STUDENT: &str = "student.safetensors";
-const TEACHER: &str = "teacher.safetensors";
+/// The student's parameters.
+pub const STUDENT: &str = "student.safetensors";
+/// The teacher's parameters.
+pub const TEACHER: &str = "teacher.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
+const CONFIG: &str = "config.toml";
 /// Prefixes of the moments in the optimiser's file, as PyTorch's AdamW calls them.
 const MOMENTS: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
 
@@ -47,7 +61,7 @@ fn centers(model: &PoaModel) -> Vec<(String, Tensor)> {
 }
 
 /// Writes a checkpoint to the folder `dir`, which appears when it is complete.
-pub fn save(model: &PoaModel, state: &RunState, dir: &Path) -> Result<PathBuf> {
+pub fn save(model: &PoaModel, config: &Config, state: &RunState, dir: &Path) -> Result<PathBuf> {
     let mut writer = CheckpointWriter::create(dir)?;
     for (file, buffers) in [(STUDENT, model.student.values()), (TEACHER, model.teacher.values())] {
         writer.tensors(file, &specs(buffers, ""), |name| buffers.read(name))?;
@@ -70,6 +84,7 @@ pub fn save(model: &PoaModel, state: &RunState, dir: &Path) -> Result<PathBuf> {
             None => Err(Error::file(dir, format!("`{name}` is not part of a checkpoint"))),
         }
     })?;
+    writer.text(CONFIG, &config.to_toml()?)?;
     writer.finish(state)
 }
 
@@ -78,22 +93,69 @@ pub fn save(model: &PoaModel, state: &RunState, dir: &Path) -> Result<PathBuf> {
 pub fn load(model: &mut PoaModel, dir: &Path) -> Result<RunState> {
     let checkpoint = Checkpoint::open(dir)?;
     let state: RunState = checkpoint.state()?;
+    let (student, teacher) = (checkpoint.tensors(STUDENT)?, checkpoint.tensors(TEACHER)?);
     let optimizer = checkpoint.tensors(OPTIMIZER)?;
-    let sets = [
-        (checkpoint.tensors(STUDENT)?, "", model.student.values()),
-        (checkpoint.tensors(TEACHER)?, "", model.teacher.values()),
-        (checkpoint.tensors(OPTIMIZER)?, MOMENTS[0], &model.optimizer.m),
-        (checkpoint.tensors(OPTIMIZER)?, MOMENTS[1], &model.optimizer.v),
-    ];
-    for (file, prefix, buffers) in &sets {
-        for place in buffers.layout().places() {
-            let values = file.read_f32_as(&format!("{prefix}{}", place.spec.name), &place.spec.shape)?;
-            buffers.write(&place.spec.name, &values)?;
-        }
-    }
+    fill(model.student.values(), &student, "")?;
+    fill(model.teacher.values(), &teacher, "")?;
+    fill(&model.optimizer.m, &optimizer, MOMENTS[0])?;
+    fill(&model.optimizer.v, &optimizer, MOMENTS[1])?;
     for (name, center) in centers(model) {
         center.upload(&optimizer.read_f32_as(&name, center.shape())?)?;
     }
     model.optimizer.applied = state.applied;
     Ok(state)
+}
+
+fn fill(buffers: &FlatBuffers, file: &TensorFile, prefix: &str) -> Result<()> {
+    for place in buffers.layout().places() {
+        let values = file.read_f32_as(&format!("{prefix}{}", place.spec.name), &place.spec.shape)?;
+        buffers.write(&place.spec.name, &values)?;
+    }
+    Ok(())
+}
+
+/// The configuration that a checkpoint was made with.
+pub fn config_of(checkpoint: &Checkpoint) -> Result<Config> {
+    Config::from_toml(&checkpoint.text(CONFIG)?, &checkpoint.dir().join(CONFIG))
+}
+
+/// The teacher's backbone of a checkpoint, ready to be run.
+pub struct Teacher {
+    /// The configuration it was trained with.
+    pub config: Config,
+    /// Its sub-networks.
+    pub grid: ElasticGrid<Network>,
+    /// Steps it was trained for.
+    pub step: u64,
+    /// The checkpoint's folder.
+    pub dir: PathBuf,
+    device: Device,
+    vit: Vit,
+    parameters: Parameters,
+}
+
+impl Teacher {
+    /// Loads the backbone of the checkpoint that `path` means (see [`checkpoint::find`]); heads are left out.
+    pub fn open(path: &Path, device: &Device) -> Result<Self> {
+        let checkpoint = checkpoint::find(path)?;
+        let config = config_of(&checkpoint)?;
+        let vit = Vit::new(VitSizes::from_config(&config.student, config.crops.global_crops_size));
+        let layout = FlatLayout::new(&vit.specs(), device.max_tensor_bytes())?;
+        let values = FlatBuffers::zeros(&layout, device)?;
+        fill(&values, &checkpoint.tensors(TEACHER)?, "")?;
+        Ok(Self {
+            grid: vit_grid(&config.student)?,
+            step: checkpoint.state::<RunState>()?.step,
+            dir: checkpoint.dir().to_path_buf(),
+            device: device.clone(),
+            vit,
+            parameters: Parameters::frozen(values),
+            config,
+        })
+    }
+
+    /// The backbone, to be run.
+    pub fn encoder(&self) -> Encoder<'_> {
+        Encoder { device: &self.device, vit: &self.vit, parameters: &self.parameters }
+    }
 }

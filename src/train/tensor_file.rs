@@ -1,19 +1,20 @@
-//! Tensors in safetensors files, written and read one tensor at a time, so that a model larger than memory's spare
-//! room can be saved. Files of others are read too, with floats of any width.
+//! Tensors from safetensors files, read one at a time. Files of others are read too, with floats of any width.
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
+use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 
 /// The longest header that is accepted, in bytes, as in the safetensors crate.
 const MAX_HEADER: u64 = 100_000_000;
+/// The header's one entry that is no tensor.
+pub(super) const METADATA: &str = "__metadata__";
 
 /// How the elements of a stored tensor are kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,107 +47,6 @@ impl StoredType {
             Self::U8 | Self::BOOL => 1,
         }
     }
-}
-
-/// Values of a tensor to be written.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Values {
-    /// Stored as F32.
-    F32(Vec<f32>),
-    /// Stored as U8.
-    U8(Vec<u8>),
-}
-
-impl From<Vec<f32>> for Values {
-    fn from(values: Vec<f32>) -> Self {
-        Self::F32(values)
-    }
-}
-
-impl From<Vec<u8>> for Values {
-    fn from(values: Vec<u8>) -> Self {
-        Self::U8(values)
-    }
-}
-
-/// Name, shape and type of a tensor to be written; the type is F32 or U8.
-#[derive(Debug, Clone, PartialEq)]
-pub struct TensorSpec {
-    /// The tensor's name, unique in its file.
-    pub name: String,
-    /// The tensor's shape; empty for a scalar.
-    pub shape: Vec<usize>,
-    /// How it is stored.
-    pub stored: StoredType,
-}
-
-impl TensorSpec {
-    /// A tensor of 32-bit floats.
-    pub fn f32(name: impl Into<String>, shape: &[usize]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), stored: StoredType::F32 }
-    }
-
-    /// A tensor of bytes.
-    pub fn u8(name: impl Into<String>, shape: &[usize]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), stored: StoredType::U8 }
-    }
-
-    fn elements(&self) -> usize {
-        self.shape.iter().product()
-    }
-}
-
-/// Writes a safetensors file and forces it to disk. `read` is called once for each tensor, by name, floats first;
-/// only one tensor is in memory at a time.
-pub fn write_tensors<V: Into<Values>>(
-    path: &Path,
-    specs: &[TensorSpec],
-    mut read: impl FnMut(&str) -> Result<V>,
-) -> Result<()> {
-    let failed = |e: std::io::Error| Error::file(path, format!("cannot be written: {e}"));
-    // Larger elements first, so that each tensor starts at a multiple of its element's size.
-    let mut specs: Vec<&TensorSpec> = specs.iter().collect();
-    specs.sort_by_key(|spec| std::cmp::Reverse(spec.stored.size()));
-    let mut header = Map::new();
-    let mut offset = 0;
-    for spec in &specs {
-        let end = offset + spec.elements() * spec.stored.size();
-        let entry = json!({ "dtype": spec.stored, "shape": spec.shape, "data_offsets": [offset, end] });
-        if header.insert(spec.name.clone(), entry).is_some() {
-            return Err(Error::file(path, format!("two tensors are called `{}`", spec.name)));
-        }
-        offset = end;
-    }
-    let mut header = Value::Object(header).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(8), b' ');
-
-    let mut file = BufWriter::with_capacity(1 << 20, File::create(path).map_err(failed)?);
-    file.write_all(&(header.len() as u64).to_le_bytes()).map_err(failed)?;
-    file.write_all(&header).map_err(failed)?;
-    for spec in &specs {
-        let values = read(&spec.name)?.into();
-        let (count, stored) = match &values {
-            Values::F32(v) => (v.len(), StoredType::F32),
-            Values::U8(v) => (v.len(), StoredType::U8),
-        };
-        if count != spec.elements() || stored != spec.stored {
-            return Err(Error::file(
-                path,
-                format!(
-                    "tensor `{}` was announced as {:?} {:?} and came as {count} values of {stored:?}",
-                    spec.name, spec.stored, spec.shape
-                ),
-            ));
-        }
-        match values {
-            Values::F32(v) if cfg!(target_endian = "little") => file.write_all(bytemuck::cast_slice(&v)),
-            Values::F32(v) => v.iter().try_for_each(|x| file.write_all(&x.to_le_bytes())),
-            Values::U8(v) => file.write_all(&v),
-        }
-        .map_err(failed)?;
-    }
-    let file = file.into_inner().map_err(|e| failed(e.into_error()))?;
-    file.sync_all().map_err(failed)
 }
 
 #[derive(Debug, Deserialize)]
@@ -219,7 +119,7 @@ impl TensorFile {
         let data = 8 + size;
         let mut entries = BTreeMap::new();
         for (name, value) in header {
-            if name == "__metadata__" {
+            if name == METADATA {
                 continue;
             }
             let entry: Entry = serde_json::from_value(value)

@@ -1,9 +1,9 @@
 //! The training loop.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
@@ -13,21 +13,36 @@ use crate::data::{
     BlurProbabilities, Crop, CropConfig, HeldOut, Loader, LoaderConfig, MaskConfig, Source, split,
 };
 use crate::error::{Error, Result};
-use crate::eval::features::{LabelledImages, network_knn};
 use crate::models::grid::{DrawCycle, Network};
+use crate::ops::elementwise::add_scaled;
 use crate::optim::adamw::{GradientReport, StepSettings};
 use crate::optim::schedules::Schedules;
-use crate::poa::losses::StepRecord;
+use crate::poa::losses::{LossReport, StepRecord};
 use crate::poa::{PoaModel, StepBatch, StepInputs};
-use crate::tensor::{Device, PendingRead};
-use crate::train::checkpoint::{checkpoint_dir, prune};
-use crate::train::metrics::{MetricsLog, TrainLog, number};
-use crate::train::progress::Progress;
+use crate::tensor::{DType, Device, PendingRead, Tensor};
+use crate::train::bad_samples::BadSamples;
+use crate::train::checkpoint::{checkpoint_dir, newest_whole, point_latest, prune};
+use crate::train::evaluation::Evaluation;
+use crate::train::health::HealthMonitor;
+use crate::train::metrics::number;
+use crate::train::progress::{Progress, Shown};
+use crate::train::reports::Reports;
 use crate::train::run_folder::RunFolder;
-use crate::train::save::{RunState, save};
+use crate::train::save::{RunState, load, save};
 
 /// Batches made ahead by the loader.
 const PREFETCH: usize = 2;
+
+/// How a run starts and shows itself.
+#[derive(Clone, Debug, Default)]
+pub struct Start {
+    /// Goes on from the newest whole checkpoint of the folder, if there is one.
+    pub resume: bool,
+    /// Weights to start a new run from.
+    pub init: Option<PathBuf>,
+    /// Shows warnings alone.
+    pub quiet: bool,
+}
 
 /// A k-NN accuracy of one sub-network before and after training.
 #[derive(Clone, Debug, PartialEq)]
@@ -54,19 +69,17 @@ pub struct Outcome {
     pub knn: Vec<KnnResult>,
 }
 
-/// Labelled images on both sides of a k-NN evaluation.
-struct Evaluation {
-    train: LabelledImages,
-    val: LabelledImages,
-    networks: Vec<Network>,
-}
-
 /// A step whose numbers are still on the device.
 struct InFlight {
-    step: usize,
     control: PendingRead,
-    /// Kept where the losses are due.
-    record: Option<StepRecord>,
+    facts: StepFacts,
+}
+
+/// What is known of a step on the host.
+struct StepFacts {
+    step: usize,
+    /// Of every batch of the step, where the losses are due.
+    records: Vec<StepRecord>,
     network: Network,
     settings: StepSettings,
     teacher_temp: f64,
@@ -80,60 +93,109 @@ pub struct Trainer {
     loader: Loader,
     schedules: Schedules,
     draws: DrawCycle<Network>,
-    metrics: MetricsLog,
-    log: TrainLog,
-    progress: Progress,
+    reports: Reports,
+    health: HealthMonitor,
     evaluation: Option<Evaluation>,
+    bad: BadSamples,
+    /// Images of the data set.
     images: usize,
-    noted_bad: usize,
-    skipped: usize,
+    /// Steps done when this process began, and after which it ends.
+    first: usize,
+    stop_after: usize,
+    /// Steps skipped, and how many of them in a row until now.
+    skipped: (u64, usize),
     started: Instant,
+    /// Time spent by earlier processes.
+    earlier: Duration,
 }
 
 impl Trainer {
-    /// Prepares a run of a resolved config in a new folder.
-    pub fn new(config: Config, device: &Device, source: Arc<dyn Source>, folder: RunFolder) -> Result<Self> {
+    /// Prepares a run of a resolved config in its folder.
+    pub fn new(
+        config: Config,
+        device: &Device,
+        source: Arc<dyn Source>,
+        folder: RunFolder,
+        start: &Start,
+    ) -> Result<Self> {
         let held_out = HeldOut { fraction: config.data.held_out, at_most: config.data.held_out_at_most };
         let (train, val) = split(source, held_out);
-        let mut log = TrainLog::open(folder.log())?;
-        log.line(&format!("device: {}", device.describe()))?;
-        log.line(&format!("data: {}, {} images to train on", train.describe(), train.len()))?;
-        let model = PoaModel::new(&config, device, config.train.seed)?;
+        let mut model = PoaModel::new(&config, device, config.train.seed)?;
+        let (found, damaged) = match start.resume {
+            true => newest_whole(folder.checkpoints())?,
+            false => (None, Vec::new()),
+        };
+        let state = match &found {
+            Some((_, dir)) => load(&mut model, dir)?,
+            None => RunState { seed: config.train.seed, ..RunState::default() },
+        };
+        let total = config.total_steps();
+        let first = state.step as usize;
+        let progress =
+            Progress::new(total, first, config.images_per_step(), config.train.log_every, start.quiet);
+        let resumed = found.is_some().then_some((state.step, state.metrics_bytes));
+        let mut reports = Reports::open(&folder, progress, resumed)?;
+        for problem in damaged {
+            reports.warn(&format!("a damaged checkpoint is passed over and set aside: {problem}"));
+        }
+        reports.note(&format!("device: {}", device.describe()));
+        reports.note(&format!("data: {}, {} images to train on", train.describe(), train.len()));
         let count = model.student.values().layout().elements();
-        log.line(&format!("{} sub-networks; {count} parameters", model.grid.entries().len()))?;
-        let evaluation = Evaluation::prepare(&config, &model, &train, val.as_ref())?;
-        if evaluation.is_none() {
-            log.line(
+        reports.note(&format!("{} sub-networks; {count} parameters", model.grid.entries().len()));
+        match (&found, start.resume) {
+            (Some((step, dir)), _) => {
+                reports.say(&format!("resumed after {step} of {total} steps from {}", dir.display()));
+            }
+            (None, true) => {
+                reports.say("no whole checkpoint to resume from: the run starts at its beginning")
+            }
+            (None, false) => {}
+        }
+        if let Some(path) = start.init.as_deref().filter(|_| found.is_none()) {
+            initialise(&model, path, &mut reports)?;
+        }
+        let mut evaluation = Evaluation::prepare(&config, &model, (&train, val.as_ref()), &folder)?;
+        match &mut evaluation {
+            Some(evaluation) if resumed.is_some() => evaluation.resume(&folder),
+            Some(_) => {}
+            None => reports.note(
                 "no labels: k-NN is left out (classes are the parent folders, where there are several)",
-            )?;
+            ),
         }
         let images = train.len();
-        let loader = Loader::new(train, loader_config(&config))?;
-        let total = config.total_steps();
+        let batches = first as u64 * config.train.accumulation_steps as u64;
+        let loader = Loader::new(train, LoaderConfig { start_step: batches, ..loader_config(&config) })?;
         Ok(Self {
             schedules: Schedules::new(&config),
             draws: DrawCycle::new(model.grid.clone(), config.train.seed),
-            metrics: MetricsLog::create(folder.metrics())?,
-            progress: Progress::new(total, 0, config.train.batch_size_per_gpu, config.train.log_every),
+            health: HealthMonitor::new(&config),
+            bad: BadSamples::open(&folder.bad_samples())?,
             config,
             model,
             folder,
             loader,
-            log,
+            reports,
             evaluation,
             images,
-            noted_bad: 0,
-            skipped: 0,
+            first,
+            stop_after: usize::MAX,
+            skipped: (state.skipped, 0),
             started: Instant::now(),
+            earlier: Duration::try_from_secs_f64(state.seconds).unwrap_or_default(),
         })
+    }
+
+    /// Lets [`Trainer::run`] end after so many steps of the run, as if it had been interrupted then.
+    pub fn stop_after(&mut self, steps: usize) {
+        self.stop_after = steps;
     }
 
     /// Trains until the end, or until `stop` is set: then the current step is finished and a checkpoint written.
     pub fn run(mut self, stop: &AtomicBool) -> Result<Outcome> {
         let result = self.steps(stop);
-        self.progress.finish();
+        self.reports.progress.finish();
         if let Err(e) = &result {
-            self.log.line(&format!("stopped: {e}"))?;
+            self.reports.note(&format!("stopped: {e}"));
         }
         result
     }
@@ -142,61 +204,70 @@ impl Trainer {
         let total = self.config.total_steps();
         let period = self.config.checkpoint_period();
         let eval_period = self.config.evaluation.eval_period_iterations;
-        let before = self.evaluate(0)?;
+        if self.first == 0 {
+            self.evaluate(0)?;
+        }
         let mut in_flight = None;
-        let (mut done, mut checkpoint) = (0, None);
-        while done < total && !stop.load(Ordering::Relaxed) {
+        let (mut done, mut saved) = (self.first, None);
+        while done < total.min(self.stop_after) && !stop.load(Ordering::Relaxed) {
             in_flight = Some(self.step(done, in_flight)?);
             done += 1;
             self.model.device.submit()?;
-            if done % period == 0 && done < total {
+            let evaluates = eval_period > 0 && done % eval_period == 0 && done < total;
+            let saves = done % period == 0 && done < total;
+            if evaluates || saves || self.halts() {
                 self.settle(in_flight.take())?;
-                checkpoint = self.save(done)?.or(checkpoint);
             }
-            if eval_period > 0 && done % eval_period == 0 && done < total {
-                self.settle(in_flight.take())?;
+            if self.halts() {
+                return Err(self.halt(done));
+            }
+            if evaluates {
                 self.evaluate(done)?;
+            }
+            if saves && self.try_save(done) {
+                saved = Some(checkpoint_dir(self.folder.checkpoints(), done));
             }
         }
         self.settle(in_flight)?;
-        // the last checkpoint must succeed: without it the run would have been for nothing
-        let dir = checkpoint_dir(self.folder.checkpoints(), done);
-        let last = match save(&self.model, &self.state(done), &dir) {
-            Ok(path) => path,
-            Err(e) => match checkpoint {
-                Some(earlier) => {
-                    let what = format!("{e}; the newest complete checkpoint is {}", earlier.display());
-                    return Err(Error::file(dir, what));
-                }
-                None => return Err(e),
-            },
-        };
-        prune(self.folder.checkpoints(), self.config.train.keep_checkpoints)?;
-        let interrupted = done < total;
-        let mut knn = Vec::new();
-        if !interrupted {
-            let after = self.evaluate(done)?;
-            for ((network, k, before), (_, _, after)) in before.into_iter().zip(after) {
-                knn.push(KnnResult { network, k, before, after });
-            }
+        if self.halts() {
+            return Err(self.halt(done));
         }
-        self.log.line(&format!(
-            "{done} steps done, {} skipped; {:.1} s, {:.1} s of them waiting for images; peak memory {} MiB",
-            self.skipped,
-            self.started.elapsed().as_secs_f64(),
+        // the last checkpoint must succeed: without it the run would have been for nothing
+        let checkpoint = match self.save(done) {
+            Ok(path) => path,
+            Err(e) => {
+                let hint = match saved {
+                    Some(dir) => format!("; the newest complete checkpoint is {}", dir.display()),
+                    None => String::new(),
+                };
+                let advice = "make room and go on with --resume";
+                return Err(Error::file(
+                    checkpoint_dir(self.folder.checkpoints(), done),
+                    format!("{e}{hint}; {advice}"),
+                ));
+            }
+        };
+        let interrupted = done < total;
+        if !interrupted {
+            self.evaluate(done)?;
+        }
+        let gains = self.evaluation.as_ref().map_or_else(Vec::new, |e| e.gains(done));
+        let knn =
+            gains.into_iter().map(|(network, k, before, after)| KnnResult { network, k, before, after });
+        let seconds = self.started.elapsed().as_secs_f64();
+        self.reports.note(&format!(
+            "{done} steps done, {} skipped; {seconds:.1} s, {:.1} s of them waiting for images; peak memory {} MiB",
+            self.skipped.0,
             self.loader.waited().as_secs_f64(),
             self.model.device.peak_bytes() >> 20
-        ))?;
-        Ok(Outcome { checkpoint: last, steps: done, interrupted, knn })
+        ));
+        let knn = if interrupted { Vec::new() } else { knn.collect() };
+        Ok(Outcome { checkpoint, steps: done, interrupted, knn })
     }
 
     /// One step. The numbers of the one before are looked at when this one's work is under way.
     fn step(&mut self, step: usize, before: Option<InFlight>) -> Result<InFlight> {
-        let config = &self.config;
-        let batch = self.loader.next()?;
-        let masked = step >= config.ibot_start_step() && config.ibot.loss_weight > 0.0;
         let network = self.network(step)?;
-        let mut rng = stream(config.train.seed, Purpose::DropPath, step as u64, 0);
         let teacher_temp = self.schedules.teacher_temp(step);
         let settings = StepSettings {
             lr: self.schedules.lr(step),
@@ -204,27 +275,57 @@ impl Trainer {
             weight_decay: self.schedules.weight_decay(step),
             teacher_momentum: self.schedules.teacher_momentum(step),
         };
-        let record = self.model.forward_backward(
-            &StepBatch {
-                images: batch.images,
-                global: &batch.global,
-                global_size: config.crops.global_crops_size,
-                local: &batch.local,
-                local_size: config.crops.local_crops_size,
-                masks: masked.then_some(&batch.masks[..]),
-            },
-            &mut StepInputs { network, teacher_temp, drop_path: Some(&mut rng) },
-        )?;
+        let due = step.is_multiple_of(self.config.train.log_every) || step + 1 == self.config.total_steps();
+        let batches = self.config.train.accumulation_steps;
+        let share = 1.0 / batches as f64;
+        let mut records = Vec::new();
+        let mut loss: Option<Tensor> = None;
+        for batch in 0..batches {
+            let record = self.batch(
+                step,
+                batch,
+                StepInputs { share, health: due && batch == 0, ..StepInputs::new(network, teacher_temp) },
+            )?;
+            loss = Some(match loss {
+                None if batches == 1 => record.total.clone(),
+                sum => {
+                    let sum = sum.map_or_else(|| Tensor::zeros(&self.model.device, &[1], DType::F32), Ok)?;
+                    add_scaled(&sum, &record.total, share as f32)?;
+                    sum
+                }
+            });
+            if due {
+                records.push(record);
+            }
+        }
+        let loss = loss.ok_or_else(|| Error::config("train.accumulation_steps", "must be 1 or more"))?;
         let gradients = self.model.student.gradients().expect("students are trained").clone();
-        self.model.optimizer.measure(&gradients, &record.total)?;
+        self.model.optimizer.measure(&gradients, &loss)?;
         let control = self.model.optimizer.control().read_later()?;
         // the optimiser's bias correction counts applied steps, so the last one's outcome must be known
         self.settle(before)?;
         self.model.optimizer.update(&self.model.student, self.model.teacher.values(), settings)?;
         self.note_bad_samples()?;
-        let due =
-            step.is_multiple_of(self.config.train.log_every.max(1)) || step + 1 == self.config.total_steps();
-        Ok(InFlight { step, control, record: due.then_some(record), network, settings, teacher_temp })
+        Ok(InFlight { control, facts: StepFacts { step, records, network, settings, teacher_temp } })
+    }
+
+    /// One batch of a step, forward and backward.
+    fn batch(&mut self, step: usize, batch: usize, inputs: StepInputs) -> Result<StepRecord> {
+        let config = &self.config;
+        let masked = step >= config.ibot_start_step() && config.ibot.loss_weight > 0.0;
+        let images = self.loader.next()?;
+        let mut rng = stream(config.train.seed, Purpose::DropPath, step as u64, batch as u64);
+        self.model.forward_backward(
+            &StepBatch {
+                images: images.images,
+                global: &images.global,
+                global_size: config.crops.global_crops_size,
+                local: &images.local,
+                local_size: config.crops.local_crops_size,
+                masks: masked.then_some(&images.masks[..]),
+            },
+            &mut inputs.with_drop_path(&mut rng),
+        )
     }
 
     fn network(&self, step: usize) -> Result<Network> {
@@ -236,154 +337,185 @@ impl Trainer {
 
     /// Looks at a step's numbers: counts it, or says that it was skipped; logs it where that is due.
     fn settle(&mut self, step: Option<InFlight>) -> Result<()> {
-        let Some(s) = step else { return Ok(()) };
-        let report = GradientReport::from_control(&s.control.wait()?);
+        let Some(InFlight { control, facts: s }) = step else { return Ok(()) };
+        let report = GradientReport::from_control(&control.wait()?);
         let done = s.step + 1;
         if report.finite {
             self.model.optimizer.applied += 1;
+            self.skipped.1 = 0;
         } else {
-            self.skipped += 1;
-            let text = format!(
+            self.skipped = (self.skipped.0 + 1, self.skipped.1 + 1);
+            self.reports.warn(&format!(
                 "step {}: loss or gradients are not finite; the step is skipped (sub-network {}, learning rate {:.2e}). \
                  If this goes on, lower optim.base_lr",
                 s.step, s.network, s.settings.lr
-            );
-            self.progress.line(&text);
-            self.log.line(&text)?;
+            ));
         }
-        let Some(record) = s.record else {
-            self.progress.step(done, None, s.settings.lr);
+        if s.records.is_empty() {
+            self.reports.progress.step(done, None, s.settings.lr);
             return Ok(());
-        };
-        let losses = record.read(&self.model.settings.weights)?;
-        self.progress.step(done, Some(losses.total), s.settings.lr);
-        let mut values: Vec<(&str, Value)> = vec![
-            ("loss", number(losses.total)),
-            ("lr", number(s.settings.lr)),
-            ("weight_decay", number(s.settings.weight_decay)),
-            ("teacher_momentum", number(s.settings.teacher_momentum)),
-            ("teacher_temp", number(s.teacher_temp)),
-            ("network", json!(s.network.to_string())),
-            ("skipped", json!(self.skipped)),
-            ("images", json!(done * self.config.train.batch_size_per_gpu)),
+        }
+        let weights = &self.model.settings.weights;
+        let reports: Vec<LossReport> = s.records.iter().map(|r| r.read(weights)).collect::<Result<_>>()?;
+        self.report(&s, &LossReport::mean(&reports), &report)
+    }
+
+    /// Writes a step's numbers to the logs, and warns where they look bad.
+    fn report(&mut self, s: &StepFacts, losses: &LossReport, gradients: &GradientReport) -> Result<()> {
+        let done = s.step + 1;
+        let seconds = self.started.elapsed().as_secs_f64();
+        let waiting = self.loader.waited().as_secs_f64() / seconds.max(1e-9);
+        self.reports.progress.step(done, Some(Shown { loss: losses.total, waiting }), s.settings.lr);
+        let seen = done * self.config.images_per_step();
+        let epoch = seen as f64 / self.images as f64;
+        let mut values: Vec<(String, Value)> = vec![
+            ("loss".into(), number(losses.total)),
+            ("lr".into(), number(s.settings.lr)),
+            ("weight_decay".into(), number(s.settings.weight_decay)),
+            ("teacher_momentum".into(), number(s.settings.teacher_momentum)),
+            ("teacher_temp".into(), number(s.teacher_temp)),
+            ("network".into(), json!(s.network.to_string())),
+            ("skipped".into(), json!(self.skipped.0)),
+            ("images".into(), json!(seen)),
+            ("epoch".into(), number(epoch)),
+            ("effective_epoch".into(), number(epoch * self.config.effective_epochs_per_epoch())),
         ];
-        values.extend(losses.components.iter().map(|(name, v)| (name.as_str(), number(*v))));
-        let layout = self.model.student.values().layout().clone();
-        let names: Vec<String> = layout.modules().iter().map(|m| format!("grad_norm.{m}")).collect();
-        values.extend(names.iter().zip(&report.norms).map(|(name, n)| (name.as_str(), number(*n))));
-        let elapsed = self.started.elapsed().as_secs_f64();
+        values.extend(losses.components.iter().map(|(name, v)| (name.clone(), number(*v))));
+        let modules = self.model.student.values().layout().modules().iter().zip(&gradients.norms);
+        values.extend(modules.map(|(module, norm)| (format!("grad_norm.{module}"), number(*norm))));
+        let health = s.records[0].health()?;
+        for head in health.iter().flat_map(|h| &h.heads) {
+            values.push((format!("target_entropy_{}", head.index), number(head.entropy)));
+            values.push((format!("target_kl_{}", head.index), number(head.kl)));
+        }
+        values.extend(health.iter().map(|h| ("feature_std".to_string(), number(h.feature_std))));
         let time = [
-            ("images_per_second", self.progress.images_per_second()),
-            ("elapsed", elapsed),
+            ("images_per_second", self.reports.progress.images_per_second()),
+            ("elapsed", self.earlier.as_secs_f64() + seconds),
             ("waited_for_images", self.loader.waited().as_secs_f64()),
+            ("waiting_share", waiting),
+            ("left", self.reports.progress.left(done).as_secs_f64()),
+            // how far ahead the loader is depends on the clock
+            ("bad_samples", self.bad.len() as f64),
         ];
-        self.metrics.write(s.step, &values, &time)?;
-        self.log.line(&format!(
-            "step {done}/{}: loss {:.4}, lr {:.2e}, {:.1} images/s",
+        let named: Vec<(&str, Value)> = values.iter().map(|(name, v)| (name.as_str(), v.clone())).collect();
+        self.reports.values(s.step, &named, &time);
+        self.reports.note(&format!(
+            "step {done}/{}: loss {:.4}, lr {:.2e}, epoch {epoch:.2}, {:.1} images/s, {:.0}% waiting for images",
             self.config.total_steps(),
             losses.total,
             s.settings.lr,
-            self.progress.images_per_second()
-        ))
+            time[0].1,
+            100.0 * waiting
+        ));
+        for warning in self.health.judge(s.step, losses.total, health.as_ref()) {
+            self.reports.warn(&warning);
+        }
+        Ok(())
     }
 
-    /// Names new unreadable images in the log; too many of them end the run.
+    /// Names new unreadable images; too many of them end the run.
     fn note_bad_samples(&mut self) -> Result<()> {
-        let bad = self.loader.bad_samples();
-        for sample in bad.iter().skip(self.noted_bad) {
-            self.log.line(&format!("unreadable image left out: {}: {}", sample.name, sample.reason))?;
+        let found = self.loader.take_bad_samples();
+        if found.is_empty() {
+            return Ok(());
         }
-        if bad.len() > self.noted_bad {
-            let text = format!("{} unreadable images left out so far; {} names them", bad.len(), "train.log");
-            self.progress.line(&text);
+        match self.bad.add(&found) {
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+            Err(e) => self.reports.warn(&format!("{e}; training goes on")),
         }
-        self.noted_bad = bad.len();
-        if bad.len() as f64 > self.config.data.max_bad_fraction * self.images as f64 {
+        let (count, summary) = (self.bad.len(), self.bad.summary());
+        self.reports.say(&format!(
+            "{count} unusable images left out so far ({summary}); {} names them",
+            self.folder.bad_samples().display()
+        ));
+        if count as f64 > self.config.data.max_bad_fraction * self.images as f64 {
             return Err(Error::config(
                 "data.max_bad_fraction",
                 format!(
-                    "{} of {} images are unreadable, more than the {} that is allowed; the run's train.log names them",
-                    bad.len(),
+                    "{count} of {} images are unusable ({summary}), more than the {} that is allowed; {} names them",
                     self.images,
-                    self.config.data.max_bad_fraction
+                    self.config.data.max_bad_fraction,
+                    self.folder.bad_samples().display()
                 ),
             ));
         }
         Ok(())
     }
 
-    fn state(&self, done: usize) -> RunState {
-        RunState { step: done as u64, applied: self.model.optimizer.applied, seed: self.config.train.seed }
+    /// Whether so many steps in a row were skipped that the run must end.
+    fn halts(&self) -> bool {
+        let limit = self.config.train.halt_after_skips;
+        limit > 0 && self.skipped.1 >= limit
     }
 
-    /// Writes a checkpoint; a failure is reported and the run goes on.
-    fn save(&mut self, done: usize) -> Result<Option<PathBuf>> {
+    /// Ends a run that only skips steps; its last good state is saved.
+    fn halt(&mut self, done: usize) -> Error {
+        let saved = match self.save(done) {
+            Ok(dir) => format!("the last good state is in {}", dir.display()),
+            Err(e) => format!("the last good state could not be saved: {e}"),
+        };
+        Error::Diverged(format!(
+            "stopped after {done} steps: loss or gradients were not finite in {} steps in a row; {saved}. Go on from an \
+             earlier checkpoint with a lower optim.base_lr, or set train.halt_after_skips",
+            self.skipped.1
+        ))
+    }
+
+    /// Writes a checkpoint and removes those that are not kept.
+    fn save(&mut self, done: usize) -> Result<PathBuf> {
+        let state = RunState {
+            step: done as u64,
+            applied: self.model.optimizer.applied,
+            skipped: self.skipped.0,
+            seed: self.config.train.seed,
+            metrics_bytes: self.reports.synced_metrics()?,
+            seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
+        };
         let dir = checkpoint_dir(self.folder.checkpoints(), done);
-        let saved = save(&self.model, &self.state(done), &dir).and_then(|path| {
-            prune(self.folder.checkpoints(), self.config.train.keep_checkpoints).map(|()| path)
-        });
-        self.progress.pause_over();
-        match saved {
-            Ok(path) => Ok(Some(path)),
-            Err(e) => {
-                let text = format!("checkpoint of step {done} was not written, training goes on: {e}");
-                self.progress.line(&text);
-                self.log.line(&text)?;
-                Ok(None)
-            }
-        }
+        let path = save(&self.model, &self.config, &state, &dir)?;
+        point_latest(&path)?;
+        let train = &self.config.train;
+        prune(
+            self.folder.checkpoints(),
+            train.keep_checkpoints,
+            train.keep_every * self.config.checkpoint_period(),
+        )?;
+        Ok(path)
     }
 
-    /// k-NN accuracies (network, k, top-1) of the teacher's sub-networks after `done` steps.
-    fn evaluate(&mut self, done: usize) -> Result<Vec<(Network, usize, f64)>> {
-        let Some(e) = &self.evaluation else { return Ok(Vec::new()) };
-        let ks = &self.config.evaluation.k;
-        let mut all = Vec::new();
-        for &network in &e.networks {
-            let top1 = network_knn(
-                &self.model,
-                network,
-                (&e.train, &e.val),
-                ks,
-                self.config.evaluation.temperature,
-            )?;
-            let text =
-                ks.iter().zip(&top1).map(|(k, a)| format!("k={k} {:.1}%", 100.0 * a)).collect::<Vec<_>>();
-            self.log.line(&format!("k-NN after {done} steps, {network}: {}", text.join(", ")))?;
-            let names: Vec<String> = ks.iter().map(|k| format!("knn.{network}.{k}")).collect();
-            let values: Vec<(&str, Value)> =
-                names.iter().zip(&top1).map(|(name, a)| (name.as_str(), number(*a))).collect();
-            self.metrics.write(done, &values, &[])?;
-            all.extend(ks.iter().zip(top1).map(|(k, a)| (network, *k, a)));
+    /// Writes a checkpoint; a failure is reported and the run goes on. True where it was written.
+    fn try_save(&mut self, done: usize) -> bool {
+        let saved = self.save(done);
+        self.reports.progress.pause_over(self.config.checkpoint_period());
+        if let Err(e) = &saved {
+            self.reports
+                .warn(&format!("the checkpoint of step {done} was not written, training goes on: {e}"));
         }
-        self.progress.pause_over();
-        Ok(all)
+        saved.is_ok()
+    }
+
+    /// k-NN accuracies of the teacher's sub-networks after `done` steps, where there are labels.
+    fn evaluate(&mut self, done: usize) -> Result<()> {
+        if let Some(evaluation) = &mut self.evaluation {
+            evaluation.run(&self.model, done, &mut self.reports)?;
+            self.reports.progress.pause_over(self.config.evaluation.eval_period_iterations);
+        }
+        Ok(())
     }
 }
 
-impl Evaluation {
-    fn prepare(
-        config: &Config,
-        model: &PoaModel,
-        train: &Arc<dyn Source>,
-        val: Option<&Arc<dyn Source>>,
-    ) -> Result<Option<Self>> {
-        let Some(val) = val.filter(|_| train.classes().len() > 1) else { return Ok(None) };
-        let e = &config.evaluation;
-        let mut networks = Vec::new();
-        for name in &e.networks {
-            let network = model.grid.named(name).map_err(|e| Error::config("evaluation.networks", e))?;
-            if !networks.contains(&network) {
-                networks.push(network);
-            }
-        }
-        let size = config.crops.global_crops_size;
-        Ok(Some(Self {
-            train: LabelledImages::load(train, e.train_images, size)?,
-            val: LabelledImages::load(val, e.val_images, size)?,
-            networks,
-        }))
-    }
+/// Fills student and teacher from a file of weights, as far as it has them.
+fn initialise(model: &PoaModel, path: &Path, reports: &mut Reports) -> Result<()> {
+    let specs: Vec<_> = model.student.values().layout().places().iter().map(|p| p.spec.clone()).collect();
+    let import = crate::weights::import::Import::open(path, &specs)?;
+    import.fill(|name, values| {
+        model.student.values().write(name, values)?;
+        model.teacher.values().write(name, values)
+    })?;
+    reports.say(&import.summary());
+    Ok(())
 }
 
 /// What the loader makes for a config.

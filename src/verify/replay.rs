@@ -9,7 +9,8 @@ use crate::nn::parameters::FlatBuffers;
 use crate::optim::adamw::{GradientReport, StepSettings};
 use crate::poa::{PoaModel, StepBatch, StepInputs};
 use crate::tensor::{Device, Tensor};
-use crate::train::tensor_file::{TensorFile, TensorSpec, write_tensors};
+use crate::train::tensor_file::TensorFile;
+use crate::train::tensor_writer::{TensorSpec, write_tensors};
 
 /// One kind of quantity and how far it is from the record.
 #[derive(Clone, Debug, PartialEq)]
@@ -57,6 +58,7 @@ impl Replay {
             Some((_, values)) => Ok(values.clone()),
             None => Err(Error::file(path, format!("`{name}` was not computed"))),
         })
+        .map(|_| ())
     }
 }
 
@@ -176,7 +178,7 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
         let network = model.grid.named(&step.network().to_string()).map_err(|e| {
             Error::file(&fixture.name, format!("step {s} names a network outside the recorded grid: {e}"))
         })?;
-        let mut inputs = StepInputs { network, teacher_temp: fixture.teacher_temp, drop_path: None };
+        let mut inputs = StepInputs::new(network, fixture.teacher_temp);
         let done = model.forward_backward(&batch, &mut inputs)?;
         let report = done.read(&model.settings.weights)?;
         all.number(LOSSES, format!("step{s}.loss.total"), report.total, step.total);

@@ -1,0 +1,460 @@
+//! Weights in and out: names, sub-networks as plain networks, what they cost, files of others as a start.
+
+use std::path::{Path, PathBuf};
+
+use poa_gpu::config::Student;
+use poa_gpu::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
+use poa_gpu::models::vit::{Vit, VitSizes};
+use poa_gpu::nn::parameters::{Init, ParameterSpec};
+use poa_gpu::ops::position::bicubic_matrix;
+use poa_gpu::train::checkpoint::CheckpointWriter;
+use poa_gpu::train::tensor_file::TensorFile;
+use poa_gpu::train::tensor_writer::{TensorSpec, write_tensors};
+use poa_gpu::weights::cost::cost;
+use poa_gpu::weights::extract::Extraction;
+use poa_gpu::weights::import::{Import, Outcome};
+use poa_gpu::weights::names::{Format, official_name};
+use poa_gpu::weights::networks::choose;
+
+fn scratch(name: &str) -> PathBuf {
+    let dir = std::env::temp_dir().join(format!("poa-gpu-weights-{}-{name}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&dir);
+    std::fs::create_dir_all(&dir).unwrap();
+    dir
+}
+
+/// Sizes of the recorded run.
+fn recorded() -> VitSizes {
+    let student = Student {
+        patch_size: 8,
+        min_embed_dim: 16,
+        max_embed_dim: 48,
+        min_depth: 2,
+        max_depth: 4,
+        head_dim: 16,
+        layerscale: 0.1,
+        ..Default::default()
+    };
+    VitSizes::from_config(&student, 32)
+}
+
+fn teacher_path() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/vit/teacher.safetensors")
+}
+
+fn network(width: usize, depth: usize) -> Network {
+    Network { width, depth }
+}
+
+/// Values that tell tensors and places in them apart.
+fn values(name: &str, count: usize) -> Vec<f32> {
+    let seed: usize = name.bytes().map(usize::from).sum();
+    (0..count).map(|i| ((i * 31 + seed) % 997) as f32 / 997.0 - 0.4).collect()
+}
+
+/// Writes a file of these tensors.
+fn file(path: &Path, tensors: &[(String, Vec<usize>)]) {
+    let specs: Vec<TensorSpec> = tensors.iter().map(|(name, shape)| TensorSpec::f32(name, shape)).collect();
+    let count = |name: &str| specs.iter().find(|s| s.name == name).unwrap().shape.iter().product();
+    write_tensors(path, &specs, |name| Ok(values(name, count(name)))).unwrap();
+}
+
+/// A backbone's tensors, renamed; where `rename` gives nothing, left out.
+fn backbone(sizes: &VitSizes, rename: impl Fn(&str) -> Option<String>) -> Vec<(String, Vec<usize>)> {
+    let specs = Vit::new(sizes.clone()).specs();
+    specs.into_iter().filter_map(|s| Some((rename(&s.name)?, s.shape))).collect()
+}
+
+fn head_specs() -> Vec<ParameterSpec> {
+    let spec = |name: &str, shape: &[usize]| ParameterSpec::new(name, shape, Init::Constant(0.0));
+    vec![
+        spec("dino_head.mlp0.0.linear.weight", &[32, 48]),
+        spec("dino_head.mlp0.2.weight", &[32, 32]),
+        spec("dino_head.last_layer0.weight_g", &[24, 1]),
+        spec("dino_head.last_layer0.weight_v", &[24, 16]),
+    ]
+}
+
+fn all_specs(sizes: &VitSizes) -> Vec<ParameterSpec> {
+    let mut all = Vit::new(sizes.clone()).specs();
+    all.extend(head_specs());
+    all
+}
+
+fn outcome<'a>(import: &'a Import, name: &str) -> &'a Outcome {
+    &import.fillings().iter().find(|f| f.name == name).unwrap().outcome
+}
+
+fn read(import: &Import, name: &str) -> Vec<f32> {
+    let filling = import.fillings().iter().find(|f| f.name == name).unwrap();
+    import.read(filling).unwrap().unwrap()
+}
+
+#[test]
+fn names_round_trip() {
+    for spec in Vit::new(recorded()).specs() {
+        let name = &spec.name;
+        for format in Format::ALL {
+            let Some(plain) = format.plain_name(name) else {
+                assert_eq!((format, name.as_str()), (Format::Timm, "backbone.mask_token"));
+                continue;
+            };
+            assert!(!plain.contains("linear") && !plain.contains(".norm."), "{plain}");
+            assert_eq!(official_name(&plain), *name);
+            assert_eq!(official_name(&format!("module.teacher.backbone.{plain}")), *name);
+        }
+        assert_eq!(official_name(name), *name);
+        assert_eq!(official_name(&format!("student.{name}")), *name);
+    }
+    for spec in head_specs() {
+        assert_eq!(official_name(&spec.name), spec.name);
+        assert_eq!(official_name(&format!("teacher.{}", spec.name)), spec.name);
+        assert_eq!(Format::Poa.plain_name(&spec.name), None);
+    }
+    let cases = [
+        ("blocks.3.attn.qkv.weight", "backbone.blocks.3.attn.qkv.linear.weight"),
+        ("blocks.0.3.attn.qkv.weight", "backbone.blocks.3.attn.qkv.linear.weight"),
+        ("backbone.blocks.1.13.norm2.norm.bias", "backbone.blocks.13.norm2.norm.bias"),
+        ("norm.weight", "backbone.norm.norm.weight"),
+        ("patch_embed.proj.weight", "backbone.patch_embed.proj.weight"),
+        ("blocks.2.ls1.gamma", "backbone.blocks.2.ls1.gamma"),
+        ("head.weight", "backbone.head.weight"),
+    ];
+    for (theirs, ours) in cases {
+        assert_eq!(official_name(theirs), ours);
+    }
+    assert_eq!("dinov2".parse::<Format>().unwrap(), Format::Dinov2);
+    assert!("onnx".parse::<Format>().unwrap_err().to_string().contains("timm, dinov2 and poa"));
+}
+
+#[test]
+fn a_plain_network_holds_slices_with_alpha_folded_in() {
+    let teacher = TensorFile::open(teacher_path()).unwrap();
+    let sizes = recorded();
+    let whole = sizes.width;
+    for of in [network(16, 2), network(32, 3), network(48, 4)] {
+        let w = of.width;
+        let cut = Extraction::new(&teacher, &sizes, of).unwrap();
+        let plain = |name: &str| cut.read(Format::Dinov2, name).unwrap();
+        let source = |name: &str| teacher.read_f32(&format!("backbone.{name}")).unwrap();
+        assert_eq!(plain("cls_token"), source("cls_token")[..w]);
+        assert_eq!(plain("mask_token"), source("mask_token")[..w]);
+        assert_eq!(plain("norm.bias"), source("norm.norm.bias")[..w]);
+        let fan_in = 3 * 8 * 8;
+        assert_eq!(plain("patch_embed.proj.weight"), source("patch_embed.proj.weight")[..w * fan_in]);
+        let rows: Vec<f32> =
+            source("pos_embed").chunks(whole).flat_map(|row| row[..w].iter().copied()).collect();
+        assert_eq!(plain("pos_embed"), rows);
+        for (new, old) in block_ids(4, of.depth).into_iter().enumerate() {
+            for part in ["ls1.gamma", "ls2.gamma"] {
+                assert_eq!(
+                    plain(&format!("blocks.{new}.{part}")),
+                    source(&format!("blocks.{old}.{part}"))[..w]
+                );
+            }
+            let norm = source(&format!("blocks.{old}.norm2.norm.weight"));
+            assert_eq!(plain(&format!("blocks.{new}.norm2.weight")), norm[..w]);
+            // layer, groups of rows, rows of a group in the intact and in the sub-network, columns likewise
+            let layers = [
+                ("attn.qkv", 3, (whole, w), (whole, w)),
+                ("attn.proj", 1, (whole, w), (whole, w)),
+                ("mlp.fc1", 1, (4 * whole, 4 * w), (whole, w)),
+                ("mlp.fc2", 1, (whole, w), (4 * whole, 4 * w)),
+            ];
+            for (layer, groups, (most_rows, rows), (most_columns, columns)) in layers {
+                let x = values(layer, columns);
+                let weight = source(&format!("blocks.{old}.{layer}.linear.weight"));
+                let bias = source(&format!("blocks.{old}.{layer}.linear.bias"));
+                let plain_weight = plain(&format!("blocks.{new}.{layer}.weight"));
+                let plain_bias = plain(&format!("blocks.{new}.{layer}.bias"));
+                assert_eq!((plain_weight.len(), plain_bias.len()), (groups * rows * columns, groups * rows));
+                let alpha = most_columns as f64 / columns as f64;
+                for (out, plain_bias) in plain_bias.iter().enumerate() {
+                    let row = out / rows * most_rows + out % rows;
+                    let product = |w: &[f32], first: usize, factor: f64| -> f64 {
+                        let w = &w[first..][..columns];
+                        w.iter().zip(&x).map(|(w, x)| f64::from(*w) * factor * f64::from(*x)).sum()
+                    };
+                    let expected = product(&weight, row * most_columns, alpha) + f64::from(bias[row]);
+                    let found = product(&plain_weight, out * columns, 1.0) + f64::from(*plain_bias);
+                    assert!((expected - found).abs() < 1e-6, "{of} {layer} {out}: {found} for {expected}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn a_folder_is_what_timm_loads() {
+    let dir = scratch("timm").join("deep/er");
+    let teacher = TensorFile::open(teacher_path()).unwrap();
+    let cut = Extraction::new(&teacher, &recorded(), network(32, 3)).unwrap();
+    for format in Format::ALL {
+        cut.write(&dir, format).unwrap();
+        let model = TensorFile::open(dir.join("model.safetensors")).unwrap();
+        assert_eq!(model.contains("mask_token"), format != Format::Timm);
+        assert_eq!(model.shape("blocks.2.attn.qkv.weight").unwrap(), [96, 32]);
+        assert!(!model.contains("blocks.3.norm1.weight"));
+        let bytes = std::fs::read(dir.join("model.safetensors")).unwrap();
+        assert!(String::from_utf8_lossy(&bytes).contains(r#""__metadata__":{"format":"pt"}"#));
+        let config = std::fs::read_to_string(dir.join("config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_str(&config).unwrap();
+        assert_eq!(config["poa_network"], "32x3");
+        let args = match format {
+            Format::Timm => {
+                assert_eq!(config["architecture"], "vit_tiny_patch16_224");
+                assert_eq!(config["num_classes"], 0);
+                assert_eq!(config["pretrained_cfg"]["mean"][0], 0.485);
+                assert_eq!(config["pretrained_cfg"]["input_size"], serde_json::json!([3, 32, 32]));
+                &config["model_args"]
+            }
+            _ => &config,
+        };
+        assert_eq!((&args["num_heads"], &args["patch_size"]), (&2.into(), &8.into()));
+        assert_eq!(args["init_values"], 0.1);
+        assert_eq!(std::fs::read_dir(&dir).unwrap().count(), 2, "no temporary file is left");
+    }
+}
+
+#[test]
+fn a_teacher_that_does_not_fit_is_refused_by_name() {
+    let teacher = TensorFile::open(teacher_path()).unwrap();
+    let problem = |sizes: &VitSizes, of| Extraction::new(&teacher, sizes, of).unwrap_err().to_string();
+    assert!(problem(&recorded(), network(40, 3)).contains("no sub-network 40x3 in a ViT of 48x4"));
+    assert!(problem(&recorded(), network(64, 3)).contains("64x3"));
+    assert!(problem(&recorded(), network(32, 0)).contains("32x0"));
+    let wide = VitSizes { width: 64, ..recorded() };
+    assert!(problem(&wide, network(32, 3)).contains("`backbone.cls_token` has shape [1, 1, 48]"));
+    let deep = VitSizes { depth: 6, ..recorded() };
+    let text = problem(&deep, network(32, 6));
+    assert!(
+        text.contains("teacher.safetensors") && text.contains("`backbone.blocks.4.norm1.norm.weight` is")
+    );
+    let cut = Extraction::new(&teacher, &recorded(), network(16, 2)).unwrap();
+    assert!(cut.read(Format::Timm, "mask_token").unwrap_err().to_string().contains("`mask_token`"));
+}
+
+/// timm's counts of `vit_{small,base,large}_patch16_224` with `num_classes=0` and `init_values`.
+#[test]
+fn costs_equal_known_counts() {
+    let sizes = VitSizes::from_config(&Student::default(), 224);
+    for (width, depth, parameters, gmacs) in
+        [(384, 12, 21_674_880, 4.608), (768, 12, 85_817_088, 17.582), (1024, 24, 303_350_784, 61.555)]
+    {
+        let found = cost(&sizes, network(width, depth));
+        assert_eq!(found.parameters, parameters);
+        assert!((found.flops as f64 / 2e9 - gmacs).abs() < 0.05, "{width}x{depth}: {}", found.flops);
+    }
+    // 4 patches of 8 pixels and the class token, 16 channels, one block
+    let tiny = VitSizes { image: 16, ..recorded() };
+    let macs = 4 * 192 * 16 + 5 * 16 * 16 * 12 + 2 * 25 * 16;
+    assert_eq!(cost(&tiny, network(16, 1)).flops, 2 * macs);
+}
+
+#[test]
+fn networks_are_chosen_by_name() {
+    let grid = vit_grid(&Student::default()).unwrap();
+    let chosen = choose(&grid, &["small,base", "large 384x12", "intact"]).unwrap();
+    assert_eq!(chosen, [network(384, 12), network(768, 12), network(1024, 24)]);
+    assert_eq!(choose(&grid, &["all"]).unwrap().len(), 143);
+    assert_eq!(choose(&grid, &["smallest"]).unwrap(), [network(384, 12)]);
+    let problem = |grid: &ElasticGrid<Network>, word: &str| choose(grid, &[word]).unwrap_err().to_string();
+    assert!(problem(&grid, "390x12").contains("the nearest is 384x12; WIDTHxDEPTH from 384x12 to 1024x24"));
+    assert!(problem(&grid, "smal").contains("the nearest is small;"));
+    assert!(problem(&grid, "largest").contains("the nearest is large;"));
+    assert!(problem(&grid, " ,").contains("no sub-network is named"));
+    let mut student = Student { min_embed_dim: 64, max_embed_dim: 384, ..Default::default() };
+    (student.min_depth, student.max_depth) = (6, 12);
+    let grid = vit_grid(&student).unwrap();
+    assert_eq!(choose(&grid, &["small"]).unwrap(), [network(384, 12)]);
+    let text = problem(&grid, "base");
+    assert!(text.contains("the paper's 768x12") && text.contains("intact, all, small work"), "{text}");
+}
+
+#[test]
+fn own_and_official_files_fill_everything() {
+    let dir = scratch("own");
+    let specs = all_specs(&recorded());
+    for prefix in ["", "teacher.", "module.student.", "model."] {
+        let path = dir.join("a.safetensors");
+        let tensors: Vec<_> =
+            specs.iter().map(|s| (format!("{prefix}{}", s.name), s.shape.clone())).collect();
+        file(&path, &tensors);
+        let import = Import::open(&path, &specs).unwrap();
+        assert!(import.fillings().iter().all(|f| f.outcome == Outcome::Matched));
+        assert_eq!(import.summary(), format!("init: {} tensors matched", specs.len()));
+        let mut filled = 0;
+        import
+            .fill(|name, got| {
+                filled += 1;
+                assert_eq!(got, values(&format!("{prefix}{name}"), got.len()));
+                Ok(())
+            })
+            .unwrap();
+        assert_eq!(filled, specs.len());
+    }
+}
+
+#[test]
+fn the_teacher_counts_where_both_are_there() {
+    let path = scratch("both").join("a.safetensors");
+    let name = |who: &str| format!("{who}.backbone.norm.norm.weight");
+    file(&path, &[(name("student"), vec![48]), (name("teacher"), vec![48])]);
+    let import = Import::open(&path, &all_specs(&recorded())).unwrap();
+    assert_eq!(read(&import, "backbone.norm.norm.weight"), values(&name("teacher"), 48));
+    assert_eq!(import.unused(), [name("student")]);
+}
+
+#[test]
+fn plain_vits_fill_the_backbone() {
+    let dir = scratch("plain");
+    let sizes = recorded();
+    let specs = all_specs(&sizes);
+    let chunked = |name: &str| match name.strip_prefix("blocks.") {
+        Some(rest) => format!("blocks.{}.{rest}", rest[..1].parse::<usize>().unwrap() / 2),
+        None => name.to_string(),
+    };
+    for (format, chunks) in [(Format::Timm, false), (Format::Dinov2, false), (Format::Dinov2, true)] {
+        let path = dir.join("a.safetensors");
+        let rename = |name: &str| format.plain_name(name).map(|n| if chunks { chunked(&n) } else { n });
+        let mut tensors = backbone(&sizes, rename);
+        tensors.push(("head.weight".into(), vec![10, 48]));
+        if chunks {
+            assert!(tensors.iter().any(|(name, _)| name == "blocks.1.3.attn.qkv.weight"));
+        }
+        file(&path, &tensors);
+        let import = Import::open(&path, &specs).unwrap();
+        let missing = head_specs().len() + usize::from(format == Format::Timm);
+        let text = import.summary();
+        assert!(
+            text.starts_with(&format!("init: {} tensors matched, {missing} missing", specs.len() - missing))
+                && text.ends_with("1 unused (head.weight)"),
+            "{text}"
+        );
+        assert_eq!(import.fillings().iter().filter(|f| f.is_filled()).count(), tensors.len() - 1);
+        let (ours, theirs) = ("backbone.blocks.3.mlp.fc2.linear.weight", "blocks.3.mlp.fc2.weight");
+        let theirs = if chunks { chunked(theirs) } else { theirs.into() };
+        assert_eq!(read(&import, ours), values(&theirs, 48 * 192));
+    }
+}
+
+#[test]
+fn positions_and_kernels_of_other_sizes_are_resampled() {
+    let path = scratch("resize").join("a.safetensors");
+    let theirs = VitSizes { patch: 7, image: 42, ..recorded() };
+    file(&path, &backbone(&theirs, |name| Format::Dinov2.plain_name(name)));
+    let import = Import::open(&path, &Vit::new(recorded()).specs()).unwrap();
+    assert_eq!(*outcome(&import, "backbone.pos_embed"), Outcome::Resized { from: 6, to: 4 });
+    assert_eq!(*outcome(&import, "backbone.patch_embed.proj.weight"), Outcome::Resized { from: 7, to: 8 });
+    assert_eq!(
+        import.summary(),
+        "init: 61 tensors matched, 2 resized (backbone.pos_embed 6x6 → 4x4, backbone.patch_embed.proj.weight 7x7 → 8x8)"
+    );
+    let (found, source) = (read(&import, "backbone.pos_embed"), values("pos_embed", 37 * 48));
+    assert_eq!(found.len(), 17 * 48);
+    assert_eq!(found[..48], source[..48]);
+    let matrix = bicubic_matrix(6, 4);
+    for (patch, channel) in [(0, 0), (5, 17), (15, 47)] {
+        let at = |from: usize| f64::from(source[(1 + from) * 48 + channel]);
+        let expected: f64 = (0..36).map(|from| f64::from(matrix[patch * 36 + from]) * at(from)).sum();
+        assert!((f64::from(found[(1 + patch) * 48 + channel]) - expected).abs() < 1e-6);
+    }
+    let found = read(&import, "backbone.patch_embed.proj.weight");
+    let source = values("patch_embed.proj.weight", 48 * 3 * 49);
+    assert_eq!(found.len(), 48 * 3 * 64);
+    let matrix = bicubic_matrix(7, 8);
+    for (plane, pixel) in [(0, 0), (71, 33), (143, 63)] {
+        let at = |from: usize| f64::from(source[plane * 49 + from]);
+        let sum: f64 = (0..49).map(|from| f64::from(matrix[pixel * 49 + from]) * at(from)).sum();
+        assert!((f64::from(found[plane * 64 + pixel]) - sum * 49.0 / 64.0).abs() < 1e-6);
+    }
+}
+
+#[test]
+fn half_precision_and_extra_axes_are_read() {
+    let path = scratch("half").join("a.safetensors");
+    let bytes: Vec<u8> =
+        values("x", 48).iter().flat_map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+    let view =
+        safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, vec![1, 1, 48], &bytes).unwrap();
+    std::fs::write(&path, safetensors::serialize([("mask_token", view)], None).unwrap()).unwrap();
+    let import = Import::open(&path, &all_specs(&recorded())).unwrap();
+    let expected: Vec<f32> = values("x", 48).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
+    assert_eq!(read(&import, "backbone.mask_token"), expected);
+}
+
+#[test]
+fn folders_stand_for_their_teacher() {
+    let run = scratch("folders");
+    let specs = all_specs(&recorded());
+    let problem = Import::open(&run, &specs).unwrap_err().to_string();
+    assert!(problem.contains("holds no weights"), "{problem}");
+    for step in [10, 20] {
+        let mut writer = CheckpointWriter::create(run.join(format!("checkpoints/step-{step:08}"))).unwrap();
+        let tensors = [TensorSpec::f32("backbone.norm.norm.bias", &[48])];
+        writer.tensors("teacher.safetensors", &tensors, |_| Ok(vec![step as f32; 48])).unwrap();
+        writer.finish(&step).unwrap();
+    }
+    std::fs::write(run.join("config.toml"), "").unwrap();
+    let from = |dir: &Path| read(&Import::open(dir, &specs).unwrap(), "backbone.norm.norm.bias")[0];
+    assert_eq!(from(&run), 20.0);
+    assert_eq!(from(&run.join("checkpoints/step-00000010")), 10.0);
+
+    let dir = run.join("extracted");
+    let teacher = TensorFile::open(teacher_path()).unwrap();
+    let cut = Extraction::new(&teacher, &recorded(), network(32, 3)).unwrap();
+    cut.write(&dir, Format::Timm).unwrap();
+    let import = Import::open(&dir, &all_specs(cut.sizes())).unwrap();
+    let norm = teacher.read_f32("backbone.norm.norm.bias").unwrap();
+    assert_eq!(read(&import, "backbone.norm.norm.bias"), norm[..32]);
+}
+
+#[test]
+fn what_does_not_fit_is_said() {
+    let dir = scratch("bad");
+    let path = dir.join("a.safetensors");
+    let specs = all_specs(&recorded());
+    let problem = || Import::open(&path, &specs).unwrap_err().to_string();
+
+    // narrower: nothing fits
+    let narrow = VitSizes { width: 32, ..recorded() };
+    let mut tensors = backbone(&narrow, |name| Format::Timm.plain_name(name));
+    file(&path, &tensors);
+    let text = problem();
+    assert!(
+        text.contains(
+            "a.safetensors: none of its tensors has a shape of this model: `cls_token` is [1, 1, 32]"
+        )
+    );
+    assert!(text.contains("student.max_embed_dim"), "{text}");
+
+    // one tensor fits: the others are named with their shapes
+    tensors.push(("mask_token".into(), vec![1, 48]));
+    file(&path, &tensors);
+    let import = Import::open(&path, &specs).unwrap();
+    assert_eq!(*outcome(&import, "backbone.norm.norm.bias"), Outcome::OtherShape(vec![32]));
+    let text = import.summary();
+    assert!(
+        text.contains(
+            "init: 1 tensor matched, 66 missing (backbone.cls_token is [1, 1, 32], not [1, 1, 48], "
+        )
+    );
+    assert!(import.unused().is_empty());
+
+    file(&path, &[("visual.conv1.weight".into(), vec![3]), ("encoder.norm.bias".into(), vec![3])]);
+    let text = problem();
+    assert!(
+        text.contains("the nearest is `encoder.norm.bias`, where the model has `backbone.norm.norm.bias`"),
+        "{text}"
+    );
+    file(&path, &[]);
+    assert!(problem().contains("it holds no tensor at all"));
+
+    std::fs::write(&path, b"PK\x03\x04\x00\x00\x08\x08\x00\x00\x00\x00").unwrap();
+    let text = problem();
+    assert!(text.contains("is a PyTorch file; convert it once") && text.contains("torch.load"), "{text}");
+    std::fs::write(&path, "hello, I am text").unwrap();
+    assert!(problem().contains("is not a safetensors file"));
+    std::fs::remove_file(&path).unwrap();
+    assert!(problem().contains("a.safetensors: cannot be read"));
+}

@@ -1,0 +1,59 @@
+//! `poa-gpu config`: prints or checks a configuration.
+
+use clap::Args;
+
+use crate::config::Config;
+use crate::error::Result;
+use crate::models::grid::vit_grid;
+
+/// Arguments of `config`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  poa-gpu config --print-default > my.toml         the paper's recipe, every key with a comment
+  poa-gpu config demo                              every setting of a recipe as it would be used
+  poa-gpu config --check my.toml optim.epochs=50   is it valid, and what would it train?")]
+pub struct ConfigArgs {
+    /// Prints the paper's ViT recipe, whose values are the defaults, with comments
+    #[arg(long, conflicts_with_all = ["check", "settings"])]
+    pub print_default: bool,
+    /// Says whether a TOML file (or recipe) is valid, and what it trains
+    #[arg(long, value_name = "FILE|NAME")]
+    pub check: Option<String>,
+    /// A recipe or TOML file of which every setting is printed [default: demo], and settings that replace its own
+    #[arg(value_name = "RECIPE|SECTION.KEY=VALUE")]
+    pub settings: Vec<String>,
+}
+
+pub(super) fn run(args: &ConfigArgs) -> Result<()> {
+    if args.print_default {
+        say!("{}", Config::default_recipe().trim_end());
+        return Ok(());
+    }
+    let (source, settings) = match (&args.check, args.settings.split_first()) {
+        (Some(file), _) => (file.as_str(), &args.settings[..]),
+        (None, Some((first, rest))) if !first.contains('=') => (first.as_str(), rest),
+        _ => ("demo", &args.settings[..]),
+    };
+    let mut config = Config::load(source, settings)?;
+    config.resolve(1)?;
+    if args.check.is_none() {
+        say!("{}", config.to_toml()?.trim_end());
+        return Ok(());
+    }
+    let grid = vit_grid(&config.student)?;
+    let c = &config.crops;
+    say!("{source} is valid");
+    say!("  sub-networks      {} from {} to {}", grid.entries().len(), grid.smallest(), grid.intact());
+    say!("  steps             {} of {} images", config.total_steps(), config.images_per_step());
+    say!("  learning rate     {:.3e} after warm-up", config.optim.lr);
+    say!(
+        "  crops             2 of {} and {} of {} pixels",
+        c.global_crops_size,
+        c.local_crops_number,
+        c.local_crops_size
+    );
+    say!("  prototypes        {:?}", config.dino.head_n_prototypes);
+    say!("  checkpoints       every {} steps", config.checkpoint_period());
+    Ok(())
+}

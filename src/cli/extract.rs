@@ -1,0 +1,80 @@
+//! `poa-gpu extract`: plain networks out of a trained teacher.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::models::grid::vit_grid;
+use crate::models::vit::VitSizes;
+use crate::train::checkpoint;
+use crate::train::save::{TEACHER, config_of};
+use crate::weights::cost::cost;
+use crate::weights::extract::Extraction;
+use crate::weights::names::Format;
+use crate::weights::networks::choose;
+
+/// Arguments of `extract`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  poa-gpu extract --checkpoint runs/photos --list
+  poa-gpu extract --checkpoint runs/photos --network small --out vit-s
+  poa-gpu extract --checkpoint runs/photos --network 384x12,768x20 --out nets --format dinov2
+then, in Python:
+  timm.create_model('local-dir:vit-s', pretrained=True)")]
+pub struct ExtractArgs {
+    /// A run's folder (its newest checkpoint is taken) or a checkpoint's
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// WIDTHxDEPTH, smallest, middle, intact, small, base, large or all; several separated by spaces or commas
+    #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact")]
+    pub network: Vec<String>,
+    /// Where to: the network's folder, or with several networks the folder of theirs
+    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    pub out: Option<PathBuf>,
+    /// Names and configuration of: timm, poa or dinov2
+    #[arg(long, default_value = "timm")]
+    pub format: Format,
+    /// Prints all sub-networks with parameters and operations, and extracts nothing
+    #[arg(long)]
+    pub list: bool,
+}
+
+pub(super) fn run(args: &ExtractArgs) -> Result<()> {
+    let checkpoint = checkpoint::find(&args.checkpoint)?;
+    let config = config_of(&checkpoint)?;
+    let grid = vit_grid(&config.student)?;
+    let sizes = VitSizes::from_config(&config.student, config.crops.global_crops_size);
+    if args.list {
+        say!("{:<10} {:>14} {:>10}   at {} pixels", "network", "parameters", "GFLOPs", sizes.image);
+        for (network, _) in grid.entries() {
+            let c = cost(&sizes, *network);
+            say!("{:<10} {:>14} {:>10.3}", network.to_string(), c.parameters, c.flops as f64 / 1e9);
+        }
+        return Ok(());
+    }
+    let networks = choose(&grid, &args.network)?;
+    let Some(out) = &args.out else { return Err(Error::Usage("--out DIR is missing".into())) };
+    let teacher = checkpoint.tensors(TEACHER)?;
+    say!("teacher: {}", checkpoint.dir().display());
+    for network in &networks {
+        let dir = match networks.len() {
+            1 => out.clone(),
+            _ => out.join(network.to_string()),
+        };
+        refuse_run(&dir)?;
+        Extraction::new(&teacher, &sizes, *network)?.write(&dir, args.format)?;
+        let c = cost(&sizes, *network);
+        say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, dir.display());
+    }
+    Ok(())
+}
+
+/// A `config.json` beside a run's files would only confuse.
+fn refuse_run(dir: &Path) -> Result<()> {
+    match dir.join("config.toml").exists() {
+        true => Err(Error::file(dir, "is a run's folder; give the network one of its own with --out")),
+        false => Ok(()),
+    }
+}

@@ -1,0 +1,99 @@
+//! `poa-gpu visualize`: pictures of what a sub-network sees.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use image::RgbImage;
+
+use crate::cli::features::image_size;
+use crate::data::augment::{MEAN, STD};
+use crate::data::decode::decode_file;
+use crate::data::evaluation_view;
+use crate::error::{Error, Result};
+use crate::eval::visualize::{attention_panel, tiled, token_pictures};
+use crate::plot::write_png;
+use crate::tensor::{Device, DeviceChoice, Tensor};
+use crate::train::save::Teacher;
+use crate::weights::networks::choose;
+
+/// Arguments of `visualize`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  poa-gpu visualize --checkpoint runs/photos cat.jpg
+  poa-gpu visualize --checkpoint runs/photos --network small --size 448 --out pictures a.jpg b.jpg
+Writes NAME.attention.png (the image, the class token's attention in the last block head by head, and their mean) and
+NAME.pca.png (the image, and its patch tokens' first three principal components as red, green and blue).")]
+pub struct VisualizeArgs {
+    /// A run's folder (its newest checkpoint is taken) or a checkpoint's
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// WIDTHxDEPTH, smallest, middle, intact, small, base or large
+    #[arg(long, value_name = "NETWORK", default_value = "intact")]
+    pub network: String,
+    /// Pixels a side that images are brought to, a multiple of the patch size [default: the global crops']
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<usize>,
+    /// Where the pictures go [default: beside each image]
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+    /// The images; colours mean the same in all of them
+    #[arg(value_name = "IMAGE", required = true)]
+    pub images: Vec<PathBuf>,
+}
+
+pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
+    let device = Device::open(&args.device)?;
+    let teacher = Teacher::open(&args.checkpoint, &device)?;
+    let networks = choose(&teacher.grid, &[&args.network])?;
+    let [network] = networks[..] else {
+        return Err(Error::Usage(format!("`{}` is more than one sub-network; give one", args.network)));
+    };
+    let size = image_size(args.size, &teacher)?;
+    if let Some(out) = &args.out {
+        std::fs::create_dir_all(out).map_err(|e| Error::file(out, format!("cannot be created: {e}")))?;
+    }
+    let encoder = teacher.encoder();
+    let heads = network.width / teacher.config.student.head_dim;
+    let (mut views, mut tokens) = (Vec::new(), Vec::new());
+    for path in &args.images {
+        let image = decode_file(path).map_err(|fault| Error::file(path, fault.reason))?;
+        let pixels = evaluation_view(&image, size);
+        let images = Tensor::from_slice(&device, &[1, 3, size, size], &pixels)?;
+        let view = picture(&pixels, size);
+        let attention = encoder.class_attention(network, &images)?;
+        let to = beside(path, args.out.as_deref(), "attention");
+        write_png(&to, &attention_panel(&view, &attention, heads)?)?;
+        say!("{}", to.display());
+        let (_, patches) = encoder.features(network, &images, true)?;
+        tokens.push(patches.expect("asked for").to_vec::<f32>()?);
+        views.push(view);
+    }
+    let matrices: Vec<&[f32]> = tokens.iter().map(Vec::as_slice).collect();
+    let pictures = token_pictures(&matrices, network.width, size as u32)?;
+    for ((path, view), colours) in args.images.iter().zip(views).zip(pictures) {
+        let to = beside(path, args.out.as_deref(), "pca");
+        write_png(&to, &tiled(&[view, colours], 2)?)?;
+        say!("{}", to.display());
+    }
+    Ok(())
+}
+
+/// Normalised values [3, size, size] as a picture.
+fn picture(pixels: &[f32], size: usize) -> RgbImage {
+    let plane = size * size;
+    RgbImage::from_fn(size as u32, size as u32, |x, y| {
+        let at = y as usize * size + x as usize;
+        let value = |c: usize| (255.0 * (pixels[c * plane + at] * STD[c] + MEAN[c])).round() as u8;
+        image::Rgb([value(0), value(1), value(2)])
+    })
+}
+
+/// `NAME.WHAT.png` beside the image, or in `out`.
+fn beside(image: &Path, out: Option<&Path>, what: &str) -> PathBuf {
+    let name = format!("{}.{what}.png", image.file_stem().unwrap_or_default().to_string_lossy());
+    out.map_or_else(|| image.with_file_name(&name), |out| out.join(&name))
+}

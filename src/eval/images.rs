@@ -1,0 +1,257 @@
+//! Labelled images for evaluation. They are decoded by all cores a few batches ahead of the device and never all held
+//! in memory, unless they are few.
+
+use std::cell::OnceCell;
+use std::collections::BTreeMap;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use image::RgbImage;
+use rand::SeedableRng;
+use rand::seq::index::sample;
+use rand_chacha::ChaCha8Rng;
+use rayon::prelude::*;
+
+use crate::data::augment::{Scratch, apply_into};
+use crate::data::order::{Order, Pick};
+use crate::data::rng::{Purpose, stream};
+use crate::data::{BadSample, BlurProbabilities, Crop, CropConfig, Source, View, draw, evaluation_view};
+use crate::error::{Error, Result};
+use crate::tensor::{Device, Tensor};
+
+/// Images of a batch that is decoded together, at most.
+const BATCH: usize = 100;
+/// Bytes of such a batch, at most (but one image).
+const BATCH_BYTES: usize = 64 << 20;
+/// Batches that wait, beside the one in the making and the one in use.
+const AHEAD: usize = 2;
+/// Bytes of decoded images up to which they are kept for the next pass.
+const KEPT_BYTES: usize = 1 << 30;
+/// Range of the share of an image's area that a crop for training covers.
+const CROP_SCALE: (f64, f64) = (0.08, 1.0);
+
+/// Decoded, normalised images and their classes.
+pub struct ImageBatch {
+    size: usize,
+    pixels: Vec<f32>,
+    labels: Vec<u32>,
+}
+
+impl ImageBatch {
+    /// The classes.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// The images `[n, 3, size, size]` on a device, at most `at_once` of them in a tensor.
+    pub fn parts(&self, device: &Device, at_once: usize) -> impl Iterator<Item = Result<Tensor>> {
+        let one = 3 * self.size * self.size;
+        self.pixels
+            .chunks(at_once.max(1) * one)
+            .map(move |part| Tensor::from_slice(device, &[part.len() / one, 3, self.size, self.size], part))
+    }
+}
+
+/// In what order images are seen to train a classifier on them.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrainingOrder {
+    /// Images a batch.
+    pub batch: usize,
+    /// Number of batches.
+    pub batches: usize,
+    /// The seed of order and crops.
+    pub seed: u64,
+}
+
+/// Some images of a labelled source, the same ones every time.
+pub struct LabelledImages {
+    decoder: Decoder,
+    picked: Vec<u32>,
+    kept: OnceCell<Vec<ImageBatch>>,
+}
+
+impl LabelledImages {
+    /// At most `most` random images of a source (0 for all), seen with `size` pixels a side.
+    pub fn new(source: &Arc<dyn Source>, most: usize, size: usize) -> Result<Self> {
+        if source.classes().is_empty() {
+            return Err(Error::file(
+                source.describe(),
+                "has no labels to evaluate with (classes are the parent folders, where there are several)",
+            ));
+        }
+        let count = if most == 0 { source.len() } else { most.min(source.len()) };
+        let picked = sample(&mut ChaCha8Rng::seed_from_u64(0), source.len(), count);
+        let mut picked: Vec<u32> = picked.into_iter().map(|i| i as u32).collect();
+        picked.sort_unstable();
+        let decoder = Decoder { source: source.clone(), size, bad: Mutex::default() };
+        Ok(Self { decoder, picked, kept: OnceCell::new() })
+    }
+
+    /// Number of images, with those that turn out to be unreadable.
+    pub fn len(&self) -> usize {
+        self.picked.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.picked.is_empty()
+    }
+
+    /// Pixels a side.
+    pub fn size(&self) -> usize {
+        self.decoder.size
+    }
+
+    /// The names of the classes.
+    pub fn classes(&self) -> &[String] {
+        self.decoder.source.classes()
+    }
+
+    /// What the source is called in messages.
+    pub fn describe(&self) -> String {
+        self.decoder.source.describe()
+    }
+
+    /// The images found unreadable so far, by number. They are left out.
+    pub fn bad_samples(&self) -> Vec<BadSample> {
+        self.decoder.bad.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// Hands every image to `take`, in order, as [`evaluation_view`] shows it. An error of `take` ends the pass.
+    pub fn for_each_batch(&self, mut take: impl FnMut(&ImageBatch) -> Result<()>) -> Result<()> {
+        if let Some(kept) = self.kept.get() {
+            return kept.iter().try_for_each(take);
+        }
+        let decoder = &self.decoder;
+        let bytes = 3 * decoder.size * decoder.size * size_of::<f32>();
+        let batches: Vec<&[u32]> = self.picked.chunks((BATCH_BYTES / bytes.max(1)).clamp(1, BATCH)).collect();
+        let keep = self.picked.len() * bytes <= KEPT_BYTES;
+        let (mut kept, mut readable) = (Vec::new(), 0);
+        let view = |image: &RgbImage, _: &u32, _: &mut Scratch| evaluation_view(image, decoder.size);
+        let decode = |i: usize| decoder.decode(batches[i], |index| *index as usize, view);
+        decoder.ahead(batches.len(), decode, |batch| {
+            readable += batch.labels.len();
+            take(&batch)?;
+            kept.extend(keep.then_some(batch));
+            Ok(())
+        })?;
+        if readable == 0 {
+            return Err(decoder.nothing());
+        }
+        if keep {
+            let _ = self.kept.set(kept); // it was empty above
+        }
+        Ok(())
+    }
+
+    /// Hands batches of randomly cropped and mirrored images to `take`, which gets the number of the batch as well.
+    /// Every epoch has a permutation of its own. Everything follows from (seed, epoch, index) alone.
+    pub fn for_each_training_batch(
+        &self,
+        order: TrainingOrder,
+        mut take: impl FnMut(usize, &ImageBatch) -> Result<()>,
+    ) -> Result<()> {
+        let (decoder, picked, len) = (&self.decoder, &self.picked, self.picked.len());
+        let picks = Order::new(len, order.batch, order.seed);
+        let crops = CropConfig {
+            global: Crop { size: decoder.size, scale: CROP_SCALE },
+            jitter: 0.0,
+            grayscale: 0.0,
+            blur: BlurProbabilities { a: 0.0, b: 0.0, local: 0.0 },
+            ..CropConfig::default()
+        };
+        let view = |image: &RgbImage, pick: &Pick, scratch: &mut Scratch| {
+            let number = (pick.index + pick.repeat * len) as u64;
+            let mut rng = stream(order.seed, Purpose::ProbeCrops, pick.epoch, number);
+            let choices = draw(&mut rng, &crops, View::GlobalA, image.width(), image.height());
+            let mut out = vec![0.0; 3 * decoder.size * decoder.size];
+            apply_into(image, &choices, scratch, &mut out);
+            out
+        };
+        let decode = |step: usize| {
+            let all: Vec<Pick> = (0..order.batch).map(|slot| picks.pick(step as u64, slot)).collect();
+            decoder.decode(&all, |pick| picked[pick.index] as usize, view)
+        };
+        let mut number = 0;
+        decoder.ahead(order.batches, decode, |batch| {
+            if batch.labels.is_empty() {
+                return Err(decoder.nothing());
+            }
+            number += 1;
+            take(number - 1, &batch)
+        })
+    }
+}
+
+/// What the decoding threads share.
+struct Decoder {
+    source: Arc<dyn Source>,
+    size: usize,
+    bad: Mutex<BTreeMap<usize, BadSample>>,
+}
+
+impl Decoder {
+    fn nothing(&self) -> Error {
+        Error::file(self.source.describe(), "has no readable labelled image to evaluate on; check the files")
+    }
+
+    /// The images that `picks` name (`index` says which), as `view` shows them, without the unreadable ones.
+    fn decode<P: Sync>(
+        &self,
+        picks: &[P],
+        index: impl Fn(&P) -> usize + Sync,
+        view: impl Fn(&RgbImage, &P, &mut Scratch) -> Vec<f32> + Sync,
+    ) -> ImageBatch {
+        let decoded: Vec<Option<(Vec<f32>, u32)>> = picks
+            .par_iter()
+            .map_init(Scratch::default, |scratch, pick| {
+                let i = index(pick);
+                Some((view(&self.load(i)?, pick, scratch), self.source.label(i)?))
+            })
+            .collect();
+        let mut batch = ImageBatch { size: self.size, pixels: Vec::new(), labels: Vec::new() };
+        batch.pixels.reserve_exact(decoded.iter().flatten().map(|(pixels, _)| pixels.len()).sum());
+        for (pixels, label) in decoded.into_iter().flatten() {
+            batch.pixels.extend(pixels);
+            batch.labels.push(label);
+        }
+        batch
+    }
+
+    fn load(&self, i: usize) -> Option<RgbImage> {
+        match self.source.load(i) {
+            Ok(image) => Some(image),
+            Err(bad) => {
+                self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert(i, bad);
+                None
+            }
+        }
+    }
+
+    /// Makes `count` batches in a thread of its own, at most [`AHEAD`] of which wait, and hands them over in order.
+    fn ahead(
+        &self,
+        count: usize,
+        make: impl Fn(usize) -> ImageBatch + Send,
+        take: impl FnMut(ImageBatch) -> Result<()>,
+    ) -> Result<()> {
+        std::thread::scope(|scope| {
+            let (sender, receiver) = sync_channel(AHEAD);
+            let maker = scope.spawn(move || {
+                for i in 0..count {
+                    if sender.send(make(i)).is_err() {
+                        return; // the other side has failed
+                    }
+                }
+            });
+            let taken = receiver.into_iter().try_for_each(take);
+            match maker.join() {
+                Ok(()) => taken,
+                Err(_) => Err(Error::file(
+                    self.source.describe(),
+                    "decoding stopped on an internal error (see above)",
+                )),
+            }
+        })
+    }
+}

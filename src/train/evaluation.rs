@@ -1,0 +1,148 @@
+//! k-NN classification of labelled images with chosen sub-networks of the teacher, while it is trained.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::data::{self, Source};
+use crate::error::{Error, Result};
+use crate::eval::{KnnOptions, LabelledImages, knn_accuracies};
+use crate::models::grid::Network;
+use crate::plot;
+use crate::poa::PoaModel;
+use crate::train::metrics::{history, number};
+use crate::train::reports::Reports;
+use crate::train::run_folder::RunFolder;
+
+/// Accuracies are logged under `knn.NETWORK.K`.
+const PREFIX: &str = "knn.";
+
+/// A k-NN accuracy of one sub-network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnnPoint {
+    /// Steps done.
+    pub step: usize,
+    /// The sub-network and the number of neighbours, as `384x12.20`.
+    pub name: String,
+    /// Top-1, 0..1.
+    pub top1: f64,
+}
+
+/// Labelled images on both sides of the evaluation, and what it has found so far.
+pub struct Evaluation {
+    train: LabelledImages,
+    val: LabelledImages,
+    networks: Vec<Network>,
+    options: KnnOptions,
+    history: Vec<KnnPoint>,
+    plot: PathBuf,
+}
+
+impl Evaluation {
+    /// Prepares the evaluation that a config asks for: on data sets of its own, or on the training images and those held
+    /// out of them. `None` where there are no labels.
+    pub fn prepare(
+        config: &Config,
+        model: &PoaModel,
+        (train, val): (&Arc<dyn Source>, Option<&Arc<dyn Source>>),
+        folder: &RunFolder,
+    ) -> Result<Option<Self>> {
+        let e = &config.evaluation;
+        let own = match e.train.is_empty() {
+            true => None,
+            false => Some((data::open(&e.train)?, data::open(&e.val)?)),
+        };
+        let (train, val) = match (&own, val) {
+            (Some((train, val)), _) => (train, val),
+            (None, Some(val)) => (train, val),
+            (None, None) => return Ok(None),
+        };
+        if train.classes().len() < 2 {
+            return match own {
+                Some(_) => Err(Error::config("evaluation.train", "names images without labels")),
+                None => Ok(None),
+            };
+        }
+        let mut networks = Vec::new();
+        for name in &e.networks {
+            let network = model.grid.named(name).map_err(|e| Error::config("evaluation.networks", e))?;
+            if !networks.contains(&network) {
+                networks.push(network);
+            }
+        }
+        let size = config.crops.global_crops_size;
+        Ok(Some(Self {
+            train: LabelledImages::new(train, e.train_images, size)?,
+            val: LabelledImages::new(val, e.val_images, size)?,
+            networks,
+            options: KnnOptions { ks: e.k.clone(), temperature: e.temperature, ..KnnOptions::default() },
+            history: Vec::new(),
+            plot: folder.knn_plot(),
+        }))
+    }
+
+    /// Takes over what an earlier part of the run found, as far as its log was kept.
+    pub fn resume(&mut self, folder: &RunFolder) {
+        let known = history(folder.metrics(), PREFIX);
+        self.history = known
+            .into_iter()
+            .map(|(step, key, top1)| KnnPoint { step, name: key[PREFIX.len()..].to_string(), top1 })
+            .collect();
+    }
+
+    /// Evaluates the teacher after `done` steps, and draws all evaluations so far.
+    pub fn run(&mut self, model: &PoaModel, done: usize, reports: &mut Reports) -> Result<()> {
+        let (encoder, images) = (model.teacher_encoder(), (&self.train, &self.val));
+        let all = knn_accuracies(encoder, &self.networks, images, &self.options, &mut |_, _, _| {})?;
+        let ks = &self.options.ks;
+        for (network, top1) in self.networks.iter().zip(all) {
+            let text: Vec<String> =
+                ks.iter().zip(&top1).map(|(k, a)| format!("k={k} {:.1}%", 100.0 * a)).collect();
+            reports.note(&format!("k-NN after {done} steps, {network}: {}", text.join(", ")));
+            let names: Vec<String> = ks.iter().map(|k| format!("{network}.{k}")).collect();
+            let keys: Vec<String> = names.iter().map(|name| format!("{PREFIX}{name}")).collect();
+            let values: Vec<(&str, Value)> =
+                keys.iter().zip(&top1).map(|(key, a)| (key.as_str(), number(*a))).collect();
+            reports.values(done, &values, &[]);
+            self.history.extend(names.into_iter().zip(top1).map(|(name, top1)| KnnPoint {
+                step: done,
+                name,
+                top1,
+            }));
+        }
+        if let Err(e) = self.draw() {
+            reports.warn(&format!("{e}; training goes on without the plot"));
+        }
+        Ok(())
+    }
+
+    fn draw(&self) -> Result<()> {
+        let mut series: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
+        for point in &self.history {
+            let at = (point.step as f64, 100.0 * point.top1);
+            match series.iter_mut().find(|(name, _)| *name == point.name) {
+                Some((_, points)) => points.push(at),
+                None => series.push((point.name.clone(), vec![at])),
+            }
+        }
+        let named: Vec<(String, Vec<(f64, f64)>)> =
+            series.into_iter().map(|(name, points)| (name.replacen('.', ", k = ", 1), points)).collect();
+        plot::lines(&named, "k-NN accuracy of the teacher's sub-networks", "step", "top-1 (%)", &self.plot)
+    }
+
+    /// Accuracies before any step and after `done`, for every network and k: (name, before, after).
+    pub fn gains(&self, done: usize) -> Vec<(Network, usize, f64, f64)> {
+        let at = |step: usize, name: &str| {
+            self.history.iter().rev().find(|p| p.step == step && p.name == name).map(|p| p.top1)
+        };
+        let pairs = self.networks.iter().flat_map(|n| self.options.ks.iter().map(move |k| (*n, *k)));
+        pairs
+            .filter_map(|(network, k)| {
+                let name = format!("{network}.{k}");
+                Some((network, k, at(0, &name)?, at(done, &name)?))
+            })
+            .collect()
+    }
+}

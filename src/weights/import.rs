@@ -1,0 +1,253 @@
+//! Parameters of a model from a file: of this program, of official POA, of DINOv2 or of timm.
+
+use std::collections::HashSet;
+use std::fmt::Write;
+use std::fs::File;
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use crate::error::{Error, Result};
+use crate::nn::parameters::ParameterSpec;
+use crate::train::checkpoint;
+use crate::train::tensor_file::TensorFile;
+use crate::weights::extract;
+use crate::weights::names::Catalog;
+use crate::weights::resample::{grid_side, kernels, patch_side, positions};
+
+/// Turns a PyTorch file into one of safetensors; takes both paths.
+const CONVERT: &str = "python -c \"import sys, torch; from safetensors.torch import save_file; d = \
+     torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('teacher', d.get('model', \
+     d.get('state_dict', d))); save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, \
+     sys.argv[2])\"";
+
+/// How many names a summary gives of each kind.
+const LISTED: usize = 3;
+
+/// What a file has for a parameter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    /// A tensor of its shape.
+    Matched,
+    /// A position embedding for another grid, or a patch embedding for another patch size, to be resampled; sides of
+    /// the squares.
+    Resized {
+        /// In the file.
+        from: usize,
+        /// In the model.
+        to: usize,
+    },
+    /// No tensor of its name.
+    Missing,
+    /// A tensor of its name, of a shape that cannot be made its.
+    OtherShape(Vec<usize>),
+}
+
+/// A parameter to be filled.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filling {
+    /// Official name of the parameter.
+    pub name: String,
+    /// Its shape.
+    pub shape: Vec<usize>,
+    /// Name of the tensor in the file; empty where it has none.
+    pub source: String,
+    /// What the file has for it.
+    pub outcome: Outcome,
+}
+
+/// A file as the start of a model.
+#[derive(Debug)]
+pub struct Import {
+    file: TensorFile,
+    fillings: Vec<Filling>,
+    unused: Vec<String>,
+}
+
+impl Import {
+    /// Opens a safetensors file, or the teacher in the folder of a checkpoint, of a run (its newest checkpoint) or of
+    /// an extracted network, and finds for every parameter of a model what there is for it. A file in which there is
+    /// nothing at all is an error.
+    pub fn open(path: impl AsRef<Path>, parameters: &[ParameterSpec]) -> Result<Self> {
+        let path = resolve(path.as_ref())?;
+        refuse_pytorch(&path)?;
+        let file = TensorFile::open(path)?;
+        let catalog = Catalog::of(&file);
+        let mut fillings = Vec::with_capacity(parameters.len());
+        for spec in parameters {
+            let (source, outcome) = match catalog.find(&spec.name) {
+                Some(source) => (source.to_string(), compare(&spec.name, file.shape(source)?, &spec.shape)),
+                None => (String::new(), Outcome::Missing),
+            };
+            fillings.push(Filling { name: spec.name.clone(), shape: spec.shape.clone(), source, outcome });
+        }
+        let used: HashSet<&str> = fillings.iter().map(|f| f.source.as_str()).collect();
+        let unused = file.names().filter(|name| !used.contains(name)).map(str::to_string).collect();
+        let import = Self { file, fillings, unused };
+        match import.fillings.iter().any(Filling::is_filled) {
+            true => Ok(import),
+            false => Err(import.nothing(&catalog)),
+        }
+    }
+
+    /// The file the values come from.
+    pub fn path(&self) -> &Path {
+        self.file.path()
+    }
+
+    /// Every parameter of the model, in its order.
+    pub fn fillings(&self) -> &[Filling] {
+        &self.fillings
+    }
+
+    /// Tensors of the file that no parameter has the name of.
+    pub fn unused(&self) -> &[String] {
+        &self.unused
+    }
+
+    /// The values for a parameter, row by row; `None` where the file has none that fit.
+    pub fn read(&self, filling: &Filling) -> Result<Option<Vec<f32>>> {
+        let read = || self.file.read_f32(&filling.source);
+        Ok(match filling.outcome {
+            Outcome::Matched => Some(read()?),
+            Outcome::Resized { from, to } if is_position(&filling.name) => {
+                Some(positions(&read()?, filling.shape[2], from, to))
+            }
+            Outcome::Resized { from, to } => Some(kernels(&read()?, from, to)),
+            Outcome::Missing | Outcome::OtherShape(_) => None,
+        })
+    }
+
+    /// Hands out name and values of every parameter that the file has something for; one tensor at a time is in
+    /// memory.
+    pub fn fill(&self, mut write: impl FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
+        for filling in &self.fillings {
+            if let Some(values) = self.read(filling)? {
+                write(&filling.name, &values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// One line for the user: how many parameters the file fills, which it does not, and what of it nothing uses.
+    pub fn summary(&self) -> String {
+        let (mut matched, mut resized, mut missing) = (0, Vec::new(), Vec::new());
+        for Filling { name, shape, outcome, .. } in &self.fillings {
+            match outcome {
+                Outcome::Matched => matched += 1,
+                Outcome::Resized { from, to } => resized.push(format!("{name} {from}x{from} → {to}x{to}")),
+                Outcome::Missing => missing.push(name.clone()),
+                Outcome::OtherShape(found) => missing.push(format!("{name} is {found:?}, not {shape:?}")),
+            }
+        }
+        let mut line = format!("init: {matched} tensor{} matched", if matched == 1 { "" } else { "s" });
+        for (kind, names) in [("resized", &resized), ("missing", &missing), ("unused", &self.unused)] {
+            if !names.is_empty() {
+                let more = if names.len() > LISTED { ", …" } else { "" };
+                let shown = names[..names.len().min(LISTED)].join(", ");
+                // writing to a string cannot fail
+                let _ = write!(line, ", {} {kind} ({shown}{more})", names.len());
+            }
+        }
+        line
+    }
+
+    /// The error for a file that fills nothing.
+    fn nothing(&self, catalog: &Catalog) -> Error {
+        let other = self.fillings.iter().find_map(|f| match &f.outcome {
+            Outcome::OtherShape(found) => Some((f, found)),
+            _ => None,
+        });
+        let problem = match (other, self.nearest(catalog)) {
+            (Some((filling, found)), _) => format!(
+                "none of its tensors has a shape of this model: `{}` is {found:?} and `{}` {:?}; train a model of the \
+                 file's sizes (student.max_embed_dim, student.patch_size) or give another file",
+                filling.source, filling.name, filling.shape
+            ),
+            (None, Some((theirs, ours))) => format!(
+                "none of its tensors belongs to this model; the nearest is `{theirs}`, where the model has `{ours}`; \
+                 files of this program, of official POA, of DINOv2 and of timm's ViTs can be used"
+            ),
+            (None, None) => "it holds no tensor at all; give another file".to_string(),
+        };
+        Error::file(self.path(), problem)
+    }
+
+    /// The tensor of the file whose official name is most like a parameter's, and that parameter.
+    fn nearest(&self, catalog: &Catalog) -> Option<(String, String)> {
+        let mut best = None;
+        for (official, source) in catalog.iter() {
+            for Filling { name, .. } in &self.fillings {
+                let likeness = strsim::normalized_damerau_levenshtein(official, name);
+                if best.as_ref().is_none_or(|(most, _, _)| likeness > *most) {
+                    best = Some((likeness, source, name));
+                }
+            }
+        }
+        best.map(|(_, source, name)| (source.to_string(), name.clone()))
+    }
+}
+
+impl Filling {
+    /// Whether the file has values for it.
+    pub fn is_filled(&self) -> bool {
+        matches!(self.outcome, Outcome::Matched | Outcome::Resized { .. })
+    }
+}
+
+fn is_position(name: &str) -> bool {
+    name == "backbone.pos_embed"
+}
+
+/// What a tensor of shape `found` is for a parameter of shape `wanted`. Axes of length one do not count, since files
+/// differ in them (`mask_token`).
+fn compare(name: &str, found: &[usize], wanted: &[usize]) -> Outcome {
+    let longer = |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
+    if longer(found) == longer(wanted) {
+        return Outcome::Matched;
+    }
+    let sides = |side: fn(&[usize]) -> Option<usize>| side(found).zip(side(wanted));
+    let resized = match name {
+        _ if is_position(name) && found.last() == wanted.last() => sides(grid_side),
+        "backbone.patch_embed.proj.weight" if found.first() == wanted.first() => sides(patch_side),
+        _ => None,
+    };
+    match resized {
+        Some((from, to)) => Outcome::Resized { from, to },
+        None => Outcome::OtherShape(found.to_vec()),
+    }
+}
+
+/// The file of tensors that a path stands for.
+fn resolve(path: &Path) -> Result<PathBuf> {
+    if !path.is_dir() {
+        return Ok(path.to_path_buf());
+    }
+    let mut folders = vec![path.to_path_buf()];
+    folders.extend(checkpoint::find(path).ok().map(|checkpoint| checkpoint.dir().to_path_buf()));
+    let files =
+        folders.iter().flat_map(|dir| ["teacher.safetensors", extract::MODEL].map(|name| dir.join(name)));
+    files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
+        Error::file(
+            path,
+            "holds no weights; give a safetensors file, or the folder of a checkpoint, of a run with checkpoints or of \
+             an extracted network",
+        )
+    })
+}
+
+/// A PyTorch file is a program that builds tensors; only Python runs it.
+fn refuse_pytorch(path: &Path) -> Result<()> {
+    let mut start = [0; 9];
+    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
+    // A safetensors file has its header's length in the first eight bytes, then the header, which is JSON.
+    let pytorch = (start.starts_with(b"PK\x03\x04") || start[0] == 0x80) && start[8] != b'{';
+    if read.is_ok() && pytorch {
+        let (from, to) = (path.display(), path.with_extension("safetensors"));
+        let problem = format!(
+            "is a PyTorch file; convert it once and give the result: {CONVERT} \"{from}\" \"{}\"",
+            to.display()
+        );
+        return Err(Error::file(path, problem));
+    }
+    Ok(())
+}

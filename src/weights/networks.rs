@@ -1,0 +1,92 @@
+//! Which sub-networks a command line asks for.
+
+use crate::error::{Error, Result};
+use crate::models::grid::{ElasticGrid, Network};
+
+/// The networks the paper reports, by its names for them: ViT-S, ViT-B and ViT-L.
+pub const PAPER: [(&str, Network); 3] = [
+    ("small", Network { width: 384, depth: 12 }),
+    ("base", Network { width: 768, depth: 12 }),
+    ("large", Network { width: 1024, depth: 24 }),
+];
+
+/// Names that every grid knows.
+const NAMES: [&str; 4] = ["smallest", "middle", "intact", "all"];
+
+/// The networks of `choices`, in that order and each once. A choice is `WIDTHxDEPTH`, smallest, middle, intact, all,
+/// or (where the grid has them) small, base or large; several may stand in one, separated by commas or spaces.
+pub fn choose<S: AsRef<str>>(grid: &ElasticGrid<Network>, choices: &[S]) -> Result<Vec<Network>> {
+    let mut chosen: Vec<Network> = Vec::new();
+    let words = choices.iter().flat_map(|c| c.as_ref().split([',', ' '])).filter(|word| !word.is_empty());
+    for word in words {
+        let networks = match word {
+            "all" => grid.entries().iter().map(|(network, _)| *network).collect(),
+            _ => vec![one(grid, word)?],
+        };
+        for network in networks {
+            if !chosen.contains(&network) {
+                chosen.push(network);
+            }
+        }
+    }
+    if chosen.is_empty() {
+        return Err(Error::Usage(format!("no sub-network is named; {}", known(grid))));
+    }
+    Ok(chosen)
+}
+
+fn one(grid: &ElasticGrid<Network>, word: &str) -> Result<Network> {
+    if let Some((_, network)) = PAPER.iter().find(|(name, _)| *name == word) {
+        return match has(grid, *network) {
+            true => Ok(*network),
+            false => Err(Error::Usage(format!(
+                "`{word}` is the paper's {network}, which this grid does not have; {}",
+                known(grid)
+            ))),
+        };
+    }
+    grid.named(word).map_err(|_| {
+        let nearest = match parse(word) {
+            Some(wanted) => nearest_size(grid, wanted),
+            None => nearest_name(grid, word),
+        };
+        Error::Usage(format!("there is no sub-network `{word}`; the nearest is {nearest}; {}", known(grid)))
+    })
+}
+
+fn has(grid: &ElasticGrid<Network>, network: Network) -> bool {
+    grid.entries().iter().any(|(known, _)| *known == network)
+}
+
+fn parse(word: &str) -> Option<Network> {
+    let (width, depth) = word.split_once('x')?;
+    Some(Network { width: width.parse().ok()?, depth: depth.parse().ok()? })
+}
+
+/// The network whose width and depth are nearest in proportion, both alike.
+fn nearest_size(grid: &ElasticGrid<Network>, wanted: Network) -> String {
+    let ratio = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).ln().abs();
+    let distance = |n: &Network| ratio(n.width, wanted.width) + ratio(n.depth, wanted.depth);
+    let networks = grid.entries().iter().map(|(network, _)| *network);
+    networks
+        .min_by(|a, b| distance(a).total_cmp(&distance(b)))
+        .map_or_else(|| grid.intact().to_string(), |n| n.to_string())
+}
+
+fn nearest_name(grid: &ElasticGrid<Network>, word: &str) -> String {
+    let names = names(grid).map(str::to_string).chain(grid.entries().iter().map(|(n, _)| n.to_string()));
+    names
+        .max_by(|a, b| strsim::jaro_winkler(a, word).total_cmp(&strsim::jaro_winkler(b, word)))
+        .unwrap_or_default()
+}
+
+/// The names that work for a grid.
+fn names(grid: &ElasticGrid<Network>) -> impl Iterator<Item = &'static str> {
+    let paper = PAPER.into_iter().filter(|(_, network)| has(grid, *network)).map(|(name, _)| name);
+    NAMES.into_iter().chain(paper)
+}
+
+fn known(grid: &ElasticGrid<Network>) -> String {
+    let names: Vec<&str> = names(grid).collect();
+    format!("WIDTHxDEPTH from {} to {}, {} work", grid.smallest(), grid.intact(), names.join(", "))
+}

@@ -1,0 +1,46 @@
+//! Parameters of a ViT for another number of positions or another patch size.
+
+use crate::ops::position::bicubic_matrix;
+
+/// Side of the square grid of a position embedding `[1, 1 + side², width]`.
+pub fn grid_side(shape: &[usize]) -> Option<usize> {
+    let &[1, tokens, _] = shape else { return None };
+    let side = tokens.checked_sub(1)?.isqrt();
+    (side > 0 && side * side == tokens - 1).then_some(side)
+}
+
+/// Side of the square patches of a patch embedding `[width, 3, side, side]`.
+pub fn patch_side(shape: &[usize]) -> Option<usize> {
+    let &[_, 3, side, across] = shape else { return None };
+    (side > 0 && side == across).then_some(side)
+}
+
+/// A position embedding `[1, 1 + from², width]` for a grid of `to`²: the row of the class token as it is, the
+/// patches' bicubically, as the network itself does for crops of another size.
+pub fn positions(values: &[f32], width: usize, from: usize, to: usize) -> Vec<f32> {
+    let (class, patches) = values.split_at(width);
+    let mut out = class.to_vec();
+    for weights in bicubic_matrix(from, to).chunks_exact(from * from) {
+        let mut row = vec![0.0f64; width];
+        for (weight, patch) in weights.iter().zip(patches.chunks_exact(width)).filter(|(w, _)| **w != 0.0) {
+            row.iter_mut().zip(patch).for_each(|(sum, x)| *sum += f64::from(*weight) * f64::from(*x));
+        }
+        out.extend(row.iter().map(|x| *x as f32));
+    }
+    out
+}
+
+/// A patch embedding's kernels `[width, 3, from, from]` for patches of `to`: each bicubically, and times from²/to²,
+/// so that an image of one colour gives the tokens it gave.
+pub fn kernels(values: &[f32], from: usize, to: usize) -> Vec<f32> {
+    let matrix = bicubic_matrix(from, to);
+    let factor = (from * from) as f64 / (to * to) as f64;
+    let mut out = Vec::with_capacity(values.len() / (from * from) * to * to);
+    for plane in values.chunks_exact(from * from) {
+        out.extend(matrix.chunks_exact(from * from).map(|weights| {
+            let sum: f64 = weights.iter().zip(plane).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
+            (sum * factor) as f32
+        }));
+    }
+    out
+}
