@@ -73,7 +73,9 @@ fn a_short_run_leaves_a_whole_folder() {
     let steps = metrics.lines().filter(|l| l.contains("\"loss\"")).count();
     assert_eq!(steps, 3, "{metrics}");
     assert!(std::fs::read_to_string(run.join("train.log")).unwrap().contains("step 3/3"));
-    for file in ["student.safetensors", "teacher.safetensors", "optimizer.safetensors", "state.json", "manifest.json"] {
+    for file in
+        ["student.safetensors", "teacher.safetensors", "optimizer.safetensors", "state.json", "manifest.json"]
+    {
         assert!(run.join("checkpoints/step-00000003").join(file).is_file(), "{file}");
     }
     // the folder holds a run now

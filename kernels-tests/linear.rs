@@ -279,7 +279,7 @@ fn both_devices_find_the_same() {
     };
     let reports = devices().map(|device| {
         let model = PoaModel::new(&config, &device, 5).unwrap();
-        let shallow = Network { width: model.grid.smallest().width, depth: 1 };
+        let shallow = Network::new(model.grid.smallest().width, 1);
         let networks = [shallow, model.grid.smallest()];
         let encoder = model.teacher_encoder();
         linear_probes(encoder, &networks, (&images, &images), &options, &mut |_, _, _| {}).unwrap()

@@ -4,13 +4,12 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::config::Student;
 use poa_gpu::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
-use poa_gpu::models::vit::{Vit, VitSizes};
+use poa_gpu::models::vit::{VitSizes, vit_specs};
 use poa_gpu::nn::parameters::{Init, ParameterSpec};
 use poa_gpu::ops::position::bicubic_matrix;
 use poa_gpu::train::checkpoint::CheckpointWriter;
 use poa_gpu::train::tensor_file::TensorFile;
 use poa_gpu::train::tensor_writer::{TensorSpec, write_tensors};
-use poa_gpu::weights::cost::cost;
 use poa_gpu::weights::extract::Extraction;
 use poa_gpu::weights::import::{Import, Outcome};
 use poa_gpu::weights::names::{Format, official_name};
@@ -43,7 +42,7 @@ fn teacher_path() -> PathBuf {
 }
 
 fn network(width: usize, depth: usize) -> Network {
-    Network { width, depth }
+    Network::new(width, depth)
 }
 
 /// Values that tell tensors and places in them apart.
@@ -61,7 +60,7 @@ fn file(path: &Path, tensors: &[(String, Vec<usize>)]) {
 
 /// A backbone's tensors, renamed; where `rename` gives nothing, left out.
 fn backbone(sizes: &VitSizes, rename: impl Fn(&str) -> Option<String>) -> Vec<(String, Vec<usize>)> {
-    let specs = Vit::new(sizes.clone()).specs();
+    let specs = vit_specs(&sizes);
     specs.into_iter().filter_map(|s| Some((rename(&s.name)?, s.shape))).collect()
 }
 
@@ -76,7 +75,7 @@ fn head_specs() -> Vec<ParameterSpec> {
 }
 
 fn all_specs(sizes: &VitSizes) -> Vec<ParameterSpec> {
-    let mut all = Vit::new(sizes.clone()).specs();
+    let mut all = vit_specs(&sizes);
     all.extend(head_specs());
     all
 }
@@ -92,7 +91,7 @@ fn read(import: &Import, name: &str) -> Vec<f32> {
 
 #[test]
 fn names_round_trip() {
-    for spec in Vit::new(recorded()).specs() {
+    for spec in vit_specs(&recorded()) {
         let name = &spec.name;
         for format in Format::ALL {
             let Some(plain) = format.plain_name(name) else {
@@ -241,14 +240,14 @@ fn costs_equal_known_counts() {
     for (width, depth, parameters, gmacs) in
         [(384, 12, 21_674_880, 4.608), (768, 12, 85_817_088, 17.582), (1024, 24, 303_350_784, 61.555)]
     {
-        let found = cost(&sizes, network(width, depth));
+        let found = sizes.cost(network(width, depth));
         assert_eq!(found.parameters, parameters);
         assert!((found.flops as f64 / 2e9 - gmacs).abs() < 0.05, "{width}x{depth}: {}", found.flops);
     }
     // 4 patches of 8 pixels and the class token, 16 channels, one block
     let tiny = VitSizes { image: 16, ..recorded() };
     let macs = 4 * 192 * 16 + 5 * 16 * 16 * 12 + 2 * 25 * 16;
-    assert_eq!(cost(&tiny, network(16, 1)).flops, 2 * macs);
+    assert_eq!(tiny.cost(network(16, 1)).flops, 2 * macs);
 }
 
 #[test]
@@ -258,7 +257,7 @@ fn networks_are_chosen_by_name() {
     assert_eq!(chosen, [network(384, 12), network(768, 12), network(1024, 24)]);
     assert_eq!(choose(&grid, &["all"]).unwrap().len(), 143);
     assert_eq!(choose(&grid, &["smallest"]).unwrap(), [network(384, 12)]);
-    let problem = |grid: &ElasticGrid<Network>, word: &str| choose(grid, &[word]).unwrap_err().to_string();
+    let problem = |grid: &ElasticGrid, word: &str| choose(grid, &[word]).unwrap_err().to_string();
     assert!(problem(&grid, "390x12").contains("the nearest is 384x12; WIDTHxDEPTH from 384x12 to 1024x24"));
     assert!(problem(&grid, "smal").contains("the nearest is small;"));
     assert!(problem(&grid, "largest").contains("the nearest is large;"));
@@ -343,7 +342,7 @@ fn positions_and_kernels_of_other_sizes_are_resampled() {
     let path = scratch("resize").join("a.safetensors");
     let theirs = VitSizes { patch: 7, image: 42, ..recorded() };
     file(&path, &backbone(&theirs, |name| Format::Dinov2.plain_name(name)));
-    let import = Import::open(&path, &Vit::new(recorded()).specs()).unwrap();
+    let import = Import::open(&path, &vit_specs(&recorded())).unwrap();
     assert_eq!(*outcome(&import, "backbone.pos_embed"), Outcome::Resized { from: 6, to: 4 });
     assert_eq!(*outcome(&import, "backbone.patch_embed.proj.weight"), Outcome::Resized { from: 7, to: 8 });
     assert_eq!(

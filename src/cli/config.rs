@@ -4,7 +4,7 @@ use clap::Args;
 
 use crate::config::Config;
 use crate::error::Result;
-use crate::models::grid::vit_grid;
+use crate::models::backbone;
 
 /// Arguments of `config`.
 #[derive(Debug, Clone, Args)]
@@ -41,7 +41,8 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         say!("{}", config.to_toml()?.trim_end());
         return Ok(());
     }
-    let grid = vit_grid(&config.student)?;
+    let backbone = backbone::open(&config)?;
+    let grid = backbone.grid();
     let c = &config.crops;
     say!("{source} is valid");
     say!("  sub-networks      {} from {} to {}", grid.entries().len(), grid.smallest(), grid.intact());

@@ -10,12 +10,12 @@ use crate::cli::progress::bar;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, LinearOptions, LinearReport, knn_accuracies, linear_probes};
+use crate::models::backbone::Cost;
 use crate::models::grid::Network;
 use crate::plot;
 use crate::tensor::{Device, DeviceChoice};
 use crate::train::checkpoint::replace_file;
 use crate::train::save::Teacher;
-use crate::weights::cost::{Cost, cost};
 use crate::weights::networks::choose;
 
 /// The kinds of evaluation.
@@ -160,7 +160,7 @@ impl Subject {
     }
 
     fn cost(&self, network: Network) -> Cost {
-        cost(self.teacher.encoder().vit.sizes(), network)
+        self.teacher.encoder().backbone.cost(network)
     }
 
     fn note_unreadable(&self) {

@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::models::grid::vit_grid;
-use crate::models::vit::VitSizes;
+use crate::models::backbone;
+use crate::models::vit::Vit;
 use crate::train::checkpoint;
 use crate::train::save::{TEACHER, config_of};
-use crate::weights::cost::cost;
 use crate::weights::extract::Extraction;
 use crate::weights::names::Format;
 use crate::weights::networks::choose;
@@ -44,17 +43,27 @@ pub struct ExtractArgs {
 pub(super) fn run(args: &ExtractArgs) -> Result<()> {
     let checkpoint = checkpoint::find(&args.checkpoint)?;
     let config = config_of(&checkpoint)?;
-    let grid = vit_grid(&config.student)?;
-    let sizes = VitSizes::from_config(&config.student, config.crops.global_crops_size);
+    let backbone = backbone::open(&config)?;
+    let grid = backbone.grid();
+    let sizes = backbone.as_vit().map(Vit::sizes);
+    let Some(sizes) = sizes else {
+        return Err(Error::config("student.arch", "only ViTs can be extracted yet"));
+    };
     if args.list {
-        say!("{:<10} {:>14} {:>10}   at {} pixels", "network", "parameters", "GFLOPs", sizes.image);
+        say!(
+            "{:<10} {:>14} {:>10}   at {} pixels",
+            "network",
+            "parameters",
+            "GFLOPs",
+            config.crops.global_crops_size
+        );
         for (network, _) in grid.entries() {
-            let c = cost(&sizes, *network);
+            let c = backbone.cost(*network);
             say!("{:<10} {:>14} {:>10.3}", network.to_string(), c.parameters, c.flops as f64 / 1e9);
         }
         return Ok(());
     }
-    let networks = choose(&grid, &args.network)?;
+    let networks = choose(grid, &args.network)?;
     let Some(out) = &args.out else { return Err(Error::Usage("--out DIR is missing".into())) };
     let teacher = checkpoint.tensors(TEACHER)?;
     say!("teacher: {}", checkpoint.dir().display());
@@ -64,8 +73,8 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             _ => out.join(network.to_string()),
         };
         refuse_run(&dir)?;
-        Extraction::new(&teacher, &sizes, *network)?.write(&dir, args.format)?;
-        let c = cost(&sizes, *network);
+        Extraction::new(&teacher, sizes, *network)?.write(&dir, args.format)?;
+        let c = backbone.cost(*network);
         say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, dir.display());
     }
     Ok(())

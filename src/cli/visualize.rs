@@ -57,23 +57,24 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
         std::fs::create_dir_all(out).map_err(|e| Error::file(out, format!("cannot be created: {e}")))?;
     }
     let encoder = teacher.encoder();
-    let heads = network.width / teacher.config.student.head_dim;
     let (mut views, mut tokens) = (Vec::new(), Vec::new());
     for path in &args.images {
         let image = decode_file(path).map_err(|fault| Error::file(path, fault.reason))?;
         let pixels = evaluation_view(&image, size);
         let images = Tensor::from_slice(&device, &[1, 3, size, size], &pixels)?;
         let view = picture(&pixels, size);
-        let attention = encoder.class_attention(network, &images)?;
-        let to = beside(path, args.out.as_deref(), "attention");
-        write_png(&to, &attention_panel(&view, &attention, heads)?)?;
-        say!("{}", to.display());
+        if let Some(attention) = encoder.class_attention(network, &images)? {
+            let heads = attention.len() / encoder.backbone.cells(size).pow(2);
+            let to = beside(path, args.out.as_deref(), "attention");
+            write_png(&to, &attention_panel(&view, &attention, heads)?)?;
+            say!("{}", to.display());
+        }
         let (_, patches) = encoder.features(network, &images, true)?;
         tokens.push(patches.expect("asked for").to_vec::<f32>()?);
         views.push(view);
     }
     let matrices: Vec<&[f32]> = tokens.iter().map(Vec::as_slice).collect();
-    let pictures = token_pictures(&matrices, network.width, size as u32)?;
+    let pictures = token_pictures(&matrices, encoder.backbone.feature_width(network), size as u32)?;
     for ((path, view), colours) in args.images.iter().zip(views).zip(pictures) {
         let to = beside(path, args.out.as_deref(), "pca");
         write_png(&to, &tiled(&[view, colours], 2)?)?;

@@ -7,7 +7,7 @@
 mod merge;
 mod model;
 mod run;
-mod validate;
+pub(crate) mod validate;
 
 use std::path::Path;
 

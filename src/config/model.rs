@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Student {
-    /// The backbone family. `vit_dynamic` is the elastic vision transformer.
+    /// The backbone family: `vit_dynamic`, `swin_dynamic` or `resnet_dynamic`.
     pub arch: String,
     /// Side of a square patch, in pixels.
     pub patch_size: usize,
@@ -44,6 +44,35 @@ pub struct Student {
     pub proj_bias: bool,
     /// Whether the two layers of the perceptron have biases.
     pub ffn_bias: bool,
+    /// Swin: blocks of the third stage of the shallowest sub-network.
+    pub min_s3_depth: usize,
+    /// ResNet: blocks of each stage of the shallowest sub-network.
+    pub min_depths: [usize; 4],
+    /// Swin and ResNet: blocks of each stage of the intact network.
+    pub max_depths: [usize; 4],
+    /// Swin: side of an attention window, in tokens.
+    pub window_size: usize,
+    /// Swin and ResNet: how many patch tokens (and mask cells) stand along each cell of the last map.
+    pub ibot_scale_factor: usize,
+    /// ResNet: channels after the first convolution.
+    pub stem_channels: usize,
+    /// ResNet: middle channels of the first stage of the narrowest sub-network; the widest has twice as many.
+    pub base_channels: usize,
+    /// ResNet: groups of every group norm.
+    pub num_gn_groups: usize,
+    /// ResNet: stride of the first block of each stage.
+    pub strides: [usize; 4],
+}
+
+impl Student {
+    /// Patch tokens, and cells of a mask, along a side of so many pixels.
+    pub fn cells(&self, pixels: usize) -> usize {
+        match self.arch.as_str() {
+            "vit_dynamic" => pixels / self.patch_size,
+            // a last map of 1/8 of the patches, or of a stem that reduces as much, and the cells along it
+            _ => pixels / self.patch_size / 8 * self.ibot_scale_factor,
+        }
+    }
 }
 
 impl Default for Student {
@@ -67,6 +96,15 @@ impl Default for Student {
             qkv_bias: true,
             proj_bias: true,
             ffn_bias: true,
+            min_s3_depth: 6,
+            min_depths: [3, 4, 6, 3],
+            max_depths: [2, 2, 18, 2],
+            window_size: 7,
+            ibot_scale_factor: 2,
+            stem_channels: 64,
+            base_channels: 64,
+            num_gn_groups: 32,
+            strides: [1, 2, 2, 2],
         }
     }
 }

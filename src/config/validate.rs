@@ -3,10 +3,7 @@
 use super::Config;
 use crate::error::{Error, Result};
 
-/// Names of backbones that other recipes use and that cannot be trained yet.
-const OTHER_BACKBONES: &[&str] = &["swin_dynamic", "resnet_dynamic"];
-
-fn whole(key: &str, value: usize, low: usize, high: usize, example: usize) -> Result<()> {
+pub(crate) fn whole(key: &str, value: usize, low: usize, high: usize, example: usize) -> Result<()> {
     match (low..=high).contains(&value) {
         true => Ok(()),
         false => {
@@ -15,7 +12,7 @@ fn whole(key: &str, value: usize, low: usize, high: usize, example: usize) -> Re
     }
 }
 
-fn number(key: &str, value: f64, low: f64, high: f64, example: f64) -> Result<()> {
+pub(crate) fn number(key: &str, value: f64, low: f64, high: f64, example: f64) -> Result<()> {
     match value >= low && value <= high {
         true => Ok(()),
         false => {
@@ -24,7 +21,7 @@ fn number(key: &str, value: f64, low: f64, high: f64, example: f64) -> Result<()
     }
 }
 
-fn positive(key: &str, value: f64, example: f64) -> Result<()> {
+pub(crate) fn positive(key: &str, value: f64, example: f64) -> Result<()> {
     match value > 0.0 && value.is_finite() {
         true => Ok(()),
         false => {
@@ -34,7 +31,7 @@ fn positive(key: &str, value: f64, example: f64) -> Result<()> {
 }
 
 /// A range: smallest first, both within `low..=high`.
-fn range(key: &str, [a, b]: [f64; 2], low: f64, high: f64, example: [f64; 2]) -> Result<()> {
+pub(crate) fn range(key: &str, [a, b]: [f64; 2], low: f64, high: f64, example: [f64; 2]) -> Result<()> {
     match a >= low && b <= high && a <= b {
         true => Ok(()),
         false => Err(Error::config(
@@ -44,7 +41,7 @@ fn range(key: &str, [a, b]: [f64; 2], low: f64, high: f64, example: [f64; 2]) ->
     }
 }
 
-fn demand(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<()> {
+pub(crate) fn demand(holds: bool, key: &str, problem: impl FnOnce() -> String) -> Result<()> {
     if holds { Ok(()) } else { Err(Error::config(key, problem())) }
 }
 
@@ -60,17 +57,23 @@ impl Config {
 
     fn validate_student(&self) -> Result<()> {
         let s = &self.student;
-        let key = "student.arch";
-        demand(!OTHER_BACKBONES.contains(&s.arch.as_str()), key, || {
-            format!("`{}` cannot be trained yet; the only backbone so far is \"vit_dynamic\"", s.arch)
-        })?;
-        demand(s.arch == "vit_dynamic", key, || {
-            format!("`{}` is no backbone; it must be \"vit_dynamic\"", s.arch)
-        })?;
         whole("student.patch_size", s.patch_size, 1, 256, 16)?;
-        whole("student.head_dim", s.head_dim, 1, 256, 64)?;
+        number("student.net_select_scale", s.net_select_scale, 1.0, 100.0, 3.0)?;
+        number("student.drop_path_rate", s.drop_path_rate, 0.0, 0.95, 0.2)?;
         whole("student.width_interval", s.width_interval, 1, 1024, 1)?;
         whole("student.depth_interval", s.depth_interval, 1, 1024, 1)?;
+        match s.arch.as_str() {
+            "vit_dynamic" => self.validate_vit()?,
+            "swin_dynamic" => crate::models::swin::validate(self)?,
+            "resnet_dynamic" => crate::models::resnet::validate(self)?,
+            _ => {} // refused where it is opened
+        }
+        self.validate_networks()
+    }
+
+    fn validate_vit(&self) -> Result<()> {
+        let s = &self.student;
+        whole("student.head_dim", s.head_dim, 1, 256, 64)?;
         whole("student.max_embed_dim", s.max_embed_dim, 1, 16384, 1024)?;
         whole("student.max_depth", s.max_depth, 1, 1024, 24)?;
         whole("student.min_embed_dim", s.min_embed_dim, 1, s.max_embed_dim, s.max_embed_dim)?;
@@ -108,8 +111,6 @@ impl Config {
                 s.min_depth + span.next_multiple_of(s.depth_interval)
             )
         })?;
-        number("student.net_select_scale", s.net_select_scale, 1.0, 100.0, 3.0)?;
-        number("student.drop_path_rate", s.drop_path_rate, 0.0, 0.95, 0.2)?;
         positive("student.layerscale", s.layerscale, 1e-5)?;
         for (key, bias) in [
             ("student.qkv_bias", s.qkv_bias),
@@ -120,12 +121,12 @@ impl Config {
                 "is false, and layers without bias cannot be trained yet; it must be true".into()
             })?;
         }
-        self.validate_networks()
+        Ok(())
     }
 
     /// The sub-networks that are named must be in the grid.
     fn validate_networks(&self) -> Result<()> {
-        let grid = crate::models::grid::vit_grid(&self.student)?;
+        let grid = crate::models::backbone::open(self)?.grid().clone();
         if !self.student.fixed_network.is_empty() {
             grid.named(&self.student.fixed_network)
                 .map_err(|problem| Error::config("student.fixed_network", problem))?;
@@ -202,7 +203,7 @@ impl Config {
                 1.0 / (2 * batch) as f64
             )
         })?;
-        let side = self.crops.global_crops_size / self.student.patch_size;
+        let side = self.student.cells(self.crops.global_crops_size);
         let most = (side * side) as f64 * i.mask_ratio_min_max[1];
         demand(i.loss_weight == 0.0 || most >= 1.0, "ibot.mask_ratio_min_max", || {
             format!(

@@ -48,8 +48,8 @@ pub fn export_features(
     progress: Progress<'_>,
 ) -> Result<Vec<BadSample>> {
     let n = if options.most == 0 { source.len() } else { options.most.min(source.len()) };
-    let (size, width) = (options.size, network.width);
-    let tokens = encoder.vit.sizes().grid(size).pow(2);
+    let (size, width) = (options.size, encoder.backbone.feature_width(network));
+    let tokens = encoder.backbone.cells(size).pow(2);
     let names: String = (0..n).map(|i| source.name(i).replace('\n', " ") + "\n").collect();
     let mut specs = vec![
         TensorSpec::f32("cls", &[n, width]),

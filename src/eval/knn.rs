@@ -60,7 +60,7 @@ pub fn knn_accuracies(
     same_classes(train, val)?;
     let neighbours = options.neighbours();
     let groups = groups(networks, options.memory, |network| {
-        let features = (val.len().next_multiple_of(BLOCK) + BLOCK) * network.width;
+        let features = (val.len().next_multiple_of(BLOCK) + BLOCK) * encoder.backbone.feature_width(network);
         (features + 2 * val.len() * neighbours.min(train.len())) * ELEMENT_BYTES
     });
     let total = groups.len() * (train.len() + val.len());

@@ -17,7 +17,7 @@ use crate::models::grid::Network;
 use crate::nn::parameters::{Init, initial_values};
 use crate::ops::elementwise::copy;
 use crate::ops::segment_mean::segment_mean;
-use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor};
+use crate::tensor::{DType, ELEMENT_BYTES, Tensor};
 
 /// Last blocks whose cls tokens are used, where a network has as many.
 const BLOCKS: usize = 4;
@@ -104,13 +104,13 @@ pub fn linear_probes(
     }
     let (classes, batches) = (train.classes().len(), options.epochs * options.epoch_iterations);
     let groups = groups(networks, options.memory, |network| {
-        let columns: usize = kinds(network).iter().map(|kind| kind.columns(network).len()).sum();
+        let outputs = Outputs::of(encoder, network);
+        let columns: usize = kinds(outputs).iter().map(|kind| kind.columns(outputs).len()).sum();
         2 * columns * classes * options.rates.len() * ELEMENT_BYTES + WEIGHT_BYTES
     });
     let (passes, mut reports) = (groups.len(), Vec::new());
     for (at, group) in groups.into_iter().enumerate() {
-        let probes =
-            group.iter().map(|network| NetworkProbes::new(encoder.device, *network, classes, options));
+        let probes = group.iter().map(|network| NetworkProbes::new(encoder, *network, classes, options));
         let mut probes = probes.collect::<Result<Vec<_>>>()?;
         let order = TrainingOrder { batch: options.batch, batches, seed: options.seed };
         let mut pace = Pace::default();
@@ -140,6 +140,20 @@ pub fn linear_probes(
     Ok(reports)
 }
 
+/// What comes out of a network: how many blocks' cls tokens there are, of which width.
+#[derive(Clone, Copy)]
+struct Outputs {
+    blocks: usize,
+    width: usize,
+}
+
+impl Outputs {
+    fn of(encoder: Encoder<'_>, network: Network) -> Self {
+        let backbone = encoder.backbone;
+        Self { blocks: backbone.outputs(network).min(BLOCKS), width: backbone.feature_width(network) }
+    }
+}
+
 /// What classifiers see.
 #[derive(Clone, Copy)]
 struct Kind {
@@ -149,16 +163,15 @@ struct Kind {
 
 impl Kind {
     /// Its columns of a network's features.
-    fn columns(self, network: Network) -> std::ops::Range<usize> {
-        let all = BLOCKS.min(network.depth);
-        let end = all + usize::from(self.mean_patch);
-        (all - self.blocks) * network.width..end * network.width
+    fn columns(self, of: Outputs) -> std::ops::Range<usize> {
+        let end = of.blocks + usize::from(self.mean_patch);
+        (of.blocks - self.blocks) * of.width..end * of.width
     }
 }
 
 /// The kinds of features that a network has.
-fn kinds(network: Network) -> Vec<Kind> {
-    let mut blocks = vec![1, BLOCKS.min(network.depth)];
+fn kinds(of: Outputs) -> Vec<Kind> {
+    let mut blocks = vec![1, of.blocks];
     blocks.dedup();
     blocks
         .into_iter()
@@ -175,7 +188,8 @@ fn features(
 ) -> Result<Vec<Tensor>> {
     let n = batch.labels().len();
     let empty = |network: &Network| {
-        let columns = (BLOCKS.min(network.depth) + 1) * network.width;
+        let outputs = Outputs::of(encoder, *network);
+        let columns = (outputs.blocks + 1) * outputs.width;
         Tensor::empty(encoder.device, &[n, columns], DType::F32)
     };
     let all = networks.iter().map(empty).collect::<Result<Vec<_>>>()?;
@@ -183,7 +197,7 @@ fn features(
     through_networks(encoder, networks, batch, size, |i, images| {
         let (cls, patches) = encoder.last_blocks(networks[i], images, BLOCKS)?;
         let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches), images.dim(0))?;
-        let (first, width) = (filled[i], networks[i].width);
+        let (first, width) = (filled[i], mean.value().dim(1));
         filled[i] += images.dim(0);
         let rows = all[i].slice(0, first..filled[i])?;
         for (at, part) in cls.iter().chain([mean.value()]).enumerate() {
@@ -210,10 +224,11 @@ struct NetworkProbes {
 }
 
 impl NetworkProbes {
-    fn new(device: &Device, network: Network, classes: usize, options: &LinearOptions) -> Result<Self> {
+    fn new(encoder: Encoder<'_>, network: Network, classes: usize, options: &LinearOptions) -> Result<Self> {
+        let (device, outputs) = (encoder.device, Outputs::of(encoder, network));
         let (mut candidates, mut sets) = (Vec::new(), Vec::new());
-        for (number, kind) in kinds(network).into_iter().enumerate() {
-            let columns = kind.columns(network);
+        for (number, kind) in kinds(outputs).into_iter().enumerate() {
+            let columns = kind.columns(outputs);
             // neither the weights nor the logits may be more than can be bound
             let one = classes * columns.len().max(options.batch) * ELEMENT_BYTES;
             let at_once = (device.max_tensor_bytes().min(WEIGHT_BYTES) / one).max(1);

@@ -14,49 +14,51 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use crate::config::Student;
 use crate::error::{Error, Result};
 
-/// A sub-network of a ViT, or of a Swin, whose `depth` is that of the third stage.
+/// A sub-network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network {
-    /// Channels of the tokens (Swin: in the first stage).
+    /// ViT: channels of the tokens. Swin: those of the first stage. ResNet: middle channels of the first stage's blocks,
+    /// which double from stage to stage.
     pub width: usize,
-    /// Number of blocks (Swin: in the third stage).
+    /// ViT: number of blocks. Swin: those of the third stage. ResNet: those of all stages.
     pub depth: usize,
+    /// ResNet: number of blocks of each stage. Others: zeros.
+    pub stages: [usize; 4],
 }
 
-/// A sub-network of a ResNet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct StageNetwork {
-    /// Middle channels of the blocks of each stage.
-    pub widths: [usize; 4],
-    /// Number of blocks of each stage.
-    pub depths: [usize; 4],
+impl Network {
+    /// A sub-network of a ViT or Swin.
+    pub const fn new(width: usize, depth: usize) -> Self {
+        Self { width, depth, stages: [0; 4] }
+    }
+
+    /// A sub-network of a ResNet.
+    pub const fn staged(width: usize, stages: [usize; 4]) -> Self {
+        Self { width, depth: stages[0] + stages[1] + stages[2] + stages[3], stages }
+    }
 }
 
 impl Display for Network {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}x{}", self.width, self.depth)
-    }
-}
-
-impl Display for StageNetwork {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d] = self.depths;
-        write!(f, "{}x{a}-{b}-{c}-{d}", self.widths[0])
+        match self.stages {
+            [0, ..] => write!(f, "{}x{}", self.width, self.depth),
+            [a, b, c, d] => write!(f, "{}x{a}-{b}-{c}-{d}", self.width),
+        }
     }
 }
 
 /// The sub-networks of an elastic backbone and how often each is drawn.
 #[derive(Debug, Clone, PartialEq)]
-pub struct ElasticGrid<N> {
+pub struct ElasticGrid {
     /// Distinct networks with their multiplicities, the intact one last; never empty, no multiplicity is 0.
-    entries: Vec<(N, usize)>,
+    entries: Vec<(Network, usize)>,
     /// Sum of the multiplicities.
     places: usize,
 }
 
-impl<N: Copy + Display> ElasticGrid<N> {
+impl ElasticGrid {
     /// `entries` must hold the intact network, last.
-    fn new(entries: Vec<(N, usize)>, key: &str) -> Result<Self> {
+    fn new(entries: Vec<(Network, usize)>, key: &str) -> Result<Self> {
         let places = entries.iter().map(|(_, multiplicity)| multiplicity).sum();
         match entries.last() {
             Some((_, 1..)) => Ok(Self { entries, places }),
@@ -68,17 +70,17 @@ impl<N: Copy + Display> ElasticGrid<N> {
     }
 
     /// Distinct networks with their multiplicities, the intact one last.
-    pub fn entries(&self) -> &[(N, usize)] {
+    pub fn entries(&self) -> &[(Network, usize)] {
         &self.entries
     }
 
     /// The whole network.
-    pub fn intact(&self) -> N {
+    pub fn intact(&self) -> Network {
         self.entries[self.entries.len() - 1].0
     }
 
     /// The smallest sub-network.
-    pub fn smallest(&self) -> N {
+    pub fn smallest(&self) -> Network {
         self.entries[0].0
     }
 
@@ -93,7 +95,7 @@ impl<N: Copy + Display> ElasticGrid<N> {
     }
 
     /// The network at a place of the list, which is its id; places past the end hold the intact one.
-    pub fn at(&self, id: usize) -> N {
+    pub fn at(&self, id: usize) -> Network {
         let mut before = 0;
         let found = self.entries.iter().find(|(_, multiplicity)| {
             before += multiplicity;
@@ -104,7 +106,7 @@ impl<N: Copy + Display> ElasticGrid<N> {
 
     /// The network of a name: `smallest`, `middle` (of the distinct ones), `intact`, or as it is displayed. The
     /// error is what is wrong with the name.
-    pub fn named(&self, name: &str) -> std::result::Result<N, String> {
+    pub fn named(&self, name: &str) -> std::result::Result<Network, String> {
         match name {
             "smallest" => Ok(self.smallest()),
             "middle" => Ok(self.entries[self.entries.len() / 2].0),
@@ -123,19 +125,19 @@ impl<N: Copy + Display> ElasticGrid<N> {
 
 /// The order in which sub-networks are drawn: a function of seed and step alone, so a resumed run needs no state.
 #[derive(Debug, Clone)]
-pub struct DrawCycle<N> {
-    grid: ElasticGrid<N>,
+pub struct DrawCycle {
+    grid: ElasticGrid,
     seed: u64,
 }
 
-impl<N: Copy + Display> DrawCycle<N> {
+impl DrawCycle {
     /// Draws from `grid`; equal seeds give equal orders on every machine.
-    pub fn new(grid: ElasticGrid<N>, seed: u64) -> Self {
+    pub fn new(grid: ElasticGrid, seed: u64) -> Self {
         Self { grid, seed }
     }
 
     /// The grid drawn from.
-    pub fn grid(&self) -> &ElasticGrid<N> {
+    pub fn grid(&self) -> &ElasticGrid {
         &self.grid
     }
 
@@ -162,7 +164,7 @@ impl<N: Copy + Display> DrawCycle<N> {
     }
 
     /// The sub-network of a step (from 0).
-    pub fn network_at(&self, step: usize) -> N {
+    pub fn network_at(&self, step: usize) -> Network {
         self.grid.at(self.id_at(step))
     }
 }
@@ -198,14 +200,14 @@ fn width_by_depth(widths: &[usize], depths: &[usize], scale: f64) -> Vec<(Networ
     let mut entries = Vec::with_capacity(widths.len() * depths.len());
     for (&width, a) in widths.iter().zip(&by_width) {
         for (&depth, b) in depths.iter().zip(&by_depth) {
-            entries.push((Network { width, depth }, multiplicity(a * b)));
+            entries.push((Network::new(width, depth), multiplicity(a * b)));
         }
     }
     entries
 }
 
 /// The grid of an elastic ViT.
-pub fn vit_grid(s: &Student) -> Result<ElasticGrid<Network>> {
+pub fn vit_grid(s: &Student) -> Result<ElasticGrid> {
     let widths = sizes(s.min_embed_dim, s.max_embed_dim, s.head_dim * s.width_interval);
     let depths = sizes(s.min_depth, s.max_depth, s.depth_interval);
     ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")
@@ -233,7 +235,7 @@ pub struct SwinSizes {
 }
 
 /// The grid of an elastic Swin.
-pub fn swin_grid(s: &SwinSizes) -> Result<ElasticGrid<Network>> {
+pub fn swin_grid(s: &SwinSizes) -> Result<ElasticGrid> {
     let widths = sizes(s.min_embed_dim, s.max_embed_dim, s.head_dim * s.width_interval);
     let depths = sizes(s.min_s3_depth, s.max_depths[2], s.depth_interval);
     ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")
@@ -259,7 +261,7 @@ pub struct ResNetSizes {
 }
 
 /// The grid of an elastic ResNet: by width, then by total depth, ties by the depths of the stages in order.
-pub fn resnet_grid(s: &ResNetSizes) -> Result<ElasticGrid<StageNetwork>> {
+pub fn resnet_grid(s: &ResNetSizes) -> Result<ElasticGrid> {
     let of = |stage: usize| sizes(s.min_depths[stage], s.max_depths[stage], s.depth_interval);
     let (first, second, third, fourth) = (of(0), of(1), of(2), of(3));
     let mut depths = Vec::with_capacity(first.len() * second.len() * third.len() * fourth.len());
@@ -274,12 +276,8 @@ pub fn resnet_grid(s: &ResNetSizes) -> Result<ElasticGrid<StageNetwork>> {
     let counts = linspace(s.net_select_scale, 1.0, depths.len());
     let mut entries = Vec::new();
     for base in sizes(s.base_channels, 2 * s.base_channels, s.num_gn_groups * s.width_interval) {
-        let widths = [base, 2 * base, 4 * base, 8 * base];
         entries.extend(
-            depths
-                .iter()
-                .zip(&counts)
-                .map(|(&depths, &n)| (StageNetwork { widths, depths }, multiplicity(n))),
+            depths.iter().zip(&counts).map(|(&depths, &n)| (Network::staged(base, depths), multiplicity(n))),
         );
     }
     ElasticGrid::new(entries, "student.min_depths")

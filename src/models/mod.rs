@@ -1,5 +1,8 @@
 //! Backbones and the grids of sub-networks they contain.
 
+pub mod backbone;
 pub mod encoder;
 pub mod grid;
+pub mod resnet;
+pub mod swin;
 pub mod vit;

@@ -5,9 +5,9 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::config::{Centering, Config};
 use crate::error::Result;
+use crate::models::backbone::{self, Backbone};
 use crate::models::encoder::Encoder;
-use crate::models::grid::{ElasticGrid, Network, vit_grid};
-use crate::models::vit::{Vit, VitSizes};
+use crate::models::grid::ElasticGrid;
 use crate::nn::head::{HeadSizes, ProjectionHead};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
 use crate::optim::adamw::{AdamW, AdamWConfig, Multipliers};
@@ -45,9 +45,9 @@ pub struct PoaModel {
     /// Where it lives.
     pub device: Device,
     /// The backbone.
-    pub vit: Vit,
+    pub backbone: Box<dyn Backbone>,
     /// Its sub-networks.
-    pub grid: ElasticGrid<Network>,
+    pub grid: ElasticGrid,
     /// The heads.
     pub heads: Vec<PoaHead>,
     /// The intact student's parameters, of which the elastic student's are slices.
@@ -63,9 +63,10 @@ pub struct PoaModel {
 impl PoaModel {
     /// A model for a resolved config with weights drawn from `seed`; the teacher starts as a copy of the student.
     pub fn new(config: &Config, device: &Device, seed: u64) -> Result<Self> {
-        let vit = Vit::new(VitSizes::from_config(&config.student, config.crops.global_crops_size));
-        let heads = heads(config, device)?;
-        let mut specs = vit.specs();
+        let backbone = backbone::open(config)?;
+        let grid = backbone.grid().clone();
+        let heads = heads(config, backbone.feature_width(grid.intact()), device)?;
+        let mut specs = backbone.specs();
         // the official order: every head's MLP, then its prototypes, module by module
         for head in &heads {
             specs.extend(head.projection.mlp_specs());
@@ -86,12 +87,12 @@ impl PoaModel {
                 eps: o.adamw_eps,
                 clip_grad: o.clip_grad,
             },
-            multipliers(&specs, config),
+            multipliers(&specs, &backbone.layer_rule(), config),
         )?;
         Ok(Self {
             device: device.clone(),
-            grid: vit_grid(&config.student)?,
-            vit,
+            grid,
+            backbone,
             heads,
             student: Parameters::trained(values)?,
             teacher: Parameters::frozen(teacher),
@@ -108,15 +109,15 @@ impl PoaModel {
 
     /// The teacher's backbone, to be evaluated.
     pub fn teacher_encoder(&self) -> Encoder<'_> {
-        Encoder { device: &self.device, vit: &self.vit, parameters: &self.teacher }
+        Encoder { device: &self.device, backbone: &*self.backbone, parameters: &self.teacher }
     }
 }
 
-fn heads(config: &Config, device: &Device) -> Result<Vec<PoaHead>> {
+fn heads(config: &Config, input: usize, device: &Device) -> Result<Vec<PoaHead>> {
     let (dino, ibot) = (&config.dino, &config.ibot);
     let make = |module: &str, part: Part, prototypes: &[usize], hidden: usize, bottleneck: usize| {
         let head = |(index, &prototypes): (usize, &usize)| {
-            let sizes = HeadSizes { input: config.student.max_embed_dim, hidden, bottleneck, prototypes };
+            let sizes = HeadSizes { input, hidden, bottleneck, prototypes };
             let center = || Tensor::zeros(device, &[prototypes], DType::F32);
             let centers = match config.train.centering {
                 Centering::Centering => Some([center()?, center()?]),
@@ -136,12 +137,11 @@ fn heads(config: &Config, device: &Device) -> Result<Vec<PoaHead>> {
     Ok(all)
 }
 
-fn multipliers(specs: &[ParameterSpec], config: &Config) -> Vec<Multipliers> {
-    let rule = LayerRule::vit(config.student.max_depth);
+fn multipliers(specs: &[ParameterSpec], rule: &LayerRule, config: &Config) -> Vec<Multipliers> {
     let o = &config.optim;
     specs
         .iter()
-        .map(|s| param_group(&s.name, &rule, o.layerwise_decay, o.patch_embed_lr_mult))
+        .map(|s| param_group(&s.name, rule, o.layerwise_decay, o.patch_embed_lr_mult))
         .map(|g| Multipliers {
             lr: g.lr_multiplier,
             weight_decay: g.wd_multiplier,

@@ -4,9 +4,8 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
+use crate::models::backbone::{CropBatch, Token, Tokens};
 use crate::models::grid::Network;
-use crate::models::vit::{CropBatch, PackedTokens};
-use crate::nn::parameters::Parameters;
 use crate::ops::elementwise::add_scaled;
 use crate::ops::gather::narrow_rows;
 use crate::ops::koleo::koleo;
@@ -81,23 +80,15 @@ impl PoaModel {
     /// KoLeo see one batch at a time, all else is the mean over the batches.
     pub fn forward_backward(&self, batch: &StepBatch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let prepared = self.prepare(batch)?;
-        let crops =
-            [(2 * batch.images, batch.global_size), (self.settings.locals * batch.images, batch.local_size)];
-        let crops = &crops[..1 + prepared.local.is_some() as usize];
         let networks = [self.grid.intact(), inputs.network];
-        let mut drops = Vec::new();
-        if let Some(rng) = inputs.drop_path.as_deref_mut().filter(|_| self.vit.sizes().drop_path_rate > 0.0) {
-            for network in networks {
-                drops.push(self.vit.draw_drop_path(&self.device, network, crops, rng)?);
-            }
-        }
         let teacher = self.teacher_features(&prepared)?;
         let tape = Tape::new();
         let mut students = Vec::new();
-        for (i, network) in networks.into_iter().enumerate() {
-            let tokens =
-                self.vit.forward(&tape, &self.student, network, &prepared.student_crops(), drops.get(i))?;
-            students.push(self.student_features(&tape, &prepared, &tokens)?);
+        for network in networks {
+            let crops = prepared.student_crops();
+            let drop_path = inputs.drop_path.as_deref_mut();
+            let tokens = self.backbone.forward(&tape, &self.student, network, &crops, drop_path)?;
+            students.push(prepared.student_features(&tape, &*tokens)?);
         }
         let total = Tensor::zeros(&self.device, &[1], DType::F32)?;
         let mut seeds: Vec<(Var, f32)> = Vec::new();
@@ -145,7 +136,7 @@ impl PoaModel {
     fn prepare(&self, batch: &StepBatch) -> Result<Prepared> {
         let (b, l) = (batch.images, self.settings.locals);
         let (s, t) = (batch.global_size, batch.local_size);
-        let patches = self.vit.sizes().grid(s).pow(2);
+        let patches = self.backbone.cells(s).pow(2);
         if batch.global.len() != 2 * b * 3 * s * s
             || batch.local.len() != l * b * 3 * t * t
             || batch.masks.is_some_and(|m| m.len() != 2 * b * patches)
@@ -186,31 +177,10 @@ impl PoaModel {
     fn teacher_features(&self, prepared: &Prepared) -> Result<Var> {
         let tape = Tape::no_grad();
         let crops = [CropBatch { images: prepared.global.clone(), mask: None }];
-        let tokens = self.vit.forward(&tape, &self.teacher, self.grid.intact(), &crops, None)?;
+        let tokens = self.backbone.forward(&tape, &self.teacher, self.grid.intact(), &crops, None)?;
         let b = prepared.counts.images;
-        let cls = (b..2 * b).chain(0..b).map(|crop| tokens.cls_row(0, crop));
-        let rows = cls.chain(prepared.masked.iter().map(|&(crop, patch)| tokens.patch_row(0, crop, patch)));
-        self.pick(&tape, &self.teacher, &tokens, rows.collect())
-    }
-
-    /// A student's features: global cls, local cls, masked patches.
-    fn student_features(&self, tape: &Tape, prepared: &Prepared, tokens: &PackedTokens) -> Result<Var> {
-        let c = &prepared.counts;
-        let global = (0..c.global()).map(|crop| tokens.cls_row(0, crop));
-        let local = (0..c.locals * c.images).map(|crop| tokens.cls_row(1, crop));
-        let patches = prepared.masked.iter().map(|&(crop, patch)| tokens.patch_row(0, crop, patch));
-        self.pick(tape, &self.student, tokens, global.chain(local).chain(patches).collect())
-    }
-
-    fn pick(
-        &self,
-        tape: &Tape,
-        parameters: &Parameters,
-        tokens: &PackedTokens,
-        rows: Vec<u32>,
-    ) -> Result<Var> {
-        let index = Tensor::from_slice(&self.device, &[rows.len()], &rows)?;
-        self.vit.features(tape, parameters, tokens, &index)
+        let cls = (b..2 * b).chain(0..b).map(|crop| Token::Cls { group: 0, crop });
+        tokens.features(&tape, &cls.chain(prepared.masked_tokens()).collect::<Vec<_>>())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -301,6 +271,18 @@ impl PoaModel {
 }
 
 impl Prepared {
+    /// A student's features: global cls, local cls, masked patches.
+    fn student_features(&self, tape: &Tape, tokens: &dyn Tokens) -> Result<Var> {
+        let c = &self.counts;
+        let global = (0..c.global()).map(|crop| Token::Cls { group: 0, crop });
+        let local = (0..c.locals * c.images).map(|crop| Token::Cls { group: 1, crop });
+        tokens.features(tape, &global.chain(local).chain(self.masked_tokens()).collect::<Vec<_>>())
+    }
+
+    fn masked_tokens(&self) -> impl Iterator<Item = Token> + '_ {
+        self.masked.iter().map(|&(crop, cell)| Token::Patch { group: 0, crop, cell })
+    }
+
     fn student_crops(&self) -> Vec<CropBatch> {
         let mut crops = vec![CropBatch { images: self.global.clone(), mask: self.mask.clone() }];
         crops.extend(self.local.iter().map(|images| CropBatch { images: images.clone(), mask: None }));

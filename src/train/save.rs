@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::models::backbone::{self, Backbone};
 use crate::models::encoder::Encoder;
-use crate::models::grid::{ElasticGrid, Network, vit_grid};
-use crate::models::vit::{Vit, VitSizes};
+use crate::models::grid::ElasticGrid;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
 use crate::poa::PoaModel;
 use crate::tensor::{Device, Tensor};
@@ -124,13 +124,13 @@ pub struct Teacher {
     /// The configuration it was trained with.
     pub config: Config,
     /// Its sub-networks.
-    pub grid: ElasticGrid<Network>,
+    pub grid: ElasticGrid,
     /// Steps it was trained for.
     pub step: u64,
     /// The checkpoint's folder.
     pub dir: PathBuf,
     device: Device,
-    vit: Vit,
+    backbone: Box<dyn Backbone>,
     parameters: Parameters,
 }
 
@@ -139,16 +139,16 @@ impl Teacher {
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let checkpoint = checkpoint::find(path)?;
         let config = config_of(&checkpoint)?;
-        let vit = Vit::new(VitSizes::from_config(&config.student, config.crops.global_crops_size));
-        let layout = FlatLayout::new(&vit.specs(), device.max_tensor_bytes())?;
+        let backbone = backbone::open(&config)?;
+        let layout = FlatLayout::new(&backbone.specs(), device.max_tensor_bytes())?;
         let values = FlatBuffers::zeros(&layout, device)?;
         fill(&values, &checkpoint.tensors(TEACHER)?, "")?;
         Ok(Self {
-            grid: vit_grid(&config.student)?,
+            grid: backbone.grid().clone(),
             step: checkpoint.state::<RunState>()?.step,
             dir: checkpoint.dir().to_path_buf(),
             device: device.clone(),
-            vit,
+            backbone,
             parameters: Parameters::frozen(values),
             config,
         })
@@ -156,6 +156,6 @@ impl Teacher {
 
     /// The backbone, to be run.
     pub fn encoder(&self) -> Encoder<'_> {
-        Encoder { device: &self.device, vit: &self.vit, parameters: &self.parameters }
+        Encoder { device: &self.device, backbone: &*self.backbone, parameters: &self.parameters }
     }
 }

@@ -92,7 +92,7 @@ pub struct Trainer {
     folder: RunFolder,
     loader: Loader,
     schedules: Schedules,
-    draws: DrawCycle<Network>,
+    draws: DrawCycle,
     reports: Reports,
     health: HealthMonitor,
     evaluation: Option<Evaluation>,
@@ -524,7 +524,7 @@ pub fn loader_config(config: &Config) -> LoaderConfig {
     let defaults = CropConfig::default();
     let [a, b, local] = c.blur.probabilities();
     let scale = |s: [f64; 2]| (s[0], s[1]);
-    let side = c.global_crops_size / config.student.patch_size;
+    let side = config.student.cells(c.global_crops_size);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     LoaderConfig {
         batch: config.train.batch_size_per_gpu,

@@ -4,16 +4,44 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::Deserialize;
+use serde_json::{Map, Value};
 
 use crate::config::{Centering, Config, ScalingRule};
 use crate::error::{Error, Result};
 use crate::models::grid::Network;
 use crate::train::tensor_file::TensorFile;
 
+/// The backbones whose records can be replayed.
+const ARCHITECTURES: [&str; 3] = ["vit", "swin", "resnet"];
+/// The settings of a record's student that are settings here.
+const STUDENT_KEYS: [&str; 20] = [
+    "patch_size",
+    "min_embed_dim",
+    "max_embed_dim",
+    "min_depth",
+    "max_depth",
+    "head_dim",
+    "layerscale",
+    "width_interval",
+    "depth_interval",
+    "net_select_scale",
+    "qkv_bias",
+    "min_s3_depth",
+    "min_depths",
+    "max_depths",
+    "window_size",
+    "ibot_scale_factor",
+    "stem_channels",
+    "base_channels",
+    "num_gn_groups",
+    "strides",
+];
+
 /// `fixture.json`, as far as a replay needs it.
 #[derive(Deserialize)]
 pub(super) struct Record {
-    student: StudentRecord,
+    arch: String,
+    student: Map<String, Value>,
     pub crops: CropsRecord,
     heads: HeadsRecord,
     loss: LossRecord,
@@ -21,20 +49,6 @@ pub(super) struct Record {
     pub steps: Vec<StepExpectation>,
     pub features: Vec<FeatureExpectation>,
     pub pytorch_float32_error: BTreeMap<String, serde_json::Value>,
-}
-
-#[derive(Deserialize)]
-struct StudentRecord {
-    min_embed_dim: usize,
-    max_embed_dim: usize,
-    min_depth: usize,
-    max_depth: usize,
-    head_dim: usize,
-    patch_size: usize,
-    layerscale: f64,
-    width_interval: usize,
-    depth_interval: usize,
-    net_select_scale: f64,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +95,7 @@ pub(super) struct OptimRecord {
 /// What a step gave.
 #[derive(Deserialize)]
 pub(super) struct StepExpectation {
-    network: [usize; 2],
+    network: NetworkRecord,
     pub total: f64,
     pub components: BTreeMap<String, f64>,
     pub grad_norm: BTreeMap<String, f64>,
@@ -91,18 +105,37 @@ pub(super) struct StepExpectation {
 #[derive(Deserialize)]
 pub(super) struct FeatureExpectation {
     pub index: usize,
-    network: [usize; 2],
+    network: NetworkRecord,
+}
+
+/// A sub-network as a record names it.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum NetworkRecord {
+    /// Width and depth.
+    Sized([usize; 2]),
+    /// Widths and depths of the stages.
+    Staged([[usize; 4]; 2]),
+}
+
+impl NetworkRecord {
+    fn network(&self) -> Network {
+        match self {
+            Self::Sized([width, depth]) => Network::new(*width, *depth),
+            Self::Staged([widths, depths]) => Network::staged(widths[0], *depths),
+        }
+    }
 }
 
 impl StepExpectation {
     pub fn network(&self) -> Network {
-        Network { width: self.network[0], depth: self.network[1] }
+        self.network.network()
     }
 }
 
 impl FeatureExpectation {
     pub fn network(&self) -> Network {
-        Network { width: self.network[0], depth: self.network[1] }
+        self.network.network()
     }
 }
 
@@ -165,7 +198,7 @@ impl Fixture {
     }
 
     fn new(name: &str, path: &Path, json: &[u8], files: [TensorFile; 4]) -> Result<Self> {
-        // the architecture first: another one has other fields
+        // the architecture first: a record of something else has other fields
         #[derive(Deserialize)]
         struct Arch {
             arch: String,
@@ -173,8 +206,9 @@ impl Fixture {
         let broken =
             |e: serde_json::Error| Error::file(path, format!("is not a record of training steps: {e}"));
         let Arch { arch } = serde_json::from_slice(json).map_err(broken)?;
-        if arch != "vit" {
-            return Err(Error::file(path, format!("records a `{arch}`; this version replays `vit`")));
+        if !ARCHITECTURES.contains(&arch.as_str()) {
+            let known = ARCHITECTURES.join(", ");
+            return Err(Error::file(path, format!("records a `{arch}`; this version replays {known}")));
         }
         let record: Record = serde_json::from_slice(json).map_err(broken)?;
         if record.steps.is_empty() {
@@ -190,16 +224,11 @@ impl Fixture {
         let r = &self.record;
         let (s, l, o) = (&r.student, &r.loss, &r.optim);
         let mut c = Config::default();
-        c.student.patch_size = s.patch_size;
-        c.student.min_embed_dim = s.min_embed_dim;
-        c.student.max_embed_dim = s.max_embed_dim;
-        c.student.min_depth = s.min_depth;
-        c.student.max_depth = s.max_depth;
-        c.student.head_dim = s.head_dim;
-        c.student.width_interval = s.width_interval;
-        c.student.depth_interval = s.depth_interval;
-        c.student.net_select_scale = s.net_select_scale;
-        c.student.layerscale = s.layerscale;
+        c.student.arch = format!("{}_dynamic", r.arch);
+        // what a record has beside the settings follows from the backbone
+        let settings = s.iter().filter(|(key, _)| STUDENT_KEYS.contains(&key.as_str()));
+        let settings: Vec<String> = settings.map(|(key, value)| format!("student.{key}={value}")).collect();
+        c.apply(&settings)?;
         c.student.drop_path_rate = 0.0;
         c.crops.global_crops_size = r.crops.global_size;
         c.crops.local_crops_size = r.crops.local_size;

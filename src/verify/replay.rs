@@ -160,7 +160,7 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
     let mut all = Comparison { fixture, checks: Vec::new(), values: BTreeMap::new() };
     let (b, l) = (record.crops.batch, record.crops.local_number);
     let (gs, ls) = (record.crops.global_size, record.crops.local_size);
-    let patches = model.vit.sizes().grid(gs).pow(2);
+    let patches = model.backbone.cells(gs).pow(2);
     for (s, step) in record.steps.iter().enumerate() {
         let global = fixture.batch.read_f32_as(&format!("step{s}.global_crops"), &[2 * b, 3, gs, gs])?;
         let local = fixture.batch.read_f32_as(&format!("step{s}.local_crops"), &[l * b, 3, ls, ls])?;
@@ -227,10 +227,11 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
         let network = f.network();
         let (cls, tokens) = model.teacher_encoder().features(network, &images, true)?;
         let tokens = tokens.expect("asked for").to_vec()?;
-        let per_image = tokens.len() / (shape[0] * network.width);
+        let width = model.backbone.feature_width(network);
+        let per_image = tokens.len() / (shape[0] * width);
         let name = |part: &str| format!("features.{}.{part}", f.index);
-        all.tensor(FEATURES, &name("clstoken"), &[shape[0], network.width], cls.to_vec()?)?;
-        all.tensor(FEATURES, &name("patchtokens"), &[shape[0], per_image, network.width], tokens)?;
+        all.tensor(FEATURES, &name("clstoken"), &[shape[0], width], cls.to_vec()?)?;
+        all.tensor(FEATURES, &name("patchtokens"), &[shape[0], per_image, width], tokens)?;
     }
     Ok(Replay { checks: all.checks, values: all.values })
 }

@@ -20,7 +20,7 @@ const CROP: f64 = 0.875;
 
 /// What `config.json` says of a plain network of these sizes.
 pub fn describe(format: Format, sizes: &VitSizes) -> Value {
-    let network = Network { width: sizes.width, depth: sizes.depth };
+    let network = Network::new(sizes.width, sizes.depth);
     let shared = json!({
         "img_size": sizes.image,
         "patch_size": sizes.patch,

@@ -8,10 +8,9 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
-use crate::models::vit::{Vit, VitSizes};
+use crate::models::vit::{VitSizes, vit_specs};
 use crate::train::tensor_file::TensorFile;
 use crate::train::tensor_writer::{TensorSpec, write_tensors_with};
-use crate::weights::cost::plain_sizes;
 use crate::weights::describe::describe;
 use crate::weights::names::{Catalog, Format};
 
@@ -44,7 +43,7 @@ impl<'a> Extraction<'a> {
     /// Prepares `network` of the ViT whose intact `sizes` and tensors `teacher` has; nothing is read yet. A network
     /// that does not fit the sizes, or a tensor that is missing or of another shape, is an error.
     pub fn new(teacher: &'a TensorFile, sizes: &VitSizes, network: Network) -> Result<Self> {
-        let Network { width, depth } = network;
+        let Network { width, depth, .. } = network;
         let fits = (1..=sizes.width).contains(&width) && (1..=sizes.depth).contains(&depth);
         if !fits || !width.is_multiple_of(sizes.head_dim) {
             return Err(Error::Usage(format!(
@@ -53,12 +52,12 @@ impl<'a> Extraction<'a> {
             )));
         }
         let catalog = Catalog::of(teacher);
-        let specs = Vit::new(sizes.clone()).specs();
+        let specs = vit_specs(sizes);
         let intact: HashMap<&str, &[usize]> = specs.iter().map(|s| (s.name.as_str(), &s.shape[..])).collect();
         let blocks = block_ids(sizes.depth, depth);
-        let plain = plain_sizes(sizes, network);
+        let plain = sizes.plain(network);
         let mut parts = Vec::new();
-        for spec in Vit::new(plain.clone()).specs() {
+        for spec in vit_specs(&plain) {
             let official = original_block(&spec.name, &blocks);
             let source = catalog.find(&official).unwrap_or(&official);
             let source_shape = intact.get(official.as_str()).copied().unwrap_or_default();

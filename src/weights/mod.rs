@@ -2,12 +2,11 @@
 //!
 //! ```text
 //! names.rs     official names <-> those of timm and DINOv2; which tensor of a file is which parameter
-//! networks.rs  which sub-networks a command line asks for      cost.rs    their parameters and operations
+//! networks.rs  which sub-networks a command line asks for
 //! extract.rs   a sub-network as a plain network                describe.rs  the config.json beside it
 //! import.rs    parameters from a file of another program       resample.rs  for another grid or patch size
 //! ```
 
-pub mod cost;
 mod describe;
 pub mod extract;
 pub mod import;

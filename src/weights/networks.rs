@@ -4,18 +4,15 @@ use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 
 /// The networks the paper reports, by its names for them: ViT-S, ViT-B and ViT-L.
-pub const PAPER: [(&str, Network); 3] = [
-    ("small", Network { width: 384, depth: 12 }),
-    ("base", Network { width: 768, depth: 12 }),
-    ("large", Network { width: 1024, depth: 24 }),
-];
+pub const PAPER: [(&str, Network); 3] =
+    [("small", Network::new(384, 12)), ("base", Network::new(768, 12)), ("large", Network::new(1024, 24))];
 
 /// Names that every grid knows.
 const NAMES: [&str; 4] = ["smallest", "middle", "intact", "all"];
 
 /// The networks of `choices`, in that order and each once. A choice is `WIDTHxDEPTH`, smallest, middle, intact, all,
 /// or (where the grid has them) small, base or large; several may stand in one, separated by commas or spaces.
-pub fn choose<S: AsRef<str>>(grid: &ElasticGrid<Network>, choices: &[S]) -> Result<Vec<Network>> {
+pub fn choose<S: AsRef<str>>(grid: &ElasticGrid, choices: &[S]) -> Result<Vec<Network>> {
     let mut chosen: Vec<Network> = Vec::new();
     let words = choices.iter().flat_map(|c| c.as_ref().split([',', ' '])).filter(|word| !word.is_empty());
     for word in words {
@@ -35,7 +32,7 @@ pub fn choose<S: AsRef<str>>(grid: &ElasticGrid<Network>, choices: &[S]) -> Resu
     Ok(chosen)
 }
 
-fn one(grid: &ElasticGrid<Network>, word: &str) -> Result<Network> {
+fn one(grid: &ElasticGrid, word: &str) -> Result<Network> {
     if let Some((_, network)) = PAPER.iter().find(|(name, _)| *name == word) {
         return match has(grid, *network) {
             true => Ok(*network),
@@ -54,17 +51,17 @@ fn one(grid: &ElasticGrid<Network>, word: &str) -> Result<Network> {
     })
 }
 
-fn has(grid: &ElasticGrid<Network>, network: Network) -> bool {
+fn has(grid: &ElasticGrid, network: Network) -> bool {
     grid.entries().iter().any(|(known, _)| *known == network)
 }
 
 fn parse(word: &str) -> Option<Network> {
     let (width, depth) = word.split_once('x')?;
-    Some(Network { width: width.parse().ok()?, depth: depth.parse().ok()? })
+    Some(Network::new(width.parse().ok()?, depth.parse().ok()?))
 }
 
 /// The network whose width and depth are nearest in proportion, both alike.
-fn nearest_size(grid: &ElasticGrid<Network>, wanted: Network) -> String {
+fn nearest_size(grid: &ElasticGrid, wanted: Network) -> String {
     let ratio = |a: usize, b: usize| (a.max(1) as f64 / b.max(1) as f64).ln().abs();
     let distance = |n: &Network| ratio(n.width, wanted.width) + ratio(n.depth, wanted.depth);
     let networks = grid.entries().iter().map(|(network, _)| *network);
@@ -73,7 +70,7 @@ fn nearest_size(grid: &ElasticGrid<Network>, wanted: Network) -> String {
         .map_or_else(|| grid.intact().to_string(), |n| n.to_string())
 }
 
-fn nearest_name(grid: &ElasticGrid<Network>, word: &str) -> String {
+fn nearest_name(grid: &ElasticGrid, word: &str) -> String {
     let names = names(grid).map(str::to_string).chain(grid.entries().iter().map(|(n, _)| n.to_string()));
     names
         .max_by(|a, b| strsim::jaro_winkler(a, word).total_cmp(&strsim::jaro_winkler(b, word)))
@@ -81,12 +78,12 @@ fn nearest_name(grid: &ElasticGrid<Network>, word: &str) -> String {
 }
 
 /// The names that work for a grid.
-fn names(grid: &ElasticGrid<Network>) -> impl Iterator<Item = &'static str> {
+fn names(grid: &ElasticGrid) -> impl Iterator<Item = &'static str> {
     let paper = PAPER.into_iter().filter(|(_, network)| has(grid, *network)).map(|(name, _)| name);
     NAMES.into_iter().chain(paper)
 }
 
-fn known(grid: &ElasticGrid<Network>) -> String {
+fn known(grid: &ElasticGrid) -> String {
     let names: Vec<&str> = names(grid).collect();
     format!("WIDTHxDEPTH from {} to {}, {} work", grid.smallest(), grid.intact(), names.join(", "))
 }

@@ -1,0 +1,142 @@
+//! What trainer, evaluation and extraction know of a backbone. A new one is a file that implements this, and its line
+//! in [`open`].
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::autograd::{Tape, Var};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::grid::{ElasticGrid, Network};
+use crate::models::resnet::ResNet;
+use crate::models::swin::Swin;
+use crate::models::vit::Vit;
+use crate::nn::parameters::{ParameterSpec, Parameters};
+use crate::optim::groups::LayerRule;
+use crate::tensor::Tensor;
+
+/// Crops of one size that go through a network together.
+pub struct CropBatch {
+    /// `[n, 3, side, side]`.
+    pub images: Tensor,
+    /// `u32 [n · cells²]`, nonzero where a patch is masked.
+    pub mask: Option<Tensor>,
+}
+
+/// An output token: of which batch of crops, of which crop of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Token {
+    /// What stands for the whole crop: the class token, or the mean where there is none.
+    Cls {
+        /// The batch of crops.
+        group: usize,
+        /// The crop.
+        crop: usize,
+    },
+    /// What stands for one patch.
+    Patch {
+        /// The batch of crops.
+        group: usize,
+        /// The crop.
+        crop: usize,
+        /// The patch, row by row, of [`Backbone::cells`]².
+        cell: usize,
+    },
+}
+
+/// Size and work of a plain network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cost {
+    /// Parameters of the backbone as timm counts them: without mask token and heads.
+    pub parameters: u64,
+    /// Floating-point operations of one image, a multiplication and an addition being two: convolutions, matrix
+    /// products, attention scores and weighted values. Biases, norms, softmax and activations are not counted.
+    pub flops: u64,
+}
+
+/// The output of a forward pass.
+pub trait Tokens {
+    /// Normed features `[tokens, feature width]`. Each token at most once.
+    fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var>;
+}
+
+/// An elastic backbone: names and shapes of its parameters, its sub-networks, and the forward pass of any of them.
+pub trait Backbone {
+    /// All parameters under their official names.
+    fn specs(&self) -> Vec<ParameterSpec>;
+
+    /// The sub-networks.
+    fn grid(&self) -> &ElasticGrid;
+
+    /// How the learning rate falls towards the input.
+    fn layer_rule(&self) -> LayerRule;
+
+    /// Patch tokens along a side of an image of so many pixels; masks have as many.
+    fn cells(&self, pixels: usize) -> usize;
+
+    /// Width of a sub-network's features.
+    fn feature_width(&self, network: Network) -> usize;
+
+    /// Runs a sub-network over batches of crops, with stochastic depth where there are random numbers for it.
+    fn forward<'a>(
+        &'a self,
+        tape: &Tape,
+        parameters: &'a Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        drop_path: Option<&mut ChaCha8Rng>,
+    ) -> Result<Box<dyn Tokens + 'a>>;
+
+    /// How many of a sub-network's blocks [`Backbone::last_blocks`] can give.
+    fn outputs(&self, _network: Network) -> usize {
+        1
+    }
+
+    /// Runs a sub-network without gradients and gives what comes out of each of its last `count` blocks, the last
+    /// block's last: of backbones whose blocks differ in width the output alone.
+    fn last_blocks<'a>(
+        &'a self,
+        parameters: &'a Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        _count: usize,
+    ) -> Result<Vec<Box<dyn Tokens + 'a>>> {
+        Ok(vec![self.forward(&Tape::no_grad(), parameters, network, crops, None)?])
+    }
+
+    /// Attention of the class token of images `[n, 3, side, side]` to every patch in the last block,
+    /// `[n, heads, patches]`; with what it pays to itself a head's weights sum to one. `None` without class token.
+    fn class_attention(
+        &self,
+        _parameters: &Parameters,
+        _network: Network,
+        _images: &Tensor,
+    ) -> Result<Option<Vec<f32>>> {
+        Ok(None)
+    }
+
+    /// What a sub-network costs once it is cut out, for an image of the global crops' size.
+    fn cost(&self, network: Network) -> Cost;
+
+    /// Elements of the largest tensor of a forward pass without gradients, for one image of `side` pixels.
+    fn widest(&self, network: Network, side: usize) -> usize;
+
+    /// The ViT, if it is one.
+    fn as_vit(&self) -> Option<&Vit> {
+        None
+    }
+}
+
+/// The backbone that a config asks for.
+pub fn open(config: &Config) -> Result<Box<dyn Backbone>> {
+    match config.student.arch.as_str() {
+        "vit_dynamic" => Ok(Box::new(Vit::from_config(config)?)),
+        "swin_dynamic" => Ok(Box::new(Swin::from_config(config)?)),
+        "resnet_dynamic" => Ok(Box::new(ResNet::from_config(config)?)),
+        other => Err(Error::config(
+            "student.arch",
+            format!(
+                "`{other}` is no backbone; it must be \"vit_dynamic\", \"swin_dynamic\" or \"resnet_dynamic\""
+            ),
+        )),
+    }
+}

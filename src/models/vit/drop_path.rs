@@ -1,0 +1,100 @@
+//! Stochastic depth: which samples every residual branch leaves out (poa-facts: elastic ViT).
+
+use rand::seq::index::sample;
+use rand::{Rng, RngExt};
+
+use crate::error::{Error, Result};
+use crate::models::backbone::CropBatch;
+use crate::models::grid::{Network, block_ids};
+use crate::models::vit::VitSizes;
+use crate::ops::attention::SequenceGroup;
+use crate::ops::residual::{RowSubset, per_sample_scale};
+use crate::tensor::Device;
+
+/// Up to this rate drop path multiplies samples by zero; above it, branches run on a subset of the samples.
+const SUBSET_RATE: f64 = 0.1;
+
+/// The rows a residual branch runs on.
+pub(super) enum BranchRows {
+    /// All rows, each sample with its factor.
+    Scaled(RowSubset),
+    /// A subset of the samples; the groups say how many of each size.
+    Subset(RowSubset, Vec<SequenceGroup>),
+}
+
+/// Which samples every residual branch of a forward pass leaves out, drawn before the pass.
+pub(super) struct DropPath {
+    /// For every block that runs, the rows of its attention and of its MLP branch.
+    branches: Vec<[Option<BranchRows>; 2]>,
+}
+
+impl DropPath {
+    /// Draws for a forward pass of `network` over these crops.
+    pub fn draw(s: &VitSizes, network: Network, crops: &[CropBatch], rng: &mut impl Rng) -> Result<Self> {
+        let first = crops.first().ok_or_else(|| Error::shape("vit", "no crops"))?;
+        let device = first.images.device();
+        let groups: Vec<SequenceGroup> = crops
+            .iter()
+            .map(|c| SequenceGroup { count: c.images.dim(0), length: 1 + s.grid(c.images.dim(2)).pow(2) })
+            .collect();
+        let mut branches = Vec::new();
+        for block in block_ids(s.depth, network.depth) {
+            let rate = match s.drop_path_uniform {
+                true => s.drop_path_rate,
+                false => s.drop_path_rate * block as f64 / (s.depth.max(2) - 1) as f64,
+            };
+            let mut draw = || match rate {
+                0.0 => Ok(None),
+                r if r <= SUBSET_RATE => scaled_rows(device, &groups, r, rng).map(Some),
+                r => subset_rows(device, &groups, r, rng).map(Some),
+            };
+            branches.push([draw()?, draw()?]);
+        }
+        Ok(Self { branches })
+    }
+
+    /// The rows of the attention and of the MLP branch of the `i`-th block that runs; `None` for all.
+    pub fn of_block(&self, i: usize) -> [Option<&BranchRows>; 2] {
+        self.branches.get(i).map_or([None, None], |[a, b]| [a.as_ref(), b.as_ref()])
+    }
+}
+
+/// The rows as the residual addition wants them.
+pub(super) fn row_subset(rows: Option<&BranchRows>) -> Option<&RowSubset> {
+    rows.map(|r| match r {
+        BranchRows::Scaled(subset) | BranchRows::Subset(subset, _) => subset,
+    })
+}
+
+fn scaled_rows(
+    device: &Device,
+    groups: &[SequenceGroup],
+    rate: f64,
+    rng: &mut impl Rng,
+) -> Result<BranchRows> {
+    let lengths: Vec<usize> = groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count)).collect();
+    let keep: Vec<bool> = lengths.iter().map(|_| rng.random::<f64>() >= rate).collect();
+    Ok(BranchRows::Scaled(per_sample_scale(device, &lengths, &keep, (1.0 / (1.0 - rate)) as f32)?))
+}
+
+/// max(⌊b(1−r)⌋, 1) samples of each batch, scaled by b / subset.
+fn subset_rows(
+    device: &Device,
+    groups: &[SequenceGroup],
+    rate: f64,
+    rng: &mut impl Rng,
+) -> Result<BranchRows> {
+    let (mut rows, mut scale, mut kept) = (Vec::new(), Vec::new(), Vec::new());
+    let mut start = 0;
+    for g in groups {
+        let count = ((g.count as f64 * (1.0 - rate)) as usize).max(1).min(g.count);
+        for sample in sample(rng, g.count, count) {
+            let first = start + sample * g.length;
+            rows.extend((first..first + g.length).map(|r| r as u32));
+            scale.extend(std::iter::repeat_n(g.count as f32 / count as f32, g.length));
+        }
+        kept.push(SequenceGroup { count, length: g.length });
+        start += g.count * g.length;
+    }
+    Ok(BranchRows::Subset(RowSubset::new(device, start, &rows, &scale)?, kept))
+}

@@ -1,0 +1,399 @@
+//! The elastic Vision Transformer (poa-facts: elastic ViT). Crops of several sizes go through each layer packed into
+//! one matrix of tokens; attention keeps them apart.
+
+mod block;
+mod cost;
+mod drop_path;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::autograd::{Tape, Var};
+use crate::config::{Config, Student};
+use crate::error::{Error, Result};
+use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
+use crate::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
+use crate::nn::parameters::{Init, ParameterSpec, Parameters};
+use crate::ops::attention::SequenceGroup;
+use crate::ops::layer_norm::layer_norm;
+use crate::ops::linear::LinearWeights;
+use crate::ops::patch_embed::patch_embed;
+use crate::ops::position::{bicubic_matrix, resample_positions};
+use crate::ops::tokens::{TokenGroup, TokenParameters, tokens};
+use crate::optim::groups::LayerRule;
+use crate::tensor::{Device, Tensor};
+
+use block::Block;
+use drop_path::DropPath;
+
+/// ε of every LayerNorm.
+pub const NORM_EPS: f32 = 1e-6;
+
+/// Sizes of the intact network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct VitSizes {
+    /// Pixels of a patch's side.
+    pub patch: usize,
+    /// Pixels of the side of the images that the position embedding is for (the global crops).
+    pub image: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of the intact network.
+    pub width: usize,
+    /// Blocks of the intact network.
+    pub depth: usize,
+    /// Hidden width of the MLP over the width.
+    pub mlp_ratio: usize,
+    /// Initial LayerScale.
+    pub layerscale: f32,
+    /// Share of samples a residual branch leaves out in training.
+    pub drop_path_rate: f64,
+    /// Whether the rate is the same in all blocks, instead of growing linearly to it.
+    pub drop_path_uniform: bool,
+}
+
+/// The elastic ViT: names, shapes and the forward pass of any of its sub-networks.
+pub struct Vit {
+    sizes: VitSizes,
+    grid: ElasticGrid,
+    /// Position resampling matrices by the grid side they lead to.
+    resampling: RefCell<HashMap<usize, Tensor>>,
+}
+
+impl VitSizes {
+    /// The sizes that a config's `student` section and its global crops ask for.
+    pub fn from_config(student: &Student, global_crops_size: usize) -> Self {
+        Self {
+            patch: student.patch_size,
+            image: global_crops_size,
+            head_dim: student.head_dim,
+            width: student.max_embed_dim,
+            depth: student.max_depth,
+            mlp_ratio: student.mlp_ratio,
+            layerscale: student.layerscale as f32,
+            drop_path_rate: student.drop_path_rate,
+            drop_path_uniform: student.drop_path_uniform,
+        }
+    }
+
+    /// Patches along a side of `pixels`.
+    pub fn grid(&self, pixels: usize) -> usize {
+        pixels / self.patch
+    }
+}
+
+impl Vit {
+    /// A ViT of these sizes, with these sub-networks.
+    pub fn new(sizes: VitSizes, grid: ElasticGrid) -> Self {
+        Self { sizes, grid, resampling: RefCell::default() }
+    }
+
+    /// The ViT that a config asks for.
+    pub fn from_config(config: &Config) -> Result<Self> {
+        let sizes = VitSizes::from_config(&config.student, config.crops.global_crops_size);
+        Ok(Self::new(sizes, vit_grid(&config.student)?))
+    }
+
+    /// Sizes of the intact network.
+    pub fn sizes(&self) -> &VitSizes {
+        &self.sizes
+    }
+
+    /// The tokens that enter the first block of `network`.
+    fn start(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        crops: &[CropBatch],
+    ) -> Result<(Var, Vec<SequenceGroup>)> {
+        let s = &self.sizes;
+        if network.width > s.width || network.depth > s.depth || !network.width.is_multiple_of(s.head_dim) {
+            return Err(Error::shape("vit", format!("network {network} of a ViT {}x{}", s.width, s.depth)));
+        }
+        self.embed(tape, parameters, network.width, crops)
+    }
+
+    /// The blocks that `network` keeps, in order.
+    fn blocks<'a>(
+        &'a self,
+        parameters: &'a Parameters,
+        network: Network,
+    ) -> impl Iterator<Item = Block<'a>> + 'a {
+        block_ids(self.sizes.depth, network.depth).into_iter().map(move |block| Block {
+            vit: self,
+            parameters,
+            prefix: format!("backbone.blocks.{block}."),
+            width: network.width,
+        })
+    }
+
+    fn embed(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        width: usize,
+        crops: &[CropBatch],
+    ) -> Result<(Var, Vec<SequenceGroup>)> {
+        let s = &self.sizes;
+        let fan_in = 3 * s.patch * s.patch;
+        let weight = parameters.var("backbone.patch_embed.proj.weight")?;
+        let projection = LinearWeights {
+            weight: weight.view(|w| w.reshape(&[s.width, fan_in])?.slice(0, 0..width))?,
+            bias: Some(vector(parameters, "backbone.patch_embed.proj.bias", width)?),
+            alpha: 1.0,
+        };
+        let position = parameters.var("backbone.pos_embed")?;
+        let home = s.grid(s.image);
+        let rows = |range: std::ops::Range<usize>| {
+            position
+                .view(|p| p.reshape(&[1 + home * home, s.width])?.slice(0, range.clone())?.slice(1, 0..width))
+        };
+        let patch_positions = rows(1..1 + home * home)?;
+        let mut groups = Vec::new();
+        let mut sequences = Vec::new();
+        for batch in crops {
+            let &[count, _, side, across] = batch.images.shape() else {
+                return Err(Error::shape(
+                    "vit",
+                    format!("crops [n, 3, side, side] expected, got {:?}", batch.images),
+                ));
+            };
+            if side != across || !side.is_multiple_of(s.patch) {
+                return Err(Error::shape(
+                    "vit",
+                    format!("crops of {side}x{across} in patches of {}", s.patch),
+                ));
+            }
+            let grid = s.grid(side);
+            let positions = match grid == home {
+                true => patch_positions.clone(),
+                false => resample_positions(
+                    tape,
+                    &patch_positions,
+                    &self.resampling(batch.images.device(), grid)?,
+                )?,
+            };
+            groups.push(TokenGroup {
+                crops: count,
+                patches: patch_embed(tape, &batch.images, s.patch, &projection)?,
+                positions,
+                mask: batch.mask.clone(),
+            });
+            sequences.push(SequenceGroup { count, length: 1 + grid * grid });
+        }
+        let shared = TokenParameters {
+            cls: vector(parameters, "backbone.cls_token", width)?,
+            cls_position: rows(0..1)?.view(|p| p.reshape(&[width]))?,
+            mask_token: vector(parameters, "backbone.mask_token", width)?,
+        };
+        Ok((tokens(tape, &groups, &shared)?, sequences))
+    }
+
+    fn resampling(&self, device: &Device, grid: usize) -> Result<Tensor> {
+        if let Some(matrix) = self.resampling.borrow().get(&grid) {
+            return Ok(matrix.clone());
+        }
+        let home = self.sizes.grid(self.sizes.image);
+        let matrix = Tensor::from_slice(device, &[grid * grid, home * home], &bicubic_matrix(home, grid))?;
+        self.resampling.borrow_mut().insert(grid, matrix.clone());
+        Ok(matrix)
+    }
+}
+
+/// The first `width` entries of a vector parameter of any official shape.
+fn vector(parameters: &Parameters, name: &str, width: usize) -> Result<Var> {
+    parameters.var(name)?.view(|v| v.reshape(&[v.elements()])?.slice(0, 0..width))
+}
+
+/// All parameters of a ViT of these sizes under their official names.
+pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
+    let (w, hidden, patches) = (s.width, s.width * s.mlp_ratio, s.grid(s.image).pow(2));
+    let normal = Init::TruncatedNormal(0.02);
+    let fan_in = 3 * s.patch * s.patch;
+    // PyTorch's Conv2d default: uniform in ± 1/√fan_in for weight and bias
+    let convolution = Init::Uniform(1.0 / (fan_in as f32).sqrt());
+    let mut all = vec![
+        ParameterSpec::new("backbone.cls_token", &[1, 1, w], Init::Normal(1e-6)),
+        ParameterSpec::new("backbone.pos_embed", &[1, 1 + patches, w], normal),
+        ParameterSpec::new("backbone.mask_token", &[1, w], Init::Constant(0.0)),
+        ParameterSpec::new("backbone.patch_embed.proj.weight", &[w, 3, s.patch, s.patch], convolution),
+        ParameterSpec::new("backbone.patch_embed.proj.bias", &[w], convolution),
+    ];
+    for k in 0..s.depth {
+        let mut add = |part: &str, shape: &[usize], init: Init| {
+            all.push(ParameterSpec::new(format!("backbone.blocks.{k}.{part}"), shape, init));
+        };
+        let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
+        add("norm1.norm.weight", &[w], one);
+        add("norm1.norm.bias", &[w], zero);
+        add("attn.qkv.linear.weight", &[3 * w, w], normal);
+        add("attn.qkv.linear.bias", &[3 * w], zero);
+        add("attn.proj.linear.weight", &[w, w], normal);
+        add("attn.proj.linear.bias", &[w], zero);
+        add("ls1.gamma", &[w], Init::Constant(s.layerscale));
+        add("norm2.norm.weight", &[w], one);
+        add("norm2.norm.bias", &[w], zero);
+        add("mlp.fc1.linear.weight", &[hidden, w], normal);
+        add("mlp.fc1.linear.bias", &[hidden], zero);
+        add("mlp.fc2.linear.weight", &[w, hidden], normal);
+        add("mlp.fc2.linear.bias", &[w], zero);
+        add("ls2.gamma", &[w], Init::Constant(s.layerscale));
+    }
+    all.push(ParameterSpec::new("backbone.norm.norm.weight", &[w], Init::Constant(1.0)));
+    all.push(ParameterSpec::new("backbone.norm.norm.bias", &[w], Init::Constant(0.0)));
+    all
+}
+
+impl Backbone for Vit {
+    fn specs(&self) -> Vec<ParameterSpec> {
+        vit_specs(&self.sizes)
+    }
+
+    fn grid(&self) -> &ElasticGrid {
+        &self.grid
+    }
+
+    fn layer_rule(&self) -> LayerRule {
+        LayerRule::vit(self.sizes.depth)
+    }
+
+    fn cells(&self, pixels: usize) -> usize {
+        self.sizes.grid(pixels)
+    }
+
+    fn feature_width(&self, network: Network) -> usize {
+        network.width
+    }
+
+    fn forward<'a>(
+        &'a self,
+        tape: &Tape,
+        parameters: &'a Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        drop_path: Option<&mut ChaCha8Rng>,
+    ) -> Result<Box<dyn Tokens + 'a>> {
+        let drops = drop_path.map(|rng| DropPath::draw(&self.sizes, network, crops, rng)).transpose()?;
+        let (mut x, groups) = self.start(tape, parameters, network, crops)?;
+        for (i, block) in self.blocks(parameters, network).enumerate() {
+            let [attention_rows, mlp_rows] = drops.as_ref().map_or([None, None], |d| d.of_block(i));
+            x = block.attention_branch(tape, &x, &groups, attention_rows)?;
+            x = block.mlp_branch(tape, &x, mlp_rows)?;
+        }
+        Ok(Box::new(PackedTokens { parameters, packed: x, groups }))
+    }
+
+    fn outputs(&self, network: Network) -> usize {
+        network.depth
+    }
+
+    fn last_blocks<'a>(
+        &'a self,
+        parameters: &'a Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        count: usize,
+    ) -> Result<Vec<Box<dyn Tokens + 'a>>> {
+        let tape = Tape::no_grad();
+        let (mut x, groups) = self.start(&tape, parameters, network, crops)?;
+        let mut kept: Vec<Box<dyn Tokens + 'a>> = Vec::new();
+        for (i, block) in self.blocks(parameters, network).enumerate() {
+            x = block.attention_branch(&tape, &x, &groups, None)?;
+            x = block.mlp_branch(&tape, &x, None)?;
+            if i + count.max(1) >= network.depth {
+                kept.push(Box::new(PackedTokens { parameters, packed: x.clone(), groups: groups.clone() }));
+            }
+        }
+        Ok(kept)
+    }
+
+    fn class_attention(
+        &self,
+        parameters: &Parameters,
+        network: Network,
+        images: &Tensor,
+    ) -> Result<Option<Vec<f32>>> {
+        let tape = Tape::no_grad();
+        let crops = CropBatch { images: images.clone(), mask: None };
+        let (mut x, groups) = self.start(&tape, parameters, network, &[crops])?;
+        let mut blocks: Vec<Block> = self.blocks(parameters, network).collect();
+        let Some(last) = blocks.pop() else { return Ok(None) };
+        for block in blocks {
+            x = block.attention_branch(&tape, &x, &groups, None)?;
+            x = block.mlp_branch(&tape, &x, None)?;
+        }
+        let qkv = last.qkv_of(&tape, &x)?;
+        let length = qkv.dim(0) / images.dim(0);
+        Ok(Some(class_weights(&qkv.to_vec()?, length, network.width, self.sizes.head_dim)))
+    }
+
+    fn cost(&self, network: Network) -> Cost {
+        self.sizes.cost(network)
+    }
+
+    fn widest(&self, network: Network, side: usize) -> usize {
+        // the hidden layer of the MLP, or q, k and v; or the image itself
+        let tokens = 1 + self.sizes.grid(side).pow(2);
+        (tokens * network.width * self.sizes.mlp_ratio.max(3)).max(3 * side * side)
+    }
+
+    fn as_vit(&self) -> Option<&Vit> {
+        Some(self)
+    }
+}
+
+/// Packed output tokens before the final norm, and where each crop's lie: per crop its cls token, then its patches.
+struct PackedTokens<'a> {
+    parameters: &'a Parameters,
+    /// `[Σ n·(1 + patches), width]`.
+    packed: Var,
+    groups: Vec<SequenceGroup>,
+}
+
+impl PackedTokens<'_> {
+    fn row(&self, token: Token) -> u32 {
+        let (group, crop, place) = match token {
+            Token::Cls { group, crop } => (group, crop, 0),
+            Token::Patch { group, crop, cell } => (group, crop, 1 + cell),
+        };
+        let before: usize = self.groups[..group].iter().map(|g| g.count * g.length).sum();
+        (before + crop * self.groups[group].length + place) as u32
+    }
+}
+
+impl Tokens for PackedTokens<'_> {
+    /// The final norm is applied to the rows that are asked for alone.
+    fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var> {
+        let rows: Vec<u32> = tokens.iter().map(|t| self.row(*t)).collect();
+        let rows = Tensor::from_slice(self.packed.value().device(), &[rows.len()], &rows)?;
+        let width = self.packed.value().dim(1);
+        let part = |name: &str| vector(self.parameters, &format!("backbone.norm.norm.{name}"), width);
+        layer_norm(tape, &self.packed, &part("weight")?, &part("bias")?, NORM_EPS, Some(&rows))
+    }
+}
+
+/// Softmax weights of the first token of every sequence for the others, `[n, heads, length − 1]`, of q, k and v
+/// `[n·length, 3·width]`.
+fn class_weights(qkv: &[f32], length: usize, width: usize, head_dim: usize) -> Vec<f32> {
+    let scale = (head_dim as f32).powf(-0.5);
+    let mut all = Vec::with_capacity(qkv.len() / (3 * head_dim));
+    for sequence in qkv.chunks_exact(length * 3 * width) {
+        for head in 0..width / head_dim {
+            let part = |token: usize, which: usize| {
+                &sequence[(token * 3 + which) * width + head * head_dim..][..head_dim]
+            };
+            let query = part(0, 0);
+            let scores: Vec<f32> = (0..length)
+                .map(|t| scale * query.iter().zip(part(t, 1)).map(|(q, k)| q * k).sum::<f32>())
+                .collect();
+            let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let weights: Vec<f32> = scores.iter().map(|s| (s - most).exp()).collect();
+            let total: f32 = weights.iter().sum();
+            all.extend(weights[1..].iter().map(|w| w / total));
+        }
+    }
+    all
+}
