@@ -38,9 +38,6 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             for (key, new, old) in &changes {
                 shows(format!("changed: {key} = {new} (was {old})"));
             }
-            if !changes.is_empty() {
-                folder.write_config(&config)?;
-            }
             folder
         }
         // what an attempt left that was ended before it had a configuration is no run

@@ -21,6 +21,7 @@ pub use run::{Blur, Centering, Crops, Data, Evaluation, Optim, ScalingRule, Trai
 /// The recipes that are part of the program, by name.
 const RECIPES: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/demo.toml")),
+    ("small", include_str!("../../configs/small.toml")),
     ("vit_ee1200", include_str!("../../configs/vit_ee1200.toml")),
     ("bench_tiny", include_str!("../../configs/bench_tiny.toml")),
     ("bench_vit_s", include_str!("../../configs/bench_vit_s.toml")),

@@ -162,6 +162,10 @@ impl Trainer {
                 "no labels: k-NN is left out (classes are the parent folders, where there are several)",
             ),
         }
+        if start.resume {
+            // other settings than before, which have proved to fit the checkpoint
+            folder.write_config(&config)?;
+        }
         let images = train.len();
         let batches = first as u64 * config.train.accumulation_steps as u64;
         let loader = Loader::new(train, LoaderConfig { start_step: batches, ..loader_config(&config) })?;

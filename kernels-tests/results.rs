@@ -1,0 +1,354 @@
+//! From a run to networks in use, on the command line: evaluation, extraction, features, pictures, initial weights.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::OnceLock;
+
+use poa_gpu::train::tensor_file::TensorFile;
+
+fn program(args: &[&str]) -> Output {
+    let temp = std::env::temp_dir();
+    Command::new(env!("CARGO_BIN_EXE_poa-gpu")).args(args).env("XDG_RUNTIME_DIR", temp).output().unwrap()
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// What a successful call prints.
+#[track_caller]
+fn printed(args: &[&str]) -> String {
+    let out = program(args);
+    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
+    text(&out.stdout)
+}
+
+/// Refused with this status, one line on standard error, and every one of these texts in it.
+#[track_caller]
+fn refused(args: &[&str], status: i32, texts: &[&str]) {
+    let out = program(args);
+    let error = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(status), "{args:?}: {error}");
+    for t in texts {
+        assert!(error.contains(t), "{args:?}: `{t}` is not in: {error}");
+    }
+    assert_eq!(error.lines().filter(|l| l.starts_with("poa-gpu:")).count(), 1, "one line: {error}");
+    assert!(!error.contains("panicked"), "{error}");
+}
+
+fn scratch(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("poa-results-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    path
+}
+
+const SHORT: [&str; 7] = [
+    "--device=cpu",
+    "--steps=4",
+    "train.batch_size_per_gpu=4",
+    "evaluation.train_images=60",
+    "evaluation.val_images=30",
+    "train.log_every=1",
+    "data.spec=shapes:600",
+];
+
+/// A short run that all tests share.
+fn run() -> &'static str {
+    static RUN: OnceLock<String> = OnceLock::new();
+    RUN.get_or_init(|| {
+        let dir = scratch("run").display().to_string();
+        printed(&[&["train", "--out", &dir], &SHORT[..]].concat());
+        dir
+    })
+}
+
+#[test]
+fn the_grid_is_listed_with_what_each_network_costs() {
+    let listed = printed(&["extract", "--checkpoint", run(), "--list"]);
+    assert_eq!(listed.lines().count(), 1 + 8, "{listed}");
+    // 48 x 2 on 4 x 4 patches of 8: counted by hand
+    let linear = |width: usize| (3 * width + width + 4 * width + 4 * width) * width + 9 * width;
+    let per_block = linear(48) + 4 * 48 + 2 * 48;
+    let all = 2 * per_block + 2 * 48 + 48 + 17 * 48 + 48 * 193;
+    let line = listed.lines().find(|l| l.starts_with("48x2")).unwrap();
+    assert!(line.split_whitespace().any(|word| word == all.to_string()), "{all} is not in: {line}");
+}
+
+#[test]
+fn networks_are_extracted_in_every_format() {
+    let dir = scratch("extract");
+    for format in ["timm", "dinov2", "poa"] {
+        let out = dir.join(format).display().to_string();
+        printed(&["extract", "--checkpoint", run(), "--network", "64x2", "--format", format, "--out", &out]);
+        let file = TensorFile::open(dir.join(format).join("model.safetensors")).unwrap();
+        assert_eq!(file.shape("blocks.1.attn.qkv.weight").unwrap(), [192, 64]);
+        let config = std::fs::read_to_string(dir.join(format).join("config.json")).unwrap();
+        assert!(serde_json::from_str::<serde_json::Value>(&config).is_ok(), "{config}");
+    }
+    let all = dir.join("all").display().to_string();
+    printed(&["extract", "--checkpoint", run(), "--network", "all", "--out", &all]);
+    assert_eq!(std::fs::read_dir(&all).unwrap().count(), 8);
+    refused(&["extract", "--checkpoint", run(), "--network", "64x4", "--out", &all], 2, &["64x4", "64x3"]);
+    refused(&["extract", "--checkpoint", run(), "--network", "small", "--out", &all], 2, &["384x12"]);
+    refused(&["extract", "--checkpoint", run(), "--out", run()], 1, &["run's folder"]);
+    refused(&["extract", "--checkpoint", "/no/such", "--out", &all], 1, &["/no/such"]);
+    refused(&["extract", "--checkpoint", &all, "--out", &all], 1, &["checkpoint"]);
+    let out = program(&["extract", "--checkpoint", run(), "--out", &all, "--format", "onnx"]);
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("dinov2"), "{}", text(&out.stderr));
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn the_grid_is_evaluated_with_tables_and_plots() {
+    let dir = scratch("eval");
+    let out = dir.display().to_string();
+    let common = ["--checkpoint", run(), "--train", "shapes:120", "--device=cpu", "--quiet", "--out", &out];
+    let knn = printed(&[&["eval", "knn", "--network", "all", "--k", "5,10"], &common[..]].concat());
+    assert!(knn.contains("96x3") && knn.contains("k=10"), "{knn}");
+    let table = std::fs::read_to_string(dir.join("knn.csv")).unwrap();
+    assert_eq!(table.lines().count(), 1 + 8, "{table}");
+    let json: serde_json::Value =
+        serde_json::from_str(&std::fs::read_to_string(dir.join("knn.json")).unwrap()).unwrap();
+    let networks = json["networks"].as_array().unwrap();
+    assert_eq!(networks.len(), 8);
+    for (line, network) in table.lines().skip(1).zip(networks) {
+        let fields: Vec<&str> = line.split(',').collect();
+        assert_eq!(fields[0], network["network"]);
+        let top1 = network["top1"]["10"].as_f64().unwrap();
+        assert_eq!(fields[6].parse::<f64>().unwrap(), top1);
+        assert!((0.0..=1.0).contains(&top1));
+    }
+    let linear =
+        ["eval", "linear", "--network", "smallest,96x2", "--epochs=1", "--epoch-iterations=3", "--batch=16"];
+    let linear = printed(&[&linear, &common[..]].concat());
+    assert!(linear.contains("best classifier") && linear.contains("learning rate"), "{linear}");
+    // 13 learning rates, the last block or both, with and without mean patch
+    let table = std::fs::read_to_string(dir.join("linear.csv")).unwrap();
+    assert_eq!(table.lines().count(), 1 + 2 * 13 * 4, "{table}");
+    for name in ["knn-5", "knn-10", "linear"] {
+        for chart in ["surface", "parameters"] {
+            let png = image::open(dir.join(format!("{name}-{chart}.png"))).unwrap();
+            assert_eq!((png.width(), png.height()), (1200, 900));
+            assert!(
+                std::fs::read_to_string(dir.join(format!("{name}-{chart}.svg"))).unwrap().contains("</svg>")
+            );
+        }
+    }
+    let common = &common[..5];
+    refused(&[&["eval", "knn", "--k", "0"], common].concat(), 2, &["--k 0"]);
+    refused(&[&["eval", "knn", "--temperature", "0"], common].concat(), 2, &["--temperature"]);
+    refused(&[&["eval", "linear", "--epochs", "0"], common].concat(), 2, &["--epochs"]);
+    refused(&[&["eval", "knn", "--size", "30"], common].concat(), 2, &["--size 30", "32"]);
+    refused(&[&["eval", "knn", "--val", "tape:1"], common].concat(), 2, &["tape:1"]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// The extracted network as the start of a run computes what the sub-network it was cut from does.
+#[test]
+fn features_of_an_extracted_network_are_those_of_the_sub_network() {
+    let dir = scratch("features");
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = |name: &str| dir.join(name).display().to_string();
+    let features = |checkpoint: &str, network: &str, out: &str| {
+        printed(&[
+            "features",
+            "--checkpoint",
+            checkpoint,
+            "--network",
+            network,
+            "--data",
+            "shapes:40",
+            "--out",
+            out,
+            "--patches",
+            "--images",
+            "--most=12",
+            "--device=cpu",
+            "--quiet",
+        ]);
+        TensorFile::open(out).unwrap()
+    };
+    let cut = features(run(), "64x2", &path("cut.safetensors"));
+    assert_eq!(cut.shape("cls").unwrap(), [12, 64]);
+    assert_eq!(cut.shape("patches").unwrap(), [12, 16, 64]);
+    assert_eq!(cut.shape("images").unwrap(), [12, 3, 32, 32]);
+    assert_eq!(cut.read_i64("labels").unwrap().len(), 12);
+    assert_eq!(cut.read_u8("readable").unwrap(), [1; 12]);
+    assert_eq!(String::from_utf8(cut.read_u8("names").unwrap()).unwrap().lines().count(), 12);
+    let (mean, patches) = (cut.read_f32("mean").unwrap(), cut.read_f32("patches").unwrap());
+    for (i, mean) in mean.iter().enumerate() {
+        let (image, c) = (i / 64, i % 64);
+        let sum: f32 = (0..16).map(|t| patches[(image * 16 + t) * 64 + c]).sum();
+        assert!((mean - sum / 16.0).abs() < 1e-5);
+    }
+
+    let net = path("net");
+    printed(&["extract", "--checkpoint", run(), "--network", "64x2", "--out", &net]);
+    let plain = path("plain");
+    let sizes = [
+        "student.min_embed_dim=64",
+        "student.max_embed_dim=64",
+        "student.min_depth=2",
+        "student.max_depth=2",
+    ];
+    let args = [
+        &["train", "--init", &net, "--out", &plain, "--quiet", "optim.base_lr=0", "optim.min_lr=0"],
+        &sizes[..],
+        &SHORT[..],
+    ];
+    let out = program(&args.concat());
+    assert!(out.status.success(), "{}", text(&out.stderr));
+    assert!(
+        out.stdout.is_empty() && out.stderr.is_empty(),
+        "quiet: {}{}",
+        text(&out.stdout),
+        text(&out.stderr)
+    );
+    let log = std::fs::read_to_string(Path::new(&plain).join("train.log")).unwrap();
+    assert!(log.contains("matched") && log.contains("missing"), "{log}");
+    let whole = features(&plain, "intact", &path("whole.safetensors"));
+    for name in ["cls", "patches"] {
+        let (a, b) = (cut.read_f32(name).unwrap(), whole.read_f32(name).unwrap());
+        let largest = a.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+        let worst = a.iter().zip(&b).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+        assert!(worst <= 1e-5 * largest, "{name}: {worst} of {largest}");
+    }
+    let several = ["features", "--checkpoint", run(), "--network", "all", "--data", "shapes", "--out", &net];
+    refused(&several, 2, &["more than one"]);
+    let nowhere =
+        ["features", "--checkpoint", run(), "--data", "shapes:20", "--device=cpu", "--out", "/no/such/f"];
+    refused(&nowhere, 1, &["/no/such/f"]);
+    refused(
+        &[&["train", "--init", "/no/such.safetensors", "--out", &path("x")], &SHORT[..]].concat(),
+        1,
+        &["/no/such"],
+    );
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn pictures_show_attention_and_components() {
+    let dir = scratch("pictures");
+    let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/augment/flower.png");
+    let (out, photo) = (dir.display().to_string(), photo.display().to_string());
+    printed(&["visualize", "--checkpoint", run(), "--size=64", "--device=cpu", "--out", &out, &photo]);
+    let attention = image::open(dir.join("flower.attention.png")).unwrap();
+    // the image, six heads and their mean
+    assert!(attention.width() >= 3 * 64 && attention.height() >= 3 * 64 - 64, "{:?}", attention.width());
+    let pca = image::open(dir.join("flower.pca.png")).unwrap();
+    assert!(pca.width() >= 128 && pca.height() == 64);
+    refused(&["visualize", "--checkpoint", run(), "/no/such.png"], 1, &["/no/such.png"]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn configurations_are_printed_and_checked() {
+    let dir = scratch("config");
+    std::fs::create_dir_all(&dir).unwrap();
+    let default = printed(&["config", "--print-default"]);
+    let file = dir.join("my.toml");
+    std::fs::write(&file, &default).unwrap();
+    let path = file.display().to_string();
+    let checked = printed(&["config", "--check", &path, "optim.epochs=50"]);
+    assert!(checked.contains("143") && checked.contains("40000 of 50 images"), "{checked}");
+    let whole = printed(&["config", "demo", "optim.epochs=7"]);
+    assert!(whole.contains("epochs = 7") && whole.contains("[evaluation]"), "{whole}");
+    // what is printed loads to the same
+    std::fs::write(&file, &whole).unwrap();
+    assert_eq!(printed(&["config", &path]), whole);
+    std::fs::write(&file, default.replace("patch_size = 16", "patch_size = 15")).unwrap();
+    refused(&["config", "--check", &path], 2, &["crops.global_crops_size", "patch_size = 15"]);
+    refused(&["config", "--check", "no-such"], 2, &["no-such", "demo"]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn every_command_has_help_with_examples_and_shells_can_complete_it() {
+    let commands: [&[&str]; 10] = [
+        &["train"],
+        &["extract"],
+        &["eval", "knn"],
+        &["eval", "linear"],
+        &["features"],
+        &["visualize"],
+        &["config"],
+        &["verify"],
+        &["devices"],
+        &["completions"],
+    ];
+    for command in commands {
+        let help = printed(&[command, &["--help"]].concat());
+        assert!(help.contains("Example") && help.contains("poa-gpu"), "{command:?}: {help}");
+    }
+    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
+        let script = printed(&["completions", shell]);
+        assert!(script.contains("--checkpoint") || script.contains("checkpoint"), "{shell}");
+    }
+    let version = printed(&["--version"]);
+    assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
+}
+
+/// A learning rate that blows everything up: steps are skipped, and after so many the run ends with its last good state.
+#[test]
+fn a_run_whose_numbers_are_not_finite_halts() {
+    let dir = scratch("halt").display().to_string();
+    let halting = [
+        "dino.student_temp=1e-38",
+        "optim.warmup_epochs=0",
+        "optim.freeze_last_layer_epochs=0",
+        "train.halt_after_skips=3",
+    ];
+    let args = [&["train", "--out", &dir, "--steps=40", "--device=cpu"], &SHORT[2..], &halting[..]].concat();
+    let out = program(&args);
+    let error = text(&out.stderr);
+    assert_eq!(out.status.code(), Some(1), "{error}");
+    assert!(error.contains("steps in a row") && error.contains("optim.base_lr"), "{error}");
+    let metrics = std::fs::read_to_string(Path::new(&dir).join("metrics.jsonl")).unwrap();
+    assert!(metrics.lines().filter(|l| l.contains("\"loss\"")).count() < 40);
+    let saved = poa_gpu::train::checkpoint::find(Path::new(&dir)).unwrap();
+    saved.verify().unwrap();
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Settings may change when a run goes on, and the change is said.
+#[test]
+fn a_resumed_run_can_have_other_settings() {
+    let dir = scratch("changed").display().to_string();
+    printed(&[&["train", "--out", &dir, "--resume"], &SHORT[..]].concat());
+    let more =
+        printed(&["train", "--out", &dir, "--resume", "--device=cpu", "--steps=6", "train.log_every=2"]);
+    assert!(more.contains("changed: train.total_steps = 6 (was 4)"), "{more}");
+    assert!(more.contains("changed: train.log_every = 2 (was 1)"), "{more}");
+    let log = std::fs::read_to_string(Path::new(&dir).join("train.log")).unwrap();
+    assert!(log.contains("resumed after 4 of 6 steps") && log.contains("step 6/6"), "{log}");
+    let config = std::fs::read_to_string(Path::new(&dir).join("config.toml")).unwrap();
+    assert!(config.contains("total_steps = 6") && config.contains("batch_size_per_gpu = 4"));
+    // another model cannot take the checkpoint
+    let wider = ["train", "--out", &dir, "--resume", "--device=cpu", "student.max_embed_dim=128"];
+    refused(&wider, 1, &["safetensors", "128"]);
+    // and leaves the run as it was
+    let again = printed(&["train", "--out", &dir, "--resume", "--device=cpu"]);
+    assert!(again.contains("checkpoint") && !again.contains("changed:"), "{again}");
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// TensorBoard's files exist for every part of a run, and the plot of the evaluations is drawn.
+#[test]
+fn a_run_leaves_events_and_a_plot() {
+    let files: Vec<String> =
+        std::fs::read_dir(run()).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert!(files.iter().any(|f| f.starts_with("events.out.tfevents.")), "{files:?}");
+    assert!(files.iter().any(|f| f == "knn.png") && files.iter().any(|f| f == "knn.svg"), "{files:?}");
+    let metrics = std::fs::read_to_string(Path::new(run()).join("metrics.jsonl")).unwrap();
+    let line = metrics.lines().find(|l| l.contains("\"loss\"")).unwrap();
+    let line: serde_json::Value = serde_json::from_str(line).unwrap();
+    for key in
+        ["target_entropy_0", "target_kl_1", "feature_std", "grad_norm.backbone", "images", "effective_epoch"]
+    {
+        assert!(line[key].is_number(), "{key} in {line}");
+    }
+    for key in ["waiting_share", "left", "images_per_second", "bad_samples"] {
+        assert!(line["time"][key].is_number(), "time.{key} in {line}");
+    }
+}
