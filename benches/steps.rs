@@ -2,11 +2,11 @@
 
 use criterion::Criterion;
 use poa_gpu::config::Config;
+use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Loader};
 use poa_gpu::optim::adamw::StepSettings;
 use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
 use poa_gpu::tensor::Device;
-use poa_gpu::train::trainer::loader_config;
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 

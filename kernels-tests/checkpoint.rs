@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::Result;
 use poa_gpu::train::checkpoint::{
-    Checkpoint, CheckpointWriter, checkpoint_dir, checkpoints_in, find, newest_whole, point_latest, prune,
+    Checkpoint, CheckpointWriter, Newest, checkpoint_dir, checkpoints_in, find, newest_whole, point_latest,
+    prune,
 };
 use poa_gpu::train::tensor_file::{StoredType, TensorFile};
 use poa_gpu::train::tensor_writer::{TensorSpec, Values, write_tensors};
@@ -203,8 +204,8 @@ fn damage_anywhere_falls_back_to_the_checkpoint_before() {
             let at = (place * bytes.len() as f64) as usize;
             bytes[at] ^= 0x10;
             std::fs::write(&path, &bytes).unwrap();
-            let (found, damaged) = newest_whole(&dir).unwrap();
-            let (step, path) = found.unwrap();
+            let Newest { whole, damaged } = newest_whole(&dir).unwrap();
+            let (step, path) = whole.unwrap();
             assert_eq!((step, damaged.len()), (10, 1), "byte {at} of {file}");
             assert!(damaged[0].to_string().contains("step-00000020"), "{}", damaged[0]);
             assert_eq!(Checkpoint::open(path).unwrap().state::<State>().unwrap().step, 10);
@@ -217,7 +218,7 @@ fn damage_anywhere_falls_back_to_the_checkpoint_before() {
     // what an interrupted writer leaves is cleared away
     std::fs::create_dir_all(dir.join("step-00000030.partial")).unwrap();
     std::fs::create_dir_all(dir.join("step-00000010.old")).unwrap();
-    assert_eq!(newest_whole(&dir).unwrap().0.unwrap().0, 10);
+    assert_eq!(newest_whole(&dir).unwrap().whole.unwrap().0, 10);
     assert!(!dir.join("step-00000030.partial").exists() && !dir.join("step-00000010.old").exists());
     std::fs::remove_dir_all(dir).unwrap();
 }

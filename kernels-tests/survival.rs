@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use poa_gpu::train::checkpoint::{checkpoints_in, find, newest_whole};
+use poa_gpu::train::checkpoint::{Newest, checkpoints_in, find, newest_whole};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -172,8 +172,7 @@ fn without_room_for_checkpoints_training_goes_on_and_old_ones_stay() {
     }
     child.kill().unwrap();
     child.wait().unwrap();
-    let (found, _) = newest_whole(out.join("checkpoints")).unwrap();
-    let (last, dir) = found.unwrap();
+    let (last, dir) = newest_whole(out.join("checkpoints")).unwrap().whole.unwrap();
     let mut limited = Command::new("sh");
     let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
     limited.args(["-c", script, env!("CARGO_BIN_EXE_poa-gpu")]).args(SETTINGS).arg("--config=demo");
@@ -185,7 +184,11 @@ fn without_room_for_checkpoints_training_goes_on_and_old_ones_stay() {
     assert!(!said.contains("panicked"), "{said}");
     let log = std::fs::read_to_string(out.join("train.log")).unwrap();
     assert!(log.contains("step 120/120"), "the steps were done: {log}");
-    assert_eq!(newest_whole(out.join("checkpoints")).unwrap().0, Some((last, dir)), "the old one is intact");
+    assert_eq!(
+        newest_whole(out.join("checkpoints")).unwrap().whole,
+        Some((last, dir)),
+        "the old one is intact"
+    );
     let leftovers: Vec<_> = std::fs::read_dir(out.join("checkpoints"))
         .unwrap()
         .map(|e| e.unwrap().file_name().into_string().unwrap())
@@ -217,7 +220,7 @@ fn a_full_disk_ends_nothing() {
     let out = mount.join("run");
     let done = command(&out).arg("train.keep_checkpoints=0").output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    let (found, damaged) = newest_whole(out.join("checkpoints")).unwrap();
+    let Newest { whole: found, damaged } = newest_whole(out.join("checkpoints")).unwrap();
     let log = std::fs::read_to_string(out.join("train.log")).unwrap_or_default();
     // with everything else out of the way, the same run goes on
     let old: Vec<_> = checkpoints_in(out.join("checkpoints")).unwrap();

@@ -6,6 +6,7 @@ use std::sync::atomic::AtomicBool;
 
 use poa_gpu::Result;
 use poa_gpu::config::Config;
+use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
@@ -15,7 +16,7 @@ use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
 use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::save::{RunState, Teacher, load, save};
-use poa_gpu::train::trainer::{Start, Trainer, loader_config};
+use poa_gpu::train::trainer::{Start, Trainer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 

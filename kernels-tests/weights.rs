@@ -60,7 +60,7 @@ fn file(path: &Path, tensors: &[(String, Vec<usize>)]) {
 
 /// A backbone's tensors, renamed; where `rename` gives nothing, left out.
 fn backbone(sizes: &VitSizes, rename: impl Fn(&str) -> Option<String>) -> Vec<(String, Vec<usize>)> {
-    let specs = vit_specs(&sizes);
+    let specs = vit_specs(sizes);
     specs.into_iter().filter_map(|s| Some((rename(&s.name)?, s.shape))).collect()
 }
 
@@ -75,7 +75,7 @@ fn head_specs() -> Vec<ParameterSpec> {
 }
 
 fn all_specs(sizes: &VitSizes) -> Vec<ParameterSpec> {
-    let mut all = vit_specs(&sizes);
+    let mut all = vit_specs(sizes);
     all.extend(head_specs());
     all
 }

@@ -12,6 +12,7 @@
 //! masks.rs     which patches of which global crop are hidden
 //! order.rs     which images make up which step
 //! loader.rs    worker threads           assembly.rs  the batch they write to
+//! settings.rs  what the loader makes for a configuration
 //! rng.rs       the random stream of every purpose
 //! ```
 //! Every random choice follows from (seed, epoch, index) or (seed, step) alone, so a batch has the same bits for any
@@ -33,6 +34,7 @@ pub mod masks;
 pub mod order;
 mod resize;
 pub mod rng;
+pub mod settings;
 pub mod shapes;
 mod shard;
 pub mod source;

@@ -347,10 +347,19 @@ pub fn point_latest(dir: &Path) -> Result<()> {
     fs::rename(&partial, &latest).map_err(failed)
 }
 
+/// What [`newest_whole`] found.
+#[derive(Debug)]
+pub struct Newest {
+    /// Steps and folder of the newest checkpoint that is whole.
+    pub whole: Option<(usize, PathBuf)>,
+    /// What is wrong with those that are newer.
+    pub damaged: Vec<Error>,
+}
+
 /// The newest checkpoint whose every byte is what was written, with what is wrong with the newer ones; those are renamed
 /// to `step-N.damaged`, so that nothing takes them again and they can still be looked at. Leftovers of a checkpoint that
 /// was being written are removed.
-pub fn newest_whole(folder: impl AsRef<Path>) -> Result<(Option<(usize, PathBuf)>, Vec<Error>)> {
+pub fn newest_whole(folder: impl AsRef<Path>) -> Result<Newest> {
     let folder = folder.as_ref();
     for path in entries(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
@@ -363,7 +372,7 @@ pub fn newest_whole(folder: impl AsRef<Path>) -> Result<(Option<(usize, PathBuf)
         match Checkpoint::open(&path).and_then(|c| c.verify()) {
             Ok(()) => {
                 point_latest(&path)?;
-                return Ok((Some((step, path)), damaged));
+                return Ok(Newest { whole: Some((step, path)), damaged });
             }
             Err(problem) => {
                 damaged.push(problem);
@@ -377,7 +386,7 @@ pub fn newest_whole(folder: impl AsRef<Path>) -> Result<(Option<(usize, PathBuf)
             }
         }
     }
-    Ok((None, damaged))
+    Ok(Newest { whole: None, damaged })
 }
 
 /// The checkpoint that a path of the command line means: a checkpoint's folder, `latest`, a folder of checkpoints, or a

@@ -9,9 +9,8 @@ use serde_json::{Value, json};
 
 use crate::config::Config;
 use crate::data::rng::{Purpose, stream};
-use crate::data::{
-    BlurProbabilities, Crop, CropConfig, HeldOut, Loader, LoaderConfig, MaskConfig, Source, split,
-};
+use crate::data::settings::loader_config;
+use crate::data::{HeldOut, Loader, LoaderConfig, Source, split};
 use crate::error::{Error, Result};
 use crate::models::grid::{DrawCycle, Network};
 use crate::ops::elementwise::add_scaled;
@@ -21,7 +20,7 @@ use crate::poa::losses::{LossReport, StepRecord};
 use crate::poa::{PoaModel, StepBatch, StepInputs};
 use crate::tensor::{DType, Device, PendingRead, Tensor};
 use crate::train::bad_samples::BadSamples;
-use crate::train::checkpoint::{checkpoint_dir, newest_whole, point_latest, prune};
+use crate::train::checkpoint::{Newest, checkpoint_dir, newest_whole, point_latest, prune};
 use crate::train::evaluation::Evaluation;
 use crate::train::health::HealthMonitor;
 use crate::train::metrics::number;
@@ -29,9 +28,6 @@ use crate::train::progress::{Progress, Shown};
 use crate::train::reports::Reports;
 use crate::train::run_folder::RunFolder;
 use crate::train::save::{RunState, load, save};
-
-/// Batches made ahead by the loader.
-const PREFETCH: usize = 2;
 
 /// How a run starts and shows itself.
 #[derive(Clone, Debug, Default)]
@@ -121,9 +117,9 @@ impl Trainer {
         let held_out = HeldOut { fraction: config.data.held_out, at_most: config.data.held_out_at_most };
         let (train, val) = split(source, held_out);
         let mut model = PoaModel::new(&config, device, config.train.seed)?;
-        let (found, damaged) = match start.resume {
+        let Newest { whole: found, damaged } = match start.resume {
             true => newest_whole(folder.checkpoints())?,
-            false => (None, Vec::new()),
+            false => Newest { whole: None, damaged: Vec::new() },
         };
         let state = match &found {
             Some((_, dir)) => load(&mut model, dir)?,
@@ -520,38 +516,4 @@ fn initialise(model: &PoaModel, path: &Path, reports: &mut Reports) -> Result<()
     })?;
     reports.say(&import.summary());
     Ok(())
-}
-
-/// What the loader makes for a config.
-pub fn loader_config(config: &Config) -> LoaderConfig {
-    let c = &config.crops;
-    let defaults = CropConfig::default();
-    let [a, b, local] = c.blur.probabilities();
-    let scale = |s: [f64; 2]| (s[0], s[1]);
-    let side = config.student.cells(c.global_crops_size);
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    LoaderConfig {
-        batch: config.train.batch_size_per_gpu,
-        seed: config.train.seed,
-        threads: if config.train.num_workers == 0 { cores } else { config.train.num_workers },
-        prefetch: PREFETCH,
-        crops: CropConfig {
-            global: Crop { size: c.global_crops_size, scale: scale(c.global_crops_scale) },
-            local: Crop { size: c.local_crops_size, scale: scale(c.local_crops_scale) },
-            local_count: c.local_crops_number,
-            flip: c.flip_probability,
-            jitter: c.color_jitter_probability,
-            jitter_strength: c.color_jitter,
-            grayscale: c.grayscale_probability,
-            blur: BlurProbabilities { a, b, local },
-            solarize: c.solarize_probability,
-            ..defaults
-        },
-        masks: MaskConfig {
-            side,
-            probability: config.ibot.mask_sample_probability,
-            ratio: scale(config.ibot.mask_ratio_min_max),
-        },
-        start_step: 0,
-    }
 }
