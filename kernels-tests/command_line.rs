@@ -1,52 +1,12 @@
 //! The program as a user meets it: what it prints, what it leaves, and how it refuses bad input.
 
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+#[path = "support/program.rs"]
+mod support;
 
-fn program(args: &[&str]) -> Output {
-    let temp = std::env::temp_dir();
-    Command::new(env!("CARGO_BIN_EXE_poa-gpu")).args(args).env("XDG_RUNTIME_DIR", temp).output().unwrap()
-}
+use std::path::Path;
+use std::process::Command;
 
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// A folder of its own for a test, removed when it is over.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("poa-cli-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-
-    fn path(&self, name: &str) -> String {
-        self.0.join(name).display().to_string()
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Refused with this status, one line on standard error, and every one of these texts in it.
-#[track_caller]
-fn refused(args: &[&str], status: i32, texts: &[&str]) {
-    let out = program(args);
-    let error = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(status), "{args:?}: {error}");
-    for t in texts {
-        assert!(error.contains(t), "{args:?}: `{t}` is not in: {error}");
-    }
-    let lines: Vec<_> = error.lines().filter(|l| l.starts_with("poa-gpu:")).collect();
-    assert_eq!(lines.len(), 1, "{args:?}: one line expected: {error}");
-    assert!(!error.contains("panicked"), "{error}");
-}
+use support::{Folder, program, refused, text};
 
 const QUICK: [&str; 6] = [
     "--device=cpu",

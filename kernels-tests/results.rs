@@ -1,40 +1,13 @@
 //! From a run to networks in use, on the command line: evaluation, extraction, features, pictures, initial weights.
 
+#[path = "support/program.rs"]
+mod support;
+
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
 use std::sync::OnceLock;
 
 use poa_gpu::train::tensor_file::TensorFile;
-
-fn program(args: &[&str]) -> Output {
-    let temp = std::env::temp_dir();
-    Command::new(env!("CARGO_BIN_EXE_poa-gpu")).args(args).env("XDG_RUNTIME_DIR", temp).output().unwrap()
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
-
-/// What a successful call prints.
-#[track_caller]
-fn printed(args: &[&str]) -> String {
-    let out = program(args);
-    assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
-    text(&out.stdout)
-}
-
-/// Refused with this status, one line on standard error, and every one of these texts in it.
-#[track_caller]
-fn refused(args: &[&str], status: i32, texts: &[&str]) {
-    let out = program(args);
-    let error = text(&out.stderr);
-    assert_eq!(out.status.code(), Some(status), "{args:?}: {error}");
-    for t in texts {
-        assert!(error.contains(t), "{args:?}: `{t}` is not in: {error}");
-    }
-    assert_eq!(error.lines().filter(|l| l.starts_with("poa-gpu:")).count(), 1, "one line: {error}");
-    assert!(!error.contains("panicked"), "{error}");
-}
+use support::{printed, program, refused, text};
 
 fn scratch(name: &str) -> PathBuf {
     let path = std::env::temp_dir().join(format!("poa-results-{name}-{}", std::process::id()));

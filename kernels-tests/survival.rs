@@ -1,31 +1,17 @@
 //! A run that is killed, runs out of disk, or finds its checkpoints damaged goes on as if nothing had happened.
 #![cfg(unix)]
 
-use std::path::{Path, PathBuf};
+#[path = "support/program.rs"]
+mod support;
+
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use poa_gpu::train::checkpoint::{Newest, checkpoints_in, find, newest_whole};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-
-/// A folder of its own for a test, removed when it is over.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new(name: &str) -> Self {
-        let path = std::env::temp_dir().join(format!("poa-survival-{name}-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::create_dir_all(&path).unwrap();
-        Self(path)
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
+use support::Folder;
 
 /// A small network, a checkpoint after every second step, and never the end of what a test waits for.
 const SETTINGS: [&str; 19] = [

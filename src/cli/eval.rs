@@ -1,12 +1,13 @@
 //! `poa-gpu eval`: how good sub-networks are, on labelled images.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
-use crate::cli::features::image_size;
 use crate::cli::progress::bar;
+use crate::cli::subject::image_size;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, LinearOptions, LinearReport, knn_accuracies, linear_probes};
@@ -113,14 +114,14 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
 }
 
 /// Everything that is evaluated, opened and checked.
-struct Subject {
+struct Evaluated {
     teacher: Teacher,
     networks: Vec<Network>,
     train: LabelledImages,
     val: LabelledImages,
 }
 
-impl Subject {
+impl Evaluated {
     fn open(args: &Common) -> Result<Self> {
         let train = data::open(&args.train)?;
         let (train, val) = match &args.val {
@@ -191,8 +192,13 @@ impl Subject {
         if self.networks.len() < 2 {
             return Ok(());
         }
-        let cells: Vec<(usize, usize, f64)> =
-            self.networks.iter().zip(top1).map(|(n, a)| (n.width, n.depth, *a)).collect();
+        // networks with stages have several of a width and depth; the best one stands for them
+        let mut best: BTreeMap<(usize, usize), f64> = BTreeMap::new();
+        for (n, a) in self.networks.iter().zip(top1) {
+            let cell = best.entry((n.width, n.depth)).or_insert(*a);
+            *cell = cell.max(*a);
+        }
+        let cells: Vec<(usize, usize, f64)> = best.into_iter().map(|((w, d), a)| (w, d, a)).collect();
         plot::accuracy_surface(&cells, title, &out.join(format!("{name}-surface")))?;
         let labels: Vec<String> = self.networks.iter().map(ToString::to_string).collect();
         let points: Vec<(f64, f64, &str)> = self
@@ -216,7 +222,7 @@ fn knn(args: &KnnArgs) -> Result<()> {
     if args.temperature.is_nan() || args.temperature <= 0.0 {
         return Err(Error::Usage(format!("--temperature {} must be more than 0", args.temperature)));
     }
-    let subject = Subject::open(&args.common)?;
+    let subject = Evaluated::open(&args.common)?;
     subject.introduce();
     let options = KnnOptions { ks: args.k.clone(), temperature: args.temperature, ..KnnOptions::default() };
     let accuracies = knn_accuracies(
@@ -260,7 +266,7 @@ fn linear(args: &LinearArgs) -> Result<()> {
             return Err(Error::Usage(format!("{name} must be at least 1")));
         }
     }
-    let subject = Subject::open(&args.common)?;
+    let subject = Evaluated::open(&args.common)?;
     subject.introduce();
     let options = LinearOptions {
         epochs: args.epochs,

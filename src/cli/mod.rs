@@ -15,6 +15,7 @@ mod eval;
 mod extract;
 mod features;
 mod progress;
+mod subject;
 mod train;
 mod verify;
 mod visualize;

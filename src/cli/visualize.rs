@@ -5,16 +5,14 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use image::RgbImage;
 
-use crate::cli::features::image_size;
+use crate::cli::subject::{Subject, SubjectArgs};
 use crate::data::augment::{MEAN, STD};
 use crate::data::decode::decode_file;
 use crate::data::evaluation_view;
 use crate::error::{Error, Result};
 use crate::eval::visualize::{attention_panel, tiled, token_pictures};
 use crate::plot::write_png;
-use crate::tensor::{Device, DeviceChoice, Tensor};
-use crate::train::save::Teacher;
-use crate::weights::networks::choose;
+use crate::tensor::Tensor;
 
 /// Arguments of `visualize`.
 #[derive(Debug, Clone, Args)]
@@ -25,34 +23,19 @@ Examples:
 Writes NAME.attention.png (the image, the class token's attention in the last block head by head, and their mean) and
 NAME.pca.png (the image, and its patch tokens' first three principal components as red, green and blue).")]
 pub struct VisualizeArgs {
-    /// A run's folder (its newest checkpoint is taken) or a checkpoint's
-    #[arg(long, value_name = "DIR")]
-    pub checkpoint: PathBuf,
-    /// WIDTHxDEPTH, smallest, middle, intact, small, base or large
-    #[arg(long, value_name = "NETWORK", default_value = "intact")]
-    pub network: String,
-    /// Pixels a side that images are brought to, a multiple of the patch size [default: the global crops']
-    #[arg(long, value_name = "PIXELS")]
-    pub size: Option<usize>,
+    /// What sees them
+    #[command(flatten)]
+    pub subject: SubjectArgs,
     /// Where the pictures go [default: beside each image]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
-    pub device: DeviceChoice,
     /// The images; colours mean the same in all of them
     #[arg(value_name = "IMAGE", required = true)]
     pub images: Vec<PathBuf>,
 }
 
 pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
-    let device = Device::open(&args.device)?;
-    let teacher = Teacher::open(&args.checkpoint, &device)?;
-    let networks = choose(&teacher.grid, &[&args.network])?;
-    let [network] = networks[..] else {
-        return Err(Error::Usage(format!("`{}` is more than one sub-network; give one", args.network)));
-    };
-    let size = image_size(args.size, &teacher)?;
+    let Subject { teacher, network, size, device } = args.subject.open()?;
     if let Some(out) = &args.out {
         std::fs::create_dir_all(out).map_err(|e| Error::file(out, format!("cannot be created: {e}")))?;
     }

@@ -102,9 +102,8 @@ impl Evaluation {
                 ks.iter().zip(&top1).map(|(k, a)| format!("k={k} {:.1}%", 100.0 * a)).collect();
             reports.note(&format!("k-NN after {done} steps, {network}: {}", text.join(", ")));
             let names: Vec<String> = ks.iter().map(|k| format!("{network}.{k}")).collect();
-            let keys: Vec<String> = names.iter().map(|name| format!("{PREFIX}{name}")).collect();
-            let values: Vec<(&str, Value)> =
-                keys.iter().zip(&top1).map(|(key, a)| (key.as_str(), number(*a))).collect();
+            let values: Vec<(String, Value)> =
+                names.iter().zip(&top1).map(|(name, a)| (format!("{PREFIX}{name}"), number(*a))).collect();
             reports.values(done, &values, &[]);
             self.history.extend(names.into_iter().zip(top1).map(|(name, top1)| KnnPoint {
                 step: done,

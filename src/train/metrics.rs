@@ -52,10 +52,15 @@ impl MetricsLog {
 
     /// Appends the line of a step (from 0). `values` are deterministic; `time` holds what depends on the clock, such
     /// as images a second, and may be empty.
-    pub fn write(&mut self, step: usize, values: &[(&str, Value)], time: &[(&str, f64)]) -> Result<()> {
+    pub fn write<N: AsRef<str>>(
+        &mut self,
+        step: usize,
+        values: &[(N, Value)],
+        time: &[(&str, f64)],
+    ) -> Result<()> {
         let mut line = Map::new();
         line.insert("step".into(), step.into());
-        line.extend(values.iter().map(|(key, value)| ((*key).into(), value.clone())));
+        line.extend(values.iter().map(|(key, value)| (key.as_ref().into(), value.clone())));
         if !time.is_empty() {
             let time: Map<_, _> = time.iter().map(|(key, x)| ((*key).into(), number(*x))).collect();
             line.insert("time".into(), Value::Object(time));

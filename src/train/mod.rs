@@ -5,6 +5,7 @@ pub mod checkpoint;
 pub mod evaluation;
 pub mod health;
 pub mod metrics;
+pub mod numbers;
 pub mod progress;
 pub mod reports;
 pub mod run_folder;

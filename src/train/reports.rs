@@ -54,10 +54,10 @@ impl Reports {
     }
 
     /// The numbers of a step (from 0); `time` depends on the clock.
-    pub fn values(&mut self, step: usize, values: &[(&str, Value)], time: &[(&str, f64)]) {
+    pub fn values(&mut self, step: usize, values: &[(String, Value)], time: &[(&str, f64)]) {
         let written = self.metrics.write(step, values, time);
         self.guard("metrics.jsonl", written);
-        let numbers = values.iter().filter_map(|(name, value)| Some((*name, value.as_f64()?)));
+        let numbers = values.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
         let all: Vec<(&str, f64)> = numbers.chain(time.iter().copied()).collect();
         let written = self.events.scalars(step as u64, &all);
         self.guard("TensorBoard's events", written);

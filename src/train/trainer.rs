@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
-
 use crate::config::Config;
 use crate::data::rng::{Purpose, stream};
 use crate::data::settings::loader_config;
@@ -23,7 +21,7 @@ use crate::train::bad_samples::BadSamples;
 use crate::train::checkpoint::{Newest, checkpoint_dir, newest_whole, point_latest, prune};
 use crate::train::evaluation::Evaluation;
 use crate::train::health::HealthMonitor;
-use crate::train::metrics::number;
+use crate::train::numbers::StepNumbers;
 use crate::train::progress::{Progress, Shown};
 use crate::train::reports::Reports;
 use crate::train::run_folder::RunFolder;
@@ -356,62 +354,49 @@ impl Trainer {
             return Ok(());
         }
         let weights = &self.model.settings.weights;
-        let reports: Vec<LossReport> = s.records.iter().map(|r| r.read(weights)).collect::<Result<_>>()?;
-        self.report(&s, &LossReport::mean(&reports), &report)
+        let losses: Vec<LossReport> = s.records.iter().map(|r| r.read(weights)).collect::<Result<_>>()?;
+        let modules = self.model.student.values().layout().modules().iter().cloned();
+        let numbers = StepNumbers {
+            step: s.step,
+            network: s.network,
+            settings: s.settings,
+            teacher_temp: s.teacher_temp,
+            losses: LossReport::mean(&losses),
+            gradient_norms: modules.zip(report.norms).collect(),
+            health: s.records[0].health()?,
+            skipped: self.skipped.0,
+        };
+        self.report(&numbers);
+        Ok(())
     }
 
     /// Writes a step's numbers to the logs, and warns where they look bad.
-    fn report(&mut self, s: &StepFacts, losses: &LossReport, gradients: &GradientReport) -> Result<()> {
-        let done = s.step + 1;
+    fn report(&mut self, numbers: &StepNumbers) {
+        let (done, loss, lr) = (numbers.step + 1, numbers.losses.total, numbers.settings.lr);
         let seconds = self.started.elapsed().as_secs_f64();
-        let waiting = self.loader.waited().as_secs_f64() / seconds.max(1e-9);
-        self.reports.progress.step(done, Some(Shown { loss: losses.total, waiting }), s.settings.lr);
-        let seen = done * self.config.images_per_step();
-        let epoch = seen as f64 / self.images as f64;
-        let mut values: Vec<(String, Value)> = vec![
-            ("loss".into(), number(losses.total)),
-            ("lr".into(), number(s.settings.lr)),
-            ("weight_decay".into(), number(s.settings.weight_decay)),
-            ("teacher_momentum".into(), number(s.settings.teacher_momentum)),
-            ("teacher_temp".into(), number(s.teacher_temp)),
-            ("network".into(), json!(s.network.to_string())),
-            ("skipped".into(), json!(self.skipped.0)),
-            ("images".into(), json!(seen)),
-            ("epoch".into(), number(epoch)),
-            ("effective_epoch".into(), number(epoch * self.config.effective_epochs_per_epoch())),
-        ];
-        values.extend(losses.components.iter().map(|(name, v)| (name.clone(), number(*v))));
-        let modules = self.model.student.values().layout().modules().iter().zip(&gradients.norms);
-        values.extend(modules.map(|(module, norm)| (format!("grad_norm.{module}"), number(*norm))));
-        let health = s.records[0].health()?;
-        for head in health.iter().flat_map(|h| &h.heads) {
-            values.push((format!("target_entropy_{}", head.index), number(head.entropy)));
-            values.push((format!("target_kl_{}", head.index), number(head.kl)));
-        }
-        values.extend(health.iter().map(|h| ("feature_std".to_string(), number(h.feature_std))));
+        let waited = self.loader.waited().as_secs_f64();
+        let waiting = waited / seconds.max(1e-9);
+        self.reports.progress.step(done, Some(Shown { loss, waiting }), lr);
+        let pace = self.reports.progress.images_per_second();
         let time = [
-            ("images_per_second", self.reports.progress.images_per_second()),
+            ("images_per_second", pace),
             ("elapsed", self.earlier.as_secs_f64() + seconds),
-            ("waited_for_images", self.loader.waited().as_secs_f64()),
+            ("waited_for_images", waited),
             ("waiting_share", waiting),
             ("left", self.reports.progress.left(done).as_secs_f64()),
             // how far ahead the loader is depends on the clock
             ("bad_samples", self.bad.len() as f64),
         ];
-        let named: Vec<(&str, Value)> = values.iter().map(|(name, v)| (name.as_str(), v.clone())).collect();
-        self.reports.values(s.step, &named, &time);
+        self.reports.values(numbers.step, &numbers.values(&self.config, self.images), &time);
         self.reports.note(&format!(
-            "step {done}/{}: loss {:.4}, lr {:.2e}, epoch {epoch:.2}, {:.1} images/s, {:.0}% waiting for images",
+            "step {done}/{}: loss {loss:.4}, lr {lr:.2e}, epoch {:.2}, {pace:.1} images/s, {:.0}% waiting for images",
             self.config.total_steps(),
-            losses.total,
-            s.settings.lr,
-            time[0].1,
+            numbers.seen(&self.config) as f64 / self.images as f64,
             100.0 * waiting
         ));
-        for warning in self.health.judge(s.step, losses.total, health.as_ref()) {
+        for warning in self.health.judge(numbers.step, loss, numbers.health.as_ref()) {
             self.reports.warn(&warning);
         }
-        Ok(())
     }
 
     /// Names new unreadable images; too many of them end the run.

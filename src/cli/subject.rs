@@ -1,0 +1,62 @@
+//! Which network of which checkpoint a command is about.
+
+use std::path::PathBuf;
+
+use clap::Args;
+
+use crate::error::{Error, Result};
+use crate::models::grid::Network;
+use crate::tensor::{Device, DeviceChoice};
+use crate::train::save::Teacher;
+use crate::weights::networks::choose;
+
+/// A sub-network of a checkpoint, and what it is run on.
+#[derive(Debug, Clone, Args)]
+pub struct SubjectArgs {
+    /// A run's folder (its newest checkpoint is taken) or a checkpoint's
+    #[arg(long, value_name = "DIR")]
+    pub checkpoint: PathBuf,
+    /// WIDTHxDEPTH, smallest, middle, intact, small, base or large
+    #[arg(long, value_name = "NETWORK", default_value = "intact")]
+    pub network: String,
+    /// Pixels a side that images are brought to, a multiple of the patch size [default: the global crops']
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<usize>,
+    /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: DeviceChoice,
+}
+
+/// A sub-network that is ready to be run.
+pub(super) struct Subject {
+    pub teacher: Teacher,
+    pub network: Network,
+    /// Pixels a side of the images.
+    pub size: usize,
+    pub device: Device,
+}
+
+impl SubjectArgs {
+    pub(super) fn open(&self) -> Result<Subject> {
+        let device = Device::open(&self.device)?;
+        let teacher = Teacher::open(&self.checkpoint, &device)?;
+        let networks = choose(&teacher.grid, &[&self.network])?;
+        let [network] = networks[..] else {
+            return Err(Error::Usage(format!("`{}` is more than one sub-network; give one", self.network)));
+        };
+        Ok(Subject { size: image_size(self.size, &teacher)?, teacher, network, device })
+    }
+}
+
+/// The images' side that was asked for, or the one the teacher was trained with.
+pub(super) fn image_size(asked: Option<usize>, teacher: &Teacher) -> Result<usize> {
+    let patch = teacher.config.student.patch_size;
+    let size = asked.unwrap_or(teacher.config.crops.global_crops_size);
+    match size >= patch && size.is_multiple_of(patch) && size <= 4096 {
+        true => Ok(size),
+        false => Err(Error::Usage(format!(
+            "--size {size} is no multiple of the patch size {patch} up to 4096, for example {}",
+            size.clamp(patch, 4096).next_multiple_of(patch)
+        ))),
+    }
+}
