@@ -297,6 +297,9 @@ fn a_resumed_run_can_have_other_settings() {
     assert!(log.contains("resumed after 4 of 6 steps") && log.contains("step 6/6"), "{log}");
     let config = std::fs::read_to_string(Path::new(&dir).join("config.toml")).unwrap();
     assert!(config.contains("total_steps = 6") && config.contains("batch_size_per_gpu = 4"));
+    let out =
+        program(&["train", "--out", &dir, "--resume", "--device=cpu", "--steps=7", "--data=shapes:700"]);
+    assert!(out.status.success() && text(&out.stderr).contains("had 600"), "{}", text(&out.stderr));
     // another model cannot take the checkpoint
     let wider = ["train", "--out", &dir, "--resume", "--device=cpu", "student.max_embed_dim=128"];
     refused(&wider, 1, &["safetensors", "128"]);

@@ -19,6 +19,7 @@ use crate::train::tensor_writer::TensorSpec;
 
 /// The numbers beside the tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct RunState {
     /// Steps done.
     pub step: u64,
@@ -28,6 +29,8 @@ pub struct RunState {
     pub skipped: u64,
     /// Seed of the run.
     pub seed: u64,
+    /// Images of the data set.
+    pub images: u64,
     /// Length of `metrics.jsonl` when the checkpoint was taken, in bytes.
     pub metrics_bytes: u64,
     /// Time spent training so far, in seconds.

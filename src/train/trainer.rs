@@ -145,6 +145,13 @@ impl Trainer {
             }
             (None, false) => {}
         }
+        if found.is_some() && state.images != train.len() as u64 {
+            reports.warn(&format!(
+                "the data set has {} images and had {}: from here on they come in another order",
+                train.len(),
+                state.images
+            ));
+        }
         if let Some(path) = start.init.as_deref().filter(|_| found.is_none()) {
             initialise(&model, path, &mut reports)?;
         }
@@ -455,6 +462,7 @@ impl Trainer {
             applied: self.model.optimizer.applied,
             skipped: self.skipped.0,
             seed: self.config.train.seed,
+            images: self.images as u64,
             metrics_bytes: self.reports.synced_metrics()?,
             seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
         };
