@@ -55,6 +55,10 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         c.local_crops_size
     );
     say!("  prototypes        {:?}", config.dino.head_n_prototypes);
-    say!("  checkpoints       every {} steps", config.checkpoint_period());
+    let minutes = match config.train.saveckp_minutes {
+        0 => String::new(),
+        minutes => format!(", and every {minutes} minutes"),
+    };
+    say!("  checkpoints       every {} steps{minutes}", config.checkpoint_period());
     Ok(())
 }

@@ -185,6 +185,8 @@ pub struct Train {
     pub num_workers: usize,
     /// Epochs between checkpoints.
     pub saveckp_freq: usize,
+    /// Minutes after which a checkpoint is written in any case; 0 for epochs alone.
+    pub saveckp_minutes: usize,
     /// Newest checkpoints kept; older ones are removed. 0 keeps all.
     pub keep_checkpoints: usize,
     /// Every so many-th checkpoint is kept for good; 0 for none.
@@ -209,6 +211,7 @@ impl Default for Train {
             seed: 0,
             num_workers: 0,
             saveckp_freq: 20,
+            saveckp_minutes: 30,
             keep_checkpoints: 3,
             keep_every: 0,
             halt_after_skips: 100,
@@ -266,8 +269,9 @@ impl Default for Evaluation {
             eval_period_iterations: 27680,
             train: String::new(),
             val: String::new(),
-            train_images: 0,
-            val_images: 0,
+            // minutes at a time on a GPU, however many images there are
+            train_images: 50_000,
+            val_images: 10_000,
             k: vec![10, 20, 100, 200],
             temperature: 0.07,
             networks: vec!["smallest".into(), "middle".into(), "intact".into()],

@@ -256,6 +256,7 @@ impl Config {
         whole("train.accumulation_steps", r.accumulation_steps, 1, 1 << 16, 1)?;
         whole("train.num_workers", r.num_workers, 0, 1024, 0)?;
         whole("train.saveckp_freq", r.saveckp_freq, 1, 1_000_000, 20)?;
+        whole("train.saveckp_minutes", r.saveckp_minutes, 0, 1 << 20, 30)?;
         whole("train.log_every", r.log_every, 1, 1_000_000, 10)?;
         number("data.max_bad_fraction", d.max_bad_fraction, 0.0, 1.0, 0.01)?;
         number("data.held_out", d.held_out, 0.0, 0.9, 0.1)?;

@@ -99,6 +99,8 @@ pub struct Trainer {
     /// Steps skipped, and how many of them in a row until now.
     skipped: (u64, usize),
     started: Instant,
+    /// When a checkpoint was last written, or tried to be.
+    saved: Instant,
     /// Time spent by earlier processes.
     earlier: Duration,
 }
@@ -186,6 +188,7 @@ impl Trainer {
             stop_after: usize::MAX,
             skipped: (state.skipped, 0),
             started: Instant::now(),
+            saved: Instant::now(),
             earlier: Duration::try_from_secs_f64(state.seconds).unwrap_or_default(),
         })
     }
@@ -219,7 +222,7 @@ impl Trainer {
             done += 1;
             self.model.device.submit()?;
             let evaluates = eval_period > 0 && done % eval_period == 0 && done < total;
-            let saves = done % period == 0 && done < total;
+            let saves = (done % period == 0 || self.save_is_due()) && done < total;
             if evaluates || saves || self.halts() {
                 self.settle(in_flight.take())?;
             }
@@ -455,8 +458,15 @@ impl Trainer {
         ))
     }
 
+    /// Whether the last checkpoint is older than it may be.
+    fn save_is_due(&self) -> bool {
+        let minutes = self.config.train.saveckp_minutes as u64;
+        minutes > 0 && self.saved.elapsed() >= Duration::from_secs(60 * minutes)
+    }
+
     /// Writes a checkpoint and removes those that are not kept.
     fn save(&mut self, done: usize) -> Result<PathBuf> {
+        self.saved = Instant::now();
         let state = RunState {
             step: done as u64,
             applied: self.model.optimizer.applied,
