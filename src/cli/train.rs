@@ -24,6 +24,12 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
         None => args.load_config(1)?,
         Some((_, stored)) => args.resumed_config(stored.clone(), 1)?,
     };
+    if let Some(init) = args.init.as_deref().filter(|path| !path.exists()) {
+        return Err(Error::file(
+            init,
+            "no such file; --init takes a safetensors file or a checkpoint's folder",
+        ));
+    }
     let source = data::open(&config.data.spec)?;
     let device = Device::open(&args.device)?;
     let shows = |text: String| {
