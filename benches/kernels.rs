@@ -7,10 +7,13 @@ use criterion::Criterion;
 use poa_gpu::autograd::{Tape, Var};
 use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use poa_gpu::ops::attention::{SequenceGroup, attention};
+use poa_gpu::ops::conv::{Conv, MapShape, conv2d};
 use poa_gpu::ops::layer_norm::layer_norm;
-use poa_gpu::ops::matmul::{Matrix, Options, matmul};
+use poa_gpu::ops::matmul::window::{Window, window_gradient, window_product};
+use poa_gpu::ops::matmul::{Force, Matrix, Options, matmul};
 use poa_gpu::ops::prototype_loss::{LossRow, LossRows, PrototypeLoss, Segment, prototype_loss};
 use poa_gpu::ops::sinkhorn::sinkhorn;
+use poa_gpu::ops::strided_copy::strided_copy;
 use poa_gpu::optim::adamw::{AdamW, AdamWConfig, Multipliers, StepSettings};
 use poa_gpu::tensor::{DType, Tensor};
 
@@ -19,8 +22,9 @@ use crate::support::{Bench, Work};
 type Run = fn(&mut Criterion, &Bench);
 
 pub fn all(c: &mut Criterion, bench: &Bench) {
-    let runs: [(&str, Run); 6] = [
+    let runs: [(&str, Run); 7] = [
         ("matmul", matmuls),
+        ("conv", convolutions),
         ("layernorm", layer_norms),
         ("attention", attentions),
         ("cross_entropy", cross_entropies),
@@ -57,6 +61,51 @@ fn matmuls(c: &mut Criterion, bench: &Bench) {
         let work = Work { flops: 2.0 * (m * n * k) as f64, bytes: 4.0 * (m * k + n * k + m * n) as f64 };
         bench.measure(c, &format!("matmul/{m}x{n}x{k}"), work, 7, product);
     }
+}
+
+/// A 3×3 convolution of the third stage of a ResNet and its gradients, beside the product of that size.
+fn convolutions(c: &mut Criterion, bench: &Bench) {
+    let (shape, channels) = (MapShape { images: 64, height: 14, width: 14 }, 256);
+    let (m, k) = (shape.rows(), 9 * channels);
+    let maps = |seed| bench.random(seed, &[m, channels]);
+    let four = |t: &Tensor| t.reshape(&[shape.images, shape.height, shape.width, channels]).unwrap();
+    let (x, dy, out) = (maps(1), maps(2), maps(3));
+    let weight = bench.random(4, &[channels, channels, 3, 3]);
+    let conv = Conv { weight: Var::constant(weight.clone()), stride: 1, padding: 1, alpha: 1.0 };
+    let var = Var::constant(x.clone());
+    let forward = || conv2d(&Tape::no_grad(), &var, shape, &conv).unwrap().0;
+    let (a, w) = (x.to_vec::<f32>().unwrap(), weight.to_vec::<f32>().unwrap());
+    let corner = (0..4 * channels)
+        .map(|i| {
+            let (tap, ch) = (i / channels, i % channels);
+            let (row, column) = (tap / 2, tap % 2);
+            let tap = (row + 1) * 3 + column + 1;
+            a[(row * shape.width + column) * channels + ch] as f64 * w[ch * 9 + tap] as f64
+        })
+        .sum();
+    close("conv", forward().value().to_vec::<f32>().unwrap()[0], corner);
+    let work = Work {
+        flops: 2.0 * (m * channels * k) as f64,
+        bytes: 4.0 * (2 * m * channels + k * channels) as f64,
+    };
+    let matrix = bench.random(5, &[m, k]);
+    let flat = weight.reshape(&[channels, k]).unwrap();
+    bench.measure(c, &format!("conv/matmul {m}x{channels}x{k}"), work, 5, || {
+        let b = Matrix::new(&flat).unwrap().t();
+        matmul(&Matrix::new(&matrix).unwrap(), &b, &Matrix::new(&out).unwrap(), &Options::default()).unwrap();
+    });
+    bench.measure(c, "conv/forward 3x3 256 14x14x64", work, 5, || drop(forward()));
+    let taps = bench.random(6, &[3, 3, channels, channels]);
+    let window = Window { step: 1, start: [-1, -1], reversed: true };
+    let (maps, places) = (four(&dy), four(&out));
+    bench.measure(c, "conv/input gradient 3x3 256 14x14x64", work, 5, || {
+        window_product(&maps, window, &taps.transpose(2, 3), &places, 1.0, false, Force::default()).unwrap();
+    });
+    let official = weight.transpose(0, 2).transpose(1, 3).transpose(2, 3);
+    bench.measure(c, "conv/weight gradient 3x3 256 14x14x64", work, 5, || {
+        window_gradient(&four(&x), Window::new(1, 1), &maps, &taps, 1.0, Force::default()).unwrap();
+        strided_copy(&official, &taps, true).unwrap();
+    });
 }
 
 fn layer_norms(c: &mut Criterion, bench: &Bench) {

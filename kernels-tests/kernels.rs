@@ -7,6 +7,8 @@ mod support;
 mod adamw;
 #[path = "kernels/attention.rs"]
 mod attention;
+#[path = "kernels/conv.rs"]
+mod conv;
 #[path = "kernels/cross_entropy.rs"]
 mod cross_entropy;
 #[path = "kernels/elementwise.rs"]
@@ -23,6 +25,8 @@ mod label_cross_entropy;
 mod layer_norm;
 #[path = "kernels/linear.rs"]
 mod linear;
+#[path = "kernels/maps.rs"]
+mod maps;
 #[path = "kernels/matmul.rs"]
 mod matmul;
 #[path = "kernels/patch_embed.rs"]

@@ -30,6 +30,28 @@ fn hold_on_an_adapter() {
     check(&Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter"));
 }
 
+fn check_resnet(device: &Device) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/resnet");
+    let done = replay(&Fixture::open(&folder).unwrap(), device).unwrap();
+    assert_eq!(done.checks.len(), 6, "losses, norms, gradients, student and teacher values, features");
+    for c in &done.checks {
+        println!("{:<20} {:>3} compared, worst {:.1e} at {}", c.kind, c.compared, c.worst, c.at);
+        assert!(c.passes(), "{} on {}: {c:?}", c.kind, device.kind());
+    }
+    let compared: usize = done.checks.iter().map(|c| c.compared).sum();
+    assert_eq!(compared, 36 + 6 + 3 * 131 + 6, "every recorded quantity is compared");
+}
+
+#[test]
+fn of_a_resnet_hold_on_the_cpu_device() {
+    check_resnet(&Device::cpu());
+}
+
+#[test]
+fn of_a_resnet_hold_on_an_adapter() {
+    check_resnet(&Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter"));
+}
+
 #[test]
 fn the_dump_holds_every_recorded_name() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/vit");

@@ -55,6 +55,21 @@ fn schedules_without_warm_up_stay_finite() {
 }
 
 #[test]
+fn groups_of_a_resnet_equal_the_record() {
+    let record = fixture("resnet/fixture.json");
+    let depths: Vec<usize> = serde_json::from_value(record["student"]["max_depths"].clone()).unwrap();
+    let rule = LayerRule::resnet(depths.try_into().unwrap());
+    let decay = record["optim"]["layerwise_decay"].as_f64().unwrap();
+    let close = |a: f64, b: &Value| (a - b.as_f64().unwrap()).abs() <= 1e-12;
+    for (name, expected) in record["param_groups"].as_object().unwrap() {
+        let got = param_group(name, &rule, decay, 0.2);
+        assert!(close(got.lr_multiplier, &expected["lr_multiplier"]), "{name}: {got:?}, expected {expected}");
+        assert!(close(got.wd_multiplier, &expected["wd_multiplier"]), "{name}: {got:?}, expected {expected}");
+        assert_eq!(got.is_last_layer, expected["is_last_layer"].as_bool().unwrap(), "{name}");
+    }
+}
+
+#[test]
 fn groups_equal_the_record() {
     let record = fixture("vit/fixture.json");
     let depth = record["student"]["max_depth"].as_u64().unwrap() as usize;

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::config::Student;
 use poa_gpu::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
+use poa_gpu::models::resnet::ResNetShape;
 use poa_gpu::models::vit::{VitSizes, vit_specs};
 use poa_gpu::nn::parameters::{Init, ParameterSpec};
 use poa_gpu::ops::position::bicubic_matrix;
 use poa_gpu::train::checkpoint::CheckpointWriter;
 use poa_gpu::train::tensor_file::TensorFile;
 use poa_gpu::train::tensor_writer::{TensorSpec, write_tensors};
+use poa_gpu::verify::Fixture;
 use poa_gpu::weights::extract::Extraction;
 use poa_gpu::weights::import::{Import, Outcome};
 use poa_gpu::weights::names::{Format, official_name};
@@ -403,7 +405,7 @@ fn folders_stand_for_their_teacher() {
     let teacher = TensorFile::open(teacher_path()).unwrap();
     let cut = Extraction::new(&teacher, &recorded(), network(32, 3)).unwrap();
     cut.write(&dir, Format::Timm).unwrap();
-    let import = Import::open(&dir, &all_specs(cut.sizes())).unwrap();
+    let import = Import::open(&dir, &all_specs(cut.vit_sizes().unwrap())).unwrap();
     let norm = teacher.read_f32("backbone.norm.norm.bias").unwrap();
     assert_eq!(read(&import, "backbone.norm.norm.bias"), norm[..32]);
 }
@@ -456,4 +458,39 @@ fn what_does_not_fit_is_said() {
     assert!(problem().contains("is not a safetensors file"));
     std::fs::remove_file(&path).unwrap();
     assert!(problem().contains("a.safetensors: cannot be read"));
+}
+
+/// The ResNet of the recorded run.
+fn recorded_resnet() -> ResNetShape {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/resnet");
+    ResNetShape::from_config(&Fixture::open(&folder).unwrap().config().unwrap())
+}
+
+#[test]
+fn a_resnet_is_cut_renumbered_and_its_factors_folded() {
+    let path =
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/resnet/teacher.safetensors");
+    let teacher = TensorFile::open(&path).unwrap();
+    let shape = recorded_resnet();
+    let of = Network::staged(6, [2, 2, 3, 2]);
+    let cut = Extraction::of_resnet(&teacher, &shape, of, Format::Poa).unwrap();
+    // of four blocks three are the first, the second and the last
+    let name = "layer3.2.conv2.weight";
+    let got = cut.read(Format::Poa, name).unwrap();
+    let all = teacher.read_f32("backbone.layer3.layers.3.conv2.conv.weight").unwrap();
+    let (middle, most) = (24, 32);
+    assert_eq!(got.len(), middle * middle * 9);
+    for (i, value) in got.iter().enumerate() {
+        let (out, input, tap) = (i / 9 / middle, i / 9 % middle, i % 9);
+        assert_eq!(*value, all[(out * most + input) * 9 + tap] * (most as f32 / middle as f32));
+    }
+    let norm = cut.read(Format::Poa, "layer3.2.bn2.weight").unwrap();
+    let all = teacher.read_f32("backbone.layer3.layers.3.norm2.weight").unwrap();
+    assert_eq!(norm, all[..middle]);
+    let names: Vec<String> = cut.tensors(Format::Poa).into_iter().map(|t| t.name).collect();
+    assert!(names.contains(&"conv1.weight".to_string()) && names.contains(&"bn1.bias".to_string()));
+    assert!(names.contains(&"layer1.0.downsample.1.weight".to_string()), "{names:?}");
+    let problem = |format| Extraction::of_resnet(&teacher, &shape, of, format).unwrap_err().to_string();
+    assert!(problem(Format::Timm).contains("--format poa"));
+    assert!(problem(Format::Dinov2).contains("no ResNets"));
 }

@@ -5,7 +5,8 @@
 // Grid: one workgroup a tile, batch and part of K, folded. Workgroup: one subgroup.
 // Lane l makes columns 4l..4l+3 of the tile. Four steps of K are taken at once; for them and every eight rows a lane
 // loads one vector of A: its row and four k, or where A_ALONG_M its k (l mod 4) and four rows. Where A_VEC4, B_VEC4
-// operands are aligned and a vector is one load (a third of the time of four).
+// operands are aligned and a vector is one load (a third of the time of four). What is read of A: include/left.wgsl,
+// include/left_window.wgsl.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
@@ -36,6 +37,12 @@ const SHORT_SUM: u32 = 32u;
 var<workgroup> parked: array<vec4<f32>, 8u * ROWS>;
 var<private> sums: array<vec4<f32>, ROWS>;
 var<private> left: array<vec4<f32>, BLOCKS>;
+
+#ifdef WINDOW
+#include "left_window.wgsl"
+#else
+#include "left.wgsl"
+#endif
 
 // sums += x·right for eight rows, where lane r holds row r's x.
 fn add_rows(s: u32, x: f32, right: vec4<f32>) {
@@ -81,49 +88,26 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
     // rows and columns past the edge repeat the last one; they are not written
     var col_at: array<u32, 4>;
     for (var j = 0u; j < 4u; j++) {
-        col_at[j] = job.b + at(min(col + j, p.n - 1u), p.n_group, p.b_n, p.b_n_far);
+        col_at[j] = job.b + b_col(min(col + j, p.n - 1u));
     }
 #ifdef B_VEC4
 #ifndef B_ALONG_K
-    col_at[0] = job.b + at(min(col, p.n - 4u), p.n_group, p.b_n, p.b_n_far);
+    col_at[0] = job.b + b_col(min(col, p.n - 4u));
 #endif
 #endif
-    var row_at: array<u32, BLOCKS>;
-    for (var i = 0u; i < BLOCKS; i++) {
-        row_at[i] = job.a + at(min(job.row + 8u * i + lane, p.m - 1u), p.m_group, p.a_m, p.a_m_far);
-    }
-#ifdef A_VEC4
-#ifdef A_ALONG_M
-    var quad_at: array<u32, BLOCKS>;
-    for (var i = 0u; i < BLOCKS; i++) {
-        quad_at[i] = job.a + (lane % 4u) * p.a_k
-            + at(min(job.row + 8u * i + (lane & 4u), p.m - 4u), p.m_group, p.a_m, p.a_m_far);
-    }
-#endif
-#endif
+    find_rows(job, lane);
     for (var i = 0u; i < ROWS; i++) {
         sums[i] = vec4(0.0);
         parked[8u * i + lane] = vec4(0.0);
     }
     for (var group = 0u; group < p.k_groups; group++) {
-        let a_from = group * p.a_k_far;
-        let b_from = group * p.b_k_far;
+        enter_group(job, group);
+        let b_from = b_group(group);
         var k = job.first;
         for (; k + 4u <= job.last; k += 4u) {
             // long sums are made of short ones, which rounds less; every lane parks and takes back its own: no barrier
             if (k - job.first) % SHORT_SUM == SHORT_SUM - 4u { park(lane); }
-            for (var i = 0u; i < BLOCKS; i++) {
-#ifdef A_VEC4
-#ifdef A_ALONG_M
-                left[i] = a[(quad_at[i] + a_from + k * p.a_k) / 4u];
-#else
-                left[i] = a[(row_at[i] + a_from + k) / 4u];
-#endif
-#else
-                let from_ = row_at[i] + a_from + k * p.a_k;
-                left[i] = vec4(a[from_], a[from_ + p.a_k], a[from_ + 2u * p.a_k], a[from_ + 3u * p.a_k]);
-#endif
-            }
+            load_four(k);
 #ifdef B_VEC4
 #ifdef B_ALONG_K
             let c0 = b[(col_at[0] + b_from + k) / 4u];
@@ -156,9 +140,8 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
         for (; k < job.last; k++) {
             var right: vec4<f32>;
             for (var j = 0u; j < 4u; j++) { right[j] = b_element(col_at[j] + b_from + k * p.b_k); }
-            for (var i = 0u; i < BLOCKS; i++) {
-                add_rows(8u * i, a_element(row_at[i] + a_from + k * p.a_k), right);
-            }
+            load_one(job, k);
+            for (var i = 0u; i < BLOCKS; i++) { add_rows(8u * i, left[i].x, right); }
         }
     }
     park(lane);
@@ -166,9 +149,9 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
     let cols = min(4u, max(p.n, col) - col);
     for (var i = 0u; i < rows; i++) {
         let row = job.row + i;
-        let to = job.c + at(row, p.m_group, p.c_m, p.c_m_far);
+        let to = job.c + c_row(row);
         for (var j = 0u; j < cols; j++) {
-            finish(to + at(col + j, p.n_group, p.c_n, p.c_n_far), row, col + j, parked[8u * i + lane][j]);
+            finish(to + c_col(col + j), row, col + j, parked[8u * i + lane][j]);
         }
     }
 }

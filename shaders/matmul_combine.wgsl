@@ -21,7 +21,6 @@ fn combine(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         total += partial[from_];
         from_ += size;
     }
-    let to = p.c_offset + batch * p.c_batch + at(row, p.m_group, p.c_m, p.c_m_far)
-        + at(col, p.n_group, p.c_n, p.c_n_far);
+    let to = p.c_offset + batch * p.c_batch + c_row(row) + c_col(col);
     finish(to, row, col, total);
 }

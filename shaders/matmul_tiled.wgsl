@@ -17,6 +17,8 @@ const RUNS_M: u32 = TM / 4u;
 const RUNS_N: u32 = TN / 4u;
 const A_ROW: u32 = BM / 4u + 1u;
 const B_ROW: u32 = BN / 4u + 1u;
+// Elements of A that an invocation stages at a time.
+const A_LOADS: u32 = BM * BK / WG;
 
 var<workgroup> a_tile: array<vec4<f32>, BK * A_ROW>;
 var<workgroup> b_tile: array<vec4<f32>, BK * B_ROW>;
@@ -30,10 +32,23 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
     let y = lane / ACROSS;
     var sums: array<vec4<f32>, TM * RUNS_N>;
     for (var group = 0u; group < p.k_groups; group++) {
+#ifdef WINDOW
+#ifndef A_ALONG_M
+        // an invocation's elements are in the same rows every time
+        var row_at: array<u32, A_LOADS>;
+        for (var t = 0u; t < A_LOADS; t++) {
+            row_at[t] = OUTSIDE;
+            let row = job.row + (lane + t * WG) / BK;
+            if row < p.m { row_at[t] = tap_at(spot(row), group); }
+        }
+#endif
+#else
         let a_from = job.a + group * p.a_k_far;
-        let b_from = job.b + group * p.b_k_far;
+#endif
+        let b_from = job.b + b_group(group);
         for (var k0 = job.first; k0 < job.last; k0 += BK) {
-            for (var i = lane; i < BM * BK; i += WG) {
+            for (var t = 0u; t < A_LOADS; t++) {
+                let i = lane + t * WG;
 #ifdef A_ALONG_M
                 let r = i % BM;
                 let k = i / BM;
@@ -43,7 +58,16 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
 #endif
                 var value = 0.0;
                 if job.row + r < p.m && k0 + k < job.last {
-                    value = a[a_from + at(job.row + r, p.m_group, p.a_m, p.a_m_far) + (k0 + k) * p.a_k];
+#ifdef WINDOW
+#ifdef A_ALONG_M
+                    let pixel = tap_at(spot(k0 + k), job.batch);
+                    if pixel != OUTSIDE { value = a[job.a + pixel + job.row + r]; }
+#else
+                    if row_at[t] != OUTSIDE { value = a[job.a + row_at[t] + k0 + k]; }
+#endif
+#else
+                    value = a[a_from + a_row(job.row + r) + (k0 + k) * p.a_k];
+#endif
                 }
                 a_tile[k * A_ROW + r / 4u][r % 4u] = value;
             }
@@ -57,7 +81,7 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
 #endif
                 var value = 0.0;
                 if job.col + r < p.n && k0 + k < job.last {
-                    value = b[b_from + at(job.col + r, p.n_group, p.b_n, p.b_n_far) + (k0 + k) * p.b_k];
+                    value = b[b_from + b_col(job.col + r) + (k0 + k) * p.b_k];
                 }
                 b_tile[k * B_ROW + r / 4u][r % 4u] = value;
             }
@@ -82,11 +106,11 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
     for (var i = 0u; i < TM; i++) {
         let row = job.row + ((i / 4u) * DOWN + y) * 4u + i % 4u;
         if row >= p.m { continue; }
-        let to = job.c + at(row, p.m_group, p.c_m, p.c_m_far);
+        let to = job.c + c_row(row);
         for (var j = 0u; j < TN; j++) {
             let col = job.col + ((j / 4u) * ACROSS + x) * 4u + j % 4u;
             if col < p.n {
-                finish(to + at(col, p.n_group, p.c_n, p.c_n_far), row, col, sums[i * RUNS_N + j / 4u][j % 4u]);
+                finish(to + c_col(col), row, col, sums[i * RUNS_N + j / 4u][j % 4u]);
             }
         }
     }

@@ -5,8 +5,23 @@
 // K may be cut into `parts` of `k_part` (of one group): then C is a scratch of partial sums [batches·parts, m, n], which
 // `combine` of matmul_combine.wgsl sums in order.
 // Where A_VEC4 or B_VEC4 the operand is aligned for vectors of four and bound as such.
+// Where WINDOW the rows of A (its columns, where A_ALONG_M) are windows over the pixels of images, as convolutions have
+// them; then the parameters are others and the places are worked out in window.wgsl. C's rows are then pixels too
+// (where A_ALONG_M: dense rows, a matrix for every tap of the window).
 // Epilogues (defines): none, BIAS, BIAS + GELU (+ SAVE_PRE), GELU_GRAD. C is written (=), or added to (+=) where
 // ACCUMULATE.
+#ifdef WINDOW
+struct Params {
+    m: u32, n: u32, k: u32, k_groups: u32,
+    a_offset: u32, b_offset: u32, c_offset: u32,
+    grid_h: u32, grid_w: u32, step: u32, top: u32, left: u32, height: u32, width: u32, taps_x: u32,
+    a_image: u32, a_row: u32, a_pixel: u32,
+    b_k: u32, b_n: u32, b_tap_y: u32, b_tap_x: u32,
+    c_image: u32, c_row: u32, c_m: u32, c_batch: u32,
+    batches: u32, parts: u32, k_part: u32,
+    alpha: f32,
+}
+#else
 struct Params {
     m: u32, m_group: u32, a_m: u32, a_m_far: u32, c_m: u32, c_m_far: u32,
     n: u32, n_group: u32, b_n: u32, b_n_far: u32, c_n: u32, c_n_far: u32,
@@ -17,6 +32,7 @@ struct Params {
     alpha: f32,
     bias_offset: u32, pre_offset: u32, pre_stride: u32,
 }
+#endif
 
 @group(0) @binding(0) var<storage, read_write> c: array<f32>;
 #ifdef COMBINE
@@ -52,6 +68,9 @@ struct Params {
 #endif
 #endif
 
+#ifdef WINDOW
+#include "window.wgsl"
+#else
 // Place of element i of an axis in memory.
 fn at(i: u32, group: u32, near: u32, far: u32) -> u32 {
 #ifdef GROUPED
@@ -61,8 +80,18 @@ fn at(i: u32, group: u32, near: u32, far: u32) -> u32 {
 #endif
 }
 
+// Places of a row of A, a column of B, a row and a column of C.
+fn a_row(i: u32) -> u32 { return at(i, p.m_group, p.a_m, p.a_m_far); }
+fn b_col(j: u32) -> u32 { return at(j, p.n_group, p.b_n, p.b_n_far); }
+fn c_row(i: u32) -> u32 { return at(i, p.m_group, p.c_m, p.c_m_far); }
+fn c_col(j: u32) -> u32 { return at(j, p.n_group, p.c_n, p.c_n_far); }
+
+// Where a group of K begins in B.
+fn b_group(group: u32) -> u32 { return group * p.b_k_far; }
+#endif
+
 // A workgroup's share: rows from `row`, columns from `col`, and in every group of K the range first..last.
-struct Job { valid: bool, row: u32, col: u32, first: u32, last: u32, a: u32, b: u32, c: u32 }
+struct Job { valid: bool, batch: u32, row: u32, col: u32, first: u32, last: u32, a: u32, b: u32, c: u32 }
 
 // Neighbouring workgroups share rows of A and differ in columns.
 fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
@@ -72,9 +101,15 @@ fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
     let tile = index % tiles;
     let batch = z / p.parts;
     let first = (z % p.parts) * p.k_part;
-    return Job(batch < p.batches, (tile / across) * tile_rows, (tile % across) * tile_cols,
-               first, min(first + p.k_part, p.k),
-               p.a_offset + batch * p.a_batch, p.b_offset + batch * p.b_batch, p.c_offset + z * p.c_batch);
+#ifdef WINDOW
+    let a_from = p.a_offset;
+    let b_from = p.b_offset;
+#else
+    let a_from = p.a_offset + batch * p.a_batch;
+    let b_from = p.b_offset + batch * p.b_batch;
+#endif
+    return Job(batch < p.batches, batch, (tile / across) * tile_rows, (tile % across) * tile_cols,
+               first, min(first + p.k_part, p.k), a_from, b_from, p.c_offset + z * p.c_batch);
 }
 
 // Takes a product through the epilogue; `to` is the place of C[row, col].

@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::models::backbone;
-use crate::models::vit::Vit;
+use crate::models::backbone::{self, Backbone};
+use crate::models::grid::Network;
 use crate::train::checkpoint;
 use crate::train::save::{TEACHER, config_of};
+use crate::train::tensor_file::TensorFile;
 use crate::weights::extract::Extraction;
 use crate::weights::names::Format;
 use crate::weights::networks::choose;
@@ -45,10 +46,6 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
     let config = config_of(&checkpoint)?;
     let backbone = backbone::open(&config)?;
     let grid = backbone.grid();
-    let sizes = backbone.as_vit().map(Vit::sizes);
-    let Some(sizes) = sizes else {
-        return Err(Error::config("student.arch", "only ViTs can be extracted yet"));
-    };
     if args.list {
         say!(
             "{:<10} {:>14} {:>10}   at {} pixels",
@@ -73,11 +70,26 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             _ => out.join(network.to_string()),
         };
         refuse_run(&dir)?;
-        Extraction::new(&teacher, sizes, *network)?.write(&dir, args.format)?;
+        extraction(&*backbone, &teacher, *network, args.format)?.write(&dir, args.format)?;
         let c = backbone.cost(*network);
         say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, dir.display());
     }
     Ok(())
+}
+
+fn extraction<'a>(
+    backbone: &dyn Backbone,
+    teacher: &'a TensorFile,
+    network: Network,
+    format: Format,
+) -> Result<Extraction<'a>> {
+    if let Some(vit) = backbone.as_vit() {
+        return Extraction::new(teacher, vit.sizes(), network);
+    }
+    if let Some(resnet) = backbone.as_resnet() {
+        return Extraction::of_resnet(teacher, resnet.shape(), network, format);
+    }
+    Err(Error::config("student.arch", "sub-networks of this backbone cannot be extracted yet"))
 }
 
 /// A `config.json` beside a run's files would only confuse.

@@ -22,6 +22,8 @@ pub use run::{Blur, Centering, Crops, Data, Evaluation, Optim, ScalingRule, Trai
 const RECIPES: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/demo.toml")),
     ("small", include_str!("../../configs/small.toml")),
+    ("demo_resnet", include_str!("../../configs/demo_resnet.toml")),
+    ("resnet_ee2400", include_str!("../../configs/resnet_ee2400.toml")),
     ("vit_ee1200", include_str!("../../configs/vit_ee1200.toml")),
     ("bench_tiny", include_str!("../../configs/bench_tiny.toml")),
     ("bench_vit_s", include_str!("../../configs/bench_vit_s.toml")),

@@ -10,6 +10,9 @@ const INCLUDES: &[(&str, &str)] = &[
     ("math.wgsl", include_str!("../../shaders/include/math.wgsl")),
     ("reduce.wgsl", include_str!("../../shaders/include/reduce.wgsl")),
     ("matmul.wgsl", include_str!("../../shaders/include/matmul.wgsl")),
+    ("window.wgsl", include_str!("../../shaders/include/window.wgsl")),
+    ("left.wgsl", include_str!("../../shaders/include/left.wgsl")),
+    ("left_window.wgsl", include_str!("../../shaders/include/left_window.wgsl")),
     ("targets.wgsl", include_str!("../../shaders/include/targets.wgsl")),
 ];
 

@@ -120,6 +120,11 @@ pub trait Backbone {
     /// Elements of the largest tensor of a forward pass without gradients, for one image of `side` pixels.
     fn widest(&self, network: Network, side: usize) -> usize;
 
+    /// The ResNet, if it is one.
+    fn as_resnet(&self) -> Option<&ResNet> {
+        None
+    }
+
     /// The ViT, if it is one.
     fn as_vit(&self) -> Option<&Vit> {
         None

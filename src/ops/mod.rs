@@ -5,16 +5,21 @@
 
 pub mod attention;
 pub mod ceiling;
+pub mod collect;
+pub mod conv;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod fill;
 pub mod gather;
+pub mod group_norm;
 pub mod koleo;
 pub mod l2_normalize;
 pub mod label_cross_entropy;
 pub mod layer_norm;
 pub mod linear;
+pub mod mask_cells;
 pub mod matmul;
+pub mod max_pool;
 pub mod patch_embed;
 pub mod position;
 pub mod prototype_loss;
@@ -23,6 +28,7 @@ pub mod residual;
 pub mod segment_mean;
 pub mod sinkhorn;
 pub mod softmax;
+pub mod strided_copy;
 pub mod tokens;
 pub mod top_k;
 pub mod weight_norm;
@@ -34,15 +40,19 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
         attention::kernels(caps),
         ceiling::kernels(caps),
+        collect::kernels(caps),
         cross_entropy::kernels(caps),
         elementwise::kernels(caps),
         fill::kernels(caps),
         gather::kernels(caps),
+        group_norm::kernels(caps),
         koleo::kernels(caps),
         l2_normalize::kernels(caps),
         label_cross_entropy::kernels(caps),
         layer_norm::kernels(caps),
+        mask_cells::kernels(caps),
         matmul::kernels(caps),
+        max_pool::kernels(caps),
         patch_embed::kernels(caps),
         prototype_loss::kernels(caps),
         reduce::kernels(caps),
@@ -50,6 +60,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         segment_mean::kernels(caps),
         sinkhorn::kernels(caps),
         softmax::kernels(caps),
+        strided_copy::kernels(caps),
         tokens::kernels(caps),
         top_k::kernels(caps),
         weight_norm::kernels(caps),
@@ -71,6 +82,7 @@ pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
             a_aligned: true,
             b_aligned: true,
             grouped: false,
+            window: false,
             ending: matmul::Ending::Plain,
         };
         format!("{:?}", matmul::plan(&problem, caps).variant)

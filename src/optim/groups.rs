@@ -14,14 +14,16 @@ pub struct ParamGroup {
     pub module: String,
 }
 
+/// From a parameter's name to its id.
+pub type LayerId = Box<dyn Fn(&str) -> Option<usize>>;
+
 /// How deep in the network a parameter is, for the layer-wise decay of the learning rate.
-#[derive(Debug, Clone, Copy)]
 pub struct LayerRule {
     /// The id of the heads, which learn at the full rate.
     pub top: usize,
     /// The id of a backbone parameter, from its name without `backbone.`; `None` for whatever is beside the
     /// blocks, which learns at the full rate.
-    pub id: fn(&str) -> Option<usize>,
+    pub id: LayerId,
     /// Start of the names (without `backbone.`) that learn slower by `optim.patch_embed_lr_mult`.
     pub patch_embed: Option<&'static str>,
 }
@@ -29,7 +31,14 @@ pub struct LayerRule {
 impl LayerRule {
     /// The rule of a ViT of `depth` blocks: id 0 for what makes the tokens, then one id a block.
     pub fn vit(depth: usize) -> Self {
-        Self { top: depth + 1, id: vit_layer_id, patch_embed: Some("patch_embed.") }
+        Self { top: depth + 1, id: Box::new(vit_layer_id), patch_embed: Some("patch_embed.") }
+    }
+
+    /// The rule of a ResNet with so many blocks a stage: id 0 for first convolution, first norm and mask token, then one
+    /// id a block, counted through the stages; the heads have the last block's.
+    pub fn resnet(depths: [usize; 4]) -> Self {
+        let id = move |name: &str| resnet_layer_id(name, depths);
+        Self { top: depths.iter().sum(), id: Box::new(id), patch_embed: None }
     }
 }
 
@@ -40,6 +49,17 @@ fn vit_layer_id(name: &str) -> Option<usize> {
         "blocks" => rest.split('.').next()?.parse::<usize>().ok().map(|block| block + 1),
         _ => None,
     }
+}
+
+fn resnet_layer_id(name: &str, depths: [usize; 4]) -> Option<usize> {
+    let mut parts = name.split('.');
+    let first = parts.next()?;
+    if ["conv1", "norm1", "mask_token"].contains(&first) {
+        return Some(0);
+    }
+    let stage = first.strip_prefix("layer")?.parse::<usize>().ok()?.checked_sub(1)?;
+    let block = parts.nth(1)?.parse::<usize>().ok()?;
+    Some(depths.get(..stage)?.iter().sum::<usize>() + block + 1)
 }
 
 /// The group of a parameter: `layerwise_decay` and `patch_embed_lr_mult` are the settings of that name in section

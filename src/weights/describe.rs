@@ -16,7 +16,7 @@ const TIMM: [(&str, [usize; 3]); 4] = [
 ];
 
 /// Share of the resized image that evaluation keeps: 224 of 256 pixels.
-const CROP: f64 = 0.875;
+pub(super) const CROP: f64 = 0.875;
 
 /// What `config.json` says of a plain network of these sizes.
 pub fn describe(format: Format, sizes: &VitSizes) -> Value {
@@ -83,6 +83,6 @@ fn architecture(sizes: &VitSizes) -> &'static str {
 }
 
 /// The 64-bit float that is written as the 32-bit one is: 0.485, not 0.48500001430511475.
-fn decimal(x: f32) -> f64 {
+pub(super) fn decimal(x: f32) -> f64 {
     x.to_string().parse().unwrap_or(f64::from(x))
 }

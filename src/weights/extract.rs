@@ -8,10 +8,13 @@ use std::path::Path;
 
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
+use crate::models::resnet::{ResNetShape, resnet_specs};
 use crate::models::vit::{VitSizes, vit_specs};
+use crate::nn::parameters::ParameterSpec;
 use crate::train::tensor_file::TensorFile;
 use crate::train::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::weights::describe::describe;
+use crate::weights::describe_resnet::describe_resnet;
 use crate::weights::names::{Catalog, Format};
 
 /// File of the tensors in the folder of an extracted network.
@@ -23,9 +26,15 @@ pub const CONFIG: &str = "config.json";
 #[derive(Debug)]
 pub struct Extraction<'a> {
     teacher: &'a TensorFile,
-    /// Sizes of the plain network.
-    plain: VitSizes,
+    plain: Plain,
     parts: Vec<Part>,
+}
+
+/// Sizes of a plain network.
+#[derive(Debug)]
+enum Plain {
+    Vit(VitSizes),
+    ResNet(ResNetShape),
 }
 
 /// A parameter of the plain network and where it comes from.
@@ -37,6 +46,10 @@ struct Part {
     /// What the teacher's file calls the tensor it is cut from.
     source: String,
     source_shape: Vec<usize>,
+    /// Factor of its values.
+    alpha: f32,
+    /// Equal parts along the first axis, each of which is cut: queries, keys and values.
+    groups: usize,
 }
 
 impl<'a> Extraction<'a> {
@@ -51,30 +64,52 @@ impl<'a> Extraction<'a> {
                 sizes.width, sizes.depth, sizes.head_dim
             )));
         }
-        let catalog = Catalog::of(teacher);
-        let specs = vit_specs(sizes);
-        let intact: HashMap<&str, &[usize]> = specs.iter().map(|s| (s.name.as_str(), &s.shape[..])).collect();
         let blocks = block_ids(sizes.depth, depth);
         let plain = sizes.plain(network);
-        let mut parts = Vec::new();
-        for spec in vit_specs(&plain) {
-            let official = original_block(&spec.name, &blocks);
-            let source = catalog.find(&official).unwrap_or(&official);
-            let source_shape = intact.get(official.as_str()).copied().unwrap_or_default();
-            teacher.expect_shape(source, source_shape)?;
-            parts.push(Part {
-                source: source.to_string(),
-                source_shape: source_shape.to_vec(),
-                name: spec.name,
-                shape: spec.shape,
-            });
+        let mut parts = parts(teacher, &vit_specs(sizes), vit_specs(&plain), |name| {
+            renumbered(name, "backbone.blocks.", &blocks)
+        })?;
+        for part in &mut parts {
+            if part.name.ends_with(".linear.weight")
+                && let (Some(&most), Some(&input)) = (part.source_shape.last(), part.shape.last())
+            {
+                part.alpha = most as f32 / input as f32;
+            }
+            part.groups = if part.name.contains(".attn.qkv.") { 3 } else { 1 };
         }
-        Ok(Self { teacher, plain, parts })
+        Ok(Self { teacher, plain: Plain::Vit(plain), parts })
     }
 
-    /// Sizes of the plain network.
-    pub fn sizes(&self) -> &VitSizes {
-        &self.plain
+    /// As [`Self::new`], of a ResNet. What timm's ResNet cannot express is an error in that format; DINOv2 has none.
+    pub fn of_resnet(
+        teacher: &'a TensorFile,
+        shape: &ResNetShape,
+        network: Network,
+        format: Format,
+    ) -> Result<Self> {
+        shape.demand(network)?;
+        let plain = shape.plain(network);
+        describe_resnet(format, &plain)?;
+        let blocks: Vec<Vec<usize>> =
+            shape.depths.iter().zip(network.stages).map(|(most, depth)| block_ids(*most, depth)).collect();
+        let mut parts = parts(teacher, &resnet_specs(shape), resnet_specs(&plain), |name| {
+            let prefix = |stage: usize| format!("backbone.layer{}.layers.", stage + 1);
+            blocks.iter().enumerate().find_map(|(stage, ids)| renumbered(name, &prefix(stage), ids))
+        })?;
+        for part in &mut parts {
+            if part.name.ends_with(".conv2.conv.weight") || part.name.ends_with(".conv3.conv.weight") {
+                part.alpha = part.source_shape[1] as f32 / part.shape[1] as f32;
+            }
+        }
+        Ok(Self { teacher, plain: Plain::ResNet(plain), parts })
+    }
+
+    /// Sizes of the plain network, if it is a ViT.
+    pub fn vit_sizes(&self) -> Option<&VitSizes> {
+        match &self.plain {
+            Plain::Vit(sizes) => Some(sizes),
+            Plain::ResNet(_) => None,
+        }
     }
 
     /// Names and shapes of the plain network's tensors.
@@ -107,7 +142,11 @@ impl<'a> Extraction<'a> {
             write_tensors_with(partial, &specs, &[("format", "pt")], |name| self.read(format, name))
                 .map(|_| ())
         })?;
-        let text = format!("{:#}\n", describe(format, &self.plain));
+        let description = match &self.plain {
+            Plain::Vit(sizes) => describe(format, sizes),
+            Plain::ResNet(shape) => describe_resnet(format, shape)?,
+        };
+        let text = format!("{description:#}\n");
         put(&config, |partial| {
             File::create(partial)
                 .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
@@ -119,23 +158,16 @@ impl<'a> Extraction<'a> {
 impl Part {
     fn cut(&self, values: &[f32]) -> Vec<f32> {
         let (mut from, mut to) = (self.source_shape.clone(), self.shape.clone());
-        let alpha = match (from.last(), to.last()) {
-            (Some(&most), Some(&input)) if self.name.ends_with(".linear.weight") => {
-                most as f32 / input as f32
-            }
-            _ => 1.0,
-        };
-        if self.name.contains(".attn.qkv.") {
-            // queries, keys and values are each cut
+        if self.groups > 1 {
             for shape in [&mut from, &mut to] {
-                shape[0] /= 3;
-                shape.insert(0, 3);
+                shape[0] /= self.groups;
+                shape.insert(0, self.groups);
             }
         }
         let mut out = Vec::with_capacity(to.iter().product());
         corner(values, &from, &to, &mut out);
-        if alpha != 1.0 {
-            out.iter_mut().for_each(|x| *x *= alpha);
+        if self.alpha != 1.0 {
+            out.iter_mut().for_each(|x| *x *= self.alpha);
         }
         out
     }
@@ -156,14 +188,32 @@ fn corner(values: &[f32], from: &[usize], to: &[usize], out: &mut Vec<f32>) {
     }
 }
 
-/// The official name in the intact network of a plain network's parameter; block k was `blocks[k]`.
-fn original_block(name: &str, blocks: &[usize]) -> String {
-    const PREFIX: &str = "backbone.blocks.";
-    let moved = || {
-        let (block, part) = name.strip_prefix(PREFIX)?.split_once('.')?;
-        Some(format!("{PREFIX}{}.{part}", blocks.get(block.parse::<usize>().ok()?)?))
-    };
-    moved().unwrap_or_else(|| name.to_string())
+/// The parts of a plain network with the parameters `plain`, of an intact one with the parameters `intact`; `original` is
+/// the name there of what has another.
+fn parts(
+    teacher: &TensorFile,
+    intact: &[ParameterSpec],
+    plain: Vec<ParameterSpec>,
+    original: impl Fn(&str) -> Option<String>,
+) -> Result<Vec<Part>> {
+    let catalog = Catalog::of(teacher);
+    let shapes: HashMap<&str, &[usize]> = intact.iter().map(|s| (s.name.as_str(), &s.shape[..])).collect();
+    let mut parts = Vec::new();
+    for ParameterSpec { name, shape, .. } in plain {
+        let official = original(&name).unwrap_or_else(|| name.clone());
+        let source = catalog.find(&official).unwrap_or(&official).to_string();
+        let source_shape = shapes.get(official.as_str()).copied().unwrap_or_default().to_vec();
+        teacher.expect_shape(&source, &source_shape)?;
+        parts.push(Part { name, shape, source, source_shape, alpha: 1.0, groups: 1 });
+    }
+    Ok(parts)
+}
+
+/// The name in the intact network of a parameter whose name begins with `prefix` and its block's number; block k was
+/// `blocks[k]`.
+fn renumbered(name: &str, prefix: &str, blocks: &[usize]) -> Option<String> {
+    let (block, part) = name.strip_prefix(prefix)?.split_once('.')?;
+    Some(format!("{prefix}{}.{part}", blocks.get(block.parse::<usize>().ok()?)?))
 }
 
 /// Writes a file under a temporary name and renames it when it is complete.

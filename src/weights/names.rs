@@ -43,12 +43,31 @@ impl Format {
             return None;
         }
         let mut pieces: Vec<&str> = name.split('.').collect();
+        if let Some(plain) = resnet_name(&pieces) {
+            return Some(plain);
+        }
         if let Some(level) = pieces.len().checked_sub(2)
             && (pieces[level] == "linear" || pieces[level] == "norm" && level > 0)
         {
             pieces.remove(level);
         }
         Some(pieces.join("."))
+    }
+}
+
+/// The name in plain ResNets, torchvision's and timm's: without the levels of elastic layers, norms as `bn`.
+fn resnet_name(pieces: &[&str]) -> Option<String> {
+    let norm = |name: &str| match name.strip_prefix("norm") {
+        Some(number) => format!("bn{number}"),
+        None => name.to_string(),
+    };
+    match pieces {
+        ["norm1", part] => Some(format!("bn1.{part}")),
+        [stage, "layers", block, layer, rest @ ..] if stage.starts_with("layer") => {
+            let rest: Vec<&str> = rest.iter().copied().filter(|piece| *piece != "conv").collect();
+            Some(format!("{stage}.{block}.{}.{}", norm(layer), rest.join(".")))
+        }
+        _ => None,
     }
 }
 

@@ -3,7 +3,7 @@
 use super::plan::COMBINE_WG;
 use super::{Axis, Ending, Epilogue, Force, Matrix, Options, Plan, Problem, plan};
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDevice, params};
+use crate::gpu::{GpuDevice, Params, params};
 use crate::tensor::{DType, Rows, Tensor};
 
 params!(
@@ -132,6 +132,7 @@ pub(super) fn product(
             false => aligned(b, (&n, n.first), k.second, false),
         },
         grouped: m.groups() > 1 || n.groups() > 1,
+        window: false,
         ending,
     };
     let mut plan = plan(&problem, gpu.caps());
@@ -208,14 +209,15 @@ pub(super) fn product(
     gpu.dispatch(&plan.combine(), &tensors, &params, grid)
 }
 
-fn first_stage(
+/// The product itself, or its partial sums.
+pub(super) fn first_stage(
     gpu: &GpuDevice,
     plan: &Plan,
     problem: &Problem,
     [a, b]: [&Tensor; 2],
     c: &Tensor,
     extras: &[Tensor],
-    params: &MatmulParams,
+    params: &impl Params,
 ) -> Result<()> {
     let (rows, cols) = plan.variant.tile();
     let tiles = problem.m.div_ceil(rows) * problem.n.div_ceil(cols);

@@ -4,6 +4,9 @@
 mod cpu;
 mod gpu;
 mod plan;
+pub mod window;
+mod window_cpu;
+mod window_gpu;
 
 pub use plan::{Ending, Plan, Problem, Variant, kernels, plan, variants};
 

@@ -1,6 +1,7 @@
 //! Which kernel a product gets: one pure function of the problem and the adapter's capabilities.
 
 use super::gpu::MatmulParams;
+use super::window_gpu::WindowParams;
 use crate::gpu::{Caps, Defines, Kernel, Shader};
 
 const TILED: Shader =
@@ -36,6 +37,8 @@ pub struct Problem {
     pub b_aligned: bool,
     /// Whether rows or columns lie in several groups.
     pub grouped: bool,
+    /// Whether A is windows over pixels (see [`super::window`]).
+    pub window: bool,
     /// The epilogue.
     pub ending: Ending,
 }
@@ -158,6 +161,8 @@ pub struct Plan {
     pub b_aligned: bool,
     /// See [`Problem::grouped`].
     pub grouped: bool,
+    /// See [`Problem::window`].
+    pub window: bool,
     /// The epilogue.
     pub ending: Ending,
 }
@@ -173,6 +178,7 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
         a_aligned: problem.a_aligned,
         b_aligned: problem.b_aligned,
         grouped: problem.grouped,
+        window: problem.window,
         ending: problem.ending,
     }
 }
@@ -214,9 +220,14 @@ impl Plan {
         defines.extend(self.a_along_m.then_some(("A_ALONG_M", 1)));
         defines.extend(self.b_along_k.then_some(("B_ALONG_K", 1)));
         defines.extend(self.grouped.then_some(("GROUPED", 1)));
+        defines.extend(self.window.then_some(("WINDOW", 1)));
         if self.parts == 1 {
             defines.extend(self.ending.defines());
         }
+        let kernel = |shader, entry, defines| match self.window {
+            true => Kernel::new::<WindowParams>(shader, entry, defines),
+            false => Kernel::new::<MatmulParams>(shader, entry, defines),
+        };
         match self.variant {
             Variant::Tiled { rows, cols, depth, thread_rows, thread_cols } => {
                 defines.extend([
@@ -226,14 +237,14 @@ impl Plan {
                     ("TM", thread_rows),
                     ("TN", thread_cols),
                 ]);
-                Kernel::new::<MatmulParams>(TILED, "tiled", defines)
+                kernel(TILED, "tiled", defines)
             }
             Variant::Broadcast { rows } => {
                 defines.extend(self.a_aligned.then_some(("A_VEC4", 1)));
                 defines.extend(self.b_aligned.then_some(("B_VEC4", 1)));
                 defines.extend((self.a_aligned && self.a_along_m).then_some(("A_ROWS_IN_VECTORS", 1)));
                 defines.push(("ROWS", rows));
-                Kernel::new::<MatmulParams>(BROADCAST, "broadcast", defines)
+                kernel(BROADCAST, "broadcast", defines)
             }
         }
     }
@@ -251,12 +262,24 @@ impl Plan {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
     for variant in variants(caps) {
-        for bits in 0..32 {
-            let [a_along_m, b_along_k, grouped, a_aligned, b_aligned] =
-                [1, 2, 4, 8, 16].map(|b| bits & b != 0);
+        for bits in 0..64 {
+            let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, window] =
+                [1, 2, 4, 8, 16, 32].map(|b| bits & b != 0);
             for ending in Ending::ALL {
-                let plan =
-                    Plan { variant, parts: 1, a_along_m, b_along_k, a_aligned, b_aligned, grouped, ending };
+                if window && (grouped || !matches!(ending, Ending::Plain | Ending::Accumulate)) {
+                    continue;
+                }
+                let plan = Plan {
+                    variant,
+                    parts: 1,
+                    a_along_m,
+                    b_along_k,
+                    a_aligned,
+                    b_aligned,
+                    grouped,
+                    window,
+                    ending,
+                };
                 all.extend([plan.product(), plan.combine()]);
             }
         }

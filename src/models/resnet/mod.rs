@@ -1,0 +1,164 @@
+//! The elastic ResNet with GroupNorm (poa-facts: elastic ResNet). Maps are matrices with a pixel a row. Crops of another
+//! size have maps of another size, so groups of crops go through one after the other.
+
+mod block;
+mod sizes;
+mod validate;
+
+use rand_chacha::ChaCha8Rng;
+
+use crate::autograd::{Tape, Var};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
+use crate::models::grid::{ElasticGrid, Network, resnet_grid};
+use crate::nn::parameters::{ParameterSpec, Parameters};
+use crate::ops::collect::collect_rows;
+use crate::ops::conv::{Conv, MapShape, conv_images};
+use crate::ops::group_norm::{GroupNorm, group_norm};
+use crate::ops::mask_cells::mask_cells;
+use crate::ops::max_pool::max_pool;
+use crate::ops::segment_mean::segment_mean;
+use crate::optim::groups::LayerRule;
+
+use block::Block;
+pub use sizes::{ResNetShape, STAGES, resnet_specs};
+pub use validate::validate;
+
+/// ε of every GroupNorm.
+pub const NORM_EPS: f32 = 1e-5;
+
+/// The elastic ResNet: names, shapes and the forward pass of any of its sub-networks.
+pub struct ResNet {
+    shape: ResNetShape,
+    grid: ElasticGrid,
+}
+
+impl ResNet {
+    /// The ResNet that a config asks for.
+    pub fn from_config(config: &Config) -> Result<Self> {
+        let shape = ResNetShape::from_config(config);
+        let grid = resnet_grid(&shape.grid_sizes(&config.student))?;
+        Ok(Self { shape, grid })
+    }
+
+    /// Sizes of the intact network.
+    pub fn shape(&self) -> &ResNetShape {
+        &self.shape
+    }
+
+    /// First convolution, norm, ReLU, max-pooling, and the mask token where something is masked.
+    fn stem(&self, tape: &Tape, parameters: &Parameters, crops: &CropBatch) -> Result<(Var, MapShape)> {
+        let weight = parameters.var("backbone.conv1.weight")?;
+        let conv = Conv { weight, stride: 2, padding: 3, alpha: 1.0 };
+        let (x, shape) = conv_images(tape, &crops.images, &conv)?;
+        let norm = |part: &str| parameters.var(&format!("backbone.norm1.{part}"));
+        let how = GroupNorm { images: shape.images, groups: self.shape.groups, eps: NORM_EPS, relu: true };
+        let x = group_norm(tape, &x, &norm("weight")?, &norm("bias")?, None, how)?;
+        let (x, shape) = max_pool(tape, &x, shape)?;
+        let Some(mask) = &crops.mask else { return Ok((x, shape)) };
+        let token = parameters.var("backbone.mask_token")?.view(|t| t.reshape(&[t.elements()]))?;
+        Ok((mask_cells(tape, &x, shape, &token, mask)?, shape))
+    }
+}
+
+impl Backbone for ResNet {
+    fn specs(&self) -> Vec<ParameterSpec> {
+        resnet_specs(&self.shape)
+    }
+
+    fn grid(&self) -> &ElasticGrid {
+        &self.grid
+    }
+
+    fn layer_rule(&self) -> LayerRule {
+        LayerRule::resnet(self.shape.depths)
+    }
+
+    fn cells(&self, pixels: usize) -> usize {
+        self.shape.cells(pixels)
+    }
+
+    fn feature_width(&self, _: Network) -> usize {
+        self.shape.outputs(STAGES - 1)
+    }
+
+    fn forward<'a>(
+        &'a self,
+        tape: &Tape,
+        parameters: &'a Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        _: Option<&mut ChaCha8Rng>,
+    ) -> Result<Box<dyn Tokens + 'a>> {
+        self.shape.demand(network)?;
+        let mut groups = Vec::new();
+        for batch in crops {
+            let &[_, 3, side, across] = batch.images.shape() else {
+                let problem = format!("crops [n, 3, side, side] expected, got {:?}", batch.images);
+                return Err(Error::shape("resnet", problem));
+            };
+            if side != across {
+                return Err(Error::shape("resnet", format!("crops of {side}x{across}")));
+            }
+            let (mut x, mut shape) = self.stem(tape, parameters, batch)?;
+            for block in self.shape.blocks(network) {
+                (x, shape) = Block { shape: &self.shape, parameters, at: block }.forward(tape, &x, shape)?;
+            }
+            let means = segment_mean(tape, &x, shape.images)?;
+            groups.push(Group { map: x, shape, means, cells: self.cells(side) });
+        }
+        Ok(Box::new(Maps { groups }))
+    }
+
+    fn cost(&self, network: Network) -> Cost {
+        self.shape.cost(network)
+    }
+
+    fn as_resnet(&self) -> Option<&ResNet> {
+        Some(self)
+    }
+
+    fn widest(&self, _: Network, side: usize) -> usize {
+        // the map after the first convolution, those of the first stage, or the padded image
+        let (half, quarter) = (side.div_ceil(2), side.div_ceil(4));
+        let stem = half * half * self.shape.stem;
+        stem.max(quarter * quarter * self.shape.outputs(0)).max((side + 6).pow(2) * 4)
+    }
+}
+
+/// The last map of crops of one size.
+struct Group {
+    /// `[n·height·width, channels]`.
+    map: Var,
+    shape: MapShape,
+    /// `[n, channels]`.
+    means: Var,
+    /// Patch tokens along a side.
+    cells: usize,
+}
+
+/// What comes out of the last stage: a crop's cls token is the mean of its map, patches are the map's pixels, each as
+/// often as patches stand on it.
+struct Maps {
+    groups: Vec<Group>,
+}
+
+impl Tokens for Maps {
+    fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var> {
+        let sources: Vec<&Var> = self.groups.iter().flat_map(|g| [&g.means, &g.map]).collect();
+        let picks: Vec<(usize, usize)> = tokens
+            .iter()
+            .map(|token| match *token {
+                Token::Cls { group, crop } => (2 * group, crop),
+                Token::Patch { group, crop, cell } => {
+                    let Group { shape, cells, .. } = &self.groups[group];
+                    let row = cell / cells * shape.height / cells;
+                    let column = cell % cells * shape.width / cells;
+                    (2 * group + 1, (crop * shape.height + row) * shape.width + column)
+                }
+            })
+            .collect();
+        collect_rows(tape, &sources, &picks)
+    }
+}

@@ -1,0 +1,183 @@
+//! Windows on the GPU: the problem, its plan, parameters and one or two dispatches.
+
+use super::gpu::{MatmulParams, first_stage};
+use super::plan::COMBINE_WG;
+use super::window::Geometry;
+use super::{Ending, Force, Plan, Problem, plan};
+use crate::error::Result;
+use crate::gpu::{GpuDevice, params};
+use crate::tensor::{DType, Tensor};
+
+params!(
+    /// See include/matmul.wgsl and include/window.wgsl. Numbers below zero wrap around.
+    WindowParams {
+        m: u32, n: u32, k: u32, k_groups: u32,
+        a_offset: u32, b_offset: u32, c_offset: u32,
+        grid_h: u32, grid_w: u32, step: u32, top: u32, left: u32, height: u32, width: u32, taps_x: u32,
+        a_image: u32, a_row: u32, a_pixel: u32,
+        b_k: u32, b_n: u32, b_tap_y: u32, b_tap_x: u32,
+        c_image: u32, c_row: u32, c_m: u32, c_batch: u32,
+        batches: u32, parts: u32, k_part: u32,
+        alpha: f32,
+    }
+);
+
+fn fours(numbers: &[usize]) -> bool {
+    numbers.iter().all(|n| n.is_multiple_of(4))
+}
+
+/// What both products have in common.
+fn shared(g: &Geometry, x: &Tensor) -> WindowParams {
+    let [image, row, pixel] = g.map_strides;
+    WindowParams {
+        a_offset: x.layout().offset as u32,
+        grid_h: g.grid[0] as u32,
+        grid_w: g.grid[1] as u32,
+        step: g.window.step as u32,
+        top: g.window.start[0] as u32,
+        left: g.window.start[1] as u32,
+        height: g.map[0] as u32,
+        width: g.map[1] as u32,
+        taps_x: g.taps[1] as u32,
+        a_image: image as u32,
+        a_row: row as u32,
+        a_pixel: pixel as u32,
+        ..Default::default()
+    }
+}
+
+fn decide(gpu: &GpuDevice, problem: &Problem, force: Force) -> Plan {
+    let plan = plan(problem, gpu.caps());
+    Plan {
+        variant: force.variant.unwrap_or(plan.variant),
+        parts: force.parts.filter(|_| problem.k_groups == 1).unwrap_or(plan.parts),
+        ..plan
+    }
+}
+
+pub(super) fn product(
+    gpu: &GpuDevice,
+    g: &Geometry,
+    [x, w, y]: [&Tensor; 3],
+    alpha: f32,
+    accumulate: bool,
+    force: Force,
+) -> Result<()> {
+    let [tap_y, tap_x, b_k, b_n] = g.weight;
+    let b_along_k = b_k < b_n;
+    let (x_at, w_at) = (x.layout().offset, w.layout().offset);
+    let [image, row, pixel] = g.map_strides;
+    let problem = Problem {
+        batch: 1,
+        m: g.places(),
+        n: g.outputs,
+        k: g.channels,
+        k_groups: g.taps[0] * g.taps[1],
+        a_along_m: false,
+        b_along_k,
+        a_aligned: fours(&[x_at, image, row, pixel]),
+        b_aligned: match b_along_k {
+            true => b_k == 1 && fours(&[w_at, tap_y, tap_x, b_n]),
+            false => b_n == 1 && fours(&[w_at, tap_y, tap_x, b_k, g.outputs]),
+        },
+        grouped: false,
+        window: true,
+        ending: if accumulate { Ending::Accumulate } else { Ending::Plain },
+    };
+    let plan = Plan { parts: 1, ..decide(gpu, &problem, force) };
+    // taps last first: from the last one's weights backwards
+    let (b_offset, turn) = match g.window.reversed {
+        true => (w_at + (g.taps[0] - 1) * tap_y + (g.taps[1] - 1) * tap_x, -1),
+        false => (w_at, 1),
+    };
+    let params = WindowParams {
+        m: problem.m as u32,
+        n: problem.n as u32,
+        k: problem.k as u32,
+        k_groups: problem.k_groups as u32,
+        b_offset: b_offset as u32,
+        c_offset: y.layout().offset as u32,
+        b_k: b_k as u32,
+        b_n: b_n as u32,
+        b_tap_y: (tap_y as isize * turn) as u32,
+        b_tap_x: (tap_x as isize * turn) as u32,
+        c_image: g.grid_strides[0] as u32,
+        c_row: g.grid_strides[1] as u32,
+        c_m: g.grid_strides[2] as u32,
+        batches: 1,
+        parts: 1,
+        k_part: problem.k as u32,
+        alpha,
+        ..shared(g, x)
+    };
+    first_stage(gpu, &plan, &problem, [x, w], y, &[], &params)
+}
+
+pub(super) fn gradient(
+    gpu: &GpuDevice,
+    g: &Geometry,
+    [x, dy, dw]: [&Tensor; 3],
+    alpha: f32,
+    force: Force,
+) -> Result<()> {
+    let (taps, c, n, places) = (g.taps[0] * g.taps[1], g.channels, g.outputs, g.places());
+    let [image, row, pixel] = g.map_strides;
+    let problem = Problem {
+        batch: taps,
+        m: c,
+        n,
+        k: places,
+        k_groups: 1,
+        a_along_m: true,
+        b_along_k: false,
+        a_aligned: fours(&[x.layout().offset, image, row, pixel, c]),
+        b_aligned: fours(&[dy.layout().offset, n]),
+        grouped: false,
+        window: true,
+        ending: Ending::Plain,
+    };
+    let mut plan = decide(gpu, &problem, force);
+    // no part may be empty, and all begin at a vector of four
+    let k_part = places.div_ceil(plan.parts).next_multiple_of(4).min(places);
+    plan.parts = places.div_ceil(k_part);
+    let partial = match plan.parts {
+        1 => None,
+        parts => Some(Tensor::empty(dw.device(), &[taps * parts, c, n], DType::F32)?),
+    };
+    let params = WindowParams {
+        m: c as u32,
+        n: n as u32,
+        k: places as u32,
+        k_groups: 1,
+        b_offset: dy.layout().offset as u32,
+        c_offset: partial.as_ref().unwrap_or(dw).layout().offset as u32,
+        b_k: n as u32,
+        b_n: 1,
+        c_m: n as u32,
+        c_batch: (c * n) as u32,
+        batches: taps as u32,
+        parts: plan.parts as u32,
+        k_part: k_part as u32,
+        alpha: if partial.is_some() { 1.0 } else { alpha },
+        ..shared(g, x)
+    };
+    first_stage(gpu, &plan, &problem, [x, dy], partial.as_ref().unwrap_or(dw), &[], &params)?;
+    let Some(partial) = partial else { return Ok(()) };
+    let params = MatmulParams {
+        m: c as u32,
+        m_group: c as u32,
+        c_m: n as u32,
+        n: n as u32,
+        n_group: n as u32,
+        c_n: 1,
+        a_offset: partial.layout().offset as u32,
+        c_offset: dw.layout().offset as u32,
+        c_batch: (c * n) as u32,
+        batches: taps as u32,
+        parts: plan.parts as u32,
+        alpha,
+        ..Default::default()
+    };
+    let grid = gpu.caps().grid((taps * c * n).div_ceil(COMBINE_WG as usize));
+    gpu.dispatch(&plan.combine(), &[dw, &partial], &params, grid)
+}

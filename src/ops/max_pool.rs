@@ -1,0 +1,157 @@
+//! Max-pooling over 3×3 windows two pixels apart, padded by one. Saved: which tap of each window was the largest, the
+//! first of equals.
+
+use crate::autograd::{Tape, Var};
+use crate::cpu::{for_rows, for_rows2};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::conv::MapShape;
+use crate::ops::elementwise::WG;
+use crate::tensor::{DType, Device, Rows, Tensor};
+
+const SHADER: Shader = Shader { name: "max_pool.wgsl", source: include_str!("../../shaders/max_pool.wgsl") };
+
+params!(MaxPoolParams {
+    count: u32,
+    cols: u32,
+    height: u32,
+    width: u32,
+    out_height: u32,
+    out_width: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    tap_offset: u32,
+    accumulate: u32,
+});
+
+fn kernel(entry: &'static str, define: &'static str) -> Kernel {
+    Kernel::new::<MaxPoolParams>(SHADER, entry, vec![("WG", WG), (define, 1)])
+}
+
+fn forward_kernel() -> Kernel {
+    kernel("forward", "FORWARD")
+}
+
+fn backward_kernel() -> Kernel {
+    kernel("backward", "BACKWARD")
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![forward_kernel(), backward_kernel()]
+}
+
+/// Maps before and after, and the taps `u32 [rows after, channels]` of the largest.
+struct Pool {
+    before: MapShape,
+    after: MapShape,
+    taps: Tensor,
+}
+
+impl Pool {
+    fn params(&self, x: Rows, y: Rows, count: usize) -> MaxPoolParams {
+        MaxPoolParams {
+            count: count as u32,
+            cols: x.cols as u32,
+            height: self.before.height as u32,
+            width: self.before.width as u32,
+            out_height: self.after.height as u32,
+            out_width: self.after.width as u32,
+            x_offset: x.offset as u32,
+            x_stride: x.stride as u32,
+            y_offset: y.offset as u32,
+            y_stride: y.stride as u32,
+            tap_offset: self.taps.layout().offset as u32,
+            accumulate: 0,
+        }
+    }
+
+    fn forward(&self, x: &Tensor, y: &Tensor) -> Result<()> {
+        let (rx, ry) = (x.rows("max_pool")?, y.rows("max_pool")?);
+        let (before, after) = (self.before, self.after);
+        if let Device::Gpu(gpu) = x.device() {
+            let grid = gpu.caps().grid(y.elements().div_ceil(WG as usize));
+            let params = self.params(rx, ry, y.elements());
+            return gpu.dispatch(&forward_kernel(), &[y, &self.taps, x], &params, grid);
+        }
+        let x = x.cpu::<f32>();
+        let taps = self.taps.rows("max_pool")?;
+        let out = (y.cpu_mut::<f32>(), ry);
+        for_rows2(out, (self.taps.cpu_mut::<u32>(), taps), |place, y: &mut [f32], taps: &mut [u32]| {
+            let (line, column) = (place / after.width, place % after.width);
+            let (image, line) = (line / after.height, line % after.height);
+            y.fill(f32::NEG_INFINITY);
+            taps.fill(0);
+            for tap in 0..9 {
+                let (r, c) = ((2 * line + tap / 3).wrapping_sub(1), (2 * column + tap % 3).wrapping_sub(1));
+                if r >= before.height || c >= before.width {
+                    continue;
+                }
+                let row = &x[((image * before.height + r) * before.width + c) * rx.stride..][..y.len()];
+                for ((y, t), v) in y.iter_mut().zip(&mut *taps).zip(row) {
+                    // NaN is passed on, so that the check for it finds it
+                    if *v > *y || v.is_nan() {
+                        (*y, *t) = (*v, tap as u32);
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// dx (+)= dy of the windows in which a pixel was the largest.
+    fn backward(&self, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
+        let (rx, ry) = (dx.rows("max_pool")?, dy.rows("max_pool")?);
+        let (before, after) = (self.before, self.after);
+        if let Device::Gpu(gpu) = dx.device() {
+            let grid = gpu.caps().grid(dx.elements().div_ceil(WG as usize));
+            let params =
+                MaxPoolParams { accumulate: accumulate as u32, ..self.params(rx, ry, dx.elements()) };
+            return gpu.dispatch(&backward_kernel(), &[dx, &self.taps, dy], &params, grid);
+        }
+        let (dy, taps) = (dy.cpu::<f32>(), self.taps.cpu::<u32>());
+        for_rows(dx.cpu_mut::<f32>(), rx, |pixel, dx| {
+            let (line, column) = (pixel / before.width, pixel % before.width);
+            let (image, line) = (line / before.height, line % before.height);
+            if !accumulate {
+                dx.fill(0.0);
+            }
+            for r in line / 2..=line.div_ceil(2) {
+                for c in column / 2..=column.div_ceil(2) {
+                    if r >= after.height || c >= after.width {
+                        continue;
+                    }
+                    let tap = ((line + 1 - 2 * r) * 3 + column + 1 - 2 * c) as u32;
+                    let place = (image * after.height + r) * after.width + c;
+                    let (dy, taps) = (&dy[place * ry.stride..], &taps[place * rx.cols..]);
+                    for ((o, d), t) in dx.iter_mut().zip(dy).zip(taps) {
+                        *o += if *t == tap { *d } else { 0.0 };
+                    }
+                }
+            }
+        });
+        Ok(())
+    }
+}
+
+/// The largest of every 3×3 window of maps `x` `[rows, channels]`, and the shape of the maps of those.
+pub fn max_pool(tape: &Tape, x: &Var, shape: MapShape) -> Result<(Var, MapShape)> {
+    let rx = x.value().rows("max_pool")?;
+    if rx.rows != shape.rows() || shape.rows() == 0 {
+        return Err(Error::shape("max_pool", format!("{:?} as {shape:?}", x.value())));
+    }
+    let after = shape.after(3, 2, 1);
+    let device = x.value().device();
+    let y = Tensor::empty(device, &[after.rows(), rx.cols], DType::F32)?;
+    let taps = Tensor::empty(device, &[after.rows(), rx.cols], DType::U32)?;
+    let pool = Pool { before: shape, after, taps };
+    pool.forward(x.value(), &y)?;
+    let input = x.clone();
+    let y = tape.record("max_pool", &[x], y, move |g, dy| match g.target(&input)? {
+        Some(t) => pool.backward(&dy, &t.tensor, t.accumulate),
+        None => Ok(()),
+    });
+    Ok((y, after))
+}

@@ -1,0 +1,91 @@
+//! Copies between views of any strides: the layouts of convolutions' weights and images.
+
+use crate::cpu::{SyncPtr, pieces};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::elementwise::WG;
+use crate::tensor::{Device, Tensor};
+
+const SHADER: Shader =
+    Shader { name: "strided_copy.wgsl", source: include_str!("../../shaders/strided_copy.wgsl") };
+
+params!(StridedCopyParams {
+    count: u32,
+    n1: u32,
+    n2: u32,
+    n3: u32,
+    out_offset: u32,
+    out_0: u32,
+    out_1: u32,
+    out_2: u32,
+    out_3: u32,
+    x_offset: u32,
+    x_0: u32,
+    x_1: u32,
+    x_2: u32,
+    x_3: u32,
+    accumulate: u32,
+});
+
+fn kernel() -> Kernel {
+    Kernel::new::<StridedCopyParams>(SHADER, "strided_copy", vec![("WG", WG)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![kernel()]
+}
+
+/// `out (+)= x`, element by element, for views of one shape of four dimensions. `out` must not overlap itself.
+pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
+    let wrong = || Error::shape("strided_copy", format!("{x:?} into {out:?}"));
+    let four = |values: &[usize]| <[usize; 4]>::try_from(values).map_err(|_| wrong());
+    let n = four(out.shape())?;
+    let (o, s) = (four(&out.layout().strides)?, four(&x.layout().strides)?);
+    if x.shape() != out.shape() || x.dtype() != out.dtype() {
+        return Err(wrong());
+    }
+    if out.elements() == 0 {
+        return Ok(());
+    }
+    match out.device() {
+        Device::Cpu(_) => {
+            let (to, from) = (SyncPtr(out.cpu_mut::<f32>().as_mut_ptr()), x.cpu::<f32>());
+            pieces(n[0] * n[1] * n[2], n[3], |lines| {
+                for line in lines {
+                    let [i, j, k] = [line / n[2] / n[1], line / n[2] % n[1], line % n[2]];
+                    let (to_at, from_at) = (i * o[0] + j * o[1] + k * o[2], i * s[0] + j * s[1] + k * s[2]);
+                    for l in 0..n[3] {
+                        // SAFETY: elements of `out` are disjoint.
+                        let to = unsafe { &mut to.slice(to_at + l * o[3], 1)[0] };
+                        *to = from[from_at + l * s[3]] + if accumulate { *to } else { 0.0 };
+                    }
+                }
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let [out_0, out_1, out_2, out_3] = o.map(|v| v as u32);
+            let [x_0, x_1, x_2, x_3] = s.map(|v| v as u32);
+            let params = StridedCopyParams {
+                count: out.elements() as u32,
+                n1: n[1] as u32,
+                n2: n[2] as u32,
+                n3: n[3] as u32,
+                out_offset: out.layout().offset as u32,
+                out_0,
+                out_1,
+                out_2,
+                out_3,
+                x_offset: x.layout().offset as u32,
+                x_0,
+                x_1,
+                x_2,
+                x_3,
+                accumulate: accumulate as u32,
+            };
+            let grid = gpu.caps().grid(out.elements().div_ceil(WG as usize));
+            gpu.dispatch(&kernel(), &[out, x], &params, grid)
+        }
+    }
+}
