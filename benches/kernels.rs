@@ -14,6 +14,7 @@ use poa_gpu::ops::matmul::{Force, Matrix, Options, matmul};
 use poa_gpu::ops::prototype_loss::{LossRow, LossRows, PrototypeLoss, Segment, prototype_loss};
 use poa_gpu::ops::sinkhorn::sinkhorn;
 use poa_gpu::ops::strided_copy::strided_copy;
+use poa_gpu::ops::window_attention::{MapGroup, Windows, window_attention};
 use poa_gpu::optim::adamw::{AdamW, AdamWConfig, Multipliers, StepSettings};
 use poa_gpu::tensor::{DType, Tensor};
 
@@ -27,6 +28,7 @@ pub fn all(c: &mut Criterion, bench: &Bench) {
         ("conv", convolutions),
         ("layernorm", layer_norms),
         ("attention", attentions),
+        ("window_attention", window_attentions),
         ("cross_entropy", cross_entropies),
         ("sinkhorn", sinkhorns),
         ("adamw", adamw),
@@ -142,7 +144,7 @@ fn layer_norms(c: &mut Criterion, bench: &Bench) {
 }
 
 fn attentions(c: &mut Criterion, bench: &Bench) {
-    for (count, length, heads, dim) in [(4, 197, 6, 64), (16, 37, 6, 64)] {
+    for (count, length, heads, dim) in [(4, 197, 6, 64), (16, 37, 6, 64), (64, 49, 6, 32), (64, 49, 6, 16)] {
         let rows = count * length;
         let qkv = bench.random(1, &[rows, 3 * heads * dim]);
         let dy = bench.random(2, &[rows, heads * dim]);
@@ -170,6 +172,40 @@ fn attentions(c: &mut Criterion, bench: &Bench) {
         };
         let work = Work { flops: 14.0 * scores * dim as f64, bytes: 52.0 * (rows * w) as f64 };
         bench.measure(c, &format!("attention/forward+backward {name}"), work, 5, both);
+    }
+}
+
+/// Shifted windows, as many scores as sequences of 49 have in [`attentions`]; padded ones have a row of padding more.
+fn window_attentions(c: &mut Criterion, bench: &Bench) {
+    for (side, heads, dim) in [(56, 6, 32), (56, 6, 16), (53, 6, 32)] {
+        let maps = [MapGroup { count: 1, height: side, width: side }];
+        let windows = Windows::new(&bench.device, &maps, 7, 3).unwrap();
+        let qkv = bench.random(1, &[windows.input_rows(), 3 * heads * dim]);
+        let table = bench.random(2, &[13 * 13, heads]);
+        let dy = bench.random(3, &[windows.rows(), heads * dim]);
+        let gradient = Tensor::zeros(&bench.device, table.shape(), DType::F32).unwrap();
+        let table = Var::parameter(table, gradient, Rc::new(Cell::new(false)));
+        let scale = (dim as f32).powf(-0.5);
+        let constant = Var::constant(qkv.clone());
+        let forward =
+            || window_attention(&Tape::no_grad(), &constant, &table, &windows, heads, scale).unwrap();
+        // weights add up to one: no value of an output can exceed those of v
+        let largest = forward().value().to_vec::<f32>().unwrap().iter().fold(0.0f32, |m, y| m.max(y.abs()));
+        let bound = qkv.to_vec::<f32>().unwrap().iter().fold(0.0f32, |m, x| m.max(x.abs()));
+        assert!(largest > 0.0 && largest <= bound, "window_attention: {largest} of {bound}");
+        let scores = (windows.count() * heads * 49 * 49) as f64;
+        let cells = (windows.rows() * heads * dim) as f64;
+        let name = format!("{}x49x{dim} of {side}x{side}", windows.count() * heads);
+        let work = Work { flops: 4.0 * scores * dim as f64, bytes: 16.0 * cells };
+        bench.measure(c, &format!("window_attention/forward {name}"), work, 7, || drop(forward()));
+        let both = || {
+            let tape = Tape::new();
+            let x = tape.leaf(qkv.clone());
+            let y = window_attention(&tape, &x, &table, &windows, heads, scale).unwrap();
+            drop(tape.backward(vec![(&y, dy.clone())]).unwrap());
+        };
+        let work = Work { flops: 14.0 * scores * dim as f64, bytes: 52.0 * cells };
+        bench.measure(c, &format!("window_attention/forward+backward {name}"), work, 5, both);
     }
 }
 

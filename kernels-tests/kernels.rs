@@ -27,10 +27,16 @@ mod layer_norm;
 mod linear;
 #[path = "kernels/maps.rs"]
 mod maps;
+#[path = "kernels/mask_rows.rs"]
+mod mask_rows;
 #[path = "kernels/matmul.rs"]
 mod matmul;
 #[path = "kernels/patch_embed.rs"]
 mod patch_embed;
+#[path = "kernels/patch_merge.rs"]
+mod patch_merge;
+#[path = "kernels/pool_rows.rs"]
+mod pool_rows;
 #[path = "kernels/position.rs"]
 mod position;
 #[path = "kernels/prototype_loss.rs"]
@@ -53,3 +59,5 @@ mod tokens;
 mod top_k;
 #[path = "kernels/weight_norm.rs"]
 mod weight_norm;
+#[path = "kernels/window_attention.rs"]
+mod window_attention;

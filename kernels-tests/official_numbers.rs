@@ -1,33 +1,55 @@
 //! The recorded numbers of the official code, on both devices.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use poa_gpu::tensor::{Device, DeviceChoice};
 use poa_gpu::verify::{Fixture, replay};
 
-fn check(device: &Device) {
-    let done = replay(&Fixture::embedded().unwrap(), device).unwrap();
+/// Replays a record and expects so many comparisons of losses, norms, gradients, student and teacher values, and features.
+fn check(record: &Fixture, device: &Device, compared: usize) {
+    let done = replay(record, device).unwrap();
     assert_eq!(
         done.checks.len(),
-        8,
-        "losses, norms, gradients, two kinds of student and teacher values, features"
+        9,
+        "two kinds of losses, norms, gradients, two kinds of student and teacher values, features"
     );
     for c in &done.checks {
         println!("{:<20} {:>3} compared, worst {:.1e} at {}", c.kind, c.compared, c.worst, c.at);
         assert!(c.passes(), "{} on {}: {c:?}", c.kind, device.kind());
     }
-    let compared: usize = done.checks.iter().map(|c| c.compared).sum();
-    assert_eq!(compared, 36 + 6 + 79 + 79 + 79 + 6, "every recorded quantity is compared");
+    let all: usize = done.checks.iter().map(|c| c.compared).sum();
+    assert_eq!(all, compared, "every recorded quantity is compared");
 }
+
+fn folder(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures").join(name)
+}
+
+fn adapter() -> Device {
+    Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")
+}
+
+const VIT: usize = 36 + 6 + 79 + 79 + 79 + 6;
+const SWIN: usize = 36 + 6 + 3 * 142 + 6;
 
 #[test]
 fn hold_on_the_cpu_device() {
-    check(&Device::cpu());
+    check(&Fixture::embedded().unwrap(), &Device::cpu(), VIT);
 }
 
 #[test]
 fn hold_on_an_adapter() {
-    check(&Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter"));
+    check(&Fixture::embedded().unwrap(), &adapter(), VIT);
+}
+
+#[test]
+fn of_swin_hold_on_the_cpu_device() {
+    check(&Fixture::open(&folder("swin")).unwrap(), &Device::cpu(), SWIN);
+}
+
+#[test]
+fn of_swin_hold_on_an_adapter() {
+    check(&Fixture::open(&folder("swin")).unwrap(), &adapter(), SWIN);
 }
 
 fn check_resnet(device: &Device) {
@@ -54,7 +76,7 @@ fn of_a_resnet_hold_on_an_adapter() {
 
 #[test]
 fn the_dump_holds_every_recorded_name() {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/vit");
+    let folder = folder("vit");
     let done = replay(&Fixture::open(&folder).unwrap(), &Device::cpu()).unwrap();
     let path = std::env::temp_dir().join(format!("poa-dump-{}.safetensors", std::process::id()));
     done.dump(&path).unwrap();

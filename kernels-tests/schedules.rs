@@ -73,13 +73,25 @@ fn groups_of_a_resnet_equal_the_record() {
 fn groups_equal_the_record() {
     let record = fixture("vit/fixture.json");
     let depth = record["student"]["max_depth"].as_u64().unwrap() as usize;
+    check_groups(&record, &LayerRule::vit(depth), 79);
+}
+
+#[test]
+fn groups_of_swin_equal_the_record() {
+    let record = fixture("swin/fixture.json");
+    let depths = record["student"]["max_depths"].as_array().unwrap();
+    let depths: Vec<usize> = depths.iter().map(|d| d.as_u64().unwrap() as usize).collect();
+    check_groups(&record, &LayerRule::swin(depths.try_into().unwrap()), 142);
+}
+
+fn check_groups(record: &Value, rule: &LayerRule, count: usize) {
     let decay = record["optim"]["layerwise_decay"].as_f64().unwrap();
     let patch = record["optim"]["patch_embed_lr_mult"].as_f64().unwrap();
     let groups = record["param_groups"].as_object().unwrap();
-    assert_eq!(groups.len(), 79);
+    assert_eq!(groups.len(), count);
     let close = |a: f64, b: &Value| (a - b.as_f64().unwrap()).abs() <= 1e-12;
     for (name, expected) in groups {
-        let got = param_group(name, &LayerRule::vit(depth), decay, patch);
+        let got = param_group(name, rule, decay, patch);
         assert!(close(got.lr_multiplier, &expected["lr_multiplier"]), "{name}: {got:?}, expected {expected}");
         assert!(close(got.wd_multiplier, &expected["wd_multiplier"]), "{name}: {got:?}, expected {expected}");
         assert_eq!(got.is_last_layer, expected["is_last_layer"].as_bool().unwrap(), "{name}");

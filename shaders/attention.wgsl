@@ -18,6 +18,7 @@
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
+#include "attention_rows.wgsl"
 
 struct Params {
     heads: u32, rows: u32,
@@ -53,17 +54,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read> lse: array<f32>;
 #endif
 
-const CHUNKS: u32 = (HEAD + 7u) / 8u;
 const ROWS: u32 = WG * OWN;
-
-// Eight neighbouring elements of a row.
-struct Eight { a: vec4<f32>, b: vec4<f32> }
-alias Row = array<Eight, CHUNKS>;
-
-fn dot8(x: Eight, y: Eight) -> f32 { return dot(x.a, y.a) + dot(x.b, y.b); }
-fn times8(x: Eight, f: f32) -> Eight { return Eight(x.a * f, x.b * f); }
-// x + f·y
-fn add8(x: Eight, f: f32, y: Eight) -> Eight { return Eight(x.a + f * y.a, x.b + f * y.b); }
 
 // What a workgroup works on: rows [start, start + ROWS) of the sequence of `length` rows from row `first`.
 struct Place { first: u32, length: u32, head: u32, start: u32 }
@@ -82,38 +73,6 @@ fn place(workgroup: u32) -> Place {
     let j = i / blocks;
     return Place(first + j / p.heads * length, length, j % p.heads, (i % blocks) * ROWS);
 }
-
-// Chunk c of the row of `qkv` from `at`.
-fn qkv8(at: u32, c: u32) -> Eight {
-    let i = at + 8u * c;
-#ifdef RAGGED
-    let n = HEAD - 8u * c;
-    let m = min(n, 8u) - 1u;
-    let x = vec4(qkv[i], qkv[i + min(1u, m)], qkv[i + min(2u, m)], qkv[i + min(3u, m)]);
-    let y = vec4(qkv[i + min(4u, m)], qkv[i + min(5u, m)], qkv[i + min(6u, m)], qkv[i + m]);
-    return Eight(select(vec4(0.0), x, vec4(0u, 1u, 2u, 3u) < vec4(n)), select(vec4(0.0), y, vec4(4u, 5u, 6u, 7u) < vec4(n)));
-#else
-    return Eight(vec4(qkv[i], qkv[i + 1u], qkv[i + 2u], qkv[i + 3u]),
-                 vec4(qkv[i + 4u], qkv[i + 5u], qkv[i + 6u], qkv[i + 7u]));
-#endif
-}
-
-#ifndef FORWARD
-// The same of `dout`.
-fn dout8(at: u32, c: u32) -> Eight {
-    let i = at + 8u * c;
-#ifdef RAGGED
-    let n = HEAD - 8u * c;
-    let m = min(n, 8u) - 1u;
-    let x = vec4(dout[i], dout[i + min(1u, m)], dout[i + min(2u, m)], dout[i + min(3u, m)]);
-    let y = vec4(dout[i + min(4u, m)], dout[i + min(5u, m)], dout[i + min(6u, m)], dout[i + m]);
-    return Eight(select(vec4(0.0), x, vec4(0u, 1u, 2u, 3u) < vec4(n)), select(vec4(0.0), y, vec4(4u, 5u, 6u, 7u) < vec4(n)));
-#else
-    return Eight(vec4(dout[i], dout[i + 1u], dout[i + 2u], dout[i + 3u]),
-                 vec4(dout[i + 4u], dout[i + 5u], dout[i + 6u], dout[i + 7u]));
-#endif
-}
-#endif
 
 // The owned rows. Invocation `lane` owns rows start + lane + o·WG, o < OWN; those past the sequence's end repeat its
 // last row and are not written.
@@ -163,52 +122,7 @@ fn store(rows: array<Row, OWN>, factors: array<f32, OWN>, base: u32, stride: u32
     }
 }
 
-// The streaming side. Each row has two parts: `x` is q or k, `y` is v or do.
-#ifdef BROADCAST
-// The elements of a row that this invocation holds for its subgroup: one of each chunk.
-alias Stream = array<f32, CHUNKS>;
-
-fn chunk(v: f32) -> Eight {
-    return Eight(
-        vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
-        vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
-}
-fn chunk_x(held: ptr<function, Stream>, c: u32) -> Eight { return chunk((*held)[c]); }
-fn chunk_y(held: ptr<function, Stream>, c: u32) -> Eight { return chunk((*held)[c]); }
-
-fn stream_x(at: u32, sub: u32) -> Stream {
-    var held: Stream;
-    for (var c = 0u; c < CHUNKS; c++) {
-        let e = 8u * c + sub;
-#ifdef RAGGED
-        held[c] = select(0.0, qkv[at + min(e, HEAD - 1u)], e < HEAD);
-#else
-        held[c] = qkv[at + e];
-#endif
-    }
-    return held;
-}
-
-fn stream_y(at: u32, sub: u32) -> Stream {
-#ifdef BACKWARD_KV
-    var held: Stream;
-    for (var c = 0u; c < CHUNKS; c++) {
-        let e = 8u * c + sub;
-#ifdef RAGGED
-        held[c] = select(0.0, dout[at + min(e, HEAD - 1u)], e < HEAD);
-#else
-        held[c] = dout[at + e];
-#endif
-    }
-    return held;
-#else
-    return stream_x(at, sub);
-#endif
-}
-#else
-var<workgroup> tile_x: array<Eight, TILE * CHUNKS>;
-var<workgroup> tile_y: array<Eight, TILE * CHUNKS>;
-
+#ifndef BROADCAST
 // Fills both tiles with the first n rows from `x` and `y` on.
 fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, n: u32, lane: u32) {
     workgroupBarrier();
@@ -224,11 +138,6 @@ fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, n: u32, lane: u32) {
     }
     workgroupBarrier();
 }
-
-// Where a row starts in the tiles.
-alias Stream = u32;
-fn chunk_x(start: ptr<function, Stream>, c: u32) -> Eight { return tile_x[*start + c]; }
-fn chunk_y(start: ptr<function, Stream>, c: u32) -> Eight { return tile_y[*start + c]; }
 #endif
 
 #ifdef FORWARD

@@ -1,6 +1,6 @@
 //! LayerNorm, plain and on a subset of the rows.
 
-use poa_gpu::ops::layer_norm::layer_norm;
+use poa_gpu::ops::layer_norm::{layer_norm, layer_norm_padded};
 use poa_gpu::tensor::Tensor;
 
 use crate::support::{Operand, Tolerance, check};
@@ -79,4 +79,25 @@ fn a_second_use_adds_to_the_gradient() {
             vec![y.clone(), y]
         },
     );
+}
+
+#[test]
+fn followed_by_zeros() {
+    for (rows, cols) in [(1, 3), (50, 24)] {
+        check(
+            "layer_norm and a row of zeros",
+            &[
+                Operand::new(1, &[rows, cols]).strided(),
+                Operand::new(2, &[cols]).parameter(),
+                Operand::new(3, &[cols]).parameter(),
+            ],
+            Tolerance::default(),
+            |tape, v| Ok(vec![layer_norm_padded(tape, &v[0], &v[1], &v[2], EPS as f32, 1)?]),
+            &|x| {
+                let mut y = reference(&x[0], &x[1], &x[2], None);
+                y.extend(vec![0.0; cols]);
+                vec![y]
+            },
+        );
+    }
 }

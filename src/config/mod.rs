@@ -25,6 +25,8 @@ const RECIPES: &[(&str, &str)] = &[
     ("demo_resnet", include_str!("../../configs/demo_resnet.toml")),
     ("resnet_ee2400", include_str!("../../configs/resnet_ee2400.toml")),
     ("vit_ee1200", include_str!("../../configs/vit_ee1200.toml")),
+    ("swin_ee1200", include_str!("../../configs/swin_ee1200.toml")),
+    ("demo_swin", include_str!("../../configs/demo_swin.toml")),
     ("bench_tiny", include_str!("../../configs/bench_tiny.toml")),
     ("bench_vit_s", include_str!("../../configs/bench_vit_s.toml")),
 ];

@@ -14,6 +14,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("left.wgsl", include_str!("../../shaders/include/left.wgsl")),
     ("left_window.wgsl", include_str!("../../shaders/include/left_window.wgsl")),
     ("targets.wgsl", include_str!("../../shaders/include/targets.wgsl")),
+    ("attention_rows.wgsl", include_str!("../../shaders/include/attention_rows.wgsl")),
 ];
 
 fn broken(name: &str, what: impl std::fmt::Display) -> Error {

@@ -1,4 +1,5 @@
 //! Parameters in flat buffers, and the layers that read slices of them.
 
+pub mod elastic;
 pub mod head;
 pub mod parameters;

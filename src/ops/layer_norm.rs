@@ -236,6 +236,28 @@ pub fn layer_norm(
     eps: f32,
     index: Option<&Tensor>,
 ) -> Result<Var> {
+    normalise(tape, x, (gamma, beta, eps), index, 0)
+}
+
+/// LayerNorm of the rows of `x` `[rows, width]`, followed by `zeros` rows of zeros: the padding of maps.
+pub fn layer_norm_padded(
+    tape: &Tape,
+    x: &Var,
+    gamma: &Var,
+    beta: &Var,
+    eps: f32,
+    zeros: usize,
+) -> Result<Var> {
+    normalise(tape, x, (gamma, beta, eps), None, zeros)
+}
+
+fn normalise(
+    tape: &Tape,
+    x: &Var,
+    (gamma, beta, eps): (&Var, &Var, f32),
+    index: Option<&Tensor>,
+    zeros: usize,
+) -> Result<Var> {
     let rx = x.value().rows("layer_norm")?;
     let width = |v: &Var| v.value().elements() == rx.cols && v.value().layout().is_contiguous();
     if !width(gamma) || !width(beta) || index.is_some_and(|t| t.dtype() != DType::U32) {
@@ -244,18 +266,23 @@ pub fn layer_norm(
             format!("x {:?}, gamma {:?}, beta {:?}, index {index:?}", x.value(), gamma.value(), beta.value()),
         ));
     }
-    let shape = match index {
-        Some(index) => vec![index.elements(), rx.cols],
-        None => x.value().shape().to_vec(),
+    let rows = index.map_or(rx.rows, Tensor::elements);
+    let shape = match index.is_some() || zeros > 0 {
+        true => vec![rows + zeros, rx.cols],
+        false => x.value().shape().to_vec(),
     };
     let device = x.value().device();
     let y = Tensor::empty(device, &shape, DType::F32)?;
-    let rows = index.map_or(rx.rows, Tensor::elements);
+    let filled = move |y: &Tensor| if zeros > 0 { y.slice(0, 0..rows) } else { Ok(y.clone()) };
+    if zeros > 0 {
+        crate::ops::fill::fill(&y.slice(0, rows..rows + zeros)?, 0)?;
+    }
     let stats = Tensor::empty(device, &[rows, 2], DType::F32)?;
     let call = Call { x: x.value().clone(), gamma: gamma.value().clone(), index: index.cloned(), stats, eps };
-    call.forward(beta.value(), &y)?;
+    call.forward(beta.value(), &filled(&y)?)?;
     let (vx, vg, vb) = (x.clone(), gamma.clone(), beta.clone());
     Ok(tape.record("layer_norm", &[x, gamma, beta], y, move |g, dy| {
+        let dy = filled(&dy)?;
         if let (Some(dgamma), Some(dbeta)) = (g.target(&vg)?, g.target(&vb)?) {
             call.backward_parameters(&dy, dgamma, dbeta)?;
         }

@@ -18,9 +18,12 @@ pub mod label_cross_entropy;
 pub mod layer_norm;
 pub mod linear;
 pub mod mask_cells;
+pub mod mask_rows;
 pub mod matmul;
 pub mod max_pool;
 pub mod patch_embed;
+pub mod patch_merge;
+pub mod pool_rows;
 pub mod position;
 pub mod prototype_loss;
 pub mod reduce;
@@ -32,6 +35,7 @@ pub mod strided_copy;
 pub mod tokens;
 pub mod top_k;
 pub mod weight_norm;
+pub mod window_attention;
 
 use crate::gpu::{Caps, Kernel};
 
@@ -51,9 +55,12 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         label_cross_entropy::kernels(caps),
         layer_norm::kernels(caps),
         mask_cells::kernels(caps),
+        mask_rows::kernels(caps),
         matmul::kernels(caps),
         max_pool::kernels(caps),
         patch_embed::kernels(caps),
+        patch_merge::kernels(caps),
+        pool_rows::kernels(caps),
         prototype_loss::kernels(caps),
         reduce::kernels(caps),
         residual::kernels(caps),
@@ -64,6 +71,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         tokens::kernels(caps),
         top_k::kernels(caps),
         weight_norm::kernels(caps),
+        window_attention::kernels(caps),
     ]
     .concat()
 }

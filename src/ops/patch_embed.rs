@@ -37,12 +37,25 @@ pub fn unfold(images: &Tensor, patch: usize) -> Result<Tensor> {
     let &[n, channels, height, width] = images.shape() else {
         return Err(Error::shape("patch_embed", format!("images [n, c, h, w] expected, got {images:?}")));
     };
+    let rows = n * (height / patch.max(1)) * (width / patch.max(1));
+    let out = Tensor::empty(images.device(), &[rows, channels * patch * patch], DType::F32)?;
+    unfold_into(images, patch, &out)?;
+    Ok(out)
+}
+
+/// As [`unfold`], into the rows of a dense `out`: crops of several sizes are packed into one matrix.
+pub fn unfold_into(images: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
+    let &[n, channels, height, width] = images.shape() else {
+        return Err(Error::shape("patch_embed", format!("images [n, c, h, w] expected, got {images:?}")));
+    };
     if patch == 0 || height % patch != 0 || width % patch != 0 || !images.layout().is_contiguous() {
         return Err(Error::shape("patch_embed", format!("{images:?} in patches of {patch}")));
     }
     let (down, across) = (height / patch, width / patch);
     let cols = channels * patch * patch;
-    let out = Tensor::empty(images.device(), &[n * down * across, cols], DType::F32)?;
+    if out.shape() != [n * down * across, cols] || !out.layout().is_contiguous() {
+        return Err(Error::shape("patch_embed", format!("{images:?} in patches of {patch} into {out:?}")));
+    }
     match images.device() {
         Device::Cpu(_) => {
             let x = images.cpu::<f32>();
@@ -68,10 +81,10 @@ pub fn unfold(images: &Tensor, patch: usize) -> Result<Tensor> {
                 out_offset: out.layout().offset as u32,
             };
             let grid = gpu.caps().grid(out.elements().div_ceil(WG as usize));
-            gpu.dispatch(&kernel(), &[&out, images], &params, grid)?;
+            gpu.dispatch(&kernel(), &[out, images], &params, grid)?;
         }
     }
-    Ok(out)
+    Ok(())
 }
 
 /// Images through a patch embedding: `layer.weight` is `[width, channels·patch²]`. Images take no gradient.

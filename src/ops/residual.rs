@@ -64,6 +64,16 @@ impl RowSubset {
             scale: Tensor::from_slice(device, &[scale.len()], scale)?,
         })
     }
+
+    /// The same rows with other factors.
+    pub fn with_scale(&self, scale: &[f32]) -> Result<Self> {
+        if scale.len() != self.rows.elements() {
+            let problem = format!("{} factors of {} rows", scale.len(), self.rows.elements());
+            return Err(Error::shape("residual", problem));
+        }
+        let scale = Tensor::from_slice(self.rows.device(), &[scale.len()], scale)?;
+        Ok(Self { rows: self.rows.clone(), inverse: self.inverse.clone(), scale })
+    }
 }
 
 #[derive(Clone, Copy)]

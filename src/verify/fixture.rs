@@ -219,6 +219,16 @@ impl Fixture {
         Ok(Self { name: name.to_string(), record, student, teacher, batch, expected, teacher_temp })
     }
 
+    /// How many times a ViT's tolerance a kind of quantity has, by the noise of PyTorch's own float32. In the Swin's
+    /// record AdamW's first steps, which are nearly the signs of the gradients, make of it 2e-6 to 6e-6 in single losses.
+    pub(super) fn slack(&self, kind: &str) -> f64 {
+        match (self.record.arch.as_str(), kind) {
+            ("swin", "gradients" | "features" | "teacher parameters") => 1.5,
+            ("swin", "losses after updates") => 10.0,
+            _ => 1.0,
+        }
+    }
+
     /// The recorded settings as a config.
     pub fn config(&self) -> Result<Config> {
         let r = &self.record;

@@ -3,7 +3,8 @@
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::drop_path::{BranchRows, row_subset};
-use crate::models::vit::{NORM_EPS, Vit, vector};
+use crate::models::vit::{NORM_EPS, Vit};
+use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
 use crate::ops::attention::{SequenceGroup, attention};
 use crate::ops::layer_norm::layer_norm;
@@ -34,29 +35,14 @@ impl Block<'_> {
         layer_norm(tape, x, &weight, &bias, NORM_EPS, index)
     }
 
-    /// An elastic linear layer: its first `out` rows and `input` columns, α = largest input / input.
+    /// An elastic linear layer: its first `out` rows and `input` columns.
     fn linear(&self, part: &str, out: usize, input: usize) -> Result<LinearWeights> {
-        let name = |what: &str| format!("{}{part}.linear.{what}", self.prefix);
-        let weight = self.parameters.var(&name("weight"))?;
-        let alpha = weight.value().dim(1) as f32 / input as f32;
-        Ok(LinearWeights {
-            weight: weight.view(|w| w.slice(0, 0..out)?.slice(1, 0..input))?,
-            bias: Some(vector(self.parameters, &name("bias"), out)?),
-            alpha,
-        })
+        elastic_linear(self.parameters, &format!("{}{part}", self.prefix), out, input)
     }
 
     /// The q, k and v parts of the qkv layer, the first rows of each.
     fn qkv(&self) -> Result<LinearWeights> {
-        let (most, w) = (self.vit.sizes.width, self.width);
-        let name = |what: &str| format!("{}attn.qkv.linear.{what}", self.prefix);
-        let weight = self.parameters.var(&name("weight"))?;
-        let bias = self.parameters.var(&name("bias"))?;
-        Ok(LinearWeights {
-            weight: weight.view(|t| t.reshape(&[3, most, most])?.slice(1, 0..w)?.slice(2, 0..w))?,
-            bias: Some(bias.view(|t| t.reshape(&[3, most])?.slice(1, 0..w))?),
-            alpha: most as f32 / w as f32,
-        })
+        elastic_qkv(self.parameters, &format!("{}attn.qkv", self.prefix), self.width)
     }
 
     /// Queries, keys and values `[tokens, 3 · width]` of the block's attention over the tokens x.

@@ -15,6 +15,7 @@ use crate::config::{Config, Student};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
+use crate::nn::elastic::vector;
 use crate::nn::parameters::{Init, ParameterSpec, Parameters};
 use crate::ops::attention::SequenceGroup;
 use crate::ops::layer_norm::layer_norm;
@@ -201,11 +202,6 @@ impl Vit {
         self.resampling.borrow_mut().insert(grid, matrix.clone());
         Ok(matrix)
     }
-}
-
-/// The first `width` entries of a vector parameter of any official shape.
-fn vector(parameters: &Parameters, name: &str, width: usize) -> Result<Var> {
-    parameters.var(name)?.view(|v| v.reshape(&[v.elements()])?.slice(0, 0..width))
 }
 
 /// All parameters of a ViT of these sizes under their official names.

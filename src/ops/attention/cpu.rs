@@ -18,8 +18,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with at least `n` floats of undefined contents that stay with the thread.
-fn with_scratch(n: usize, f: impl FnOnce(&mut [f32])) {
+/// Calls `f` with `n` floats of undefined contents that stay with the thread.
+pub(in crate::ops) fn with_scratch(n: usize, f: impl FnOnce(&mut [f32])) {
     let mut scratch = SCRATCH.take();
     if scratch.len() < n {
         scratch.resize(n, 0.0);
@@ -56,10 +56,10 @@ fn block(length: usize) -> usize {
 
 /// A matrix in memory: first element, distance of rows, distance of columns.
 #[derive(Clone, Copy)]
-struct View(*const f32, usize, usize);
+pub(in crate::ops) struct View(pub *const f32, pub usize, pub usize);
 
 impl View {
-    fn t(self) -> Self {
+    pub fn t(self) -> Self {
         Self(self.0, self.2, self.1)
     }
 }
@@ -73,7 +73,7 @@ fn element(memory: &SyncPtr<f32>, at: usize) -> *mut f32 {
 ///
 /// # Safety
 /// The views lie in memory that may be read, C in memory that nothing else touches.
-unsafe fn product(
+pub(in crate::ops) unsafe fn product(
     (m, n, k): (usize, usize, usize),
     (c, c_rows): (*mut f32, usize),
     accumulate: bool,
@@ -107,6 +107,16 @@ unsafe fn product(
     }
 }
 
+/// Turns a row of scores into its softmax and gives its log-sum-exp.
+pub(in crate::ops) fn normalise(row: &mut [f32]) -> f32 {
+    let most = math::max(row.len(), |j| row[j]);
+    row.iter_mut().for_each(|s| *s = math::exp(*s - most));
+    let total = math::sum(row.len(), |j| row[j]);
+    let share = 1.0 / total;
+    row.iter_mut().for_each(|s| *s *= share);
+    most + total.ln()
+}
+
 pub(super) fn forward(call: &Call) -> Result<()> {
     let (rx, ro) = (call.qkv.rows("attention")?, call.out.rows("attention")?);
     let (d, width, scale) = (call.head_dim, call.heads * call.head_dim, call.scale);
@@ -131,12 +141,7 @@ pub(super) fn forward(call: &Call) -> Result<()> {
                 lse.slice(task.head * rx.rows + task.first + start, n)
             };
             for (row, saved) in scores.chunks_exact_mut(t).zip(&mut *saved) {
-                let most = math::max(t, |j| row[j]);
-                row.iter_mut().for_each(|s| *s = math::exp(*s - most));
-                let total = math::sum(t, |j| row[j]);
-                let share = 1.0 / total;
-                row.iter_mut().for_each(|s| *s *= share);
-                *saved = most + total.ln();
+                *saved = normalise(row);
             }
             // SAFETY: as above.
             unsafe {

@@ -2,7 +2,7 @@
 
 use super::{Call, SequenceGroup};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::gpu::{Caps, Defines, GpuDevice, Kernel, Shader, params};
 use crate::tensor::{DType, Tensor};
 
 const SHADER: Shader =
@@ -94,7 +94,7 @@ impl Plan {
     }
 
     /// Rows of a workgroup.
-    fn rows(&self) -> usize {
+    pub(in crate::ops) fn rows(&self) -> usize {
         (self.lanes * self.own) as usize
     }
 
@@ -110,16 +110,18 @@ impl Plan {
             Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
             Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
         };
-        let mut defines = vec![
-            ("WG", self.lanes),
-            ("OWN", self.own),
-            ("TILE", self.tile),
-            ("HEAD", self.head_dim),
-            (flag, 1),
-        ];
+        let mut defines = self.defines();
+        defines.push((flag, 1));
+        Kernel::new::<AttentionParams>(SHADER, entry, defines)
+    }
+
+    /// The constants that the plan stands for.
+    pub(in crate::ops) fn defines(&self) -> Defines {
+        let mut defines =
+            vec![("WG", self.lanes), ("OWN", self.own), ("TILE", self.tile), ("HEAD", self.head_dim)];
         defines.extend((self.variant == Variant::Broadcast).then_some(("BROADCAST", 1)));
         defines.extend((!self.head_dim.is_multiple_of(8)).then_some(("RAGGED", 1)));
-        Kernel::new::<AttentionParams>(SHADER, entry, defines)
+        defines
     }
 }
 

@@ -6,7 +6,7 @@
 //!
 //! dV = Pᵀ·dO, dS = P∘(dO·Vᵀ − D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
 
-mod cpu;
+pub(in crate::ops) mod cpu;
 mod gpu;
 
 pub use gpu::{Plan, Problem, Variant, kernels, plan, plans};

@@ -1,0 +1,74 @@
+// What the backward passes of window attention leave to be summed.
+//   fold_bias     dbias[r, head] (=, or += where `accumulate`) the sum of ds [heads, keys, queries] over the pairs of a query
+//                 and a key whose distance is r. Grid: one invocation an element of dbias, folded.
+//   sum_padding   parts[part, c] = Σ over the part's rows of w[row]·x[row, c]: the first `cols` columns with x = q and w the
+//                 saved Σ ds over padded keys, times `scale`; then as many with x = do and w = Σ exp(s − lse).
+//                 Grid: (ceil(2·cols / WG), parts).
+#include "params.wgsl"
+#include "grid.wgsl"
+
+#ifdef FOLD_BIAS
+struct Params {
+    heads: u32, window: u32, sums_offset: u32, out_offset: u32, out_stride: u32, accumulate: u32,
+}
+
+@group(0) @binding(0) var<storage, read_write> dbias: array<f32>;
+@group(0) @binding(1) var<storage, read> sums: array<f32>;
+
+@compute @workgroup_size(WG)
+fn fold_bias(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+             @builtin(local_invocation_index) lane: u32) {
+    let at = workgroup_index(wid, nwg) * WG + lane;
+    let w = p.window;
+    let span = 2u * w - 1u;
+    if at >= span * span * p.heads { return; }
+    let r = at / p.heads;
+    let head = at % p.heads;
+    // query − key + w − 1, downwards and across
+    let down = r / span;
+    let across = r % span;
+    let length = w * w;
+    var total = 0.0;
+    for (var y = max(down, w - 1u) - (w - 1u); y < min(w, down + 1u); y++) {
+        for (var x = max(across, w - 1u) - (w - 1u); x < min(w, across + 1u); x++) {
+            let key = (y + w - 1u - down) * w + x + w - 1u - across;
+            total += sums[p.sums_offset + (head * length + key) * length + y * w + x];
+        }
+    }
+    let to = p.out_offset + r * p.out_stride + head;
+    if p.accumulate != 0u { dbias[to] += total; } else { dbias[to] = total; }
+}
+#endif
+
+#ifdef SUM_PADDING
+struct Params {
+    heads: u32, head_dim: u32, rows: u32, first: u32, last: u32, per_part: u32,
+    out_offset: u32, qkv_offset: u32, qkv_stride: u32, dout_offset: u32, dout_stride: u32, saved_offset: u32,
+    scale: f32,
+}
+
+@group(0) @binding(0) var<storage, read_write> parts: array<f32>;
+@group(0) @binding(1) var<storage, read> qkv: array<f32>;
+@group(0) @binding(2) var<storage, read> dout: array<f32>;
+@group(0) @binding(3) var<storage, read> saved: array<f32>;
+
+@compute @workgroup_size(WG)
+fn sum_padding(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let c = wid.x * WG + lane;
+    let cols = p.heads * p.head_dim;
+    if c >= 2u * cols { return; }
+    let start = p.first + wid.y * p.per_part;
+    let end = min(start + p.per_part, p.last);
+    var total = 0.0;
+    if c < cols {
+        let weights = p.saved_offset + (2u * p.heads + c / p.head_dim) * p.rows;
+        for (var r = start; r < end; r++) { total += saved[weights + r] * qkv[p.qkv_offset + r * p.qkv_stride + c]; }
+        total *= p.scale;
+    } else {
+        let at = c - cols;
+        let weights = p.saved_offset + (3u * p.heads + at / p.head_dim) * p.rows;
+        for (var r = start; r < end; r++) { total += saved[weights + r] * dout[p.dout_offset + r * p.dout_stride + at]; }
+    }
+    parts[p.out_offset + wid.y * 2u * cols + c] = total;
+}
+#endif

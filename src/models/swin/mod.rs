@@ -1,0 +1,285 @@
+//! The elastic Swin Transformer (poa-facts: elastic Swin): any width up to the largest, any subset of the third stage's
+//! blocks, from one set of parameters. Crops of several sizes run together, packed into one matrix of map cells.
+
+mod block;
+mod cost;
+mod geometry;
+mod specs;
+mod validate;
+
+pub use specs::{NORM_EPS, SwinShape, swin_specs};
+pub use validate::validate;
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use rand::RngExt;
+use rand_chacha::ChaCha8Rng;
+
+use crate::autograd::{Tape, Var};
+use crate::config::Config;
+use crate::error::{Error, Result};
+use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
+use crate::models::grid::{ElasticGrid, Network, SwinSizes, block_ids, swin_grid};
+use crate::nn::elastic::vector;
+use crate::nn::parameters::{ParameterSpec, Parameters};
+use crate::ops::layer_norm::layer_norm;
+use crate::ops::linear::{LinearWeights, linear};
+use crate::ops::mask_rows::{MaskedMaps, mask_rows};
+use crate::ops::patch_embed::unfold_into;
+use crate::ops::patch_merge::{merge_norm, reduction};
+use crate::ops::pool_rows::{RowSpans, pool_rows};
+use crate::ops::residual::RowSubset;
+use crate::ops::window_attention::MapGroup;
+use crate::optim::groups::LayerRule;
+use crate::tensor::{DType, Device, Tensor};
+
+use block::Block;
+use geometry::{Geometry, Stage};
+
+/// Geometries that are kept; evaluation brings batches of a few sizes more.
+const GEOMETRIES: usize = 8;
+
+/// The elastic Swin: names, shapes and the forward pass of any of its sub-networks.
+pub struct Swin {
+    shape: SwinShape,
+    grid: ElasticGrid,
+    /// Windows and neighbours by number and side of the crops.
+    geometries: RefCell<HashMap<Vec<(usize, usize)>, Rc<Geometry>>>,
+}
+
+impl Swin {
+    /// A Swin of this shape, with these sub-networks.
+    pub fn new(shape: SwinShape, grid: ElasticGrid) -> Self {
+        Self { shape, grid, geometries: RefCell::default() }
+    }
+
+    /// The Swin that a config asks for.
+    pub fn from_config(config: &Config) -> Result<Self> {
+        let s = &config.student;
+        let grid = swin_grid(&SwinSizes {
+            min_embed_dim: s.min_embed_dim,
+            max_embed_dim: s.max_embed_dim,
+            min_s3_depth: s.min_s3_depth,
+            max_depths: s.max_depths,
+            head_dim: s.head_dim,
+            width_interval: s.width_interval,
+            depth_interval: s.depth_interval,
+            net_select_scale: s.net_select_scale,
+        })?;
+        Ok(Self::new(SwinShape::from_config(s, config.crops.global_crops_size), grid))
+    }
+
+    /// The intact network's shape.
+    pub fn shape(&self) -> &SwinShape {
+        &self.shape
+    }
+
+    fn geometry(&self, device: &Device, crops: &[CropBatch]) -> Result<Rc<Geometry>> {
+        let patch = self.shape.patch;
+        let mut key = Vec::new();
+        for batch in crops {
+            match batch.images.shape() {
+                &[count, 3, side, across] if side == across && side > 0 && side.is_multiple_of(patch) => {
+                    key.push((count, side / patch));
+                }
+                shape => {
+                    let problem =
+                        format!("crops [n, 3, side, side] in patches of {patch} expected, got {shape:?}");
+                    return Err(Error::shape("swin", problem));
+                }
+            }
+        }
+        let mut known = self.geometries.borrow_mut();
+        if let Some(geometry) = known.get(&key) {
+            return Ok(geometry.clone());
+        }
+        if known.len() >= GEOMETRIES {
+            known.clear();
+        }
+        let maps = key.iter().map(|&(count, side)| MapGroup { count, height: side, width: side }).collect();
+        let geometry = Rc::new(Geometry::new(device, maps, &self.shape)?);
+        known.insert(key, geometry.clone());
+        Ok(geometry)
+    }
+
+    /// The map cells that enter the first stage: embedded patches, normed over the full width and cut, masked ones
+    /// replaced.
+    fn embed(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        width: usize,
+        crops: &[CropBatch],
+        maps: &[MapGroup],
+    ) -> Result<Var> {
+        let s = &self.shape;
+        let fan_in = 3 * s.patch * s.patch;
+        let rows = maps.iter().map(MapGroup::rows).sum();
+        let patches = Tensor::empty(crops[0].images.device(), &[rows, fan_in], DType::F32)?;
+        let (mut first, mut masks) = (0, Vec::new());
+        for (batch, map) in crops.iter().zip(maps) {
+            unfold_into(&batch.images, s.patch, &patches.slice(0, first..first + map.rows())?)?;
+            first += map.rows();
+            let cells = self.cells(batch.images.dim(2)).max(1);
+            masks.push(MaskedMaps { count: map.count, side: map.height, cells, mask: batch.mask.clone() });
+        }
+        let part = |name: &str| vector(parameters, &format!("backbone.patch_embed.{name}"), s.width);
+        let weight = parameters.var("backbone.patch_embed.proj.weight")?;
+        let projection = LinearWeights {
+            weight: weight.view(|w| w.reshape(&[s.width, fan_in]))?,
+            bias: Some(part("proj.bias")?),
+            alpha: 1.0,
+        };
+        let x = linear(tape, &Var::constant(patches), &projection)?;
+        let x = layer_norm(tape, &x, &part("norm.norm.weight")?, &part("norm.norm.bias")?, NORM_EPS, None)?;
+        mask_rows(tape, &x, &vector(parameters, "backbone.mask_token", width)?, &masks)
+    }
+
+    /// The maps of the next stage, half as large and twice as wide.
+    fn merge(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        x: &Var,
+        stage: usize,
+        geometry: &Stage,
+    ) -> Result<Var> {
+        let (width, most) = (x.value().dim(1), self.shape.width << stage);
+        let Some(neighbours) = &geometry.neighbours else { return Ok(x.clone()) };
+        let name = |part: &str| format!("backbone.stages.{stage}.downsample.{part}.weight");
+        let slices = |name: &str| parameters.var(name)?.view(|v| v.reshape(&[4, most])?.slice(1, 0..width));
+        let bias = name("norm.norm").replace("weight", "bias");
+        let y = merge_norm(tape, x, &slices(&name("norm.norm"))?, &slices(&bias)?, NORM_EPS, neighbours)?;
+        let weight = parameters.var(&name("reduction.linear"))?;
+        let weight =
+            weight.view(|w| w.reshape(&[2 * most, 4, most])?.slice(0, 0..2 * width)?.slice(2, 0..width))?;
+        reduction(tape, &y, &weight, most as f32 / width as f32)
+    }
+
+    /// Drop path of one residual branch: every sample kept or not, those kept scaled up.
+    fn drop_path(&self, block: usize, stage: &Stage, rng: &mut ChaCha8Rng) -> Result<Option<RowSubset>> {
+        let rate = self.shape.drop_path_rate * block as f64 / (self.shape.blocks().max(2) - 1) as f64;
+        if rate == 0.0 {
+            return Ok(None);
+        }
+        let kept = (1.0 / (1.0 - rate)) as f32;
+        let mut scale = Vec::new();
+        for map in &stage.maps {
+            for _ in 0..map.count {
+                let factor = if rng.random::<f64>() >= rate { kept } else { 0.0 };
+                scale.resize(scale.len() + map.height * map.width, factor);
+            }
+        }
+        stage.every_row.with_scale(&scale).map(Some)
+    }
+}
+
+impl Backbone for Swin {
+    fn specs(&self) -> Vec<ParameterSpec> {
+        swin_specs(&self.shape)
+    }
+
+    fn grid(&self) -> &ElasticGrid {
+        &self.grid
+    }
+
+    fn layer_rule(&self) -> LayerRule {
+        LayerRule::swin(self.shape.depths)
+    }
+
+    fn cells(&self, pixels: usize) -> usize {
+        pixels / self.shape.patch / 8 * self.shape.cells_per_side
+    }
+
+    fn feature_width(&self, network: Network) -> usize {
+        8 * network.width
+    }
+
+    fn forward<'a>(
+        &'a self,
+        tape: &Tape,
+        parameters: &'a Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        mut drop_path: Option<&mut ChaCha8Rng>,
+    ) -> Result<Box<dyn Tokens + 'a>> {
+        let s = &self.shape;
+        let fits = network.width <= s.width && network.width.is_multiple_of(s.head_dim);
+        if !fits || network.depth > s.depths[2] || crops.is_empty() {
+            let problem = format!("network {network} of a Swin {}x{:?}", s.width, s.depths);
+            return Err(Error::shape("swin", problem));
+        }
+        let geometry = self.geometry(crops[0].images.device(), crops)?;
+        let mut x = self.embed(tape, parameters, network.width, crops, &geometry.stages[0].maps)?;
+        let mut before = 0;
+        for (i, stage) in geometry.stages.iter().enumerate() {
+            let depth = if i == 2 { network.depth } else { s.depths[i] };
+            for k in block_ids(s.depths[i], depth) {
+                let mut rows = || match drop_path.as_deref_mut() {
+                    Some(rng) => self.drop_path(before + k, stage, rng),
+                    None => Ok(None),
+                };
+                let block = Block::new(s, parameters, i, k, network.width << i);
+                x = block.attention_branch(tape, &x, stage, rows()?.as_ref())?;
+                x = block.mlp_branch(tape, &x, stage, rows()?.as_ref())?;
+            }
+            before += s.depths[i];
+            x = self.merge(tape, parameters, &x, i, stage)?;
+        }
+        let part = |name: &str| {
+            vector(parameters, &format!("backbone.norm3.norm.{name}"), self.feature_width(network))
+        };
+        let normed = layer_norm(tape, &x, &part("weight")?, &part("bias")?, NORM_EPS, None)?;
+        let cells = crops.iter().map(|c| self.cells(c.images.dim(2))).collect();
+        Ok(Box::new(MapTokens { normed, maps: geometry.stages[3].maps.clone(), cells }))
+    }
+
+    fn cost(&self, network: Network) -> Cost {
+        self.shape.cost(network)
+    }
+
+    fn widest(&self, network: Network, side: usize) -> usize {
+        // the hidden layer of the first stage's MLP, or its q, k and v with the row of padding; the embedding of the
+        // full width; or the image itself
+        let (cells, ratio) = ((side / self.shape.patch).pow(2), self.shape.mlp_ratio.max(3));
+        ((cells + 1) * network.width * ratio).max(cells * self.shape.width).max(3 * side * side)
+    }
+}
+
+/// The normed cells of the last maps.
+struct MapTokens {
+    /// `[Σ n·side², width]`.
+    normed: Var,
+    maps: Vec<MapGroup>,
+    /// Patch tokens along a side of each group's maps.
+    cells: Vec<usize>,
+}
+
+impl MapTokens {
+    /// First row and number of rows that a token is the mean of: the whole map, or the cell that a patch stands on.
+    fn span(&self, token: Token) -> (usize, usize) {
+        let (group, crop) = match token {
+            Token::Cls { group, crop } | Token::Patch { group, crop, .. } => (group, crop),
+        };
+        let MapGroup { height, width, .. } = self.maps[group];
+        let before: usize = self.maps[..group].iter().map(MapGroup::rows).sum();
+        let first = before + crop * height * width;
+        match token {
+            Token::Cls { .. } => (first, height * width),
+            Token::Patch { cell, .. } => {
+                let cells = self.cells[group];
+                (first + cell / cells * height / cells * width + cell % cells * width / cells, 1)
+            }
+        }
+    }
+}
+
+impl Tokens for MapTokens {
+    fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var> {
+        let spans: Vec<(usize, usize)> = tokens.iter().map(|t| self.span(*t)).collect();
+        let x = self.normed.value();
+        pool_rows(tape, &self.normed, &RowSpans::new(x.device(), x.dim(0), &spans)?)
+    }
+}

@@ -1,0 +1,107 @@
+//! Sizes of an elastic Swin and the parameters that follow from them.
+
+use crate::config::Student;
+use crate::nn::parameters::{Init, ParameterSpec};
+
+/// ε of every LayerNorm.
+pub const NORM_EPS: f32 = 1e-5;
+
+/// Sizes of the intact network.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SwinShape {
+    /// Pixels of a patch's side.
+    pub patch: usize,
+    /// Pixels of the side of the global crops.
+    pub image: usize,
+    /// Side of a window, in cells.
+    pub window: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Width of the first stage; every following stage is twice as wide.
+    pub width: usize,
+    /// Blocks of every stage.
+    pub depths: [usize; 4],
+    /// Hidden width of an MLP over the width.
+    pub mlp_ratio: usize,
+    /// Share of samples that the last block's branches leave out in training; it grows linearly from the first block.
+    pub drop_path_rate: f64,
+    /// Patch tokens along the side of a cell of the last map.
+    pub cells_per_side: usize,
+}
+
+impl SwinShape {
+    /// The sizes that a config's `student` section and its global crops ask for.
+    pub fn from_config(student: &Student, global_crops_size: usize) -> Self {
+        Self {
+            patch: student.patch_size,
+            image: global_crops_size,
+            window: student.window_size,
+            head_dim: student.head_dim,
+            width: student.max_embed_dim,
+            depths: student.max_depths,
+            mlp_ratio: student.mlp_ratio,
+            drop_path_rate: student.drop_path_rate,
+            cells_per_side: student.ibot_scale_factor,
+        }
+    }
+
+    /// Blocks of all stages.
+    pub fn blocks(&self) -> usize {
+        self.depths.iter().sum()
+    }
+}
+
+/// All parameters of a Swin of these sizes under their official names. The norms of the first three stages' outputs are
+/// part of checkpoints and of the teacher's average, but no loss reaches them.
+pub fn swin_specs(s: &SwinShape) -> Vec<ParameterSpec> {
+    let fan_in = 3 * s.patch * s.patch;
+    // PyTorch's defaults of Linear and Conv2d: uniform in ± 1/√fan_in for weight and bias
+    let uniform = |fan_in: usize| Init::Uniform(1.0 / (fan_in as f32).sqrt());
+    let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
+    let mut all = Vec::new();
+    let mut add = |name: String, shape: &[usize], init: Init| {
+        all.push(ParameterSpec::new(format!("backbone.{name}"), shape, init));
+    };
+    add("mask_token".into(), &[1, s.width], zero);
+    add("patch_embed.proj.weight".into(), &[s.width, 3, s.patch, s.patch], uniform(fan_in));
+    add("patch_embed.proj.bias".into(), &[s.width], uniform(fan_in));
+    add("patch_embed.norm.norm.weight".into(), &[s.width], one);
+    add("patch_embed.norm.norm.bias".into(), &[s.width], zero);
+    for (stage, depth) in s.depths.iter().enumerate() {
+        let w = s.width << stage;
+        let hidden = w * s.mlp_ratio;
+        for k in 0..*depth {
+            let mut add = |part: &str, shape: &[usize], init: Init| {
+                add(format!("stages.{stage}.blocks.{k}.{part}"), shape, init);
+            };
+            let table = [(2 * s.window - 1).pow(2), w / s.head_dim];
+            add("norm1.norm.weight", &[w], one);
+            add("norm1.norm.bias", &[w], zero);
+            add("attn.w_msa.relative_position_bias_table", &table, zero);
+            add("attn.w_msa.qkv.linear.weight", &[3 * w, w], uniform(w));
+            add("attn.w_msa.qkv.linear.bias", &[3 * w], uniform(w));
+            add("attn.w_msa.proj.linear.weight", &[w, w], uniform(w));
+            add("attn.w_msa.proj.linear.bias", &[w], uniform(w));
+            add("norm2.norm.weight", &[w], one);
+            add("norm2.norm.bias", &[w], zero);
+            add("ffn.fc1.linear.weight", &[hidden, w], uniform(w));
+            add("ffn.fc1.linear.bias", &[hidden], uniform(w));
+            add("ffn.fc2.linear.weight", &[w, hidden], uniform(hidden));
+            add("ffn.fc2.linear.bias", &[w], uniform(hidden));
+        }
+        if stage < 3 {
+            add(format!("stages.{stage}.downsample.norm.norm.weight"), &[4 * w], one);
+            add(format!("stages.{stage}.downsample.norm.norm.bias"), &[4 * w], zero);
+            add(
+                format!("stages.{stage}.downsample.reduction.linear.weight"),
+                &[2 * w, 4 * w],
+                uniform(4 * w),
+            );
+        }
+    }
+    for stage in 0..4 {
+        add(format!("norm{stage}.norm.weight"), &[s.width << stage], one);
+        add(format!("norm{stage}.norm.bias"), &[s.width << stage], zero);
+    }
+    all
+}

@@ -1,0 +1,218 @@
+//! The start of a network over maps: embedded patches cut to a sub-network's width, masked ones replaced by the mask token.
+//! Maps of several sizes are packed one group after the other into one matrix.
+
+use crate::autograd::{Tape, Var};
+use crate::cpu::{for_rows, reduce_columns};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::reduce::column_sum;
+use crate::tensor::{DType, Device, Tensor};
+
+const SHADER: Shader =
+    Shader { name: "mask_rows.wgsl", source: include_str!("../../shaders/mask_rows.wgsl") };
+/// Rows that an invocation sums for the token's gradient.
+const ROWS: usize = 256;
+
+params!(MaskParams {
+    rows: u32,
+    cols: u32,
+    width: u32,
+    side: u32,
+    cells: u32,
+    out_offset: u32,
+    out_stride: u32,
+    x_offset: u32,
+    x_stride: u32,
+    token_offset: u32,
+    mask_offset: u32,
+    per_part: u32,
+    accumulate: u32,
+});
+
+/// Square maps of one size.
+#[derive(Clone)]
+pub struct MaskedMaps {
+    /// Number of maps n.
+    pub count: usize,
+    /// Rows along a side of a map.
+    pub side: usize,
+    /// Cells of the mask along a side.
+    pub cells: usize,
+    /// `u32 [n·cells²]`, nonzero where the token replaces the rows under a cell.
+    pub mask: Option<Tensor>,
+}
+
+impl MaskedMaps {
+    fn rows(&self) -> usize {
+        self.count * self.side * self.side
+    }
+
+    /// Whether a row is masked, on the CPU device.
+    fn masked(&self) -> impl Fn(usize) -> bool + Sync + '_ {
+        let (mask, cells, side) = (self.mask.as_ref().map(|m| m.cpu::<u32>()), self.cells, self.side);
+        move |row| {
+            let (y, x) = (row % (side * side) / side * cells / side, row % side * cells / side);
+            mask.is_some_and(|m| m[(row / (side * side) * cells + y) * cells + x] != 0)
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Pass {
+    Forward,
+    BackwardRows,
+    BackwardToken,
+}
+
+fn kernel(pass: Pass, masked: bool) -> Kernel {
+    let (entry, flag, wg) = match pass {
+        Pass::Forward => ("forward", "FORWARD", 256),
+        Pass::BackwardRows => ("backward_rows", "BACKWARD_ROWS", 256),
+        Pass::BackwardToken => ("backward_token", "BACKWARD_TOKEN", 64),
+    };
+    let mut defines = vec![("WG", wg), (flag, 1)];
+    defines.extend(masked.then_some(("MASKED", 1)));
+    Kernel::new::<MaskParams>(SHADER, entry, defines)
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    [(Pass::Forward, false), (Pass::Forward, true), (Pass::BackwardRows, false)]
+        .into_iter()
+        .chain([(Pass::BackwardRows, true), (Pass::BackwardToken, true)])
+        .map(|(pass, masked)| kernel(pass, masked))
+        .collect()
+}
+
+/// The first columns of x `[Σ n·side², width]`, as many as the token `[cols]` has, with the token in masked rows.
+pub fn mask_rows(tape: &Tape, x: &Var, token: &Var, maps: &[MaskedMaps]) -> Result<Var> {
+    let (rx, cols) = (x.value().rows("mask_rows")?, token.value().elements());
+    let rows: usize = maps.iter().map(MaskedMaps::rows).sum();
+    let masks = maps.iter().all(|m| {
+        let fits = |t: &Tensor| t.dtype() == DType::U32 && t.elements() == m.count * m.cells * m.cells;
+        m.mask.as_ref().is_none_or(fits)
+    });
+    if rx.rows != rows || cols > rx.cols || !masks || !token.value().layout().is_contiguous() {
+        let problem = format!("x {:?}, token {:?}, {rows} rows of maps and masks", x.value(), token.value());
+        return Err(Error::shape("mask_rows", problem));
+    }
+    let y = Tensor::empty(x.value().device(), &[rows, cols], DType::F32)?;
+    for (map, range) in ranges(maps) {
+        forward(map, &x.value().slice(0, range.clone())?, token.value(), &y.slice(0, range)?)?;
+    }
+    let (vx, vt, maps) = (x.clone(), token.clone(), maps.to_vec());
+    Ok(tape.record("mask_rows", &[x, token], y, move |g, dy| {
+        if let Some(t) = g.target(&vx)? {
+            for (map, range) in ranges(&maps) {
+                let (dx, dy) = (t.tensor.slice(0, range.clone())?, dy.slice(0, range)?);
+                backward_rows(map, &dy, &dx, t.accumulate)?;
+            }
+        }
+        let Some(token) = g.target_zeroed(&vt)? else { return Ok(()) };
+        for (map, range) in ranges(&maps).filter(|(map, _)| map.mask.is_some()) {
+            backward_token(map, &dy.slice(0, range)?, &token)?;
+        }
+        Ok(())
+    }))
+}
+
+/// The groups that hold rows, with the rows.
+fn ranges(maps: &[MaskedMaps]) -> impl Iterator<Item = (&MaskedMaps, std::ops::Range<usize>)> {
+    let mut first = 0;
+    maps.iter()
+        .map(move |map| {
+            first += map.rows();
+            (map, first - map.rows()..first)
+        })
+        .filter(|(map, _)| map.rows() > 0)
+}
+
+fn gpu_params(map: &MaskedMaps, out: &Tensor, x: &Tensor) -> Result<MaskParams> {
+    let (ro, rx) = (out.rows("mask_rows")?, x.rows("mask_rows")?);
+    Ok(MaskParams {
+        rows: map.rows() as u32,
+        cols: ro.cols.min(rx.cols) as u32,
+        width: ro.cols as u32,
+        side: map.side as u32,
+        cells: map.cells as u32,
+        out_offset: ro.offset as u32,
+        out_stride: ro.stride as u32,
+        x_offset: rx.offset as u32,
+        x_stride: rx.stride as u32,
+        mask_offset: map.mask.as_ref().map_or(0, |m| m.layout().offset as u32),
+        ..Default::default()
+    })
+}
+
+fn forward(map: &MaskedMaps, x: &Tensor, token: &Tensor, y: &Tensor) -> Result<()> {
+    let (rx, ry) = (x.rows("mask_rows")?, y.rows("mask_rows")?);
+    match x.device() {
+        Device::Cpu(_) => {
+            let (x, token, masked) = (x.cpu::<f32>(), token.cpu::<f32>(), map.masked());
+            for_rows(y.cpu_mut::<f32>(), ry, |r, y| {
+                y.copy_from_slice(if masked(r) { token } else { &x[r * rx.stride..][..ry.cols] });
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let params = MaskParams { token_offset: token.layout().offset as u32, ..gpu_params(map, y, x)? };
+            let mut tensors = vec![y, x];
+            if let Some(mask) = &map.mask {
+                tensors.extend([mask, token]);
+            }
+            let grid = gpu.caps().grid((ry.rows * ry.cols).div_ceil(256));
+            gpu.dispatch(&kernel(Pass::Forward, map.mask.is_some()), &tensors, &params, grid)
+        }
+    }
+}
+
+/// dx (= or +=) dy of unmasked rows, zero elsewhere.
+fn backward_rows(map: &MaskedMaps, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
+    let (rd, rx) = (dy.rows("mask_rows")?, dx.rows("mask_rows")?);
+    match dy.device() {
+        Device::Cpu(_) => {
+            let (dy, masked) = (dy.cpu::<f32>(), map.masked());
+            for_rows(dx.cpu_mut::<f32>(), rx, |r, dx| {
+                let kept = if masked(r) { 0 } else { rd.cols };
+                if !accumulate {
+                    dx.fill(0.0);
+                }
+                dx[..kept].iter_mut().zip(&dy[r * rd.stride..]).for_each(|(o, d)| *o += d);
+            });
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let params = MaskParams { accumulate: accumulate as u32, ..gpu_params(map, dx, dy)? };
+            let mut tensors = vec![dx, dy];
+            tensors.extend(&map.mask);
+            let grid = gpu.caps().grid((rx.rows * rx.cols).div_ceil(256));
+            gpu.dispatch(&kernel(Pass::BackwardRows, map.mask.is_some()), &tensors, &params, grid)
+        }
+    }
+}
+
+/// token += Σ dy of masked rows.
+fn backward_token(map: &MaskedMaps, dy: &Tensor, token: &Tensor) -> Result<()> {
+    let rd = dy.rows("mask_rows")?;
+    match dy.device() {
+        Device::Cpu(_) => {
+            let (dy, masked) = (dy.cpu::<f32>(), map.masked());
+            let sums = reduce_columns(rd.rows, rd.cols, |r, sums| {
+                if masked(r) {
+                    sums.iter_mut().zip(&dy[r * rd.stride..]).for_each(|(s, d)| *s += d);
+                }
+            });
+            token.cpu_mut::<f32>().iter_mut().zip(sums).for_each(|(o, s)| *o += s);
+            Ok(())
+        }
+        Device::Gpu(gpu) => {
+            let Some(mask) = &map.mask else { return Ok(()) };
+            let per_part = ROWS.max(rd.rows.div_ceil(gpu.caps().grid_dimension as usize));
+            let parts = Tensor::empty(dy.device(), &[rd.rows.div_ceil(per_part), rd.cols], DType::F32)?;
+            let params = MaskParams { per_part: per_part as u32, ..gpu_params(map, &parts, dy)? };
+            let grid = [(rd.cols as u32).div_ceil(64), parts.dim(0) as u32, 1];
+            gpu.dispatch(&kernel(Pass::BackwardToken, true), &[&parts, dy, mask], &params, grid)?;
+            column_sum(&parts, token, 1.0, true)
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! Patch merging: 2×2 neighbouring rows of a map side by side, normed together, and reduced by a product (Liu et al. 2021).
+//! Gathering is part of the LayerNorm. Sliced parameters are four slices each, one a neighbour.
+
+use crate::autograd::{Tape, Target, Var};
+use crate::cpu::{SyncPtr, for_rows2, math, pieces, reduce_columns};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::elementwise::{add_assign, copy};
+use crate::ops::matmul::{Matrix, Options, matmul};
+use crate::ops::reduce::column_sum;
+use crate::ops::window_attention::MapGroup;
+use crate::tensor::{DType, Device, Rows, Tensor};
+
+const SHADER: Shader =
+    Shader { name: "patch_merge.wgsl", source: include_str!("../../shaders/patch_merge.wgsl") };
+/// Marks a neighbour beyond the map.
+const ABSENT: u32 = u32::MAX;
+/// Row blocks of the first stage of the parameter gradients.
+const PARTS: usize = 64;
+
+params!(MergeParams {
+    rows: u32,
+    cols: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    gamma_offset: u32,
+    gamma_stride: u32,
+    beta_offset: u32,
+    beta_stride: u32,
+    stats_offset: u32,
+    index_offset: u32,
+    dx_offset: u32,
+    dx_stride: u32,
+    per_part: u32,
+    accumulate: u32,
+    eps: f32,
+});
+
+fn kernel(entry: &'static str, flag: &'static str, cols: usize) -> Kernel {
+    let wg = if flag == "BACKWARD_PARAMETERS" || cols <= 64 { 64 } else { 256 };
+    Kernel::new::<MergeParams>(SHADER, entry, vec![("WG", wg), (flag, 1)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![
+        kernel("forward", "FORWARD", 64),
+        kernel("forward", "FORWARD", 256),
+        kernel("backward_input", "BACKWARD_INPUT", 64),
+        kernel("backward_input", "BACKWARD_INPUT", 256),
+        kernel("backward_parameters", "BACKWARD_PARAMETERS", 64),
+    ]
+}
+
+/// Which rows become one.
+#[derive(Clone)]
+pub struct Neighbours {
+    /// `u32 [merged rows, 4]`: the rows of a 2×2 block, row by row; [`ABSENT`] beyond the map.
+    index: Tensor,
+    rows: usize,
+}
+
+impl Neighbours {
+    /// The 2×2 blocks of maps; those of odd maps reach over the bottom and the right.
+    pub fn new(device: &Device, maps: &[MapGroup]) -> Result<Self> {
+        let (mut index, mut first) = (Vec::new(), 0);
+        for map in maps {
+            for _ in 0..map.count {
+                for y in (0..map.height).step_by(2) {
+                    for x in (0..map.width).step_by(2) {
+                        for (y, x) in [(y, x), (y, x + 1), (y + 1, x), (y + 1, x + 1)] {
+                            let inside = y < map.height && x < map.width;
+                            index.push(if inside { (first + y * map.width + x) as u32 } else { ABSENT });
+                        }
+                    }
+                }
+                first += map.height * map.width;
+            }
+        }
+        Ok(Self { index: Tensor::from_slice(device, &[index.len() / 4, 4], &index)?, rows: first })
+    }
+}
+
+/// What the passes share.
+struct Call {
+    x: Tensor,
+    /// `[4, width]`
+    gamma: Tensor,
+    neighbours: Neighbours,
+    /// `[merged rows, 2]`: mean and reciprocal standard deviation.
+    stats: Tensor,
+    eps: f32,
+}
+
+/// The four neighbours of a merged row; empty beyond the map.
+fn sources<'a>(x: &'a [f32], rx: Rows, index: &[u32], i: usize) -> [&'a [f32]; 4] {
+    std::array::from_fn(|k| match index[4 * i + k] {
+        ABSENT => &[][..],
+        r => &x[r as usize * rx.stride..][..rx.cols],
+    })
+}
+
+/// Element c of a neighbour.
+fn at(source: &[f32], c: usize) -> f32 {
+    if source.is_empty() { 0.0 } else { source[c] }
+}
+
+impl Call {
+    fn params(&self) -> Result<MergeParams> {
+        let (rx, rg) = (self.x.rows("patch_merge")?, self.gamma.rows("patch_merge")?);
+        Ok(MergeParams {
+            rows: self.neighbours.index.dim(0) as u32,
+            cols: rx.cols as u32,
+            x_offset: rx.offset as u32,
+            x_stride: rx.stride as u32,
+            gamma_offset: rg.offset as u32,
+            gamma_stride: rg.stride as u32,
+            stats_offset: self.stats.layout().offset as u32,
+            index_offset: self.neighbours.index.layout().offset as u32,
+            eps: self.eps,
+            ..Default::default()
+        })
+    }
+
+    fn forward(&self, beta: &Tensor, y: &Tensor) -> Result<()> {
+        let (rx, ry) = (self.x.rows("patch_merge")?, y.rows("patch_merge")?);
+        let (rg, rb) = (self.gamma.rows("patch_merge")?, beta.rows("patch_merge")?);
+        let index = &self.neighbours.index;
+        match self.x.device() {
+            Device::Cpu(_) => {
+                let (x, gamma, beta) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), beta.cpu::<f32>());
+                let index = index.cpu::<u32>();
+                let stats = Rows { offset: 0, rows: ry.rows, cols: 2, stride: 2 };
+                let (n, eps, total) = (rx.cols, self.eps, ry.cols as f32);
+                for_rows2(
+                    (y.cpu_mut(), ry),
+                    (self.stats.cpu_mut(), stats),
+                    |i, y: &mut [f32], s: &mut [f32]| {
+                        let z = sources(x, rx, index, i);
+                        let mean = z.iter().map(|z| math::sum(z.len(), |c| z[c])).sum::<f32>() / total;
+                        // neighbours beyond the map are zeros
+                        let off = |z: &&[f32]| match z.is_empty() {
+                            true => n as f32 * mean * mean,
+                            false => math::sum(n, |c| (z[c] - mean) * (z[c] - mean)),
+                        };
+                        let rstd = 1.0 / (z.iter().map(off).sum::<f32>() / total + eps).sqrt();
+                        (s[0], s[1]) = (mean, rstd);
+                        for (k, y) in y.chunks_exact_mut(n).enumerate() {
+                            let (gamma, beta) = (&gamma[k * rg.stride..][..n], &beta[k * rb.stride..][..n]);
+                            for c in 0..n {
+                                y[c] = (at(z[k], c) - mean) * rstd * gamma[c] + beta[c];
+                            }
+                        }
+                    },
+                );
+                Ok(())
+            }
+            Device::Gpu(gpu) => {
+                let params = MergeParams {
+                    y_offset: ry.offset as u32,
+                    y_stride: ry.stride as u32,
+                    beta_offset: rb.offset as u32,
+                    beta_stride: rb.stride as u32,
+                    ..self.params()?
+                };
+                let tensors = [y, &self.stats, &self.x, index, &self.gamma, beta];
+                let kernel = kernel("forward", "FORWARD", rx.cols);
+                gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(ry.rows))
+            }
+        }
+    }
+
+    /// dx of every row (= or +=)
+    fn backward_input(&self, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
+        let (rx, rg) = (self.x.rows("patch_merge")?, self.gamma.rows("patch_merge")?);
+        let (rd, ro) = (dy.rows("patch_merge")?, dx.rows("patch_merge")?);
+        let index = &self.neighbours.index;
+        match self.x.device() {
+            Device::Cpu(_) => {
+                let (x, gamma, dy) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), dy.cpu::<f32>());
+                let (stats, index) = (self.stats.cpu::<f32>(), index.cpu::<u32>());
+                let (n, out) = (rx.cols, SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr()));
+                pieces(rd.rows, 4 * n, |range| {
+                    for i in range {
+                        let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
+                        let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+                        let g = |k: usize, c: usize| gamma[k * rg.stride + c] * dy[k * n + c];
+                        let (mut a, mut b) = (0.0, 0.0);
+                        for (k, z) in z.iter().enumerate() {
+                            a += math::sum(n, |c| g(k, c));
+                            b += math::sum(n, |c| g(k, c) * ((at(z, c) - mean) * rstd));
+                        }
+                        let (a, b) = (a / (4 * n) as f32, b / (4 * n) as f32);
+                        for (k, z) in z.iter().enumerate().filter(|(_, z)| !z.is_empty()) {
+                            // SAFETY: a row is in one block, so rows are disjoint.
+                            let o = unsafe { out.slice(index[4 * i + k] as usize * ro.stride, n) };
+                            for c in 0..n {
+                                let d = rstd * (g(k, c) - a - (z[c] - mean) * rstd * b);
+                                o[c] = if accumulate { o[c] + d } else { d };
+                            }
+                        }
+                    }
+                });
+                Ok(())
+            }
+            Device::Gpu(gpu) => {
+                let params = MergeParams {
+                    y_offset: rd.offset as u32,
+                    y_stride: rd.stride as u32,
+                    dx_offset: ro.offset as u32,
+                    dx_stride: ro.stride as u32,
+                    accumulate: accumulate as u32,
+                    ..self.params()?
+                };
+                let tensors = [dx, &self.stats, &self.x, index, &self.gamma, dy];
+                let kernel = kernel("backward_input", "BACKWARD_INPUT", rx.cols);
+                gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(rd.rows))
+            }
+        }
+    }
+
+    /// Σ dy·ẑ and Σ dy, `[2, 4, width]`.
+    fn parameter_sums(&self, dy: &Tensor) -> Result<Tensor> {
+        let (rx, rd) = (self.x.rows("patch_merge")?, dy.rows("patch_merge")?);
+        let (n, index) = (rx.cols, &self.neighbours.index);
+        let sums = Tensor::empty(dy.device(), &[2, 4, n], DType::F32)?;
+        match self.x.device() {
+            Device::Cpu(_) => {
+                let (x, dy, stats) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), self.stats.cpu::<f32>());
+                let index = index.cpu::<u32>();
+                let total = reduce_columns(rd.rows, 8 * n, |i, sums| {
+                    let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
+                    let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+                    let (g, b) = sums.split_at_mut(4 * n);
+                    for k in 0..4 {
+                        for c in 0..n {
+                            g[k * n + c] += dy[k * n + c] * ((at(z[k], c) - mean) * rstd);
+                            b[k * n + c] += dy[k * n + c];
+                        }
+                    }
+                });
+                sums.upload(&total)?;
+            }
+            Device::Gpu(gpu) => {
+                let per_part = rd.rows.div_ceil(PARTS).max(1);
+                let count = rd.rows.div_ceil(per_part).max(1);
+                let parts = Tensor::empty(dy.device(), &[count, 8 * n], DType::F32)?;
+                let params = MergeParams {
+                    y_offset: rd.offset as u32,
+                    y_stride: rd.stride as u32,
+                    dx_offset: parts.layout().offset as u32,
+                    dx_stride: 8 * n as u32,
+                    per_part: per_part as u32,
+                    ..self.params()?
+                };
+                let tensors = [&parts, &self.stats, &self.x, index, dy];
+                let kernel = kernel("backward_parameters", "BACKWARD_PARAMETERS", n);
+                let grid = [(4 * n as u32).div_ceil(64), count as u32, 1];
+                gpu.dispatch(&kernel, &tensors, &params, grid)?;
+                column_sum(&parts, &sums.reshape(&[8 * n])?, 1.0, false)?;
+            }
+        }
+        Ok(sums)
+    }
+}
+
+fn put(target: &Target, value: &Tensor) -> Result<()> {
+    match target.accumulate {
+        true => add_assign(&target.tensor, value),
+        false => copy(&target.tensor, value),
+    }
+}
+
+/// LayerNorm of 2×2 neighbours of x `[rows, width]` side by side, `[merged rows, 4·width]`; γ and β are `[4, width]`, with
+/// any distance between slices.
+pub fn merge_norm(
+    tape: &Tape,
+    x: &Var,
+    gamma: &Var,
+    beta: &Var,
+    eps: f32,
+    neighbours: &Neighbours,
+) -> Result<Var> {
+    let rx = x.value().rows("patch_merge")?;
+    let slices = |v: &Var| v.value().shape() == [4, rx.cols];
+    if rx.rows != neighbours.rows || !slices(gamma) || !slices(beta) {
+        let problem = format!(
+            "x {:?} of maps of {} rows, gamma {:?}, beta {:?}",
+            x.value(),
+            neighbours.rows,
+            gamma.value(),
+            beta.value()
+        );
+        return Err(Error::shape("patch_merge", problem));
+    }
+    let (device, rows) = (x.value().device(), neighbours.index.dim(0));
+    let y = Tensor::empty(device, &[rows, 4 * rx.cols], DType::F32)?;
+    let stats = Tensor::empty(device, &[rows, 2], DType::F32)?;
+    let call = Call {
+        x: x.value().clone(),
+        gamma: gamma.value().clone(),
+        neighbours: neighbours.clone(),
+        stats,
+        eps,
+    };
+    call.forward(beta.value(), &y)?;
+    let (vx, vg, vb) = (x.clone(), gamma.clone(), beta.clone());
+    Ok(tape.record("merge_norm", &[x, gamma, beta], y, move |g, dy| {
+        let targets = [g.target(&vg)?, g.target(&vb)?];
+        if targets.iter().any(Option::is_some) {
+            let sums = call.parameter_sums(&dy)?;
+            for (i, target) in targets.iter().enumerate() {
+                if let Some(target) = target {
+                    put(target, &sums.slice(0, i..i + 1)?.reshape(&[4, rx.cols])?)?;
+                }
+            }
+        }
+        match g.target(&vx)? {
+            Some(t) => call.backward_input(&dy, &t.tensor, t.accumulate),
+            None => Ok(()),
+        }
+    }))
+}
+
+/// `α·x·Wᵀ` for x `[rows, 4·width]` and a weight `[out, 4, width]`: an elastic layer whose inputs are four slices.
+pub fn reduction(tape: &Tape, x: &Var, weight: &Var, alpha: f32) -> Result<Var> {
+    let &[out, 4, width] = weight.value().shape() else {
+        return Err(Error::shape(
+            "patch_merge",
+            format!("a weight [out, 4, width], got {:?}", weight.value()),
+        ));
+    };
+    if x.value().shape().len() != 2 || x.value().dim(1) != 4 * width {
+        let problem = format!("{:?} through a weight {:?}", x.value(), weight.value());
+        return Err(Error::shape("patch_merge", problem));
+    }
+    let options = Options { alpha, ..Default::default() };
+    let y = Tensor::empty(x.value().device(), &[x.value().dim(0), out], DType::F32)?;
+    matmul(&Matrix::new(x.value())?, &transposed(weight.value())?, &Matrix::new(&y)?, &options)?;
+    let (vx, vw) = (x.clone(), weight.clone());
+    Ok(tape.record("reduction", &[x, weight], y, move |g, dy| {
+        if let Some(t) = g.target(&vw)? {
+            let options = Options { accumulate: t.accumulate, ..options.clone() };
+            let product = transposed(&t.tensor)?.t();
+            matmul(&Matrix::new(&dy)?.t(), &Matrix::new(vx.value())?, &product, &options)?;
+        }
+        let Some(t) = g.target(&vx)? else { return Ok(()) };
+        let options = Options { accumulate: t.accumulate, ..options };
+        let weight = transposed(vw.value())?.t();
+        matmul(&Matrix::new(&dy)?, &weight, &Matrix::new(&t.tensor)?, &options)
+    }))
+}
+
+/// A weight `[out, 4, width]` as the matrix `[4·width, out]`.
+fn transposed(weight: &Tensor) -> Result<Matrix> {
+    Matrix::grouped_rows(&weight.transpose(0, 1).transpose(1, 2))
+}

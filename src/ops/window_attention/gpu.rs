@@ -1,0 +1,234 @@
+//! Window attention on a GPU: the three kernels of `window_attention.wgsl`, and the sums that follow.
+
+use super::Call;
+use crate::autograd::Target;
+use crate::error::Result;
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::ops::attention::{Plan, Problem, plans};
+use crate::ops::fill::fill;
+use crate::ops::reduce::column_sum;
+use crate::tensor::{DType, Tensor};
+
+const ATTENTION: Shader =
+    Shader { name: "window_attention.wgsl", source: include_str!("../../../shaders/window_attention.wgsl") };
+const GRADIENTS: Shader =
+    Shader { name: "window_gradients.wgsl", source: include_str!("../../../shaders/window_gradients.wgsl") };
+/// Invocations of a workgroup in the sums.
+const WG: u32 = 64;
+/// Parts of the windows, times heads, that sum dS on their own: so many fill a large device. They sum into no more than
+/// `SUMS` elements, below 10 MiB where windows have 49 tokens.
+const PARTS: usize = 1024;
+const SUMS: usize = 16 << 20;
+/// Rows that an invocation sums for the row of padding.
+const PADDING_ROWS: usize = 256;
+
+params!(WindowParams {
+    heads: u32,
+    rows: u32,
+    windows: u32,
+    per_part: u32,
+    qkv_offset: u32,
+    qkv_stride: u32,
+    out_offset: u32,
+    out_stride: u32,
+    dout_offset: u32,
+    dout_stride: u32,
+    dqkv_offset: u32,
+    dqkv_stride: u32,
+    saved_offset: u32,
+    sums_offset: u32,
+    index_offset: u32,
+    bias_offset: u32,
+    bias_stride: u32,
+    scale: f32,
+});
+
+params!(FoldParams {
+    heads: u32,
+    window: u32,
+    sums_offset: u32,
+    out_offset: u32,
+    out_stride: u32,
+    accumulate: u32,
+});
+
+params!(PaddingParams {
+    heads: u32,
+    head_dim: u32,
+    rows: u32,
+    first: u32,
+    last: u32,
+    per_part: u32,
+    out_offset: u32,
+    qkv_offset: u32,
+    qkv_stride: u32,
+    dout_offset: u32,
+    dout_stride: u32,
+    saved_offset: u32,
+    scale: f32,
+});
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pass {
+    Forward,
+    BackwardQ,
+    BackwardKv,
+}
+
+fn kernel(plan: &Plan, pass: Pass, window: usize) -> Kernel {
+    let (entry, flag) = match pass {
+        Pass::Forward => ("forward", "FORWARD"),
+        Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
+        Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
+    };
+    let mut defines = plan.defines();
+    defines.extend([("WINDOW", window as u32), (flag, 1)]);
+    Kernel::new::<WindowParams>(ATTENTION, entry, defines)
+}
+
+fn fold_kernel() -> Kernel {
+    Kernel::new::<FoldParams>(GRADIENTS, "fold_bias", vec![("WG", WG), ("FOLD_BIAS", 1)])
+}
+
+fn padding_kernel() -> Kernel {
+    Kernel::new::<PaddingParams>(GRADIENTS, "sum_padding", vec![("WG", WG), ("SUM_PADDING", 1)])
+}
+
+/// All variants.
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = vec![fold_kernel(), padding_kernel()];
+    for (head_dim, window) in [(4, 2), (16, 7), (32, 7), (32, 12)] {
+        for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim }, caps) {
+            let passes = [Pass::Forward, Pass::BackwardQ, Pass::BackwardKv];
+            all.extend(passes.map(|pass| kernel(&plan, pass, window)));
+        }
+    }
+    all
+}
+
+fn params(call: &Call) -> Result<WindowParams> {
+    let (rx, ro) = (call.qkv.rows("window_attention")?, call.out.rows("window_attention")?);
+    let bias = call.bias.rows("window_attention")?;
+    Ok(WindowParams {
+        heads: call.heads as u32,
+        rows: call.windows.rows() as u32,
+        windows: call.windows.count() as u32,
+        per_part: 1,
+        qkv_offset: rx.offset as u32,
+        qkv_stride: rx.stride as u32,
+        out_offset: ro.offset as u32,
+        out_stride: ro.stride as u32,
+        saved_offset: call.saved.layout().offset as u32,
+        index_offset: call.windows.index.layout().offset as u32,
+        bias_offset: bias.offset as u32,
+        bias_stride: bias.stride as u32,
+        scale: call.scale,
+        ..Default::default()
+    })
+}
+
+/// Workgroups for so many windows or parts.
+fn workgroups(call: &Call, plan: &Plan, items: usize) -> usize {
+    items * call.heads * call.windows.window().pow(2).div_ceil(plan.rows())
+}
+
+pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
+    let tensors = [&call.out, &call.saved, &call.qkv, &call.windows.index, &call.bias];
+    let kernel = kernel(plan, Pass::Forward, call.windows.window());
+    let grid = gpu.caps().grid(workgroups(call, plan, call.windows.count()));
+    gpu.dispatch(&kernel, &tensors, &params(call)?, grid)
+}
+
+pub(super) fn backward(
+    call: &Call,
+    gpu: &GpuDevice,
+    plan: &Plan,
+    dout: &Tensor,
+    dqkv: &Tensor,
+    dbias: Option<Target>,
+) -> Result<()> {
+    let windows = &call.windows;
+    let (rd, rg) = (dout.rows("window_attention")?, dqkv.rows("window_attention")?);
+    let length = windows.window().pow(2);
+    let most = (PARTS / call.heads).min(SUMS / (call.heads * length * length)).max(1);
+    let per_part = windows.count().div_ceil(most);
+    let parts = windows.count().div_ceil(per_part);
+    let sums = Tensor::empty(dqkv.device(), &[parts, call.heads * length * length], DType::F32)?;
+    let params = WindowParams {
+        per_part: per_part as u32,
+        dout_offset: rd.offset as u32,
+        dout_stride: rd.stride as u32,
+        dqkv_offset: rg.offset as u32,
+        dqkv_stride: rg.stride as u32,
+        sums_offset: sums.layout().offset as u32,
+        ..params(call)?
+    };
+    let (index, bias) = (&windows.index, &call.bias);
+    let grid = gpu.caps().grid(workgroups(call, plan, parts));
+    let tensors = [dqkv, &call.saved, &sums, &call.qkv, dout, &call.out, index, bias];
+    gpu.dispatch(&kernel(plan, Pass::BackwardQ, windows.window()), &tensors, &params, grid)?;
+    let grid = gpu.caps().grid(workgroups(call, plan, windows.count()));
+    let tensors = [dqkv, &call.saved, &call.qkv, dout, index, bias];
+    gpu.dispatch(&kernel(plan, Pass::BackwardKv, windows.window()), &tensors, &params, grid)?;
+    sum_padding(call, gpu, dout, dqkv)?;
+    dbias.map_or(Ok(()), |target| fold_bias(call, gpu, &sums, &target))
+}
+
+fn fold_bias(call: &Call, gpu: &GpuDevice, sums: &Tensor, target: &Target) -> Result<()> {
+    let total = match sums.dim(0) {
+        1 => sums.clone(),
+        _ => {
+            let total = Tensor::empty(sums.device(), &[sums.dim(1)], DType::F32)?;
+            column_sum(sums, &total, 1.0, false)?;
+            total
+        }
+    };
+    let out = target.tensor.rows("window_attention")?;
+    let params = FoldParams {
+        heads: call.heads as u32,
+        window: call.windows.window() as u32,
+        sums_offset: total.layout().offset as u32,
+        out_offset: out.offset as u32,
+        out_stride: out.stride as u32,
+        accumulate: target.accumulate as u32,
+    };
+    let grid = gpu.caps().grid((out.rows * out.cols).div_ceil(WG as usize));
+    gpu.dispatch(&fold_kernel(), &[&target.tensor, &total], &params, grid)
+}
+
+/// The gradient of the row of padding: none for its q, since padded queries are dropped.
+fn sum_padding(call: &Call, gpu: &GpuDevice, dout: &Tensor, dqkv: &Tensor) -> Result<()> {
+    if !call.windows.is_padded() {
+        return Ok(());
+    }
+    let (rx, rd) = (call.qkv.rows("window_attention")?, dout.rows("window_attention")?);
+    let width = call.heads * call.head_dim;
+    let last = call.windows.rows();
+    let row = dqkv.slice(0, last..last + 1)?;
+    fill(&row, 0)?;
+    let kv = row.slice(1, width..3 * width)?.reshape(&[2 * width])?;
+    for range in &call.windows.padded {
+        let per_part = PADDING_ROWS.max(range.len().div_ceil(gpu.caps().grid_dimension as usize));
+        let count = range.len().div_ceil(per_part);
+        let parts = Tensor::empty(dqkv.device(), &[count, 2 * width], DType::F32)?;
+        let params = PaddingParams {
+            heads: call.heads as u32,
+            head_dim: call.head_dim as u32,
+            rows: last as u32,
+            first: range.start as u32,
+            last: range.end as u32,
+            per_part: per_part as u32,
+            out_offset: parts.layout().offset as u32,
+            qkv_offset: rx.offset as u32,
+            qkv_stride: rx.stride as u32,
+            dout_offset: rd.offset as u32,
+            dout_stride: rd.stride as u32,
+            saved_offset: call.saved.layout().offset as u32,
+            scale: call.scale,
+        };
+        let grid = [(2 * width as u32).div_ceil(WG), count as u32, 1];
+        gpu.dispatch(&padding_kernel(), &[&parts, &call.qkv, dout, &call.saved], &params, grid)?;
+        column_sum(&parts, &kv, 1.0, true)?;
+    }
+    Ok(())
+}
