@@ -41,17 +41,19 @@ fn log_accurate(x: f32) -> f32 {
     return fma(e, 0.693359375, m + q);
 }
 
-// The error function, to about one unit in the last place: a polynomial near zero, 1 − e^(a polynomial) beyond.
-fn erf(x: f32) -> f32 {
-    let t = abs(x);
-    let s = x * x;
+// Φ(x), the normal distribution function, to a few units in the last place of its value, in the lower tail too: ½ + a
+// polynomial near zero, e^(a polynomial) in the tails.
+fn normal_cdf(x: f32) -> f32 {
+    let y = x * 0.70710678;
+    let t = abs(y);
+    let s = t * t;
     if t > 0.927734375 {
         var far = fma(fma(t, -1.72853470e-5, 3.83197126e-4), s, fma(t, -3.88396438e-3, 2.42546219e-2));
         far = fma(far, t, -1.06777877e-1);
         far = fma(far, t, -6.34846687e-1);
         far = fma(far, t, -1.28717512e-1);
-        far = 1.0 - exp_accurate(fma(far, t, -t));
-        return select(far, -far, x < 0.0);
+        let tail = 0.5 * exp_accurate(fma(far, t, -t));
+        return select(1.0 - tail, tail, x < 0.0);
     }
     var near = -5.96761703e-4;
     near = fma(near, s, 4.99119423e-3);
@@ -59,15 +61,15 @@ fn erf(x: f32) -> f32 {
     near = fma(near, s, 1.12819925e-1);
     near = fma(near, s, -3.76125336e-1);
     near = fma(near, s, 1.28379166e-1);
-    return fma(near, x, x);
+    return fma(fma(near, y, y), 0.5, 0.5);
 }
 
 // GELU, the exact one: x·Φ(x).
 fn gelu(x: f32) -> f32 {
-    return 0.5 * x * (1.0 + erf(x * 0.70710678));
+    return x * normal_cdf(x);
 }
 
 // dGELU/dx = Φ(x) + x·φ(x).
 fn gelu_grad(x: f32) -> f32 {
-    return 0.5 * (1.0 + erf(x * 0.70710678)) + x * 0.39894228 * exp_accurate(-0.5 * x * x);
+    return normal_cdf(x) + x * 0.39894228 * exp_accurate(-0.5 * x * x);
 }
