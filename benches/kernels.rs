@@ -23,7 +23,7 @@ use crate::support::{Bench, Work};
 type Run = fn(&mut Criterion, &Bench);
 
 pub fn all(c: &mut Criterion, bench: &Bench) {
-    let runs: [(&str, Run); 7] = [
+    let runs: [(&str, Run); 8] = [
         ("matmul", matmuls),
         ("conv", convolutions),
         ("layernorm", layer_norms),

@@ -171,7 +171,7 @@ fn verify_passes_without_arguments() {
     for device in ["cpu", "gpu"] {
         let out = program(&["verify", "--device", device]);
         assert!(out.status.success(), "{}{}", text(&out.stdout), text(&out.stderr));
-        assert_eq!(text(&out.stdout).matches("  pass").count(), 8);
+        assert_eq!(text(&out.stdout).matches("  pass").count(), 9);
     }
 }
 

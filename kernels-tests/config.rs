@@ -122,8 +122,8 @@ fn wrong_types_say_what_is_expected() {
 
 #[test]
 fn impossible_values_name_one_that_works() {
-    fails("student.arch=swin_dynamic", &["`student.arch`", "cannot be trained yet", "vit_dynamic"]);
-    fails("student.arch=vit", &["`student.arch`", "vit_dynamic"]);
+    fails("student.arch=swin_dynamic", &["`crops.global_crops_size`", "multiple of"]);
+    fails("student.arch=vit", &["`student.arch`", "vit_dynamic", "swin_dynamic", "resnet_dynamic"]);
     fails("student.max_embed_dim=100", &["`student.max_embed_dim`", "student.head_dim", "112"]);
     fails("student.min_embed_dim=112", &["`student.min_embed_dim`", "96"]);
     fails("student.min_embed_dim=0", &["`student.min_embed_dim`"]);
@@ -306,4 +306,32 @@ fn progress_measures_speed() {
     progress.finish();
     let text = |s| readable(std::time::Duration::from_secs(s));
     assert_eq!([text(12), text(200), text(3900), text(183_600)], ["12s", "3m 20s", "1h 05m", "2d 03h"]);
+}
+
+#[test]
+fn sizes_of_a_resnet_name_ones_that_work() {
+    let problem = |setting: &str| {
+        let mut config = Config::load("demo_resnet", &[setting.to_string()]).unwrap();
+        let error = config.resolve(1).expect_err(setting).to_string();
+        assert!(!error.contains('\n'), "{setting}: `{error}` is longer than a line");
+        error
+    };
+    for (setting, texts) in [
+        ("student.base_channels=6", ["student.base_channels", "example 8"]),
+        ("student.stem_channels=17", ["student.stem_channels", "example 20"]),
+        ("student.num_gn_groups=0", ["student.num_gn_groups", "example 32"]),
+        ("student.width_interval=3", ["student.width_interval", "example 1"]),
+        ("student.min_depths=[1, 3, 1, 1]", ["student.min_depths", "example [1, 2, 2, 1]"]),
+        ("student.max_depths=[1, 2, 0, 1]", ["student.max_depths", "example [3, 8, 36, 3]"]),
+        ("student.depth_interval=2", ["student.depth_interval", "example 1"]),
+        ("student.patch_size=8", ["student.patch_size", "must be 4"]),
+        ("student.strides=[2, 2, 2, 2]", ["student.strides", "example [1, 2, 2, 2]"]),
+        ("student.ibot_scale_factor=3", ["student.ibot_scale_factor", "example 2"]),
+        ("crops.global_crops_size=48", ["crops.global_crops_size", "example 64"]),
+    ] {
+        let error = problem(setting);
+        for text in texts {
+            assert!(error.contains(text), "{setting}: `{error}` does not say `{text}`");
+        }
+    }
 }

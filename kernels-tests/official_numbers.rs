@@ -55,7 +55,11 @@ fn of_swin_hold_on_an_adapter() {
 fn check_resnet(device: &Device) {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/resnet");
     let done = replay(&Fixture::open(&folder).unwrap(), device).unwrap();
-    assert_eq!(done.checks.len(), 6, "losses, norms, gradients, student and teacher values, features");
+    assert_eq!(
+        done.checks.len(),
+        7,
+        "two kinds of losses, norms, gradients, student and teacher values, features"
+    );
     for c in &done.checks {
         println!("{:<20} {:>3} compared, worst {:.1e} at {}", c.kind, c.compared, c.worst, c.at);
         assert!(c.passes(), "{} on {}: {c:?}", c.kind, device.kind());

@@ -77,7 +77,8 @@ Examples:
   poa-gpu train --out runs/a --resume optim.epochs=400 goes on with a setting changed
   poa-gpu train --config vit_ee1200 --data webdataset:shards/{000..146}.tar --init vit_large.safetensors")]
 pub struct TrainArgs {
-    /// A TOML file, or a recipe of the program: demo, small, vit_ee1200, bench_tiny, bench_vit_s [default: demo, or with
+    /// A TOML file, or a recipe of the program: demo, demo_swin, demo_resnet, small, vit_ee1200, swin_ee1200,
+    /// resnet_ee2400, bench_tiny, bench_vit_s [default: demo, or with
     /// --resume the run's own]
     #[arg(long, value_name = "FILE|NAME")]
     pub config: Option<String>,

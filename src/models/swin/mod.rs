@@ -41,12 +41,15 @@ use geometry::{Geometry, Stage};
 /// Geometries that are kept; evaluation brings batches of a few sizes more.
 const GEOMETRIES: usize = 8;
 
+/// Count and side, in pixels, of every batch of crops.
+type CropSides = Vec<(usize, usize)>;
+
 /// The elastic Swin: names, shapes and the forward pass of any of its sub-networks.
 pub struct Swin {
     shape: SwinShape,
     grid: ElasticGrid,
     /// Windows and neighbours by number and side of the crops.
-    geometries: RefCell<HashMap<Vec<(usize, usize)>, Rc<Geometry>>>,
+    geometries: RefCell<HashMap<CropSides, Rc<Geometry>>>,
 }
 
 impl Swin {
