@@ -328,3 +328,27 @@ fn a_run_leaves_events_and_a_plot() {
         assert!(line["time"][key].is_number(), "time.{key} in {line}");
     }
 }
+
+/// Trained, resumed, evaluated and listed like a ViT.
+#[test]
+fn swins_and_resnets_go_the_same_way() {
+    for (recipe, smallest, intact) in
+        [("demo_swin", "24x2", "48x3"), ("demo_resnet", "8x1-1-1-1", "16x1-2-2-1")]
+    {
+        let dir = scratch(recipe).display().to_string();
+        let train = |steps: &'static str| {
+            let args = ["train", "--config", recipe, "--out", &dir, "--resume", "--device=cpu", steps];
+            let more =
+                ["train.batch_size_per_gpu=4", "evaluation.train_images=40", "evaluation.val_images=20"];
+            printed(&[&args[..], &more].concat())
+        };
+        let first = train("--steps=2");
+        assert!(first.contains(smallest) && first.contains(intact), "{first}");
+        assert!(train("--steps=3").contains("changed: train.total_steps = 3 (was 2)"));
+        let knn = ["eval", "knn", "--checkpoint", &dir, "--train", "shapes:60", "--network", "all", "--k=5"];
+        let knn = printed(&[&knn[..], &["--device=cpu", "--quiet"]].concat());
+        assert!(knn.contains(smallest) && knn.contains(intact), "{knn}");
+        assert!(printed(&["extract", "--checkpoint", &dir, "--list"]).contains(smallest));
+        std::fs::remove_dir_all(dir).unwrap();
+    }
+}

@@ -3,7 +3,6 @@
 use poa_gpu::ops::collect::collect_rows;
 use poa_gpu::ops::conv::MapShape;
 use poa_gpu::ops::group_norm::{GroupNorm, group_norm};
-use poa_gpu::ops::mask_cells::mask_cells;
 use poa_gpu::ops::max_pool::max_pool;
 use poa_gpu::tensor::Tensor;
 
@@ -115,41 +114,6 @@ fn max_pools() {
                         }
                     }
                     vec![y]
-                },
-            );
-        }
-    }
-}
-
-#[test]
-fn mask_tokens() {
-    for ([images, height, width], cells, cols) in [([2, 4, 4], 2, 5), ([1, 3, 6], 3, 8), ([3, 4, 4], 4, 70)] {
-        let shape = MapShape { images, height, width };
-        let mask: Vec<u32> = (0..images * cells * cells).map(|i| u32::from(i % 3 == 1)).collect();
-        let of = |pixel: usize| {
-            let (line, c) = (pixel / width, pixel % width);
-            let (i, r) = (line / height, line % height);
-            mask[(i * cells + r * cells / height) * cells + c * cells / width] != 0
-        };
-        for strided in [false, true] {
-            let (mut x, mut token) = (Operand::new(1, &[shape.rows(), cols]), Operand::new(2, &[cols]));
-            if strided {
-                (x, token) = (x.strided(), token.strided().parameter());
-            }
-            check(
-                "mask_cells",
-                &[x, token],
-                Tolerance { atol: 1e-5, rtol: 1e-5 },
-                |tape, v| {
-                    let mask = Tensor::from_slice(v[0].value().device(), &[mask.len()], &mask)?;
-                    Ok(vec![mask_cells(tape, &v[0], shape, &v[1], &mask)?])
-                },
-                &|x| {
-                    let rows = (0..shape.rows()).flat_map(|pixel| match of(pixel) {
-                        true => x[1].clone(),
-                        false => x[0][pixel * cols..][..cols].to_vec(),
-                    });
-                    vec![rows.collect()]
                 },
             );
         }

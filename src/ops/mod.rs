@@ -17,7 +17,6 @@ pub mod l2_normalize;
 pub mod label_cross_entropy;
 pub mod layer_norm;
 pub mod linear;
-pub mod mask_cells;
 pub mod mask_rows;
 pub mod matmul;
 pub mod max_pool;
@@ -54,7 +53,6 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         l2_normalize::kernels(caps),
         label_cross_entropy::kernels(caps),
         layer_norm::kernels(caps),
-        mask_cells::kernels(caps),
         mask_rows::kernels(caps),
         matmul::kernels(caps),
         max_pool::kernels(caps),

@@ -16,7 +16,7 @@ use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::collect::collect_rows;
 use crate::ops::conv::{Conv, MapShape, conv_images};
 use crate::ops::group_norm::{GroupNorm, group_norm};
-use crate::ops::mask_cells::mask_cells;
+use crate::ops::mask_rows::{MaskedMaps, mask_rows};
 use crate::ops::max_pool::max_pool;
 use crate::ops::segment_mean::segment_mean;
 use crate::optim::groups::LayerRule;
@@ -58,7 +58,9 @@ impl ResNet {
         let (x, shape) = max_pool(tape, &x, shape)?;
         let Some(mask) = &crops.mask else { return Ok((x, shape)) };
         let token = parameters.var("backbone.mask_token")?.view(|t| t.reshape(&[t.elements()]))?;
-        Ok((mask_cells(tape, &x, shape, &token, mask)?, shape))
+        let cells = (mask.elements() / shape.images).isqrt();
+        let maps = MaskedMaps { count: shape.images, side: shape.height, cells, mask: Some(mask.clone()) };
+        Ok((mask_rows(tape, &x, &token, &[maps])?, shape))
     }
 }
 
