@@ -300,6 +300,52 @@ fn a_resumed_run_continues_bit_for_bit() {
     }
 }
 
+/// Activation checkpointing changes memory and nothing else, with every backbone and stochastic depth.
+#[test]
+fn recomputed_blocks_give_the_same_gradients_in_less_memory() {
+    for (recipe, choice) in [
+        ("demo", DeviceChoice::Cpu),
+        ("demo", DeviceChoice::Gpu),
+        ("demo_swin", DeviceChoice::Cpu),
+        ("demo_resnet", DeviceChoice::Cpu),
+    ] {
+        let mut results = Vec::new();
+        for checkpoints in ["false", "true"] {
+            let mut config = Config::recipe(recipe).unwrap();
+            let settings = [
+                &format!("train.checkpoint_blocks={checkpoints}"),
+                "train.batch_size_per_gpu=4",
+                "student.drop_path_rate=0.3",
+                // small heads, beside which the blocks count
+                "dino.head_n_prototypes=[64, 64]",
+                "dino.head_hidden_dim=64",
+            ];
+            config.apply(&settings).unwrap();
+            config.resolve(1).unwrap();
+            let device = Device::open(&choice).unwrap();
+            let model = PoaModel::new(&config, &device, 5).unwrap();
+            let before = device.peak_bytes();
+            let report = step(&model, &config, &batch(&config), model.grid.intact()).unwrap();
+            let gradients = model.student.gradients().unwrap();
+            let bits: Vec<Vec<u32>> = gradients
+                .buffers()
+                .iter()
+                .map(|b| b.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect())
+                .collect();
+            results.push((report.total, bits, device.peak_bytes() - before));
+        }
+        let [kept, recomputed] = &results[..] else { unreachable!("two runs") };
+        assert_eq!(kept.0, recomputed.0, "{recipe} on {choice:?}");
+        assert!(kept.1 == recomputed.1, "{recipe} on {choice:?}: other gradients");
+        assert!(
+            recomputed.2 < kept.2 * 9 / 10,
+            "{recipe} on {choice:?}: {} of {} bytes",
+            recomputed.2,
+            kept.2
+        );
+    }
+}
+
 /// A batch of the demo's sizes.
 fn sized<'a>(images: usize, global: &'a [f32], local: &'a [f32], masks: &'a [u8]) -> StepBatch<'a> {
     StepBatch { images, global, global_size: 32, local, local_size: 16, masks: Some(masks) }

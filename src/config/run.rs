@@ -196,6 +196,9 @@ pub struct Train {
     pub halt_after_skips: usize,
     /// Steps between reports.
     pub log_every: usize,
+    /// Keeps of each block of the students its input alone and computes the rest again on the way back: much less memory,
+    /// and about a fifth more time. The numbers are the same to the bit.
+    pub checkpoint_blocks: bool,
     /// Prototypes whose logits are in memory at a time; 0 takes as many as the device has room for.
     pub prototype_chunk: usize,
 }
@@ -210,6 +213,7 @@ impl Default for Train {
             centering: Centering::SinkhornKnopp,
             seed: 0,
             num_workers: 0,
+            checkpoint_blocks: false,
             saveckp_freq: 20,
             saveckp_minutes: 30,
             keep_checkpoints: 3,

@@ -221,17 +221,18 @@ fn normal(rng: &mut impl Rng) -> f32 {
     ((-2.0 * (1.0 - u).ln()).sqrt() * (std::f64::consts::TAU * v).cos()) as f32
 }
 
-/// The parameters a forward pass reads, with or without gradients.
+/// The parameters a forward pass reads, with or without gradients. Cloning is cheap and shares them.
+#[derive(Clone)]
 pub struct Parameters {
     values: FlatBuffers,
     gradients: Option<FlatBuffers>,
-    touched: Vec<Rc<Cell<bool>>>,
+    touched: Rc<[Rc<Cell<bool>>]>,
 }
 
 impl Parameters {
     /// Parameters without gradients: the teacher's, or those of an evaluated network.
     pub fn frozen(values: FlatBuffers) -> Self {
-        Self { values, gradients: None, touched: Vec::new() }
+        Self { values, gradients: None, touched: Rc::new([]) }
     }
 
     /// Parameters whose gradients are added up in a second set of buffers.

@@ -38,6 +38,8 @@ pub struct PoaSettings {
     pub logits_budget: Option<usize>,
     /// Local crops L.
     pub locals: usize,
+    /// Whether the students' blocks are computed again on the way back.
+    pub checkpoint_blocks: bool,
 }
 
 /// All the state of a run.
@@ -103,6 +105,7 @@ impl PoaModel {
                 sinkhorn_iterations: config.dino.sinkhorn_iterations,
                 logits_budget: (config.train.prototype_chunk > 0).then_some(config.train.prototype_chunk),
                 locals: config.crops.local_crops_number,
+                checkpoint_blocks: config.train.checkpoint_blocks,
             },
         })
     }

@@ -15,6 +15,7 @@ use crate::ops::weight_norm;
 use crate::poa::PoaModel;
 use crate::poa::losses::{HeadRecord, Part, RowCounts, StepRecord};
 use crate::poa::model::PoaHead;
+use crate::profile;
 use crate::tensor::{DType, Tensor};
 
 /// Momentum of the centres in `centering` mode.
@@ -82,9 +83,13 @@ impl PoaModel {
         let prepared = self.prepare(batch)?;
         let networks = [self.grid.intact(), inputs.network];
         let teacher = self.teacher_features(&prepared)?;
-        let tape = Tape::new();
+        let tape = match self.settings.checkpoint_blocks {
+            true => Tape::recomputing(),
+            false => Tape::new(),
+        };
         let mut students = Vec::new();
         for network in networks {
+            let _phase = profile::phase("student");
             let crops = prepared.student_crops();
             let drop_path = inputs.drop_path.as_deref_mut();
             let tokens = self.backbone.forward(&tape, &self.student, network, &crops, drop_path)?;
@@ -129,6 +134,7 @@ impl PoaModel {
             cotangents
                 .push((value, Tensor::from_slice(&self.device, value.value().shape(), &[*weight * share])?));
         }
+        let _phase = profile::phase("backward");
         tape.backward(cotangents)?;
         Ok(StepRecord { counts: prepared.counts, heads, koleo: koleos, total, teacher_cls })
     }
@@ -175,6 +181,7 @@ impl PoaModel {
 
     /// The teacher's features: cls tokens with the views exchanged, then the masked patches.
     fn teacher_features(&self, prepared: &Prepared) -> Result<Var> {
+        let _phase = profile::phase("teacher");
         let tape = Tape::no_grad();
         let crops = [CropBatch { images: prepared.global.clone(), mask: None }];
         let tokens = self.backbone.forward(&tape, &self.teacher, self.grid.intact(), &crops, None)?;
@@ -194,6 +201,7 @@ impl PoaModel {
         rows: &LossRows,
         inputs: &StepInputs,
     ) -> Result<HeadRecord> {
+        let _phase = profile::phase("head");
         let part = |tape: &Tape, features: &Var, cls: usize| match head.part {
             Part::All => Ok(features.clone()),
             Part::Cls => narrow_rows(tape, features, 0, cls),

@@ -20,13 +20,13 @@ pub(super) struct BlockPlace {
 }
 
 /// A block with its parameters.
-pub(super) struct Block<'a> {
-    pub shape: &'a ResNetShape,
-    pub parameters: &'a Parameters,
+pub(super) struct Block {
+    pub shape: ResNetShape,
+    pub parameters: Parameters,
     pub at: BlockPlace,
 }
 
-impl Block<'_> {
+impl Block {
     fn var(&self, part: &str) -> Result<Var> {
         let BlockPlace { stage, block, .. } = self.at;
         self.parameters.var(&format!("backbone.layer{}.layers.{block}.{part}", stage + 1))
@@ -48,10 +48,19 @@ impl Block<'_> {
         group_norm(tape, x, &part("weight")?, &part("bias")?, residual, norm)
     }
 
-    /// The block's output and the shape of its map.
-    pub fn forward(&self, tape: &Tape, x: &Var, shape: MapShape) -> Result<(Var, MapShape)> {
+    fn stride(&self) -> usize {
+        if self.at.block == 0 { self.shape.strides[self.at.stage] } else { 1 }
+    }
+
+    /// Shape of the block's output, for an input of this one.
+    pub fn after(&self, shape: MapShape) -> MapShape {
+        shape.after(3, self.stride(), 1)
+    }
+
+    /// The block's output.
+    pub fn forward(&self, tape: &Tape, x: &Var, shape: MapShape) -> Result<Var> {
         let BlockPlace { stage, block, middle } = self.at;
-        let stride = if block == 0 { self.shape.strides[stage] } else { 1 };
+        let stride = self.stride();
         let alpha = self.shape.middle(stage) as f32 / middle as f32;
         let slice = |name: &str, out: usize, input: usize| {
             self.var(name)?.view(|w| w.slice(0, 0..out)?.slice(1, 0..input))
@@ -74,6 +83,6 @@ impl Block<'_> {
             }
             _ => x.clone(),
         };
-        Ok((self.norm(tape, &y, after, "norm3", true, Some(&residual))?, after))
+        self.norm(tape, &y, after, "norm3", true, Some(&residual))
     }
 }

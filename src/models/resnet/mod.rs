@@ -105,7 +105,10 @@ impl Backbone for ResNet {
             }
             let (mut x, mut shape) = self.stem(tape, parameters, batch)?;
             for block in self.shape.blocks(network) {
-                (x, shape) = Block { shape: &self.shape, parameters, at: block }.forward(tape, &x, shape)?;
+                let block = Block { shape: self.shape.clone(), parameters: parameters.clone(), at: block };
+                let after = block.after(shape);
+                x = tape.segment(&x, move |tape, x| block.forward(tape, x, shape))?;
+                shape = after;
             }
             let means = segment_mean(tape, &x, shape.images)?;
             groups.push(Group { map: x, shape, means, cells: self.cells(side) });

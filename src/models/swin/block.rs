@@ -12,35 +12,50 @@ use crate::ops::residual::{RowSubset, residual};
 use crate::ops::window_attention::window_attention;
 
 /// One block's parameters, sliced to a width.
-pub(super) struct Block<'a> {
-    shape: &'a SwinShape,
-    parameters: &'a Parameters,
+pub(super) struct Block {
+    parameters: Parameters,
     prefix: String,
     width: usize,
+    /// Width of a head.
+    head_dim: usize,
+    /// Hidden width of the MLP.
+    hidden: usize,
     /// Whether its windows are shifted; that goes by its number in the intact network.
     shifted: bool,
 }
 
-impl<'a> Block<'a> {
-    pub fn new(
-        shape: &'a SwinShape,
-        parameters: &'a Parameters,
-        stage: usize,
-        block: usize,
-        width: usize,
-    ) -> Self {
-        let prefix = format!("backbone.stages.{stage}.blocks.{block}.");
-        Self { shape, parameters, prefix, width, shifted: block % 2 == 1 }
+impl Block {
+    pub fn new(shape: &SwinShape, parameters: &Parameters, stage: usize, block: usize, width: usize) -> Self {
+        Self {
+            parameters: parameters.clone(),
+            prefix: format!("backbone.stages.{stage}.blocks.{block}."),
+            width,
+            head_dim: shape.head_dim,
+            hidden: width * shape.mlp_ratio,
+            shifted: block % 2 == 1,
+        }
+    }
+
+    /// Both branches.
+    pub fn forward(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        stage: &Stage,
+        [attention, mlp]: &[Option<RowSubset>; 2],
+    ) -> Result<Var> {
+        let x = self.attention_branch(tape, x, stage, attention.as_ref())?;
+        self.mlp_branch(tape, &x, stage, mlp.as_ref())
     }
 
     fn linear(&self, part: &str, out: usize, input: usize) -> Result<LinearWeights> {
-        elastic_linear(self.parameters, &format!("{}{part}", self.prefix), out, input)
+        elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), out, input)
     }
 
     /// The normed rows of x, and `zeros` rows of zeros.
     fn norm(&self, tape: &Tape, x: &Var, part: &str, zeros: usize) -> Result<Var> {
         let vector =
-            |what: &str| vector(self.parameters, &format!("{}{part}.norm.{what}", self.prefix), self.width);
+            |what: &str| vector(&self.parameters, &format!("{}{part}.norm.{what}", self.prefix), self.width);
         layer_norm_padded(tape, x, &vector("weight")?, &vector("bias")?, NORM_EPS, zeros)
     }
 
@@ -50,18 +65,12 @@ impl<'a> Block<'a> {
 
     /// x + attention of the normed x inside windows. Padding is put on after the norm, so its q, k and v are those of
     /// zeros: a row of its own after the others.
-    pub fn attention_branch(
-        &self,
-        tape: &Tape,
-        x: &Var,
-        stage: &Stage,
-        rows: Option<&RowSubset>,
-    ) -> Result<Var> {
+    fn attention_branch(&self, tape: &Tape, x: &Var, stage: &Stage, rows: Option<&RowSubset>) -> Result<Var> {
         let windows = &stage.windows[self.shifted as usize];
-        let (head_dim, name) = (self.shape.head_dim, format!("{}attn.w_msa", self.prefix));
+        let (head_dim, name) = (self.head_dim, format!("{}attn.w_msa", self.prefix));
         let heads = self.width / head_dim;
         let y = self.norm(tape, x, "norm1", windows.is_padded() as usize)?;
-        let qkv = linear(tape, &y, &elastic_qkv(self.parameters, &format!("{name}.qkv"), self.width)?)?;
+        let qkv = linear(tape, &y, &elastic_qkv(&self.parameters, &format!("{name}.qkv"), self.width)?)?;
         let table = self.parameters.var(&format!("{name}.relative_position_bias_table"))?;
         let bias = table.view(|t| t.slice(1, 0..heads))?;
         let y = window_attention(tape, &qkv, &bias, windows, heads, (head_dim as f32).powf(-0.5))?;
@@ -70,11 +79,10 @@ impl<'a> Block<'a> {
     }
 
     /// x + MLP of the normed x.
-    pub fn mlp_branch(&self, tape: &Tape, x: &Var, stage: &Stage, rows: Option<&RowSubset>) -> Result<Var> {
-        let hidden = self.width * self.shape.mlp_ratio;
+    fn mlp_branch(&self, tape: &Tape, x: &Var, stage: &Stage, rows: Option<&RowSubset>) -> Result<Var> {
         let y = self.norm(tape, x, "norm2", 0)?;
-        let (fc1, fc2) =
-            (self.linear("ffn.fc1", hidden, self.width)?, self.linear("ffn.fc2", self.width, hidden)?);
+        let fc1 = self.linear("ffn.fc1", self.hidden, self.width)?;
+        let fc2 = self.linear("ffn.fc2", self.width, self.hidden)?;
         let y = mlp(tape, &y, &fc1, &fc2)?;
         self.add(tape, x, &y, stage, rows)
     }

@@ -224,9 +224,10 @@ impl Backbone for Swin {
                     Some(rng) => self.drop_path(before + k, stage, rng),
                     None => Ok(None),
                 };
+                let rows = [rows()?, rows()?];
                 let block = Block::new(s, parameters, i, k, network.width << i);
-                x = block.attention_branch(tape, &x, stage, rows()?.as_ref())?;
-                x = block.mlp_branch(tape, &x, stage, rows()?.as_ref())?;
+                let geometry = geometry.clone();
+                x = tape.segment(&x, move |tape, x| block.forward(tape, x, &geometry.stages[i], &rows))?;
             }
             before += s.depths[i];
             x = self.merge(tape, parameters, &x, i, stage)?;

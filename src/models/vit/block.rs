@@ -2,8 +2,8 @@
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
+use crate::models::vit::NORM_EPS;
 use crate::models::vit::drop_path::{BranchRows, row_subset};
-use crate::models::vit::{NORM_EPS, Vit};
 use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
 use crate::ops::attention::{SequenceGroup, attention};
@@ -13,16 +13,19 @@ use crate::ops::residual::residual;
 use crate::tensor::Tensor;
 
 /// One block's parameters, sliced to a width.
-pub(super) struct Block<'a> {
-    pub vit: &'a Vit,
-    pub parameters: &'a Parameters,
+pub(super) struct Block {
+    pub parameters: Parameters,
     pub prefix: String,
     pub width: usize,
+    /// Width of a head.
+    pub head_dim: usize,
+    /// Hidden width of the MLP.
+    pub hidden: usize,
 }
 
-impl Block<'_> {
+impl Block {
     fn vector(&self, part: &str) -> Result<Var> {
-        vector(self.parameters, &format!("{}{part}", self.prefix), self.width)
+        vector(&self.parameters, &format!("{}{part}", self.prefix), self.width)
     }
 
     fn norm(&self, tape: &Tape, x: &Var, part: &str, rows: Option<&BranchRows>) -> Result<Var> {
@@ -37,12 +40,24 @@ impl Block<'_> {
 
     /// An elastic linear layer: its first `out` rows and `input` columns.
     fn linear(&self, part: &str, out: usize, input: usize) -> Result<LinearWeights> {
-        elastic_linear(self.parameters, &format!("{}{part}", self.prefix), out, input)
+        elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), out, input)
     }
 
     /// The q, k and v parts of the qkv layer, the first rows of each.
     fn qkv(&self) -> Result<LinearWeights> {
-        elastic_qkv(self.parameters, &format!("{}attn.qkv", self.prefix), self.width)
+        elastic_qkv(&self.parameters, &format!("{}attn.qkv", self.prefix), self.width)
+    }
+
+    /// Both branches.
+    pub fn forward(
+        &self,
+        tape: &Tape,
+        x: &Var,
+        groups: &[SequenceGroup],
+        rows: [Option<&BranchRows>; 2],
+    ) -> Result<Var> {
+        let x = self.attention_branch(tape, x, groups, rows[0])?;
+        self.mlp_branch(tape, &x, rows[1])
     }
 
     /// Queries, keys and values `[tokens, 3 · width]` of the block's attention over the tokens x.
@@ -52,34 +67,32 @@ impl Block<'_> {
     }
 
     /// x + attention of the normed x.
-    pub fn attention_branch(
+    fn attention_branch(
         &self,
         tape: &Tape,
         x: &Var,
         groups: &[SequenceGroup],
         rows: Option<&BranchRows>,
     ) -> Result<Var> {
-        let head_dim = self.vit.sizes.head_dim;
         let y = self.norm(tape, x, "norm1", rows)?;
         let qkv = linear(tape, &y, &self.qkv()?)?;
         let groups = match rows {
             Some(BranchRows::Subset(_, groups)) => groups,
             _ => groups,
         };
-        let y = attention(tape, &qkv, groups, self.width / head_dim, (head_dim as f32).powf(-0.5))?;
+        let y = attention(tape, &qkv, groups, self.width / self.head_dim, (self.head_dim as f32).powf(-0.5))?;
         let y = linear(tape, &y, &self.linear("attn.proj", self.width, self.width)?)?;
         residual(tape, x, &y, &self.vector("ls1.gamma")?, row_subset(rows))
     }
 
     /// x + MLP of the normed x.
-    pub fn mlp_branch(&self, tape: &Tape, x: &Var, rows: Option<&BranchRows>) -> Result<Var> {
-        let hidden = self.width * self.vit.sizes.mlp_ratio;
+    fn mlp_branch(&self, tape: &Tape, x: &Var, rows: Option<&BranchRows>) -> Result<Var> {
         let y = self.norm(tape, x, "norm2", rows)?;
         let y = mlp(
             tape,
             &y,
-            &self.linear("mlp.fc1", hidden, self.width)?,
-            &self.linear("mlp.fc2", self.width, hidden)?,
+            &self.linear("mlp.fc1", self.hidden, self.width)?,
+            &self.linear("mlp.fc2", self.width, self.hidden)?,
         )?;
         residual(tape, x, &y, &self.vector("ls2.gamma")?, row_subset(rows))
     }

@@ -7,6 +7,7 @@ mod drop_path;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::rc::Rc;
 
 use rand_chacha::ChaCha8Rng;
 
@@ -122,12 +123,13 @@ impl Vit {
         &'a self,
         parameters: &'a Parameters,
         network: Network,
-    ) -> impl Iterator<Item = Block<'a>> + 'a {
+    ) -> impl Iterator<Item = Block> + 'a {
         block_ids(self.sizes.depth, network.depth).into_iter().map(move |block| Block {
-            vit: self,
-            parameters,
+            parameters: parameters.clone(),
             prefix: format!("backbone.blocks.{block}."),
             width: network.width,
+            head_dim: self.sizes.head_dim,
+            hidden: network.width * self.sizes.mlp_ratio,
         })
     }
 
@@ -272,12 +274,16 @@ impl Backbone for Vit {
         crops: &[CropBatch],
         drop_path: Option<&mut ChaCha8Rng>,
     ) -> Result<Box<dyn Tokens + 'a>> {
-        let drops = drop_path.map(|rng| DropPath::draw(&self.sizes, network, crops, rng)).transpose()?;
+        let drops = match drop_path {
+            Some(rng) => Some(Rc::new(DropPath::draw(&self.sizes, network, crops, rng)?)),
+            None => None,
+        };
         let (mut x, groups) = self.start(tape, parameters, network, crops)?;
         for (i, block) in self.blocks(parameters, network).enumerate() {
-            let [attention_rows, mlp_rows] = drops.as_ref().map_or([None, None], |d| d.of_block(i));
-            x = block.attention_branch(tape, &x, &groups, attention_rows)?;
-            x = block.mlp_branch(tape, &x, mlp_rows)?;
+            let (groups, drops) = (groups.clone(), drops.clone());
+            x = tape.segment(&x, move |tape, x| {
+                block.forward(tape, x, &groups, drops.as_ref().map_or([None, None], |d| d.of_block(i)))
+            })?;
         }
         Ok(Box::new(PackedTokens { parameters, packed: x, groups }))
     }
@@ -297,8 +303,7 @@ impl Backbone for Vit {
         let (mut x, groups) = self.start(&tape, parameters, network, crops)?;
         let mut kept: Vec<Box<dyn Tokens + 'a>> = Vec::new();
         for (i, block) in self.blocks(parameters, network).enumerate() {
-            x = block.attention_branch(&tape, &x, &groups, None)?;
-            x = block.mlp_branch(&tape, &x, None)?;
+            x = block.forward(&tape, &x, &groups, [None, None])?;
             if i + count.max(1) >= network.depth {
                 kept.push(Box::new(PackedTokens { parameters, packed: x.clone(), groups: groups.clone() }));
             }
@@ -318,8 +323,7 @@ impl Backbone for Vit {
         let mut blocks: Vec<Block> = self.blocks(parameters, network).collect();
         let Some(last) = blocks.pop() else { return Ok(None) };
         for block in blocks {
-            x = block.attention_branch(&tape, &x, &groups, None)?;
-            x = block.mlp_branch(&tape, &x, None)?;
+            x = block.forward(&tape, &x, &groups, [None, None])?;
         }
         let qkv = last.qkv_of(&tape, &x)?;
         let length = qkv.dim(0) / images.dim(0);
