@@ -29,6 +29,7 @@ const RECIPES: &[(&str, &str)] = &[
     ("demo_swin", include_str!("../../configs/demo_swin.toml")),
     ("bench_tiny", include_str!("../../configs/bench_tiny.toml")),
     ("bench_vit_s", include_str!("../../configs/bench_vit_s.toml")),
+    ("bench_vit_l", include_str!("../../configs/bench_vit_l.toml")),
 ];
 
 /// Everything that decides what a training run computes.

@@ -1,0 +1,105 @@
+//! Whole training steps: forward and backward of all branches, losses, clipping, AdamW and EMA.
+
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+use super::{Bench, Event, Ready, Sink, wrong};
+use crate::config::Config;
+use crate::data::settings::loader_config;
+use crate::data::{self, Loader};
+use crate::error::{Error, Result};
+use crate::optim::adamw::StepSettings;
+use crate::poa::losses::LossWeights;
+use crate::poa::{PoaModel, StepBatch, StepInputs};
+use crate::profile::Work;
+use crate::tensor::Device;
+
+/// Memory that a step of ViT-L takes with the recipe's batch (measured on the CPU device).
+const VIT_L_BYTES: u64 = 14 << 30;
+
+pub(super) fn run(bench: &Bench, sink: &mut Sink) -> Result<()> {
+    for (name, recipe) in
+        [("step/tiny", "bench_tiny"), ("step/vit-s", "bench_vit_s"), ("step/vit-l", "bench_vit_l")]
+    {
+        if !bench.wanted(name) {
+            continue;
+        }
+        if let Some(reason) = left_out(bench, name) {
+            sink(bench, Event::Note(format!("{name}/{}: left out, {reason}", bench.device.kind())))?;
+            continue;
+        }
+        // the share of useful arithmetic is not counted for a whole step; the time is what is compared
+        bench.case(sink, name, Work::default(), || step(bench, recipe))?;
+        let peak = bench.device.peak_bytes() >> 20;
+        sink(bench, Event::Note(format!("{name}/{}: peak device memory {peak} MiB", bench.device.kind())))?;
+    }
+    Ok(())
+}
+
+/// Why a step is not timed on this device.
+fn left_out(bench: &Bench, name: &str) -> Option<String> {
+    match (&bench.device, name) {
+        (_, "step/vit-s") if bench.software() && !bench.full() => {
+            Some("a software adapter takes half a minute a step".into())
+        }
+        (_, "step/vit-l") if bench.software() => Some("a software adapter takes many minutes a step".into()),
+        (_, "step/vit-l") if !bench.full() => Some("`cargo bench -- step/vit-l` times it".into()),
+        (Device::Cpu(_), "step/vit-l") => match available_memory() {
+            Some(free) if free >= VIT_L_BYTES => None,
+            Some(free) => {
+                Some(format!("{} GiB of memory are free, {} needed", free >> 30, VIT_L_BYTES >> 30))
+            }
+            None => Some("how much memory is free is not known on this system".into()),
+        },
+        _ => None,
+    }
+}
+
+/// Bytes of memory that can be had without swapping, as Linux estimates them.
+fn available_memory() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
+fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
+    let mut config = Config::recipe(recipe)?;
+    config.resolve(1)?;
+    let mut model = PoaModel::new(&config, &bench.device, 0)?;
+    let network = model
+        .grid
+        .named(&config.student.fixed_network)
+        .map_err(|e| Error::config("student.fixed_network", e))?;
+    let source = data::open(&config.data.spec)?;
+    let batch = Loader::new(source, loader_config(&config))?.next()?;
+    let mut rng = ChaCha8Rng::seed_from_u64(0);
+    let settings =
+        StepSettings { lr: 1e-4, last_layer_lr: 1e-4, weight_decay: 0.04, teacher_momentum: 0.992 };
+    let weights = LossWeights::from_config(&config);
+    let record = std::rc::Rc::new(std::cell::Cell::new(None));
+    let last = record.clone();
+    Ready::new(
+        move || {
+            let inputs = StepBatch {
+                images: batch.images,
+                global: &batch.global,
+                global_size: config.crops.global_crops_size,
+                local: &batch.local,
+                local_size: config.crops.local_crops_size,
+                masks: Some(&batch.masks),
+            };
+            let mut how = StepInputs::new(network, 0.04).with_drop_path(&mut rng);
+            let losses = model.forward_backward(&inputs, &mut how)?;
+            let gradients = model.student.gradients().expect("students are trained").clone();
+            model.optimizer.measure(&gradients, &losses.total)?;
+            model.optimizer.update(&model.student, model.teacher.values(), settings)?;
+            model.optimizer.applied += 1;
+            record.set(Some(losses));
+            Ok(())
+        },
+        move || {
+            let total = last.take().expect("the step has run").read(&weights)?.total;
+            if total.is_finite() { Ok(()) } else { Err(wrong("step", format!("a loss of {total}"))) }
+        },
+    )
+}
