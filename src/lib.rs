@@ -3,6 +3,7 @@
 #![warn(missing_docs)]
 
 pub mod autograd;
+pub mod bench;
 pub mod cli;
 pub mod config;
 mod cpu;
@@ -17,6 +18,7 @@ pub mod optim;
 pub mod plot;
 pub mod poa;
 mod pool;
+pub mod profile;
 pub mod tensor;
 pub mod train;
 pub mod verify;

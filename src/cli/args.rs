@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::cli::bench::BenchArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
@@ -54,6 +55,8 @@ pub enum Command {
     /// Lists the devices that can be used, with their limits
     #[command(after_help = "Example:\n  poa-gpu devices        what --device can be, best first")]
     Devices,
+    /// Times the main kernels and whole training steps on a device, beside the best it does
+    Bench(BenchArgs),
     /// Prints a script with which a shell completes this program's arguments
     #[command(
         after_help = "Example:\n  poa-gpu completions bash > ~/.local/share/bash-completion/completions/poa-gpu"
@@ -75,10 +78,12 @@ Examples:
   poa-gpu train --config my.toml optim.epochs=50 'dino.head_n_prototypes=[1024, 2048]'
   poa-gpu train --config my.toml --out runs/a --resume goes on where runs/a ended, or starts it
   poa-gpu train --out runs/a --resume optim.epochs=400 goes on with a setting changed
+  poa-gpu train --config bench_vit_s --steps 8 --profile trace.json
+                                                       where the time of a step goes
   poa-gpu train --config vit_ee1200 --data webdataset:shards/{000..146}.tar --init vit_large.safetensors")]
 pub struct TrainArgs {
     /// A TOML file, or a recipe of the program: demo, demo_swin, demo_resnet, small, vit_ee1200, swin_ee1200,
-    /// resnet_ee2400, bench_tiny, bench_vit_s [default: demo, or with
+    /// resnet_ee2400, bench_tiny, bench_vit_s, bench_vit_l [default: demo, or with
     /// --resume the run's own]
     #[arg(long, value_name = "FILE|NAME")]
     pub config: Option<String>,
@@ -100,6 +105,10 @@ pub struct TrainArgs {
     /// Shows warnings and errors alone
     #[arg(long, short)]
     pub quiet: bool,
+    /// Records a few steps once they run smoothly: prints a table of the kernels with their rates beside what the
+    /// device can do, and writes a trace (JSON) for ui.perfetto.dev
+    #[arg(long, value_name = "FILE")]
+    pub profile: Option<PathBuf>,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,

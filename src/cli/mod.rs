@@ -9,6 +9,7 @@ macro_rules! say {
 }
 
 pub mod args;
+mod bench;
 mod config;
 mod devices;
 mod eval;
@@ -36,6 +37,7 @@ pub fn run(cli: Cli) -> Result<()> {
         Command::Config(args) => config::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Devices => devices::run(),
+        Command::Bench(args) => bench::run(&args),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "poa-gpu", &mut script);

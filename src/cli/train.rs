@@ -56,7 +56,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     shows(format!("data:    {}, {} images", source.describe(), source.len()));
     shows(format!("run:     {}", folder.dir().display()));
     let stop = stop_on_signal()?;
-    let start = Start { resume, init: args.init.clone(), quiet: args.quiet };
+    let start = Start { resume, init: args.init.clone(), quiet: args.quiet, profile: args.profile.clone() };
     let trainer = Trainer::new(config, &device, source, folder, &start)?;
     let outcome = trainer.run(&stop)?;
     if !args.quiet {

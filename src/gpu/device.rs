@@ -6,9 +6,11 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::caps::IMMEDIATE_BYTES;
+use super::timing::{Dispatched, Timing, hand_over};
 use super::{Caps, Kernel, Params};
 use crate::error::{Error, Result};
 use crate::pool::{Pool, size_class};
+use crate::profile;
 use crate::tensor::{ELEMENT_BYTES, Tensor};
 
 /// Dispatches recorded before they are handed to the adapter, so that it works while the rest is recorded.
@@ -45,6 +47,10 @@ struct Stream {
     dispatches: usize,
     /// Number of the submission being recorded, from 1.
     submission: u64,
+    /// Timestamps of this submission, while a profile is recorded.
+    timing: Option<Timing>,
+    /// Those of earlier ones.
+    timed: Vec<(Dispatched, PendingBuffer)>,
 }
 
 /// An opened adapter.
@@ -239,13 +245,25 @@ impl GpuDevice {
     }
 
     /// Waits for a copy to the host.
-    pub(crate) fn finish_read(&self, pending: PendingBuffer) -> Result<Vec<f32>> {
+    pub(crate) fn finish_read<T: bytemuck::Pod>(&self, pending: PendingBuffer) -> Result<Vec<T>> {
         self.wait(pending.submission)?;
         let view = pending
             .staging
             .get_mapped_range(..)
             .map_err(|e| Error::Device(format!("{}: memory cannot be read back: {e:?}", self.description)))?;
         Ok(bytemuck::pod_collect_to_vec(&view))
+    }
+
+    /// Waits for all work and hands the times of the dispatches to the profile.
+    pub(crate) fn finish_timing(&self) -> Result<()> {
+        self.synchronize()?;
+        let timed = std::mem::take(&mut self.stream.borrow_mut().timed);
+        let mut all = Vec::with_capacity(timed.len());
+        for (dispatches, stamps) in timed {
+            all.push((dispatches, self.finish_read(stamps)?));
+        }
+        hand_over(self.queue.get_timestamp_period(), all);
+        Ok(())
     }
 
     /// Hands the recorded commands to the adapter.
@@ -324,6 +342,14 @@ impl GpuDevice {
         }
         let encoder =
             stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
+        let timed = self.caps.timestamps && profile::is_on();
+        if timed {
+            // a pass of its own, with a timestamp at its beginning and its end
+            stream.pass = None;
+            let bytes = tensors.iter().map(|t| t.elements() * ELEMENT_BYTES).sum();
+            let timing = stream.timing.get_or_insert_with(|| Timing::new(&self.device, SUBMIT_EVERY));
+            stream.pass = Some(timing.begin(encoder, kernel, grid, bytes));
+        }
         let pass = stream
             .pass
             .get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
@@ -338,13 +364,20 @@ impl GpuDevice {
             pass.set_bind_group(1, &self.uniform_group, &[at as u32]);
         }
         pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
+        if timed {
+            stream.pass = None;
+        }
         stream.dispatches += 1;
         if stream.dispatches >= SUBMIT_EVERY { self.submit_from(stream).map(|_| ()) } else { Ok(()) }
     }
 
     fn submit_from(&self, stream: &mut Stream) -> Result<Option<wgpu::SubmissionIndex>> {
         stream.pass = None;
-        let Some(encoder) = stream.encoder.take() else { return Ok(None) };
+        let Some(mut encoder) = stream.encoder.take() else { return Ok(None) };
+        let timing = stream.timing.take().map(|timing| {
+            let staging = timing.resolve(&self.device, &mut encoder);
+            (timing, staging)
+        });
         if !stream.uniforms.is_empty() {
             self.queue.write_buffer(&self.uniforms, 0, &stream.uniforms);
             stream.uniforms.clear();
@@ -352,6 +385,11 @@ impl GpuDevice {
         let index = self.queue.submit([encoder.finish()]);
         stream.submission += 1;
         stream.dispatches = 0;
+        if let Some((timing, staging)) = timing {
+            staging.map_async(wgpu::MapMode::Read, .., |_| {});
+            let stamps = PendingBuffer { staging, submission: Some(index.clone()) };
+            stream.timed.push((timing.dispatched(), stamps));
+        }
         self.check()?;
         Ok(Some(index))
     }
@@ -360,6 +398,7 @@ impl GpuDevice {
         if let Some(found) = self.pipelines.borrow().get(kernel) {
             return Ok(found.clone());
         }
+        let _span = profile::operation("(pipeline)");
         let composed = kernel.compose(&self.caps)?;
         let bytes = 4 * kernel.params.len() as u32;
         if bytes > IMMEDIATE_BYTES {

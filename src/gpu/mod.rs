@@ -6,6 +6,7 @@ mod caps;
 mod device;
 mod kernel;
 mod preprocess;
+mod timing;
 
 pub use adapter::{AdapterSummary, adapters, select};
 pub use caps::Caps;

@@ -1,10 +1,13 @@
 //! What a device can do at best, to hold kernels against: much arithmetic on little memory, and a large copy. On a GPU
 //! the arithmetic is a long run of multiply-adds from registers; on the CPU it is a large square product.
 
+use std::time::Instant;
+
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::{self, copy};
 use crate::ops::matmul::{Matrix, Options, matmul};
+use crate::profile::Ceiling;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "ceiling.wgsl", source: include_str!("../../shaders/ceiling.wgsl") };
@@ -29,7 +32,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 }
 
 /// Does the arithmetic once, in a tensor of [`scratch`], and returns how many operations that was.
-pub fn multiply_add(out: &Tensor, seed: f32) -> Result<f64> {
+fn multiply_add(out: &Tensor, seed: f32) -> Result<f64> {
     match out.device() {
         Device::Cpu(_) => {
             let n = CPU_SIDE;
@@ -47,14 +50,33 @@ pub fn multiply_add(out: &Tensor, seed: f32) -> Result<f64> {
     }
 }
 
+/// Measures both ceilings, each the median of five.
+pub fn measure(device: &Device) -> Result<Ceiling> {
+    let [a, b] = scratch(device)?;
+    let rate = |run: &dyn Fn() -> Result<f64>| -> Result<f64> {
+        run()?;
+        let mut rates = Vec::new();
+        for _ in 0..5 {
+            device.synchronize()?;
+            let start = Instant::now();
+            let amount = run()?;
+            device.synchronize()?;
+            rates.push(amount / start.elapsed().as_secs_f64());
+        }
+        rates.sort_by(f64::total_cmp);
+        Ok(rates[rates.len() / 2])
+    };
+    Ok(Ceiling { flops: rate(&|| multiply_add(&a, 0.5))?, bytes: rate(&|| copied_bytes(&b, &a))? })
+}
+
 /// Copies `from` to `to` and returns the bytes read and written.
-pub fn copied_bytes(to: &Tensor, from: &Tensor) -> Result<f64> {
+fn copied_bytes(to: &Tensor, from: &Tensor) -> Result<f64> {
     copy(to, from)?;
     Ok(8.0 * from.elements() as f64)
 }
 
 /// Tensors for [`multiply_add`] and [`copied_bytes`]: 64 MiB each.
-pub fn scratch(device: &Device) -> Result<[Tensor; 2]> {
+fn scratch(device: &Device) -> Result<[Tensor; 2]> {
     let make = || Tensor::zeros(device, &[16 << 20], DType::F32);
     Ok([make()?, make()?])
 }

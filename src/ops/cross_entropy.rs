@@ -13,6 +13,7 @@ use crate::cpu::math;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::sinkhorn::{Targets, inverse_temperature, over_temperature, row_workgroup};
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader =
@@ -101,6 +102,7 @@ pub struct CrossEntropy<'a> {
 impl CrossEntropy<'_> {
     /// Computes the losses, and the gradient where it is wanted.
     pub fn run(&self) -> Result<()> {
+        let _span = profile::operation("cross_entropy");
         let r = self.logits.rows("cross_entropy")?;
         let (k, n) = (self.targets.prototypes(), r.rows);
         let dense = |t: &Tensor, cols: usize| t.shape() == [n, cols] && t.layout().is_contiguous();

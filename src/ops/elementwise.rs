@@ -4,6 +4,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -96,6 +97,7 @@ fn common_rows<const N: usize>(op: &'static str, tensors: [&Tensor; N]) -> Resul
 }
 
 fn run(op: Op, out: &Tensor, a: &Tensor, b: Option<&Tensor>, scale: f32) -> Result<()> {
+    let _span = profile::operation(op.entry());
     let [o, ra, rb] = common_rows(op.entry(), [out, a, b.unwrap_or(a)])?;
     match out.device() {
         Device::Cpu(_) => {

@@ -4,6 +4,7 @@ use crate::cpu::for_rows;
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::{WG, flat_rows};
+use crate::profile;
 use crate::tensor::{Device, Tensor};
 
 const SHADER: Shader = Shader { name: "fill.wgsl", source: include_str!("../../shaders/fill.wgsl") };
@@ -21,6 +22,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 
 /// Writes `bits` to every element of `t`, a matrix of contiguous rows. `f32::to_bits` gives the pattern of a float.
 pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
+    let _span = profile::operation("fill");
     let rows = flat_rows(t, "fill")?;
     match t.device() {
         Device::Cpu(_) => {

@@ -4,6 +4,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, pieces};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "gather.wgsl", source: include_str!("../../shaders/gather.wgsl") };
@@ -30,6 +31,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 
 /// `out[i] = x[index[i]]` for x `[rows, width]` and `u32` indices, each row at most once.
 pub fn gather_rows(tape: &Tape, x: &Var, index: &Tensor) -> Result<Var> {
+    let _span = profile::operation("gather_rows");
     let rx = x.value().rows("gather_rows")?;
     if index.dtype() != DType::U32 || !index.layout().is_contiguous() {
         return Err(Error::shape("gather_rows", format!("indices {index:?}")));

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise;
 use crate::ops::reduce::column_sum;
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -340,6 +341,7 @@ pub fn group_norm(
     residual: Option<&Var>,
     norm: GroupNorm,
 ) -> Result<Var> {
+    let _span = profile::operation("group_norm");
     let rx = x.value().rows("group_norm")?;
     let vector = |v: &Var| v.value().elements() == rx.cols && v.value().layout().is_contiguous();
     let whole = norm.images > 0 && norm.groups > 0 && rx.rows > 0;

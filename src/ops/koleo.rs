@@ -11,6 +11,7 @@ use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::l2_normalize::l2_normalize;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "koleo.wgsl", source: include_str!("../../shaders/koleo.wgsl") };
@@ -149,6 +150,7 @@ impl Saved {
 
 /// The loss `[1]` of rows `x` `[n, D]` in `groups` equal, consecutive groups, without weight.
 pub fn koleo(tape: &Tape, x: &Var, groups: usize) -> Result<Var> {
+    let _span = profile::operation("koleo");
     let bad = || Error::shape("koleo", format!("{:?} in {groups} groups", x.value()));
     let [n, d] = x.value().shape()[..] else { return Err(bad()) };
     if groups == 0 || n == 0 || n % groups != 0 {

@@ -5,6 +5,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, for_rows2, math};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -108,6 +109,7 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
 
 /// The rows of `x` `[.., width]` divided by max(their Euclidean norm, `eps`).
 pub fn l2_normalize(tape: &Tape, x: &Var, eps: f32) -> Result<Var> {
+    let _span = profile::operation("l2_normalize");
     let device = x.value().device();
     let y = Tensor::empty(device, x.value().shape(), DType::F32)?;
     let norms = Tensor::empty(device, &[x.value().rows("l2_normalize")?.rows], DType::F32)?;

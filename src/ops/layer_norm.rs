@@ -8,6 +8,7 @@ use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -258,6 +259,7 @@ fn normalise(
     index: Option<&Tensor>,
     zeros: usize,
 ) -> Result<Var> {
+    let _span = profile::operation("layer_norm");
     let rx = x.value().rows("layer_norm")?;
     let width = |v: &Var| v.value().elements() == rx.cols && v.value().layout().is_contiguous();
     if !width(gamma) || !width(beta) || index.is_some_and(|t| t.dtype() != DType::U32) {

@@ -6,6 +6,7 @@ use crate::cpu::{for_rows, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader =
@@ -86,6 +87,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 
 /// The first columns of x `[Σ n·side², width]`, as many as the token `[cols]` has, with the token in masked rows.
 pub fn mask_rows(tape: &Tape, x: &Var, token: &Var, maps: &[MaskedMaps]) -> Result<Var> {
+    let _span = profile::operation("mask_rows");
     let (rx, cols) = (x.value().rows("mask_rows")?, token.value().elements());
     let rows: usize = maps.iter().map(MaskedMaps::rows).sum();
     let masks = maps.iter().all(|m| {

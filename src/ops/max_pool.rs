@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::conv::MapShape;
 use crate::ops::elementwise::WG;
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader = Shader { name: "max_pool.wgsl", source: include_str!("../../shaders/max_pool.wgsl") };
@@ -138,6 +139,7 @@ impl Pool {
 
 /// The largest of every 3×3 window of maps `x` `[rows, channels]`, and the shape of the maps of those.
 pub fn max_pool(tape: &Tape, x: &Var, shape: MapShape) -> Result<(Var, MapShape)> {
+    let _span = profile::operation("max_pool");
     let rx = x.value().rows("max_pool")?;
     if rx.rows != shape.rows() || shape.rows() == 0 {
         return Err(Error::shape("max_pool", format!("{:?} as {shape:?}", x.value())));

@@ -6,6 +6,7 @@ use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::linear::{LinearWeights, linear};
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -45,6 +46,7 @@ pub fn unfold(images: &Tensor, patch: usize) -> Result<Tensor> {
 
 /// As [`unfold`], into the rows of a dense `out`: crops of several sizes are packed into one matrix.
 pub fn unfold_into(images: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
+    let _span = profile::operation("unfold");
     let &[n, channels, height, width] = images.shape() else {
         return Err(Error::shape("patch_embed", format!("images [n, c, h, w] expected, got {images:?}")));
     };

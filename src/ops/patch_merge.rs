@@ -9,6 +9,7 @@ use crate::ops::elementwise::{add_assign, copy};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::window_attention::MapGroup;
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -283,6 +284,7 @@ pub fn merge_norm(
     eps: f32,
     neighbours: &Neighbours,
 ) -> Result<Var> {
+    let _span = profile::operation("merge_norm");
     let rx = x.value().rows("patch_merge")?;
     let slices = |v: &Var| v.value().shape() == [4, rx.cols];
     if rx.rows != neighbours.rows || !slices(gamma) || !slices(beta) {

@@ -4,6 +4,7 @@
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Matrix, Options, matmul};
+use crate::profile;
 use crate::tensor::{DType, Tensor};
 
 /// The factor added to the target side when the scale of the interpolation is computed (as DINOv2 does, so that the
@@ -44,6 +45,7 @@ pub fn bicubic_matrix(from: usize, to: usize) -> Vec<f32> {
 
 /// `matrix · positions`: positions `[from², width]` (a slice of the parameter), matrix `[to², from²]`.
 pub fn resample_positions(tape: &Tape, positions: &Var, matrix: &Tensor) -> Result<Var> {
+    let _span = profile::operation("resample_positions");
     if matrix.shape().len() != 2 || matrix.dim(1) != positions.value().dim(0) {
         return Err(Error::shape("resample_positions", format!("{:?} by {matrix:?}", positions.value())));
     }

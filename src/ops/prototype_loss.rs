@@ -18,6 +18,7 @@ use crate::ops::elementwise::WG;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::sinkhorn::{Targets, even_ranges};
 use crate::ops::weight_norm;
+use crate::profile;
 use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor};
 
 const SHADER: Shader =
@@ -240,6 +241,7 @@ fn check(call: &PrototypeLoss) -> Result<usize> {
 
 /// The loss of one head; see [`PrototypeLoss`]. Gradients reach the features, v and g.
 pub fn prototype_loss(tape: &Tape, call: &PrototypeLoss) -> Result<HeadLoss> {
+    let _span = profile::operation("prototype_loss");
     let prototypes = check(call)?;
     let device = call.v.value().device().clone();
     let norm = weight_norm::effective(call.v.value(), call.g.value())?;

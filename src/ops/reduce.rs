@@ -4,6 +4,7 @@
 use crate::cpu::reduce_columns;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "reduce.wgsl", source: include_str!("../../shaders/reduce.wgsl") };
@@ -35,6 +36,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 
 /// `out[c] (+)= scale · Σ_r x[r, c]` for a matrix `x` of contiguous rows and a contiguous `out` of its width.
 pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Result<()> {
+    let _span = profile::operation("column_sum");
     let r = x.rows("column_sum")?;
     if out.elements() != r.cols || !out.layout().is_contiguous() {
         return Err(Error::shape("column_sum", format!("columns of {x:?} into {out:?}")));

@@ -8,6 +8,7 @@ use crate::cpu::{for_rows, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "residual.wgsl", source: include_str!("../../shaders/residual.wgsl") };
@@ -104,6 +105,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 
 /// `x + s·γ⊙branch` for x `[rows, width]`, γ `[width]` and a branch of all rows or of a subset.
 pub fn residual(tape: &Tape, x: &Var, branch: &Var, gamma: &Var, subset: Option<&RowSubset>) -> Result<Var> {
+    let _span = profile::operation("residual");
     let (rx, rb) = (x.value().rows("residual")?, branch.value().rows("residual")?);
     let branch_rows = subset.map_or(rx.rows, |s| s.rows.elements());
     let trunk_rows = subset.map_or(rx.rows, |s| s.inverse.elements());

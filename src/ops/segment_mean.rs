@@ -5,6 +5,7 @@ use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::WG;
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -77,6 +78,7 @@ fn backward(dx: &Tensor, dy: &Tensor, length: usize, accumulate: bool) -> Result
 
 /// Means `[segments, width]` of x `[segments·n, width]` over every n consecutive rows.
 pub fn segment_mean(tape: &Tape, x: &Var, segments: usize) -> Result<Var> {
+    let _span = profile::operation("segment_mean");
     let rx = x.value().rows("segment_mean")?;
     if segments == 0 || rx.rows == 0 || rx.rows % segments != 0 {
         return Err(Error::shape("segment_mean", format!("{:?} in {segments} runs of rows", x.value())));

@@ -20,6 +20,7 @@ use crate::ops::elementwise;
 use crate::ops::fill::fill;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
+use crate::profile;
 use crate::tensor::{DType, Device, ELEMENT_BYTES, Rows, Tensor};
 
 const SHADER: Shader = Shader { name: "sinkhorn.wgsl", source: include_str!("../../shaders/sinkhorn.wgsl") };
@@ -414,6 +415,7 @@ fn row_entropy(l: &[f32], b: &[f32], inverse: (f32, f32), (a, a_low): (f32, f32)
 /// Sinkhorn-Knopp: `iterations` times every column to one common sum, then every row to 1. `logits` are chunks `[rows, K]` of
 /// one matrix.
 pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Result<Targets> {
+    let _span = profile::operation("sinkhorn");
     let targets = Targets::new(logits, temperature)?;
     fill(&targets.column_scale, 0)?;
     if targets.rows() == 0 {
@@ -431,6 +433,7 @@ pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Res
 
 /// Centring: every row is softmax((l − c)/τ) with the centre c `[K]`.
 pub fn centering(logits: Vec<Tensor>, center: &Tensor, temperature: f64) -> Result<Targets> {
+    let _span = profile::operation("centering");
     let targets = Targets::new(logits, temperature)?;
     if center.shape() != targets.column_scale.shape() {
         return Err(Error::shape(

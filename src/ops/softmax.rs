@@ -4,6 +4,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, math, pieces};
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "softmax.wgsl", source: include_str!("../../shaders/softmax.wgsl") };
@@ -164,5 +165,6 @@ pub fn softmax(tape: &Tape, x: &Var, scale: f32) -> Result<Var> {
 
 /// As [`softmax`], with this team on a GPU; for tests and benchmarks.
 pub fn softmax_planned(tape: &Tape, x: &Var, scale: f32, team: Team) -> Result<Var> {
+    let _span = profile::operation("softmax");
     Call { scale, team: Some(team) }.record(tape, x)
 }

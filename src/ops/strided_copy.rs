@@ -4,6 +4,7 @@ use crate::cpu::{SyncPtr, pieces};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::WG;
+use crate::profile;
 use crate::tensor::{Device, Tensor};
 
 const SHADER: Shader =
@@ -38,6 +39,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 
 /// `out (+)= x`, element by element, for views of one shape of four dimensions. `out` must not overlap itself.
 pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
+    let _span = profile::operation("strided_copy");
     let wrong = || Error::shape("strided_copy", format!("{x:?} into {out:?}"));
     let four = |values: &[usize]| <[usize; 4]>::try_from(values).map_err(|_| wrong());
     let n = four(out.shape())?;

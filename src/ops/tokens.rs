@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::{add_assign, copy};
 use crate::ops::reduce::column_sum;
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "tokens.wgsl", source: include_str!("../../shaders/tokens.wgsl") };
@@ -90,6 +91,7 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
 
 /// Packed tokens `[Σ n·(1 + N), width]`: per crop the cls token, then its patches.
 pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> Result<Var> {
+    let _span = profile::operation("tokens");
     let width = shared.cls.value().elements();
     for g in groups {
         let (p, pos) = (g.patches.value(), g.positions.value());

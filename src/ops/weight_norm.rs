@@ -5,6 +5,7 @@ use crate::autograd::{Gradients, Target, Var};
 use crate::cpu::{for_rows2, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 const SHADER: Shader =
@@ -49,6 +50,7 @@ pub struct WeightNorm {
 
 /// W = g·v/‖v‖ for v `[K, D]` and g `[K, 1]` (or `[K]`).
 pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
+    let _span = profile::operation("weight_norm");
     let rv = v.rows("weight_norm")?;
     if v.shape().len() != 2 || g.elements() != rv.rows || !g.layout().is_contiguous() {
         return Err(Error::shape("weight_norm", format!("v {v:?} with g {g:?}")));
@@ -115,6 +117,7 @@ impl WeightNorm {
         dw: &Tensor,
         factor: &Tensor,
     ) -> Result<()> {
+        let _span = profile::operation("weight_norm");
         if !v_var.is_tracked() && !g_var.is_tracked() {
             return Ok(());
         }

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "adamw.wgsl", source: include_str!("../../shaders/adamw.wgsl") };
@@ -171,6 +172,7 @@ impl AdamW {
     /// Measures the gradients: norms and clip factors by module, and whether they and `loss` (one element) are
     /// finite. Nothing is read back.
     pub fn measure(&self, gradients: &FlatBuffers, loss: &Tensor) -> Result<()> {
+        let _span = profile::operation("gradient_norms");
         let modules = self.control.elements() / 2;
         match self.control.device() {
             Device::Cpu(_) => {
@@ -222,6 +224,7 @@ impl AdamW {
     /// found something non-finite, only the latter. Parameters that no gradient reached are left alone. The caller
     /// counts the step in [`Self::applied`] once it knows that it was not skipped.
     pub fn update(&self, student: &Parameters, teacher: &FlatBuffers, settings: StepSettings) -> Result<()> {
+        let _span = profile::operation("adamw");
         let Some(gradients) = student.gradients() else { return Ok(()) };
         let t = (self.applied + 1) as i32;
         let touched = student.take_touched();

@@ -6,6 +6,7 @@ use super::storage::{Memory, Storage};
 use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::gpu::{self, GpuDevice};
+use crate::profile::{self, Profile};
 
 /// Where tensors live and operations run. A handle; cloning shares the device. Devices stay on their thread.
 #[derive(Clone)]
@@ -92,6 +93,14 @@ impl Device {
             Self::Cpu(_) => Ok(()),
             Self::Gpu(gpu) => gpu.synchronize(),
         }
+    }
+
+    /// Ends the recording of a profile that [`profile::start`] began, with the times of this device's kernels.
+    pub fn finish_profile(&self) -> Result<Profile> {
+        if let Self::Gpu(gpu) = self {
+            gpu.finish_timing()?;
+        }
+        Ok(profile::finish())
     }
 
     /// Largest tensor in bytes that one kernel can bind.

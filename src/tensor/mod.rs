@@ -15,6 +15,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
+use crate::profile;
 
 /// Element type of a tensor. Every type takes four bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -193,6 +194,7 @@ impl Tensor {
     /// the slice as long as the operation holding it does not write to the same elements.
     pub(crate) fn cpu<T: Element>(&self) -> &[T] {
         debug_assert_eq!(T::DTYPE, self.dtype);
+        profile::touch(self.elements() * ELEMENT_BYTES);
         let base = self.storage.cpu_pointer() as *const T;
         // SAFETY: the layout was checked against the storage when the view was made.
         unsafe { std::slice::from_raw_parts(base.add(self.layout.offset), self.layout.span()) }
@@ -202,6 +204,7 @@ impl Tensor {
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn cpu_mut<T: Element>(&self) -> &mut [T] {
         debug_assert_eq!(T::DTYPE, self.dtype);
+        profile::touch(self.elements() * ELEMENT_BYTES);
         let base = self.storage.cpu_pointer() as *mut T;
         // SAFETY: as above; the memory is behind a raw pointer, and see the contract in the doc comment.
         unsafe { std::slice::from_raw_parts_mut(base.add(self.layout.offset), self.layout.span()) }
@@ -212,6 +215,7 @@ impl Tensor {
     /// The elements as bit patterns, whatever their type, on the CPU device. The contract is [`Self::cpu_mut`]'s.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn cpu_words(&self) -> &mut [u32] {
+        profile::touch(self.elements() * ELEMENT_BYTES);
         let base = self.storage.cpu_pointer() as *mut u32;
         // SAFETY: as for `cpu_mut`; every type has four bytes and no invalid patterns.
         unsafe { std::slice::from_raw_parts_mut(base.add(self.layout.offset), self.layout.span()) }

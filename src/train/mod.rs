@@ -6,6 +6,7 @@ pub mod evaluation;
 pub mod health;
 pub mod metrics;
 pub mod numbers;
+pub mod profiling;
 pub mod progress;
 pub mod reports;
 pub mod run_folder;

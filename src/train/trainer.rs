@@ -16,12 +16,14 @@ use crate::optim::adamw::{GradientReport, StepSettings};
 use crate::optim::schedules::Schedules;
 use crate::poa::losses::{LossReport, StepRecord};
 use crate::poa::{PoaModel, StepBatch, StepInputs};
+use crate::profile;
 use crate::tensor::{DType, Device, PendingRead, Tensor};
 use crate::train::bad_samples::BadSamples;
 use crate::train::checkpoint::{Newest, checkpoint_dir, newest_whole, point_latest, prune};
 use crate::train::evaluation::Evaluation;
 use crate::train::health::HealthMonitor;
 use crate::train::numbers::StepNumbers;
+use crate::train::profiling::Profiling;
 use crate::train::progress::{Progress, Shown};
 use crate::train::reports::Reports;
 use crate::train::run_folder::RunFolder;
@@ -36,6 +38,8 @@ pub struct Start {
     pub init: Option<PathBuf>,
     /// Shows warnings alone.
     pub quiet: bool,
+    /// Where the trace of a few steps goes.
+    pub profile: Option<PathBuf>,
 }
 
 /// A k-NN accuracy of one sub-network before and after training.
@@ -91,6 +95,7 @@ pub struct Trainer {
     health: HealthMonitor,
     evaluation: Option<Evaluation>,
     bad: BadSamples,
+    profiling: Option<Profiling>,
     /// Images of the data set.
     images: usize,
     /// Steps done when this process began, and after which it ends.
@@ -177,6 +182,10 @@ impl Trainer {
             draws: DrawCycle::new(model.grid.clone(), config.train.seed),
             health: HealthMonitor::new(&config),
             bad: BadSamples::open(&folder.bad_samples())?,
+            profiling: match &start.profile {
+                Some(path) => Some(Profiling::new(path.clone(), total.saturating_sub(first))?),
+                None => None,
+            },
             config,
             model,
             folder,
@@ -218,9 +227,8 @@ impl Trainer {
         let mut in_flight = None;
         let (mut done, mut saved) = (self.first, None);
         while done < total.min(self.stop_after) && !stop.load(Ordering::Relaxed) {
-            in_flight = Some(self.step(done, in_flight)?);
+            in_flight = Some(self.profiled_step(done, in_flight)?);
             done += 1;
-            self.model.device.submit()?;
             let evaluates = eval_period > 0 && done % eval_period == 0 && done < total;
             let saves = (done % period == 0 || self.save_is_due()) && done < total;
             if evaluates || saves || self.halts() {
@@ -237,6 +245,11 @@ impl Trainer {
             }
         }
         self.settle(in_flight)?;
+        if let Some(profiling) = &mut self.profiling
+            && let Some(table) = profiling.finish(&self.model.device)?
+        {
+            self.reports.say(&table);
+        }
         if self.halts() {
             return Err(self.halt(done));
         }
@@ -273,8 +286,24 @@ impl Trainer {
         Ok(Outcome { checkpoint, steps: done, interrupted, knn })
     }
 
+    /// One step, handed to the device, and recorded where it is one of those of a profile.
+    fn profiled_step(&mut self, step: usize, before: Option<InFlight>) -> Result<InFlight> {
+        if let Some(profiling) = &mut self.profiling {
+            profiling.before_step(&self.model.device)?;
+        }
+        let in_flight = self.step(step, before)?;
+        self.model.device.submit()?;
+        if let Some(profiling) = &mut self.profiling
+            && let Some(table) = profiling.after_step(&self.model.device)?
+        {
+            self.reports.say(&table);
+        }
+        Ok(in_flight)
+    }
+
     /// One step. The numbers of the one before are looked at when this one's work is under way.
     fn step(&mut self, step: usize, before: Option<InFlight>) -> Result<InFlight> {
+        let _phase = profile::phase("step");
         let network = self.network(step)?;
         let teacher_temp = self.schedules.teacher_temp(step);
         let settings = StepSettings {
@@ -321,7 +350,10 @@ impl Trainer {
     fn batch(&mut self, step: usize, batch: usize, inputs: StepInputs) -> Result<StepRecord> {
         let config = &self.config;
         let masked = step >= config.ibot_start_step() && config.ibot.loss_weight > 0.0;
-        let images = self.loader.next()?;
+        let images = {
+            let _phase = profile::phase("wait for images");
+            self.loader.next()?
+        };
         let mut rng = stream(config.train.seed, Purpose::DropPath, step as u64, batch as u64);
         self.model.forward_backward(
             &StepBatch {
@@ -346,7 +378,10 @@ impl Trainer {
     /// Looks at a step's numbers: counts it, or says that it was skipped; logs it where that is due.
     fn settle(&mut self, step: Option<InFlight>) -> Result<()> {
         let Some(InFlight { control, facts: s }) = step else { return Ok(()) };
-        let report = GradientReport::from_control(&control.wait()?);
+        let report = {
+            let _phase = profile::phase("wait for the device");
+            GradientReport::from_control(&control.wait()?)
+        };
         let done = s.step + 1;
         if report.finite {
             self.model.optimizer.applied += 1;

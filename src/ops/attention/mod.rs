@@ -14,6 +14,7 @@ pub use gpu::{Plan, Problem, Variant, kernels, plan, plans};
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::ops::elementwise::add_assign;
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 /// `count` sequences of `length` rows, one after the other.
@@ -132,6 +133,7 @@ pub fn attention_planned(
 }
 
 fn record(tape: &Tape, qkv: &Var, call: Call) -> Result<Var> {
+    let _span = profile::operation("attention");
     call.forward()?;
     let (input, out) = (qkv.clone(), call.out.clone());
     Ok(tape.record("attention", &[qkv], out, move |g, dout| match g.target(&input)? {

@@ -11,6 +11,7 @@ mod window_gpu;
 pub use plan::{Ending, Plan, Problem, Variant, kernels, plan, variants};
 
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::tensor::{Device, Tensor};
 
 /// One dimension of a matrix: `length` elements, in groups of `group` whose starts are `group_stride` apart.
@@ -145,6 +146,7 @@ pub fn matmul(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<(
 
 /// [`matmul`] with parts of the GPU's plan given. The CPU has no plan.
 pub fn matmul_with(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options, force: Force) -> Result<()> {
+    let _span = profile::operation("matmul");
     let ((ba, m, k), (bb, kb, n), (bc, mc, nc)) = (a.size(), b.size(), c.size());
     let batches = [ba, bb].iter().all(|&x| x == bc || x == 1);
     let bad_epilogue = !matches!(options.epilogue, Epilogue::None) && (options.accumulate || bc != 1);
@@ -157,6 +159,7 @@ pub fn matmul_with(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options, force:
     if m == 0 || n == 0 || bc == 0 {
         return Ok(());
     }
+    profile::flops(2.0 * (bc * m * n * k) as f64);
     match c.tensor.device() {
         Device::Cpu(_) => cpu::product(a, b, c, options),
         Device::Gpu(device) => gpu::product(device, a, b, c, options, force),

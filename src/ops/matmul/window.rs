@@ -6,6 +6,7 @@
 
 use super::{Force, window_cpu, window_gpu};
 use crate::error::{Error, Result};
+use crate::profile;
 use crate::tensor::{Device, Tensor};
 
 /// Where windows stand on a map.
@@ -80,6 +81,11 @@ impl Geometry {
         self.images * self.grid[0] * self.grid[1]
     }
 
+    /// Floating-point operations of the product.
+    fn flops(&self) -> f64 {
+        2.0 * (self.places() * self.taps[0] * self.taps[1] * self.channels * self.outputs) as f64
+    }
+
     /// Distance of neighbouring windows in the other map, where all are evenly spaced.
     pub fn even(&self) -> Option<usize> {
         let [image, row, place] = self.grid_strides;
@@ -100,10 +106,12 @@ pub fn window_product(
     accumulate: bool,
     force: Force,
 ) -> Result<()> {
+    let _span = profile::operation("window_product");
     let g = Geometry::new("window_product", x, window, w, y)?;
     if g.places() == 0 || g.outputs == 0 {
         return Ok(());
     }
+    profile::flops(g.flops());
     match y.device() {
         Device::Cpu(_) => window_cpu::product(&g, x, w, y, alpha, accumulate),
         Device::Gpu(gpu) => window_gpu::product(gpu, &g, [x, w, y], alpha, accumulate, force),
@@ -120,6 +128,7 @@ pub fn window_gradient(
     alpha: f32,
     force: Force,
 ) -> Result<()> {
+    let _span = profile::operation("window_gradient");
     let g = Geometry::new("window_gradient", x, window, dw, dy)?;
     if window.reversed || !dy.layout().is_contiguous() || !dw.layout().is_contiguous() {
         return Err(Error::shape("window_gradient", format!("of {dy:?} into {dw:?}, {window:?}")));
@@ -127,6 +136,7 @@ pub fn window_gradient(
     if g.places() == 0 {
         return crate::ops::fill::fill(dw, 0);
     }
+    profile::flops(g.flops());
     match dw.device() {
         Device::Cpu(_) => {
             window_cpu::gradient(&g, x, dy, dw, alpha);

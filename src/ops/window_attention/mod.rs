@@ -20,6 +20,7 @@ use crate::autograd::{Tape, Target, Var};
 use crate::error::{Error, Result};
 use crate::ops::attention::{Plan, Problem, SequenceGroup, plan};
 use crate::ops::elementwise::add_assign;
+use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
 /// What forward and backward share.
@@ -131,6 +132,7 @@ pub fn window_attention_planned(
 }
 
 fn record(tape: &Tape, qkv: &Var, bias: &Var, call: Call) -> Result<Var> {
+    let _span = profile::operation("window_attention");
     call.forward()?;
     let (vx, vb, out) = (qkv.clone(), bias.clone(), call.out.clone());
     Ok(tape.record("window_attention", &[qkv, bias], out, move |g, dout| {

@@ -1,0 +1,71 @@
+//! `--profile`: a few steps of a run are recorded, and told as a trace and a table.
+
+use std::path::PathBuf;
+
+use crate::error::{Error, Result};
+use crate::ops::ceiling;
+use crate::profile;
+use crate::tensor::Device;
+
+/// Steps before the recording, in which kernels are compiled and memory is allocated.
+const WARM_UP: usize = 3;
+/// Steps that are recorded.
+const STEPS: usize = 5;
+
+/// A profile that is to be made.
+pub struct Profiling {
+    path: PathBuf,
+    /// The steps that this process has yet to do before the recording, and during it.
+    ahead: (usize, usize),
+    recorded: usize,
+}
+
+impl Profiling {
+    /// Will write to `path`, which is created at once, so that it cannot fail after the work. `steps` are those the
+    /// process is to do; of few the last are recorded.
+    pub fn new(path: PathBuf, steps: usize) -> Result<Self> {
+        std::fs::File::create(&path).map_err(|e| {
+            Error::file(&path, format!("the profile cannot be written ({e}); give --profile another file"))
+        })?;
+        let warm_up = WARM_UP.min(steps.saturating_sub(1));
+        Ok(Self { path, ahead: (warm_up, STEPS.min(steps - warm_up)), recorded: 0 })
+    }
+
+    /// A step begins.
+    pub fn before_step(&mut self, device: &Device) -> Result<()> {
+        match self.ahead {
+            (0, 1..) if self.recorded == 0 => {
+                device.synchronize()?;
+                profile::start();
+            }
+            (0, _) => {}
+            (warm_up, _) => self.ahead.0 = warm_up - 1,
+        }
+        Ok(())
+    }
+
+    /// A step was handed to the device. After the last the trace is written and the table returned.
+    pub fn after_step(&mut self, device: &Device) -> Result<Option<String>> {
+        if !profile::is_on() {
+            return Ok(None);
+        }
+        self.recorded += 1;
+        self.ahead.1 -= 1;
+        if self.ahead.1 == 0 { self.finish(device) } else { Ok(None) }
+    }
+
+    /// Ends the recording if it is under way.
+    pub fn finish(&mut self, device: &Device) -> Result<Option<String>> {
+        if !profile::is_on() {
+            return Ok(None);
+        }
+        let profile = device.finish_profile()?;
+        profile.write_trace(&self.path, &device.describe())?;
+        let ceiling = ceiling::measure(device)?;
+        Ok(Some(format!(
+            "profile of {}\ntrace for ui.perfetto.dev: {}",
+            profile.table(&ceiling, self.recorded),
+            self.path.display()
+        )))
+    }
+}
