@@ -1,20 +1,26 @@
 //! Weights in and out: names, sub-networks as plain networks, what they cost, files of others as a start.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use poa_gpu::config::Student;
+use poa_gpu::config::{Config, Student};
+use poa_gpu::models::backbone::{self, Backbone};
+use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
-use poa_gpu::models::resnet::ResNetShape;
-use poa_gpu::models::vit::{VitSizes, vit_specs};
-use poa_gpu::nn::parameters::{Init, ParameterSpec};
+use poa_gpu::models::plain::{Format, PlainName, corner};
+use poa_gpu::models::resnet::{ResNet, ResNetShape};
+use poa_gpu::models::swin::{Swin, SwinShape};
+use poa_gpu::models::vit::{Vit, VitSizes, vit_specs};
+use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use poa_gpu::ops::position::bicubic_matrix;
+use poa_gpu::tensor::{Device, Tensor};
 use poa_gpu::train::checkpoint::CheckpointWriter;
 use poa_gpu::train::tensor_file::TensorFile;
 use poa_gpu::train::tensor_writer::{TensorSpec, write_tensors};
 use poa_gpu::verify::Fixture;
 use poa_gpu::weights::extract::Extraction;
 use poa_gpu::weights::import::{Import, Outcome};
-use poa_gpu::weights::names::{Format, official_name};
+use poa_gpu::weights::names::bare_name;
 use poa_gpu::weights::networks::choose;
 
 fn scratch(name: &str) -> PathBuf {
@@ -39,8 +45,25 @@ fn recorded() -> VitSizes {
     VitSizes::from_config(&student, 32)
 }
 
-fn teacher_path() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/vit/teacher.safetensors")
+/// A ViT of these sizes.
+fn vit(sizes: &VitSizes) -> Vit {
+    Vit::new(sizes.clone(), vit_grid(&Student::default()).unwrap())
+}
+
+fn record(kind: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures").join(kind)
+}
+
+fn recorded_config(kind: &str) -> Config {
+    Fixture::open(&record(kind)).unwrap().config().unwrap()
+}
+
+fn recorded_backbone(kind: &str) -> Box<dyn Backbone> {
+    backbone::open(&recorded_config(kind)).unwrap()
+}
+
+fn recorded_teacher(kind: &str) -> TensorFile {
+    TensorFile::open(record(kind).join("teacher.safetensors")).unwrap()
 }
 
 fn network(width: usize, depth: usize) -> Network {
@@ -82,6 +105,16 @@ fn all_specs(sizes: &VitSizes) -> Vec<ParameterSpec> {
     all
 }
 
+/// The name that a plain ViT in a format has for a parameter.
+fn plain_name(official: &str, format: Format) -> Option<String> {
+    vit(&recorded()).plain_name(official, format).map(|plain| plain.name)
+}
+
+/// A file as the start of a ViT.
+fn open(path: impl AsRef<Path>, specs: &[ParameterSpec]) -> poa_gpu::error::Result<Import> {
+    Import::open(path, &vit(&recorded()), specs)
+}
+
 fn outcome<'a>(import: &'a Import, name: &str) -> &'a Outcome {
     &import.fillings().iter().find(|f| f.name == name).unwrap().outcome
 }
@@ -93,50 +126,47 @@ fn read(import: &Import, name: &str) -> Vec<f32> {
 
 #[test]
 fn names_round_trip() {
-    for spec in vit_specs(&recorded()) {
-        let name = &spec.name;
-        for format in Format::ALL {
-            let Some(plain) = format.plain_name(name) else {
-                assert_eq!((format, name.as_str()), (Format::Timm, "backbone.mask_token"));
-                continue;
-            };
-            assert!(!plain.contains("linear") && !plain.contains(".norm."), "{plain}");
-            assert_eq!(official_name(&plain), *name);
-            assert_eq!(official_name(&format!("module.teacher.backbone.{plain}")), *name);
+    for (kind, all_lack) in
+        [("vit", &[][..]), ("resnet", &[]), ("swin", &["norm0.norm.", "norm1.norm.", "norm2.norm."])]
+    {
+        let backbone = recorded_backbone(kind);
+        let mut seen = BTreeSet::new();
+        for ParameterSpec { name, .. } in backbone.specs() {
+            let bare = name.strip_prefix("backbone.").unwrap();
+            for wrapped in [format!("module.teacher.{name}"), format!("student.{name}"), bare.to_string()] {
+                assert_eq!(bare_name(&wrapped), bare);
+            }
+            for format in Format::ALL {
+                let lacks = all_lack.iter().any(|start| bare.starts_with(start))
+                    || format == Format::Timm && bare == "mask_token";
+                let plain = backbone.plain_name(&name, format);
+                assert_eq!(plain.is_none(), lacks, "{name} in {format}");
+                let Some(plain) = plain else { continue };
+                let levels = ["linear", ".norm.", "stages", ".conv.", "ffn", "w_msa", "layer1.layers"];
+                assert!(!levels.iter().any(|level| plain.name.contains(level)), "{}", plain.name);
+                assert_eq!(bare_name(&plain.name), plain.name);
+                assert!(format != Format::Poa || seen.insert(plain.name.clone()), "{} twice", plain.name);
+            }
         }
-        assert_eq!(official_name(name), *name);
-        assert_eq!(official_name(&format!("student.{name}")), *name);
+        for spec in head_specs() {
+            assert_eq!(bare_name(&format!("teacher.{}", spec.name)), spec.name);
+            assert_eq!(backbone.plain_name(&spec.name, Format::Poa), None);
+        }
     }
-    for spec in head_specs() {
-        assert_eq!(official_name(&spec.name), spec.name);
-        assert_eq!(official_name(&format!("teacher.{}", spec.name)), spec.name);
-        assert_eq!(Format::Poa.plain_name(&spec.name), None);
-    }
-    let cases = [
-        ("blocks.3.attn.qkv.weight", "backbone.blocks.3.attn.qkv.linear.weight"),
-        ("blocks.0.3.attn.qkv.weight", "backbone.blocks.3.attn.qkv.linear.weight"),
-        ("backbone.blocks.1.13.norm2.norm.bias", "backbone.blocks.13.norm2.norm.bias"),
-        ("norm.weight", "backbone.norm.norm.weight"),
-        ("patch_embed.proj.weight", "backbone.patch_embed.proj.weight"),
-        ("blocks.2.ls1.gamma", "backbone.blocks.2.ls1.gamma"),
-        ("head.weight", "backbone.head.weight"),
-    ];
-    for (theirs, ours) in cases {
-        assert_eq!(official_name(theirs), ours);
-    }
+    assert_eq!(bare_name("backbone.blocks.1.13.norm2.norm.bias"), "blocks.13.norm2.norm.bias");
     assert_eq!("dinov2".parse::<Format>().unwrap(), Format::Dinov2);
     assert!("onnx".parse::<Format>().unwrap_err().to_string().contains("timm, dinov2 and poa"));
 }
 
 #[test]
 fn a_plain_network_holds_slices_with_alpha_folded_in() {
-    let teacher = TensorFile::open(teacher_path()).unwrap();
+    let teacher = recorded_teacher("vit");
     let sizes = recorded();
     let whole = sizes.width;
     for of in [network(16, 2), network(32, 3), network(48, 4)] {
         let w = of.width;
-        let cut = Extraction::new(&teacher, &sizes, of).unwrap();
-        let plain = |name: &str| cut.read(Format::Dinov2, name).unwrap();
+        let cut = Extraction::new(&teacher, &vit(&sizes), of, Format::Dinov2).unwrap();
+        let plain = |name: &str| cut.read(name).unwrap();
         let source = |name: &str| teacher.read_f32(&format!("backbone.{name}")).unwrap();
         assert_eq!(plain("cls_token"), source("cls_token")[..w]);
         assert_eq!(plain("mask_token"), source("mask_token")[..w]);
@@ -188,10 +218,10 @@ fn a_plain_network_holds_slices_with_alpha_folded_in() {
 #[test]
 fn a_folder_is_what_timm_loads() {
     let dir = scratch("timm").join("deep/er");
-    let teacher = TensorFile::open(teacher_path()).unwrap();
-    let cut = Extraction::new(&teacher, &recorded(), network(32, 3)).unwrap();
+    let teacher = recorded_teacher("vit");
     for format in Format::ALL {
-        cut.write(&dir, format).unwrap();
+        let cut = Extraction::new(&teacher, &vit(&recorded()), network(32, 3), format).unwrap();
+        cut.write(&dir).unwrap();
         let model = TensorFile::open(dir.join("model.safetensors")).unwrap();
         assert_eq!(model.contains("mask_token"), format != Format::Timm);
         assert_eq!(model.shape("blocks.2.attn.qkv.weight").unwrap(), [96, 32]);
@@ -219,8 +249,9 @@ fn a_folder_is_what_timm_loads() {
 
 #[test]
 fn a_teacher_that_does_not_fit_is_refused_by_name() {
-    let teacher = TensorFile::open(teacher_path()).unwrap();
-    let problem = |sizes: &VitSizes, of| Extraction::new(&teacher, sizes, of).unwrap_err().to_string();
+    let teacher = recorded_teacher("vit");
+    let cut = |sizes: &VitSizes, of| Extraction::new(&teacher, &vit(sizes), of, Format::Timm);
+    let problem = |sizes: &VitSizes, of| cut(sizes, of).unwrap_err().to_string();
     assert!(problem(&recorded(), network(40, 3)).contains("no sub-network 40x3 in a ViT of 48x4"));
     assert!(problem(&recorded(), network(64, 3)).contains("64x3"));
     assert!(problem(&recorded(), network(32, 0)).contains("32x0"));
@@ -231,8 +262,8 @@ fn a_teacher_that_does_not_fit_is_refused_by_name() {
     assert!(
         text.contains("teacher.safetensors") && text.contains("`backbone.blocks.4.norm1.norm.weight` is")
     );
-    let cut = Extraction::new(&teacher, &recorded(), network(16, 2)).unwrap();
-    assert!(cut.read(Format::Timm, "mask_token").unwrap_err().to_string().contains("`mask_token`"));
+    let cut = cut(&recorded(), network(16, 2)).unwrap();
+    assert!(cut.read("mask_token").unwrap_err().to_string().contains("`mask_token`"));
 }
 
 /// timm's counts of `vit_{small,base,large}_patch16_224` with `num_classes=0` and `init_values`.
@@ -281,7 +312,7 @@ fn own_and_official_files_fill_everything() {
         let tensors: Vec<_> =
             specs.iter().map(|s| (format!("{prefix}{}", s.name), s.shape.clone())).collect();
         file(&path, &tensors);
-        let import = Import::open(&path, &specs).unwrap();
+        let import = open(&path, &specs).unwrap();
         assert!(import.fillings().iter().all(|f| f.outcome == Outcome::Matched));
         assert_eq!(import.summary(), format!("init: {} tensors matched", specs.len()));
         let mut filled = 0;
@@ -301,7 +332,7 @@ fn the_teacher_counts_where_both_are_there() {
     let path = scratch("both").join("a.safetensors");
     let name = |who: &str| format!("{who}.backbone.norm.norm.weight");
     file(&path, &[(name("student"), vec![48]), (name("teacher"), vec![48])]);
-    let import = Import::open(&path, &all_specs(&recorded())).unwrap();
+    let import = open(&path, &all_specs(&recorded())).unwrap();
     assert_eq!(read(&import, "backbone.norm.norm.weight"), values(&name("teacher"), 48));
     assert_eq!(import.unused(), [name("student")]);
 }
@@ -317,14 +348,14 @@ fn plain_vits_fill_the_backbone() {
     };
     for (format, chunks) in [(Format::Timm, false), (Format::Dinov2, false), (Format::Dinov2, true)] {
         let path = dir.join("a.safetensors");
-        let rename = |name: &str| format.plain_name(name).map(|n| if chunks { chunked(&n) } else { n });
+        let rename = |name: &str| plain_name(name, format).map(|n| if chunks { chunked(&n) } else { n });
         let mut tensors = backbone(&sizes, rename);
         tensors.push(("head.weight".into(), vec![10, 48]));
         if chunks {
             assert!(tensors.iter().any(|(name, _)| name == "blocks.1.3.attn.qkv.weight"));
         }
         file(&path, &tensors);
-        let import = Import::open(&path, &specs).unwrap();
+        let import = open(&path, &specs).unwrap();
         let missing = head_specs().len() + usize::from(format == Format::Timm);
         let text = import.summary();
         assert!(
@@ -343,8 +374,8 @@ fn plain_vits_fill_the_backbone() {
 fn positions_and_kernels_of_other_sizes_are_resampled() {
     let path = scratch("resize").join("a.safetensors");
     let theirs = VitSizes { patch: 7, image: 42, ..recorded() };
-    file(&path, &backbone(&theirs, |name| Format::Dinov2.plain_name(name)));
-    let import = Import::open(&path, &vit_specs(&recorded())).unwrap();
+    file(&path, &backbone(&theirs, |name| plain_name(name, Format::Dinov2)));
+    let import = open(&path, &vit_specs(&recorded())).unwrap();
     assert_eq!(*outcome(&import, "backbone.pos_embed"), Outcome::Resized { from: 6, to: 4 });
     assert_eq!(*outcome(&import, "backbone.patch_embed.proj.weight"), Outcome::Resized { from: 7, to: 8 });
     assert_eq!(
@@ -379,7 +410,7 @@ fn half_precision_and_extra_axes_are_read() {
     let view =
         safetensors::tensor::TensorView::new(safetensors::Dtype::BF16, vec![1, 1, 48], &bytes).unwrap();
     std::fs::write(&path, safetensors::serialize([("mask_token", view)], None).unwrap()).unwrap();
-    let import = Import::open(&path, &all_specs(&recorded())).unwrap();
+    let import = open(&path, &all_specs(&recorded())).unwrap();
     let expected: Vec<f32> = values("x", 48).iter().map(|x| half::bf16::from_f32(*x).to_f32()).collect();
     assert_eq!(read(&import, "backbone.mask_token"), expected);
 }
@@ -388,7 +419,7 @@ fn half_precision_and_extra_axes_are_read() {
 fn folders_stand_for_their_teacher() {
     let run = scratch("folders");
     let specs = all_specs(&recorded());
-    let problem = Import::open(&run, &specs).unwrap_err().to_string();
+    let problem = open(&run, &specs).unwrap_err().to_string();
     assert!(problem.contains("holds no weights"), "{problem}");
     for step in [10, 20] {
         let mut writer = CheckpointWriter::create(run.join(format!("checkpoints/step-{step:08}"))).unwrap();
@@ -397,15 +428,15 @@ fn folders_stand_for_their_teacher() {
         writer.finish(&step).unwrap();
     }
     std::fs::write(run.join("config.toml"), "").unwrap();
-    let from = |dir: &Path| read(&Import::open(dir, &specs).unwrap(), "backbone.norm.norm.bias")[0];
+    let from = |dir: &Path| read(&open(dir, &specs).unwrap(), "backbone.norm.norm.bias")[0];
     assert_eq!(from(&run), 20.0);
     assert_eq!(from(&run.join("checkpoints/step-00000010")), 10.0);
 
     let dir = run.join("extracted");
-    let teacher = TensorFile::open(teacher_path()).unwrap();
-    let cut = Extraction::new(&teacher, &recorded(), network(32, 3)).unwrap();
-    cut.write(&dir, Format::Timm).unwrap();
-    let import = Import::open(&dir, &all_specs(cut.vit_sizes().unwrap())).unwrap();
+    let teacher = recorded_teacher("vit");
+    let cut = Extraction::new(&teacher, &vit(&recorded()), network(32, 3), Format::Timm).unwrap();
+    cut.write(&dir).unwrap();
+    let import = open(&dir, &all_specs(&recorded().plain(network(32, 3)))).unwrap();
     let norm = teacher.read_f32("backbone.norm.norm.bias").unwrap();
     assert_eq!(read(&import, "backbone.norm.norm.bias"), norm[..32]);
 }
@@ -415,11 +446,11 @@ fn what_does_not_fit_is_said() {
     let dir = scratch("bad");
     let path = dir.join("a.safetensors");
     let specs = all_specs(&recorded());
-    let problem = || Import::open(&path, &specs).unwrap_err().to_string();
+    let problem = || open(&path, &specs).unwrap_err().to_string();
 
     // narrower: nothing fits
     let narrow = VitSizes { width: 32, ..recorded() };
-    let mut tensors = backbone(&narrow, |name| Format::Timm.plain_name(name));
+    let mut tensors = backbone(&narrow, |name| plain_name(name, Format::Timm));
     file(&path, &tensors);
     let text = problem();
     assert!(
@@ -432,7 +463,7 @@ fn what_does_not_fit_is_said() {
     // one tensor fits: the others are named with their shapes
     tensors.push(("mask_token".into(), vec![1, 48]));
     file(&path, &tensors);
-    let import = Import::open(&path, &specs).unwrap();
+    let import = open(&path, &specs).unwrap();
     assert_eq!(*outcome(&import, "backbone.norm.norm.bias"), Outcome::OtherShape(vec![32]));
     let text = import.summary();
     assert!(
@@ -460,23 +491,14 @@ fn what_does_not_fit_is_said() {
     assert!(problem().contains("a.safetensors: cannot be read"));
 }
 
-/// The ResNet of the recorded run.
-fn recorded_resnet() -> ResNetShape {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/resnet");
-    ResNetShape::from_config(&Fixture::open(&folder).unwrap().config().unwrap())
-}
-
 #[test]
 fn a_resnet_is_cut_renumbered_and_its_factors_folded() {
-    let path =
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/resnet/teacher.safetensors");
-    let teacher = TensorFile::open(&path).unwrap();
-    let shape = recorded_resnet();
+    let (teacher, backbone) = (recorded_teacher("resnet"), recorded_backbone("resnet"));
     let of = Network::staged(6, [2, 2, 3, 2]);
-    let cut = Extraction::of_resnet(&teacher, &shape, of, Format::Poa).unwrap();
+    let cut = Extraction::new(&teacher, &*backbone, of, Format::Poa).unwrap();
     // of four blocks three are the first, the second and the last
     let name = "layer3.2.conv2.weight";
-    let got = cut.read(Format::Poa, name).unwrap();
+    let got = cut.read(name).unwrap();
     let all = teacher.read_f32("backbone.layer3.layers.3.conv2.conv.weight").unwrap();
     let (middle, most) = (24, 32);
     assert_eq!(got.len(), middle * middle * 9);
@@ -484,13 +506,128 @@ fn a_resnet_is_cut_renumbered_and_its_factors_folded() {
         let (out, input, tap) = (i / 9 / middle, i / 9 % middle, i % 9);
         assert_eq!(*value, all[(out * most + input) * 9 + tap] * (most as f32 / middle as f32));
     }
-    let norm = cut.read(Format::Poa, "layer3.2.bn2.weight").unwrap();
+    let norm = cut.read("layer3.2.bn2.weight").unwrap();
     let all = teacher.read_f32("backbone.layer3.layers.3.norm2.weight").unwrap();
     assert_eq!(norm, all[..middle]);
-    let names: Vec<String> = cut.tensors(Format::Poa).into_iter().map(|t| t.name).collect();
+    let names: Vec<String> = cut.tensors().into_iter().map(|t| t.name).collect();
     assert!(names.contains(&"conv1.weight".to_string()) && names.contains(&"bn1.bias".to_string()));
     assert!(names.contains(&"layer1.0.downsample.1.weight".to_string()), "{names:?}");
-    let problem = |format| Extraction::of_resnet(&teacher, &shape, of, format).unwrap_err().to_string();
+    let problem = |format| Extraction::new(&teacher, &*backbone, of, format).unwrap_err().to_string();
     assert!(problem(Format::Timm).contains("--format poa"));
     assert!(problem(Format::Dinov2).contains("no ResNets"));
+}
+
+#[test]
+fn a_swin_is_cut_renumbered_and_put_in_the_order_of_timm() {
+    let (teacher, backbone) = (recorded_teacher("swin"), recorded_backbone("swin"));
+    let intact = backbone.grid().intact();
+    let of = backbone.grid().smallest();
+    let cut = Extraction::new(&teacher, &*backbone, of, Format::Poa).unwrap();
+    let source = |name: &str| teacher.read_f32(&format!("backbone.{name}")).unwrap();
+    // merging: [2 · width, 4 · width], the neighbours column by column, each with its first channels
+    let (width, most) = (of.width, intact.width);
+    let (got, all) = (
+        cut.read("layers.1.downsample.reduction.weight").unwrap(),
+        source("stages.0.downsample.reduction.linear.weight"),
+    );
+    assert_eq!(got.len(), 8 * width * width);
+    let alpha = most as f32 / width as f32;
+    for (i, value) in got.iter().enumerate() {
+        let (out, column, row, channel) = (i / (4 * width), i / (2 * width) % 2, i / width % 2, i % width);
+        assert_eq!(*value, all[out * 4 * most + (2 * row + column) * most + channel] * alpha);
+    }
+    let (got, all) = (
+        cut.read("layers.1.downsample.norm.weight").unwrap(),
+        source("stages.0.downsample.norm.norm.weight"),
+    );
+    for (i, value) in got.iter().enumerate() {
+        assert_eq!(*value, all[(2 * (i / width % 2) + i / (2 * width)) * most + i % width]);
+    }
+    // the patch embedding and its norm stay whole
+    assert_eq!(cut.read("patch_embed.norm.bias").unwrap(), source("patch_embed.norm.norm.bias"));
+    assert_eq!(cut.read("norm.bias").unwrap(), source("norm3.norm.bias")[..8 * width]);
+    // the second of two blocks was the fourth of four; of its table the first heads' columns
+    let (heads, all_heads) = (4 * width / 4, 4 * most / 4);
+    assert_eq!(block_ids(intact.depth, of.depth), [0, 3]);
+    let got = cut.read("layers.2.blocks.1.attn.relative_position_bias_table").unwrap();
+    let all = source("stages.2.blocks.3.attn.w_msa.relative_position_bias_table");
+    let columns: Vec<f32> = all.chunks(all_heads).flat_map(|row| row[..heads].iter().copied()).collect();
+    assert_eq!(got, columns);
+
+    let cut = |of, format| Extraction::new(&teacher, &*backbone, of, format);
+    let problem = |of, format| cut(of, format).unwrap_err().to_string();
+    let text = problem(of, Format::Timm);
+    assert!(
+        text.contains("12 channels") && text.contains("takes 8") && text.contains("--format poa"),
+        "{text}"
+    );
+    let text = problem(Network::new(most, 3), Format::Timm);
+    assert!(text.contains("do not alternate") && text.contains("--format poa"), "{text}");
+    assert!(problem(of, Format::Dinov2).contains("no Swins"));
+    assert!(problem(Network::new(16, 2), Format::Poa).contains("no sub-network 16x2 in a Swin of 12x4"));
+    for depth in [2, 4] {
+        cut(Network::new(most, depth), Format::Timm).unwrap();
+    }
+}
+
+/// The plain network that a sub-network becomes, as an engine of its own that has nothing elastic about it.
+fn plain_backbone(kind: &str, of: Network) -> Box<dyn Backbone> {
+    let config = recorded_config(kind);
+    let grid = recorded_backbone(kind).grid().clone();
+    match kind {
+        "vit" => {
+            let sizes = VitSizes::from_config(&config.student, config.crops.global_crops_size);
+            Box::new(Vit::new(sizes.plain(of), grid))
+        }
+        "swin" => {
+            let shape = SwinShape::from_config(&config.student, config.crops.global_crops_size);
+            Box::new(Swin::new(shape.plain(of), grid))
+        }
+        _ => Box::new(ResNet::new(ResNetShape::from_config(&config).plain(of), grid)),
+    }
+}
+
+/// Parameters of a backbone on the CPU, filled by their official names.
+fn filled(backbone: &dyn Backbone, read: impl Fn(&str) -> Option<Vec<f32>>) -> Parameters {
+    let layout = FlatLayout::new(&backbone.specs(), usize::MAX).unwrap();
+    let values = FlatBuffers::zeros(&layout, &Device::cpu()).unwrap();
+    for place in layout.places() {
+        if let Some(x) = read(&place.spec.name) {
+            values.write(&place.spec.name, &x).unwrap();
+        }
+    }
+    Parameters::frozen(values)
+}
+
+#[test]
+fn plain_networks_compute_what_the_sub_networks_do() {
+    let device = Device::cpu();
+    for kind in ["vit", "swin", "resnet"] {
+        let (teacher, elastic) = (recorded_teacher(kind), recorded_backbone(kind));
+        let parameters = filled(&*elastic, |name| Some(teacher.read_f32(name).unwrap()));
+        let side = recorded_config(kind).crops.global_crops_size;
+        let images =
+            Tensor::from_slice(&device, &[2, 3, side, side], &values(kind, 6 * side * side)).unwrap();
+        let run = |backbone: &dyn Backbone, parameters: &Parameters, of| -> [Vec<f32>; 2] {
+            let encoder = Encoder { device: &device, backbone, parameters };
+            let (cls, patches) = encoder.features(of, &images, true).unwrap();
+            [cls.to_vec().unwrap(), patches.unwrap().to_vec().unwrap()]
+        };
+        for (of, _) in elastic.grid().entries() {
+            let cut = Extraction::new(&teacher, &*elastic, *of, Format::Poa).unwrap();
+            let plain = plain_backbone(kind, *of);
+            let own = filled(&*plain, |name| {
+                let PlainName { name, pieces } = elastic.plain_name(name, Format::Poa)?;
+                let shape = cut.tensors().into_iter().find(|t| t.name == name).unwrap().shape;
+                let pieces = pieces.map(|p| p.inverse());
+                Some(corner(&cut.read(&name).unwrap(), &shape, &shape, pieces.as_ref()))
+            });
+            let expected = run(&*elastic, &parameters, *of);
+            for (found, expected) in run(&*plain, &own, *of).iter().zip(&expected) {
+                let largest = expected.iter().fold(0.0f32, |m, v| m.max(v.abs()));
+                let worst = found.iter().zip(expected).fold(0.0f32, |m, (a, b)| m.max((a - b).abs()));
+                assert!(largest > 0.1 && worst <= 1e-5 * largest, "{kind} {of}: {worst} of {largest}");
+            }
+        }
+    }
 }

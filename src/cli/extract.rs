@@ -5,13 +5,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::error::{Error, Result};
-use crate::models::backbone::{self, Backbone};
-use crate::models::grid::Network;
+use crate::models::backbone;
+use crate::models::plain::Format;
 use crate::train::checkpoint;
 use crate::train::save::{TEACHER, config_of};
-use crate::train::tensor_file::TensorFile;
 use crate::weights::extract::Extraction;
-use crate::weights::names::Format;
 use crate::weights::networks::choose;
 
 /// Arguments of `extract`.
@@ -70,26 +68,11 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             _ => out.join(network.to_string()),
         };
         refuse_run(&dir)?;
-        extraction(&*backbone, &teacher, *network, args.format)?.write(&dir, args.format)?;
+        Extraction::new(&teacher, &*backbone, *network, args.format)?.write(&dir)?;
         let c = backbone.cost(*network);
         say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, dir.display());
     }
     Ok(())
-}
-
-fn extraction<'a>(
-    backbone: &dyn Backbone,
-    teacher: &'a TensorFile,
-    network: Network,
-    format: Format,
-) -> Result<Extraction<'a>> {
-    if let Some(vit) = backbone.as_vit() {
-        return Extraction::new(teacher, vit.sizes(), network);
-    }
-    if let Some(resnet) = backbone.as_resnet() {
-        return Extraction::of_resnet(teacher, resnet.shape(), network, format);
-    }
-    Err(Error::config("student.arch", "sub-networks of this backbone cannot be extracted yet"))
 }
 
 /// A `config.json` beside a run's files would only confuse.

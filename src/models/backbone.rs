@@ -7,6 +7,7 @@ use crate::autograd::{Tape, Var};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
+use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::models::resnet::ResNet;
 use crate::models::swin::Swin;
 use crate::models::vit::Vit;
@@ -120,15 +121,11 @@ pub trait Backbone {
     /// Elements of the largest tensor of a forward pass without gradients, for one image of `side` pixels.
     fn widest(&self, network: Network, side: usize) -> usize;
 
-    /// The ResNet, if it is one.
-    fn as_resnet(&self) -> Option<&ResNet> {
-        None
-    }
+    /// A sub-network as a plain one. A network that it does not have, or one that the format cannot express, is an error.
+    fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork>;
 
-    /// The ViT, if it is one.
-    fn as_vit(&self) -> Option<&Vit> {
-        None
-    }
+    /// How a plain network in a format has the parameter of this official name, if it does.
+    fn plain_name(&self, official: &str, format: Format) -> Option<PlainName>;
 }
 
 /// The backbone that a config asks for.

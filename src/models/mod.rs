@@ -3,6 +3,7 @@
 pub mod backbone;
 pub mod encoder;
 pub mod grid;
+pub mod plain;
 pub mod resnet;
 pub mod swin;
 pub mod vit;

@@ -547,7 +547,7 @@ impl Trainer {
 /// Fills student and teacher from a file of weights, as far as it has them.
 fn initialise(model: &PoaModel, path: &Path, reports: &mut Reports) -> Result<()> {
     let specs: Vec<_> = model.student.values().layout().places().iter().map(|p| p.spec.clone()).collect();
-    let import = crate::weights::import::Import::open(path, &specs)?;
+    let import = crate::weights::import::Import::open(path, &*model.backbone, &specs)?;
     import.fill(|name, values| {
         model.student.values().write(name, values)?;
         model.teacher.values().write(name, values)

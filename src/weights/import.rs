@@ -7,6 +7,8 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::models::backbone::Backbone;
+use crate::models::plain::{Format, Pieces, PlainName, corner};
 use crate::nn::parameters::ParameterSpec;
 use crate::train::checkpoint;
 use crate::train::tensor_file::TensorFile;
@@ -51,6 +53,8 @@ pub struct Filling {
     pub shape: Vec<usize>,
     /// Name of the tensor in the file; empty where it has none.
     pub source: String,
+    /// Pieces of the parameter that the file has in another order: which of the file's each of them is.
+    pub pieces: Option<Pieces>,
     /// What the file has for it.
     pub outcome: Outcome,
 }
@@ -65,20 +69,35 @@ pub struct Import {
 
 impl Import {
     /// Opens a safetensors file, or the teacher in the folder of a checkpoint, of a run (its newest checkpoint) or of
-    /// an extracted network, and finds for every parameter of a model what there is for it. A file in which there is
-    /// nothing at all is an error.
-    pub fn open(path: impl AsRef<Path>, parameters: &[ParameterSpec]) -> Result<Self> {
+    /// an extracted network, and finds for every parameter of a model with this backbone what there is for it, under its
+    /// official name or that of a plain network. A file in which there is nothing at all is an error.
+    pub fn open(
+        path: impl AsRef<Path>,
+        backbone: &dyn Backbone,
+        parameters: &[ParameterSpec],
+    ) -> Result<Self> {
         let path = resolve(path.as_ref())?;
         refuse_pytorch(&path)?;
         let file = TensorFile::open(path)?;
         let catalog = Catalog::of(&file);
         let mut fillings = Vec::with_capacity(parameters.len());
         for spec in parameters {
-            let (source, outcome) = match catalog.find(&spec.name) {
-                Some(source) => (source.to_string(), compare(&spec.name, file.shape(source)?, &spec.shape)),
-                None => (String::new(), Outcome::Missing),
+            let (name, shape) = (spec.name.clone(), spec.shape.clone());
+            let official = catalog.find(&name).map(|source| (source, None));
+            // the most that any format has
+            let plain = || {
+                let PlainName { name, pieces } = backbone.plain_name(&name, Format::Poa)?;
+                Some((catalog.find(&name)?, pieces.map(|pieces| pieces.inverse())))
             };
-            fillings.push(Filling { name: spec.name.clone(), shape: spec.shape.clone(), source, outcome });
+            fillings.push(match official.or_else(plain) {
+                Some((source, pieces)) => {
+                    let outcome = compare(&name, file.shape(source)?, &shape);
+                    Filling { name, shape, source: source.to_string(), pieces, outcome }
+                }
+                None => {
+                    Filling { name, shape, source: String::new(), pieces: None, outcome: Outcome::Missing }
+                }
+            });
         }
         let used: HashSet<&str> = fillings.iter().map(|f| f.source.as_str()).collect();
         let unused = file.names().filter(|name| !used.contains(name)).map(str::to_string).collect();
@@ -108,7 +127,10 @@ impl Import {
     pub fn read(&self, filling: &Filling) -> Result<Option<Vec<f32>>> {
         let read = || self.file.read_f32(&filling.source);
         Ok(match filling.outcome {
-            Outcome::Matched => Some(read()?),
+            Outcome::Matched => {
+                let Filling { shape, pieces, .. } = filling;
+                Some(corner(&read()?, shape, shape, pieces.as_ref()))
+            }
             Outcome::Resized { from, to } if is_position(&filling.name) => {
                 Some(positions(&read()?, filling.shape[2], from, to))
             }
@@ -165,19 +187,19 @@ impl Import {
             ),
             (None, Some((theirs, ours))) => format!(
                 "none of its tensors belongs to this model; the nearest is `{theirs}`, where the model has `{ours}`; \
-                 files of this program, of official POA, of DINOv2 and of timm's ViTs can be used"
+                 files of this program, of official POA, of DINOv2 and of timm can be used"
             ),
             (None, None) => "it holds no tensor at all; give another file".to_string(),
         };
         Error::file(self.path(), problem)
     }
 
-    /// The tensor of the file whose official name is most like a parameter's, and that parameter.
+    /// The tensor of the file whose name is most like a parameter's, and that parameter.
     fn nearest(&self, catalog: &Catalog) -> Option<(String, String)> {
         let mut best = None;
-        for (official, source) in catalog.iter() {
+        for (bare, source) in catalog.iter() {
             for Filling { name, .. } in &self.fillings {
-                let likeness = strsim::normalized_damerau_levenshtein(official, name);
+                let likeness = strsim::normalized_damerau_levenshtein(&format!("backbone.{bare}"), name);
                 if best.as_ref().is_none_or(|(most, _, _)| likeness > *most) {
                     best = Some((likeness, source, name));
                 }

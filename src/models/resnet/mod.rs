@@ -2,6 +2,7 @@
 //! size have maps of another size, so groups of crops go through one after the other.
 
 mod block;
+mod plain;
 mod sizes;
 mod validate;
 
@@ -12,6 +13,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network, resnet_grid};
+use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::collect::collect_rows;
 use crate::ops::conv::{Conv, MapShape, conv_images};
@@ -35,11 +37,16 @@ pub struct ResNet {
 }
 
 impl ResNet {
+    /// A ResNet of this shape, with these sub-networks.
+    pub fn new(shape: ResNetShape, grid: ElasticGrid) -> Self {
+        Self { shape, grid }
+    }
+
     /// The ResNet that a config asks for.
     pub fn from_config(config: &Config) -> Result<Self> {
         let shape = ResNetShape::from_config(config);
         let grid = resnet_grid(&shape.grid_sizes(&config.student))?;
-        Ok(Self { shape, grid })
+        Ok(Self::new(shape, grid))
     }
 
     /// Sizes of the intact network.
@@ -120,8 +127,12 @@ impl Backbone for ResNet {
         self.shape.cost(network)
     }
 
-    fn as_resnet(&self) -> Option<&ResNet> {
-        Some(self)
+    fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {
+        plain::network(&self.shape, network, format)
+    }
+
+    fn plain_name(&self, official: &str, format: Format) -> Option<PlainName> {
+        plain::name(official, format)
     }
 
     fn widest(&self, _: Network, side: usize) -> usize {

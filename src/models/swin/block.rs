@@ -20,7 +20,7 @@ pub(super) struct Block {
     head_dim: usize,
     /// Hidden width of the MLP.
     hidden: usize,
-    /// Whether its windows are shifted; that goes by its number in the intact network.
+    /// Whether its windows are shifted.
     shifted: bool,
 }
 
@@ -32,7 +32,7 @@ impl Block {
             width,
             head_dim: shape.head_dim,
             hidden: width * shape.mlp_ratio,
-            shifted: block % 2 == 1,
+            shifted: shape.shifted[stage][block],
         }
     }
 

@@ -12,7 +12,7 @@ use crate::tensor::{Device, Tensor};
 pub(super) struct Stage {
     /// One group a size of crops.
     pub maps: Vec<MapGroup>,
-    /// Windows of blocks with even and with odd numbers; the latter are shifted.
+    /// Windows of plain and of shifting blocks.
     pub windows: [Windows; 2],
     /// What becomes a cell of the next stage, where there is one.
     pub neighbours: Option<Neighbours>,

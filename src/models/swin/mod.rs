@@ -4,6 +4,7 @@
 mod block;
 mod cost;
 mod geometry;
+mod plain;
 mod specs;
 mod validate;
 
@@ -21,7 +22,8 @@ use crate::autograd::{Tape, Var};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
-use crate::models::grid::{ElasticGrid, Network, SwinSizes, block_ids, swin_grid};
+use crate::models::grid::{ElasticGrid, Network, SwinSizes, swin_grid};
+use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::layer_norm::layer_norm;
@@ -128,10 +130,10 @@ impl Swin {
             let cells = self.cells(batch.images.dim(2)).max(1);
             masks.push(MaskedMaps { count: map.count, side: map.height, cells, mask: batch.mask.clone() });
         }
-        let part = |name: &str| vector(parameters, &format!("backbone.patch_embed.{name}"), s.width);
+        let part = |name: &str| vector(parameters, &format!("backbone.patch_embed.{name}"), s.embedding);
         let weight = parameters.var("backbone.patch_embed.proj.weight")?;
         let projection = LinearWeights {
-            weight: weight.view(|w| w.reshape(&[s.width, fan_in]))?,
+            weight: weight.view(|w| w.reshape(&[s.embedding, fan_in]))?,
             bias: Some(part("proj.bias")?),
             alpha: 1.0,
         };
@@ -209,17 +211,16 @@ impl Backbone for Swin {
         mut drop_path: Option<&mut ChaCha8Rng>,
     ) -> Result<Box<dyn Tokens + 'a>> {
         let s = &self.shape;
-        let fits = network.width <= s.width && network.width.is_multiple_of(s.head_dim);
-        if !fits || network.depth > s.depths[2] || crops.is_empty() {
-            let problem = format!("network {network} of a Swin {}x{:?}", s.width, s.depths);
-            return Err(Error::shape("swin", problem));
+        s.demand(network)?;
+        if crops.is_empty() {
+            return Err(Error::shape("swin", "no crops"));
         }
+        let kept = s.block_ids(network);
         let geometry = self.geometry(crops[0].images.device(), crops)?;
         let mut x = self.embed(tape, parameters, network.width, crops, &geometry.stages[0].maps)?;
         let mut before = 0;
         for (i, stage) in geometry.stages.iter().enumerate() {
-            let depth = if i == 2 { network.depth } else { s.depths[i] };
-            for k in block_ids(s.depths[i], depth) {
+            for &k in &kept[i] {
                 let mut rows = || match drop_path.as_deref_mut() {
                     Some(rng) => self.drop_path(before + k, stage, rng),
                     None => Ok(None),
@@ -244,11 +245,19 @@ impl Backbone for Swin {
         self.shape.cost(network)
     }
 
+    fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {
+        plain::network(&self.shape, network, format)
+    }
+
+    fn plain_name(&self, official: &str, format: Format) -> Option<PlainName> {
+        plain::name(official, format)
+    }
+
     fn widest(&self, network: Network, side: usize) -> usize {
         // the hidden layer of the first stage's MLP, or its q, k and v with the row of padding; the embedding of the
         // full width; or the image itself
         let (cells, ratio) = ((side / self.shape.patch).pow(2), self.shape.mlp_ratio.max(3));
-        ((cells + 1) * network.width * ratio).max(cells * self.shape.width).max(3 * side * side)
+        ((cells + 1) * network.width * ratio).max(cells * self.shape.embedding).max(3 * side * side)
     }
 }
 

@@ -1,12 +1,14 @@
 //! Sizes of an elastic Swin and the parameters that follow from them.
 
 use crate::config::Student;
+use crate::error::{Error, Result};
+use crate::models::grid::{Network, block_ids};
 use crate::nn::parameters::{Init, ParameterSpec};
 
 /// ε of every LayerNorm.
 pub const NORM_EPS: f32 = 1e-5;
 
-/// Sizes of the intact network.
+/// Sizes of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SwinShape {
     /// Pixels of a patch's side.
@@ -17,10 +19,15 @@ pub struct SwinShape {
     pub window: usize,
     /// Width of a head.
     pub head_dim: usize,
+    /// Channels of the patch embedding and its norm, of which the first stage takes as many as it is wide: more than that
+    /// in a network that was cut out of a wider one.
+    pub embedding: usize,
     /// Width of the first stage; every following stage is twice as wide.
     pub width: usize,
     /// Blocks of every stage.
     pub depths: [usize; 4],
+    /// Which blocks of every stage shift their windows: every second one, but where some were left out.
+    pub shifted: [Vec<bool>; 4],
     /// Hidden width of an MLP over the width.
     pub mlp_ratio: usize,
     /// Share of samples that the last block's branches leave out in training; it grows linearly from the first block.
@@ -37,8 +44,10 @@ impl SwinShape {
             image: global_crops_size,
             window: student.window_size,
             head_dim: student.head_dim,
+            embedding: student.max_embed_dim,
             width: student.max_embed_dim,
             depths: student.max_depths,
+            shifted: student.max_depths.map(|depth| (0..depth).map(|block| block % 2 == 1).collect()),
             mlp_ratio: student.mlp_ratio,
             drop_path_rate: student.drop_path_rate,
             cells_per_side: student.ibot_scale_factor,
@@ -48,6 +57,47 @@ impl SwinShape {
     /// Blocks of all stages.
     pub fn blocks(&self) -> usize {
         self.depths.iter().sum()
+    }
+
+    /// Cells along the side of a stage's map.
+    pub fn side(&self, stage: usize) -> usize {
+        (0..stage).fold(self.image / self.patch, |side, _| side.div_ceil(2))
+    }
+
+    /// The name of the network that has all of it.
+    pub fn network(&self) -> Network {
+        Network::new(self.width, self.depths[2])
+    }
+
+    /// Refuses a sub-network that this network does not have.
+    pub(super) fn demand(&self, network: Network) -> Result<()> {
+        let fits = (1..=self.width).contains(&network.width) && network.width.is_multiple_of(self.head_dim);
+        if fits && (1..=self.depths[2]).contains(&network.depth) {
+            return Ok(());
+        }
+        Err(Error::Usage(format!(
+            "there is no sub-network {network} in a Swin of {}; widths are multiples of {}",
+            self.network(),
+            self.head_dim
+        )))
+    }
+
+    /// The blocks of every stage that a sub-network keeps, in order: all but in the third.
+    pub fn block_ids(&self, network: Network) -> [Vec<usize>; 4] {
+        let depth = |stage: usize| if stage == 2 { network.depth } else { self.depths[stage] };
+        [0, 1, 2, 3].map(|stage| block_ids(self.depths[stage], depth(stage)))
+    }
+
+    /// The sizes of the plain network that a sub-network is. Its patch embedding keeps all channels, since its norm comes
+    /// before the cut, and its blocks their shifts.
+    pub fn plain(&self, network: Network) -> Self {
+        let kept = self.block_ids(network);
+        Self {
+            width: network.width,
+            depths: [0, 1, 2, 3].map(|stage| kept[stage].len()),
+            shifted: [0, 1, 2, 3].map(|stage| kept[stage].iter().map(|k| self.shifted[stage][*k]).collect()),
+            ..self.clone()
+        }
     }
 }
 
@@ -63,10 +113,10 @@ pub fn swin_specs(s: &SwinShape) -> Vec<ParameterSpec> {
         all.push(ParameterSpec::new(format!("backbone.{name}"), shape, init));
     };
     add("mask_token".into(), &[1, s.width], zero);
-    add("patch_embed.proj.weight".into(), &[s.width, 3, s.patch, s.patch], uniform(fan_in));
-    add("patch_embed.proj.bias".into(), &[s.width], uniform(fan_in));
-    add("patch_embed.norm.norm.weight".into(), &[s.width], one);
-    add("patch_embed.norm.norm.bias".into(), &[s.width], zero);
+    add("patch_embed.proj.weight".into(), &[s.embedding, 3, s.patch, s.patch], uniform(fan_in));
+    add("patch_embed.proj.bias".into(), &[s.embedding], uniform(fan_in));
+    add("patch_embed.norm.norm.weight".into(), &[s.embedding], one);
+    add("patch_embed.norm.norm.bias".into(), &[s.embedding], zero);
     for (stage, depth) in s.depths.iter().enumerate() {
         let w = s.width << stage;
         let hidden = w * s.mlp_ratio;

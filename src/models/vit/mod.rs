@@ -4,6 +4,7 @@
 mod block;
 mod cost;
 mod drop_path;
+mod plain;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,6 +17,7 @@ use crate::config::{Config, Student};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
+use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
 use crate::nn::parameters::{Init, ParameterSpec, Parameters};
 use crate::ops::attention::SequenceGroup;
@@ -340,8 +342,12 @@ impl Backbone for Vit {
         (tokens * network.width * self.sizes.mlp_ratio.max(3)).max(3 * side * side)
     }
 
-    fn as_vit(&self) -> Option<&Vit> {
-        Some(self)
+    fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {
+        plain::network(&self.sizes, network, format)
+    }
+
+    fn plain_name(&self, official: &str, format: Format) -> Option<PlainName> {
+        plain::name(official, format)
     }
 }
 
