@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use poa_gpu::config::Config;
-use poa_gpu::models::grid::{
-    DrawCycle, ElasticGrid, Network, ResNetSizes, SwinSizes, block_ids, resnet_grid, swin_grid, vit_grid,
-};
+use poa_gpu::models::grid::{DrawCycle, ElasticGrid, Network, block_ids};
+use poa_gpu::models::resnet::{ResNetSizes, resnet_grid};
+use poa_gpu::models::swin::{SwinSizes, swin_grid};
+use poa_gpu::models::vit::vit_grid;
 use serde_json::{Value, json};
 
 fn fixture(path: &str) -> Value {

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use poa_gpu::config::Config;
+use poa_gpu::models::{resnet, swin, vit};
 use poa_gpu::optim::groups::{LayerRule, param_group};
 use poa_gpu::optim::schedules::Schedules;
 use serde_json::Value;
@@ -58,7 +59,7 @@ fn schedules_without_warm_up_stay_finite() {
 fn groups_of_a_resnet_equal_the_record() {
     let record = fixture("resnet/fixture.json");
     let depths: Vec<usize> = serde_json::from_value(record["student"]["max_depths"].clone()).unwrap();
-    let rule = LayerRule::resnet(depths.try_into().unwrap());
+    let rule = resnet::layer_rule(depths.try_into().unwrap());
     let decay = record["optim"]["layerwise_decay"].as_f64().unwrap();
     let close = |a: f64, b: &Value| (a - b.as_f64().unwrap()).abs() <= 1e-12;
     for (name, expected) in record["param_groups"].as_object().unwrap() {
@@ -73,7 +74,7 @@ fn groups_of_a_resnet_equal_the_record() {
 fn groups_equal_the_record() {
     let record = fixture("vit/fixture.json");
     let depth = record["student"]["max_depth"].as_u64().unwrap() as usize;
-    check_groups(&record, &LayerRule::vit(depth), 79);
+    check_groups(&record, &vit::layer_rule(depth), 79);
 }
 
 #[test]
@@ -81,7 +82,7 @@ fn groups_of_swin_equal_the_record() {
     let record = fixture("swin/fixture.json");
     let depths = record["student"]["max_depths"].as_array().unwrap();
     let depths: Vec<usize> = depths.iter().map(|d| d.as_u64().unwrap() as usize).collect();
-    check_groups(&record, &LayerRule::swin(depths.try_into().unwrap()), 142);
+    check_groups(&record, &swin::layer_rule(depths.try_into().unwrap()), 142);
 }
 
 fn check_groups(record: &Value, rule: &LayerRule, count: usize) {

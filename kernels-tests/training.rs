@@ -50,7 +50,7 @@ fn lines(path: &Path) -> Vec<serde_json::Value> {
 }
 
 fn batch(config: &Config) -> Batch {
-    Loader::new(data::open("shapes").unwrap(), loader_config(config)).unwrap().next().unwrap()
+    Loader::new(data::open("shapes").unwrap(), loader_config(config).unwrap()).unwrap().next().unwrap()
 }
 
 fn step(model: &PoaModel, config: &Config, batch: &Batch, network: Network) -> Result<LossReport> {

@@ -71,7 +71,7 @@ fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
         .named(&config.student.fixed_network)
         .map_err(|e| Error::config("student.fixed_network", e))?;
     let source = data::open(&config.data.spec)?;
-    let batch = Loader::new(source, loader_config(&config))?.next()?;
+    let batch = Loader::new(source, loader_config(&config)?)?.next()?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let settings =
         StepSettings { lr: 1e-4, last_layer_lr: 1e-4, weight_decay: 0.04, teacher_momentum: 0.992 };

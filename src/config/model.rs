@@ -64,17 +64,6 @@ pub struct Student {
     pub strides: [usize; 4],
 }
 
-impl Student {
-    /// Patch tokens, and cells of a mask, along a side of so many pixels.
-    pub fn cells(&self, pixels: usize) -> usize {
-        match self.arch.as_str() {
-            "vit_dynamic" => pixels / self.patch_size,
-            // a last map of 1/8 of the patches, or of a stem that reduces as much, and the cells along it
-            _ => pixels / self.patch_size / 8 * self.ibot_scale_factor,
-        }
-    }
-}
-
 impl Default for Student {
     fn default() -> Self {
         Self {

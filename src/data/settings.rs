@@ -2,19 +2,21 @@
 
 use crate::config::Config;
 use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig};
+use crate::error::Result;
+use crate::models::backbone;
 
 /// Batches made ahead by the loader.
 const PREFETCH: usize = 2;
 
-/// What the loader makes for a config.
-pub fn loader_config(config: &Config) -> LoaderConfig {
+/// What the loader makes for a config. One whose backbone cannot be opened is an error.
+pub fn loader_config(config: &Config) -> Result<LoaderConfig> {
     let c = &config.crops;
     let defaults = CropConfig::default();
     let [a, b, local] = c.blur.probabilities();
     let scale = |s: [f64; 2]| (s[0], s[1]);
-    let side = config.student.cells(c.global_crops_size);
+    let side = backbone::open(config)?.cells(c.global_crops_size);
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    LoaderConfig {
+    Ok(LoaderConfig {
         batch: config.train.batch_size_per_gpu,
         seed: config.train.seed,
         threads: if config.train.num_workers == 0 { cores } else { config.train.num_workers },
@@ -37,5 +39,5 @@ pub fn loader_config(config: &Config) -> LoaderConfig {
             ratio: scale(config.ibot.mask_ratio_min_max),
         },
         start_step: 0,
-    }
+    })
 }

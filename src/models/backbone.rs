@@ -1,5 +1,5 @@
-//! What trainer, evaluation and extraction know of a backbone. A new one is a file that implements this, and its line
-//! in [`open`].
+//! What trainer, evaluation and extraction know of a backbone. A new one is a folder with what implements this,
+//! and its entry in `FAMILIES`.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -8,9 +8,7 @@ use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
-use crate::models::resnet::ResNet;
-use crate::models::swin::Swin;
-use crate::models::vit::Vit;
+use crate::models::{resnet, swin, vit};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::optim::groups::LayerRule;
 use crate::tensor::Tensor;
@@ -128,17 +126,56 @@ pub trait Backbone {
     fn plain_name(&self, official: &str, format: Format) -> Option<PlainName>;
 }
 
+/// A kind of backbone.
+struct Family {
+    /// Its name as `student.arch`.
+    name: &'static str,
+    /// Checks the sizes that a config asks for.
+    validate: fn(&Config) -> Result<()>,
+    open: fn(&Config) -> Result<Box<dyn Backbone>>,
+}
+
+/// All kinds.
+const FAMILIES: [Family; 3] = [
+    Family {
+        name: "vit_dynamic",
+        validate: vit::validate,
+        open: |config| Ok(Box::new(vit::Vit::from_config(config)?)),
+    },
+    Family {
+        name: "swin_dynamic",
+        validate: swin::validate,
+        open: |config| Ok(Box::new(swin::Swin::from_config(config)?)),
+    },
+    Family {
+        name: "resnet_dynamic",
+        validate: resnet::validate,
+        open: |config| Ok(Box::new(resnet::ResNet::from_config(config)?)),
+    },
+];
+
+/// What `student.arch` can be.
+pub fn names() -> impl Iterator<Item = &'static str> {
+    FAMILIES.iter().map(|family| family.name)
+}
+
+/// Checks the sizes of the backbone that a config asks for.
+pub fn validate(config: &Config) -> Result<()> {
+    (family(config)?.validate)(config)
+}
+
 /// The backbone that a config asks for.
 pub fn open(config: &Config) -> Result<Box<dyn Backbone>> {
-    match config.student.arch.as_str() {
-        "vit_dynamic" => Ok(Box::new(Vit::from_config(config)?)),
-        "swin_dynamic" => Ok(Box::new(Swin::from_config(config)?)),
-        "resnet_dynamic" => Ok(Box::new(ResNet::from_config(config)?)),
-        other => Err(Error::config(
+    (family(config)?.open)(config)
+}
+
+fn family(config: &Config) -> Result<&'static Family> {
+    let arch = &config.student.arch;
+    FAMILIES.iter().find(|family| family.name == arch).ok_or_else(|| {
+        let known: Vec<String> = names().map(|name| format!("\"{name}\"")).collect();
+        Error::config(
             "student.arch",
-            format!(
-                "`{other}` is no backbone; it must be \"vit_dynamic\", \"swin_dynamic\" or \"resnet_dynamic\""
-            ),
-        )),
-    }
+            format!("`{arch}` is no backbone; it must be one of {}", known.join(", ")),
+        )
+    })
 }

@@ -11,7 +11,6 @@ use std::fmt::{self, Display};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 
-use crate::config::Student;
 use crate::error::{Error, Result};
 
 /// A sub-network.
@@ -57,8 +56,8 @@ pub struct ElasticGrid {
 }
 
 impl ElasticGrid {
-    /// `entries` must hold the intact network, last.
-    fn new(entries: Vec<(Network, usize)>, key: &str) -> Result<Self> {
+    /// `entries` must hold the intact network, last; `key` is the setting to blame where they do not.
+    pub(super) fn new(entries: Vec<(Network, usize)>, key: &str) -> Result<Self> {
         let places = entries.iter().map(|(_, multiplicity)| multiplicity).sum();
         match entries.last() {
             Some((_, 1..)) => Ok(Self { entries, places }),
@@ -170,7 +169,7 @@ impl DrawCycle {
 }
 
 /// numpy's `linspace(start, stop, n)`.
-fn linspace(start: f64, stop: f64, n: usize) -> Vec<f64> {
+pub(super) fn linspace(start: f64, stop: f64, n: usize) -> Vec<f64> {
     if n < 2 {
         return vec![start; n];
     }
@@ -186,16 +185,16 @@ pub fn block_ids(total: usize, depth: usize) -> Vec<usize> {
 }
 
 /// All sizes from `low` to `high` in steps; a step of 0 counts as 1.
-fn sizes(low: usize, high: usize, step: usize) -> Vec<usize> {
+pub(super) fn sizes(low: usize, high: usize, step: usize) -> Vec<usize> {
     (low..=high).step_by(step.max(1)).collect()
 }
 
-fn multiplicity(x: f64) -> usize {
+pub(super) fn multiplicity(x: f64) -> usize {
     x.round_ties_even() as usize
 }
 
 /// Width times depth; the smaller a network, the more often it is drawn, up to `scale`² times.
-fn width_by_depth(widths: &[usize], depths: &[usize], scale: f64) -> Vec<(Network, usize)> {
+pub(super) fn width_by_depth(widths: &[usize], depths: &[usize], scale: f64) -> Vec<(Network, usize)> {
     let (by_width, by_depth) = (linspace(scale, 1.0, widths.len()), linspace(scale, 1.0, depths.len()));
     let mut entries = Vec::with_capacity(widths.len() * depths.len());
     for (&width, a) in widths.iter().zip(&by_width) {
@@ -204,81 +203,4 @@ fn width_by_depth(widths: &[usize], depths: &[usize], scale: f64) -> Vec<(Networ
         }
     }
     entries
-}
-
-/// The grid of an elastic ViT.
-pub fn vit_grid(s: &Student) -> Result<ElasticGrid> {
-    let widths = sizes(s.min_embed_dim, s.max_embed_dim, s.head_dim * s.width_interval);
-    let depths = sizes(s.min_depth, s.max_depth, s.depth_interval);
-    ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")
-}
-
-/// What decides the grid of an elastic Swin, under the names of the official recipe.
-#[derive(Debug, Clone, PartialEq)]
-pub struct SwinSizes {
-    /// Smallest width of the first stage, in channels.
-    pub min_embed_dim: usize,
-    /// Largest width of the first stage, in channels.
-    pub max_embed_dim: usize,
-    /// Smallest depth of the third stage, in blocks.
-    pub min_s3_depth: usize,
-    /// Depths of the intact network, in blocks.
-    pub max_depths: [usize; 4],
-    /// Channels of an attention head.
-    pub head_dim: usize,
-    /// Step between widths, in heads.
-    pub width_interval: usize,
-    /// Step between depths of the third stage, in blocks.
-    pub depth_interval: usize,
-    /// How many times more often the smallest width (or depth) is drawn than the largest.
-    pub net_select_scale: f64,
-}
-
-/// The grid of an elastic Swin.
-pub fn swin_grid(s: &SwinSizes) -> Result<ElasticGrid> {
-    let widths = sizes(s.min_embed_dim, s.max_embed_dim, s.head_dim * s.width_interval);
-    let depths = sizes(s.min_s3_depth, s.max_depths[2], s.depth_interval);
-    ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")
-}
-
-/// What decides the grid of an elastic ResNet, under the names of the official recipe.
-#[derive(Debug, Clone, PartialEq)]
-pub struct ResNetSizes {
-    /// Smallest depths, in blocks a stage.
-    pub min_depths: [usize; 4],
-    /// Largest depths, in blocks a stage.
-    pub max_depths: [usize; 4],
-    /// Smallest middle width of the first stage, in channels; the largest is twice that.
-    pub base_channels: usize,
-    /// Groups of a group norm.
-    pub num_gn_groups: usize,
-    /// Step between widths, in groups.
-    pub width_interval: usize,
-    /// Step between depths, in blocks.
-    pub depth_interval: usize,
-    /// How many times more often the shallowest depths are drawn than the deepest.
-    pub net_select_scale: f64,
-}
-
-/// The grid of an elastic ResNet: by width, then by total depth, ties by the depths of the stages in order.
-pub fn resnet_grid(s: &ResNetSizes) -> Result<ElasticGrid> {
-    let of = |stage: usize| sizes(s.min_depths[stage], s.max_depths[stage], s.depth_interval);
-    let (first, second, third, fourth) = (of(0), of(1), of(2), of(3));
-    let mut depths = Vec::with_capacity(first.len() * second.len() * third.len() * fourth.len());
-    for &a in &first {
-        for &b in &second {
-            for &c in &third {
-                depths.extend(fourth.iter().map(|&d| [a, b, c, d]));
-            }
-        }
-    }
-    depths.sort_by_key(|d| d.iter().sum::<usize>());
-    let counts = linspace(s.net_select_scale, 1.0, depths.len());
-    let mut entries = Vec::new();
-    for base in sizes(s.base_channels, 2 * s.base_channels, s.num_gn_groups * s.width_interval) {
-        entries.extend(
-            depths.iter().zip(&counts).map(|(&depths, &n)| (Network::staged(base, depths), multiplicity(n))),
-        );
-    }
-    ElasticGrid::new(entries, "student.min_depths")
 }

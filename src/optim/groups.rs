@@ -28,66 +28,6 @@ pub struct LayerRule {
     pub patch_embed: Option<&'static str>,
 }
 
-impl LayerRule {
-    /// The rule of a ViT of `depth` blocks: id 0 for what makes the tokens, then one id a block.
-    pub fn vit(depth: usize) -> Self {
-        Self { top: depth + 1, id: Box::new(vit_layer_id), patch_embed: Some("patch_embed.") }
-    }
-
-    /// The rule of a ResNet with so many blocks a stage: id 0 for first convolution, first norm and mask token, then one
-    /// id a block, counted through the stages; the heads have the last block's.
-    pub fn resnet(depths: [usize; 4]) -> Self {
-        let id = move |name: &str| resnet_layer_id(name, depths);
-        Self { top: depths.iter().sum(), id: Box::new(id), patch_embed: None }
-    }
-
-    /// The rule of a Swin with so many blocks a stage: id 0 for what makes the tokens, then one id a block through all
-    /// stages; a downsampling has the id of the block that follows it.
-    pub fn swin(depths: [usize; 4]) -> Self {
-        let id = move |name: &str| swin_layer_id(name, depths);
-        Self { top: depths.iter().sum::<usize>() + 1, id: Box::new(id), patch_embed: Some("patch_embed.") }
-    }
-}
-
-fn vit_layer_id(name: &str) -> Option<usize> {
-    let (first, rest) = name.split_once('.').unwrap_or((name, ""));
-    match first {
-        "patch_embed" | "pos_embed" | "cls_token" | "mask_token" => Some(0),
-        "blocks" => rest.split('.').next()?.parse::<usize>().ok().map(|block| block + 1),
-        _ => None,
-    }
-}
-
-fn resnet_layer_id(name: &str, depths: [usize; 4]) -> Option<usize> {
-    let mut parts = name.split('.');
-    let first = parts.next()?;
-    if ["conv1", "norm1", "mask_token"].contains(&first) {
-        return Some(0);
-    }
-    let stage = first.strip_prefix("layer")?.parse::<usize>().ok()?.checked_sub(1)?;
-    let block = parts.nth(1)?.parse::<usize>().ok()?;
-    Some(depths.get(..stage)?.iter().sum::<usize>() + block + 1)
-}
-
-fn swin_layer_id(name: &str, depths: [usize; 4]) -> Option<usize> {
-    let mut parts = name.split('.');
-    match parts.next()? {
-        "patch_embed" | "mask_token" => Some(0),
-        "stages" => {
-            let stage = parts.next()?.parse::<usize>().ok()?;
-            match parts.next()? {
-                "blocks" => {
-                    let block = parts.next()?.parse::<usize>().ok()?;
-                    Some(depths.get(..stage)?.iter().sum::<usize>() + block + 1)
-                }
-                "downsample" => Some(depths.get(..=stage)?.iter().sum::<usize>() + 1),
-                _ => None,
-            }
-        }
-        _ => None,
-    }
-}
-
 /// The group of a parameter: `layerwise_decay` and `patch_embed_lr_mult` are the settings of that name in section
 /// `optim`.
 pub fn param_group(

@@ -176,7 +176,7 @@ impl Trainer {
         }
         let images = train.len();
         let batches = first as u64 * config.train.accumulation_steps as u64;
-        let loader = Loader::new(train, LoaderConfig { start_step: batches, ..loader_config(&config) })?;
+        let loader = Loader::new(train, LoaderConfig { start_step: batches, ..loader_config(&config)? })?;
         Ok(Self {
             schedules: Schedules::new(&config),
             draws: DrawCycle::new(model.grid.clone(), config.train.seed),

@@ -8,11 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::config::{Centering, Config, ScalingRule};
 use crate::error::{Error, Result};
+use crate::models::backbone;
 use crate::models::grid::Network;
 use crate::train::tensor_file::TensorFile;
 
-/// The backbones whose records can be replayed.
-const ARCHITECTURES: [&str; 3] = ["vit", "swin", "resnet"];
 /// The settings of a record's student that are settings here.
 const STUDENT_KEYS: [&str; 20] = [
     "patch_size",
@@ -206,8 +205,9 @@ impl Fixture {
         let broken =
             |e: serde_json::Error| Error::file(path, format!("is not a record of training steps: {e}"));
         let Arch { arch } = serde_json::from_slice(json).map_err(broken)?;
-        if !ARCHITECTURES.contains(&arch.as_str()) {
-            let known = ARCHITECTURES.join(", ");
+        let known: Vec<&str> = backbone::names().filter_map(|name| name.strip_suffix("_dynamic")).collect();
+        if !known.contains(&arch.as_str()) {
+            let known = known.join(", ");
             return Err(Error::file(path, format!("records a `{arch}`; this version replays {known}")));
         }
         let record: Record = serde_json::from_slice(json).map_err(broken)?;

@@ -2,6 +2,8 @@
 //! size have maps of another size, so groups of crops go through one after the other.
 
 mod block;
+mod grid;
+mod layers;
 mod plain;
 mod sizes;
 mod validate;
@@ -12,7 +14,7 @@ use crate::autograd::{Tape, Var};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
-use crate::models::grid::{ElasticGrid, Network, resnet_grid};
+use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::collect::collect_rows;
@@ -24,6 +26,8 @@ use crate::ops::segment_mean::segment_mean;
 use crate::optim::groups::LayerRule;
 
 use block::Block;
+pub use grid::{ResNetSizes, resnet_grid};
+pub use layers::layer_rule;
 pub use sizes::{ResNetShape, STAGES, resnet_specs};
 pub use validate::validate;
 
@@ -81,7 +85,7 @@ impl Backbone for ResNet {
     }
 
     fn layer_rule(&self) -> LayerRule {
-        LayerRule::resnet(self.shape.depths)
+        layer_rule(self.shape.depths)
     }
 
     fn cells(&self, pixels: usize) -> usize {

@@ -1,10 +1,11 @@
 //! Sizes of a ResNet, the names and shapes of its parameters, and what a sub-network of it costs.
 
 use super::block::BlockPlace;
+use super::grid::ResNetSizes;
 use crate::config::{Config, Student};
 use crate::error::{Error, Result};
 use crate::models::backbone::Cost;
-use crate::models::grid::{Network, ResNetSizes, block_ids};
+use crate::models::grid::{Network, block_ids};
 use crate::nn::parameters::{Init, ParameterSpec};
 
 /// Stages of a ResNet.

@@ -4,10 +4,14 @@
 mod block;
 mod cost;
 mod geometry;
+mod grid;
+mod layers;
 mod plain;
 mod specs;
 mod validate;
 
+pub use grid::{SwinSizes, swin_grid};
+pub use layers::layer_rule;
 pub use specs::{NORM_EPS, SwinShape, swin_specs};
 pub use validate::validate;
 
@@ -22,7 +26,7 @@ use crate::autograd::{Tape, Var};
 use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
-use crate::models::grid::{ElasticGrid, Network, SwinSizes, swin_grid};
+use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
 use crate::nn::parameters::{ParameterSpec, Parameters};
@@ -191,7 +195,7 @@ impl Backbone for Swin {
     }
 
     fn layer_rule(&self) -> LayerRule {
-        LayerRule::swin(self.shape.depths)
+        layer_rule(self.shape.depths)
     }
 
     fn cells(&self, pixels: usize) -> usize {

@@ -4,7 +4,10 @@
 mod block;
 mod cost;
 mod drop_path;
+mod grid;
+mod layers;
 mod plain;
+mod validate;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -16,7 +19,7 @@ use crate::autograd::{Tape, Var};
 use crate::config::{Config, Student};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
-use crate::models::grid::{ElasticGrid, Network, block_ids, vit_grid};
+use crate::models::grid::{ElasticGrid, Network, block_ids};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
 use crate::nn::parameters::{Init, ParameterSpec, Parameters};
@@ -31,6 +34,9 @@ use crate::tensor::{Device, Tensor};
 
 use block::Block;
 use drop_path::DropPath;
+pub use grid::vit_grid;
+pub use layers::layer_rule;
+pub use validate::validate;
 
 /// ε of every LayerNorm.
 pub const NORM_EPS: f32 = 1e-6;
@@ -257,7 +263,7 @@ impl Backbone for Vit {
     }
 
     fn layer_rule(&self) -> LayerRule {
-        LayerRule::vit(self.sizes.depth)
+        layer_rule(self.sizes.depth)
     }
 
     fn cells(&self, pixels: usize) -> usize {
