@@ -40,7 +40,7 @@ pub struct Common {
     /// Labelled images to be classified; default: those that the source of --train brings or that are held out of it
     #[arg(long, value_name = "SPEC")]
     pub val: Option<String>,
-    /// WIDTHxDEPTH, smallest, middle, intact, small, base, large or all; several separated by spaces or commas
+    /// WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...; several separated by spaces or commas
     #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact")]
     pub network: Vec<String>,
     /// At most that many images of --train, random ones; 0 for all

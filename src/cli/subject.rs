@@ -16,7 +16,7 @@ pub struct SubjectArgs {
     /// A run's folder (its newest checkpoint is taken) or a checkpoint's
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
-    /// WIDTHxDEPTH, smallest, middle, intact, small, base or large
+    /// WIDTHxDEPTH, smallest, middle, intact, or the paper's small, base, ...
     #[arg(long, value_name = "NETWORK", default_value = "intact")]
     pub network: String,
     /// Pixels a side that images are brought to, a multiple of the patch size [default: the global crops']

@@ -53,6 +53,8 @@ pub struct ElasticGrid {
     entries: Vec<(Network, usize)>,
     /// Sum of the multiplicities.
     places: usize,
+    /// Networks that the paper reports, by its names for them; those of another grid too.
+    paper: &'static [(&'static str, Network)],
 }
 
 impl ElasticGrid {
@@ -60,12 +62,22 @@ impl ElasticGrid {
     pub(super) fn new(entries: Vec<(Network, usize)>, key: &str) -> Result<Self> {
         let places = entries.iter().map(|(_, multiplicity)| multiplicity).sum();
         match entries.last() {
-            Some((_, 1..)) => Ok(Self { entries, places }),
+            Some((_, 1..)) => Ok(Self { entries, places, paper: &[] }),
             _ => Err(Error::config(
                 key,
                 "gives no sub-network at all; the smallest must not exceed the largest",
             )),
         }
+    }
+
+    /// The grid with the paper's names of networks, which need not all be in it.
+    pub(super) fn with_names(self, paper: &'static [(&'static str, Network)]) -> Self {
+        Self { paper, ..self }
+    }
+
+    /// The networks that the paper reports of such a backbone, by its names for them; they need not be in the grid.
+    pub fn paper(&self) -> &'static [(&'static str, Network)] {
+        self.paper
     }
 
     /// Distinct networks with their multiplicities, the intact one last.

@@ -3,15 +3,11 @@
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 
-/// The networks the paper reports, by its names for them: ViT-S, ViT-B and ViT-L.
-pub const PAPER: [(&str, Network); 3] =
-    [("small", Network::new(384, 12)), ("base", Network::new(768, 12)), ("large", Network::new(1024, 24))];
-
 /// Names that every grid knows.
 const NAMES: [&str; 4] = ["smallest", "middle", "intact", "all"];
 
-/// The networks of `choices`, in that order and each once. A choice is `WIDTHxDEPTH`, smallest, middle, intact, all,
-/// or (where the grid has them) small, base or large; several may stand in one, separated by commas or spaces.
+/// The networks of `choices`, in that order and each once. A choice is `WIDTHxDEPTH`, smallest, middle, intact, all, or
+/// (where the grid has it) a name of the paper's; several may stand in one, separated by commas or spaces.
 pub fn choose<S: AsRef<str>>(grid: &ElasticGrid, choices: &[S]) -> Result<Vec<Network>> {
     let mut chosen: Vec<Network> = Vec::new();
     let words = choices.iter().flat_map(|c| c.as_ref().split([',', ' '])).filter(|word| !word.is_empty());
@@ -33,7 +29,7 @@ pub fn choose<S: AsRef<str>>(grid: &ElasticGrid, choices: &[S]) -> Result<Vec<Ne
 }
 
 fn one(grid: &ElasticGrid, word: &str) -> Result<Network> {
-    if let Some((_, network)) = PAPER.iter().find(|(name, _)| *name == word) {
+    if let Some((_, network)) = grid.paper().iter().find(|(name, _)| *name == word) {
         return match has(grid, *network) {
             true => Ok(*network),
             false => Err(Error::Usage(format!(
@@ -79,7 +75,7 @@ fn nearest_name(grid: &ElasticGrid, word: &str) -> String {
 
 /// The names that work for a grid.
 fn names(grid: &ElasticGrid) -> impl Iterator<Item = &'static str> {
-    let paper = PAPER.into_iter().filter(|(_, network)| has(grid, *network)).map(|(name, _)| name);
+    let paper = grid.paper().iter().filter(|(_, network)| has(grid, *network)).map(|(name, _)| *name);
     NAMES.into_iter().chain(paper)
 }
 

@@ -3,6 +3,13 @@
 use crate::error::Result;
 use crate::models::grid::{ElasticGrid, Network, linspace, multiplicity, sizes};
 
+/// ResNet-50, ResNet-101 and ResNet-152.
+const PAPER: [(&str, Network); 3] = [
+    ("resnet50", Network::staged(64, [3, 4, 6, 3])),
+    ("resnet101", Network::staged(64, [3, 4, 23, 3])),
+    ("resnet152", Network::staged(64, [3, 8, 36, 3])),
+];
+
 /// What decides the grid of an elastic ResNet, under the names of the official recipe.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ResNetSizes {
@@ -42,5 +49,5 @@ pub fn resnet_grid(s: &ResNetSizes) -> Result<ElasticGrid> {
             depths.iter().zip(&counts).map(|(&depths, &n)| (Network::staged(base, depths), multiplicity(n))),
         );
     }
-    ElasticGrid::new(entries, "student.min_depths")
+    Ok(ElasticGrid::new(entries, "student.min_depths")?.with_names(&PAPER))
 }

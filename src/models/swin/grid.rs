@@ -1,7 +1,11 @@
 //! The sub-networks of an elastic Swin.
 
 use crate::error::Result;
-use crate::models::grid::{ElasticGrid, sizes, width_by_depth};
+use crate::models::grid::{ElasticGrid, Network, sizes, width_by_depth};
+
+/// Swin-T, Swin-S and Swin-B.
+const PAPER: [(&str, Network); 3] =
+    [("tiny", Network::new(96, 6)), ("small", Network::new(96, 18)), ("base", Network::new(128, 18))];
 
 /// What decides the grid of an elastic Swin, under the names of the official recipe.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,5 +32,7 @@ pub struct SwinSizes {
 pub fn swin_grid(s: &SwinSizes) -> Result<ElasticGrid> {
     let widths = sizes(s.min_embed_dim, s.max_embed_dim, s.head_dim * s.width_interval);
     let depths = sizes(s.min_s3_depth, s.max_depths[2], s.depth_interval);
-    ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")
+    let grid =
+        ElasticGrid::new(width_by_depth(&widths, &depths, s.net_select_scale), "student.min_embed_dim")?;
+    Ok(grid.with_names(&PAPER))
 }
