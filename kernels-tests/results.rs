@@ -329,12 +329,13 @@ fn a_run_leaves_events_and_a_plot() {
     }
 }
 
-/// Trained, resumed, evaluated and listed like a ViT.
+/// Trained, resumed, evaluated, listed and extracted like a ViT.
 #[test]
 fn swins_and_resnets_go_the_same_way() {
-    for (recipe, smallest, intact) in
-        [("demo_swin", "24x2", "48x3"), ("demo_resnet", "8x1-1-1-1", "16x1-2-2-1")]
-    {
+    for (recipe, smallest, intact, tensor, shape) in [
+        ("demo_swin", "24x2", "48x3", "layers.2.blocks.1.attn.qkv.weight", &[288, 96][..]),
+        ("demo_resnet", "8x1-1-1-1", "16x1-2-2-1", "layer3.0.bn2.weight", &[32][..]),
+    ] {
         let dir = scratch(recipe).display().to_string();
         let train = |steps: &'static str| {
             let args = ["train", "--config", recipe, "--out", &dir, "--resume", "--device=cpu", steps];
@@ -349,6 +350,19 @@ fn swins_and_resnets_go_the_same_way() {
         let knn = printed(&[&knn[..], &["--device=cpu", "--quiet"]].concat());
         assert!(knn.contains(smallest) && knn.contains(intact), "{knn}");
         assert!(printed(&["extract", "--checkpoint", &dir, "--list"]).contains(smallest));
+        let out = format!("{dir}/net");
+        let extract = |network: &'static str, format: &'static str| {
+            ["extract", "--checkpoint", &dir, "--network", network, "--out", &out, "--format", format]
+                .map(String::from)
+        };
+        printed(&extract("smallest", "poa").each_ref().map(String::as_str));
+        let model = TensorFile::open(Path::new(&out).join("model.safetensors")).unwrap();
+        assert_eq!(model.shape(tensor).unwrap(), shape);
+        // neither demo's sizes are among those of timm
+        for network in ["smallest", "intact"] {
+            let refuse = extract(network, "timm");
+            refused(&refuse.each_ref().map(String::as_str), 2, &["timm's", "take --format poa"]);
+        }
         std::fs::remove_dir_all(dir).unwrap();
     }
 }

@@ -142,7 +142,17 @@ fn names_round_trip() {
                 let plain = backbone.plain_name(&name, format);
                 assert_eq!(plain.is_none(), lacks, "{name} in {format}");
                 let Some(plain) = plain else { continue };
-                let levels = ["linear", ".norm.", "stages", ".conv.", "ffn", "w_msa", "layer1.layers"];
+                let levels = [
+                    "linear",
+                    "norm.norm",
+                    "norm1.norm",
+                    "norm2.norm",
+                    "stages",
+                    ".conv.",
+                    "ffn",
+                    "w_msa",
+                    ".layers.",
+                ];
                 assert!(!levels.iter().any(|level| plain.name.contains(level)), "{}", plain.name);
                 assert_eq!(bare_name(&plain.name), plain.name);
                 assert!(format != Format::Poa || seen.insert(plain.name.clone()), "{} twice", plain.name);
@@ -283,6 +293,18 @@ fn costs_equal_known_counts() {
     assert_eq!(tiny.cost(network(16, 1)).flops, 2 * macs);
 }
 
+/// Parameters of timm's `SwinTransformer` of 128x18 with heads of 16, and of docs/plain_swin.py's 96x6 (without mask token);
+/// operations by PyTorch's `FlopCounterMode` over the latter's two.
+#[test]
+fn costs_of_swins_equal_known_counts() {
+    let swin = backbone::open(&Config::recipe("swin_ee1200").unwrap()).unwrap();
+    for (width, depth, parameters, flops) in [(96, 6, 27_544_308, 8.989), (128, 18, 86_806_768, 30.860)] {
+        let found = swin.cost(network(width, depth));
+        assert_eq!(found.parameters, parameters);
+        assert!((found.flops as f64 / 1e9 / flops - 1.0).abs() < 1e-3, "{width}x{depth}: {}", found.flops);
+    }
+}
+
 #[test]
 fn networks_are_chosen_by_name() {
     let grid = vit_grid(&Student::default()).unwrap();
@@ -367,6 +389,29 @@ fn plain_vits_fill_the_backbone() {
         let (ours, theirs) = ("backbone.blocks.3.mlp.fc2.linear.weight", "blocks.3.mlp.fc2.weight");
         let theirs = if chunks { chunked(theirs) } else { theirs.into() };
         assert_eq!(read(&import, ours), values(&theirs, 48 * 192));
+    }
+}
+
+/// Files with the names and the order that timm has fill Swins and ResNets.
+#[test]
+fn plain_swins_and_resnets_fill_the_backbone() {
+    let dir = scratch("plain-maps");
+    let norms = ["norm0", "norm1", "norm2"].map(|norm| format!("backbone.{norm}.norm."));
+    for (kind, format) in [("swin", Format::Timm), ("swin", Format::Poa), ("resnet", Format::Poa)] {
+        let (teacher, elastic) = (recorded_teacher(kind), recorded_backbone(kind));
+        let intact = elastic.grid().intact();
+        Extraction::new(&teacher, &*elastic, intact, format).unwrap().write(&dir).unwrap();
+        let import = Import::open(&dir, &*elastic, &elastic.specs()).unwrap();
+        assert!(import.unused().is_empty(), "{:?}", import.unused());
+        for filling in import.fillings() {
+            let name = &filling.name;
+            let absent = kind == "swin" && norms.iter().any(|norm| name.starts_with(norm))
+                || format == Format::Timm && name == "backbone.mask_token";
+            assert_eq!(filling.outcome == Outcome::Missing, absent, "{name}");
+            if !absent {
+                assert_eq!(import.read(filling).unwrap().unwrap(), teacher.read_f32(name).unwrap(), "{name}");
+            }
+        }
     }
 }
 
