@@ -44,7 +44,8 @@ class Block(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width, eps), nn.LayerNorm(width, eps)
         self.attn = Attention(width, heads, window)
         self.mlp = nn.Sequential()
-        self.mlp.fc1, self.mlp.act, self.mlp.fc2 = nn.Linear(width, ratio * width), nn.GELU(), nn.Linear(ratio * width, width)
+        self.mlp.fc1, self.mlp.act = nn.Linear(width, ratio * width), nn.GELU()
+        self.mlp.fc2 = nn.Linear(ratio * width, width)
 
     def windows(self, x):                         # [n, side, side, width] -> [n, windows, cells, width]
         w = self.window
@@ -55,7 +56,8 @@ class Block(nn.Module):
         """Cells that the shift brought together from different sides of the map do not see each other."""
         if self.shift == 0:
             return None
-        region = torch.bucketize(torch.arange(side, device=device), torch.tensor([side - self.window, side - self.shift], device=device), right=True)
+        at = torch.arange(side, device=device)
+        region = (at >= side - self.window).long() + (at >= side - self.shift).long()
         cells = self.windows((3 * region[:, None] + region).float()[None, :, :, None])[0, :, :, 0]
         return torch.where(cells[:, None, :] == cells[:, :, None], 0.0, -100.0)[:, None]
 
@@ -64,7 +66,8 @@ class Block(nn.Module):
         y = F.pad(self.norm1(x), (0, 0, 0, -side % w, 0, -side % w))
         padded = y.shape[1]
         y = self.attn(self.windows(y.roll((-s, -s), (1, 2))), self.mask(padded, x.device))
-        y = y.unflatten(2, (w, w)).unflatten(1, (padded // w, padded // w)).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+        y = y.unflatten(2, (w, w)).unflatten(1, (padded // w, padded // w)).transpose(2, 3)
+        y = y.flatten(3, 4).flatten(1, 2)
         x = x + y.roll((s, s), (1, 2))[:, :side, :side]
         return x + self.mlp(self.norm2(x))
 
@@ -104,7 +107,8 @@ class Swin(nn.Module):
             layer = nn.Sequential()
             if stage > 0:
                 layer.downsample = Merging(width // 2, eps)
-            layer.blocks = nn.Sequential(*(Block(width, heads, c["window_size"], s, c["mlp_ratio"], eps) for s in shifted))
+            sizes = width, heads, c["window_size"]
+            layer.blocks = nn.Sequential(*(Block(*sizes, s, c["mlp_ratio"], eps) for s in shifted))
             self.layers.append(layer)
         self.norm = nn.LayerNorm(width, eps)
 
@@ -132,9 +136,9 @@ def load_timm(folder):
     if any(any(shifted) and side % c["window_size"] for shifted, side in zip(c["shifted"], grid)):
         raise ValueError("timm pads a map after the shift instead of before: use load")
     model = SwinTransformer(
-        img_size=c["img_size"], patch_size=c["patch_size"], num_classes=0, embed_dim=c["embed_dim"], depths=c["depths"],
-        num_heads=c["num_heads"], window_size=c["window_size"], always_partition=True, mlp_ratio=c["mlp_ratio"],
-        drop_path_rate=0.0,
+        img_size=c["img_size"], patch_size=c["patch_size"], num_classes=0, embed_dim=c["embed_dim"],
+        depths=c["depths"], num_heads=c["num_heads"], window_size=c["window_size"], always_partition=True,
+        mlp_ratio=c["mlp_ratio"], drop_path_rate=0.0,
     )
     model.patch_embed = Embedding(c["patch_size"], c["patch_embed_dim"], c["embed_dim"], c["layer_norm_eps"])
     for layer, shifted in zip(model.layers, c["shifted"]):
