@@ -6,7 +6,7 @@ mod support;
 use std::path::Path;
 use std::process::Command;
 
-use support::{Folder, program, refused, text};
+use support::{Folder, printed, program, refused, text};
 
 const QUICK: [&str; 6] = [
     "--device=cpu",
@@ -164,6 +164,58 @@ fn damaged_records_are_refused() {
     let out = program(&["verify", "--device", "cpu", &wrong.display().to_string()]);
     assert_eq!(out.status.code(), Some(1));
     assert!(text(&out.stdout).contains("FAIL"), "{}", text(&out.stdout));
+}
+
+/// A few steps are recorded on both devices: their phases, operations and gradients, on a GPU its kernels with times; and
+/// the table tells them with rates.
+#[test]
+fn a_profile_says_where_the_time_goes() {
+    let folder = Folder::new("profile");
+    for device in ["cpu", "gpu"] {
+        let (trace, run) = (folder.path(&format!("{device}.json")), folder.path(device));
+        let device_arg = format!("--device={device}");
+        let own = ["train", "--out", &run, "--profile", &trace, &device_arg];
+        let shown = printed(&[&own, &QUICK[1..]].concat());
+        let table: Vec<&str> = shown.lines().filter(|l| l.contains('%') && !l.contains("k-NN")).collect();
+        let product = table.iter().find(|l| l.starts_with("matmul")).unwrap_or_else(|| panic!("{shown}"));
+        let share = product.split_whitespace().last().unwrap().trim_end_matches('%');
+        assert!(share.parse::<f64>().unwrap() > 0.0, "{product}");
+        let json = std::fs::read_to_string(&trace).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let events = json["traceEvents"].as_array().unwrap();
+        let of = |category: &str| events.iter().filter(|e| e["cat"] == category).collect::<Vec<_>>();
+        // three steps: one to warm up, two recorded
+        let steps: Vec<_> = of("phase").into_iter().filter(|e| e["name"] == "step").collect();
+        assert_eq!(steps.len(), 2);
+        for name in ["teacher", "student", "head", "backward"] {
+            assert!(of("phase").iter().any(|e| e["name"] == name), "{name}");
+        }
+        assert!(of("gradient").len() > 50 && of("operation").len() > 50);
+        let kernels = of("kernel");
+        assert_eq!(kernels.is_empty(), device == "cpu");
+        let end =
+            steps.iter().map(|e| e["ts"].as_f64().unwrap() + e["dur"].as_f64().unwrap()).fold(0.0, f64::max);
+        for kernel in &kernels {
+            let (start, took) = (kernel["ts"].as_f64().unwrap(), kernel["dur"].as_f64().unwrap());
+            // the adapter may work a little longer than the host records
+            assert!(start >= 0.0 && took >= 0.0 && start + took < 3.0 * end, "{kernel}");
+        }
+        assert!(kernels.is_empty() || kernels.iter().any(|k| k["dur"].as_f64() > Some(0.0)));
+    }
+    let nowhere = folder.path("none/trace.json");
+    let run = folder.path("run");
+    refused(&["train", "--out", &run, "--profile", &nowhere], 1, &["none/trace.json", "--profile"]);
+    assert!(!Path::new(&run).exists(), "refused before anything is made");
+}
+
+#[test]
+fn a_device_is_timed() {
+    let shown = printed(&["bench", "--device=cpu", "sinkhorn"]);
+    let line =
+        shown.lines().find(|l| l.starts_with("sinkhorn/100x8192/cpu")).unwrap_or_else(|| panic!("{shown}"));
+    assert!(line.contains(" ms") && line.contains("GB/s"), "{line}");
+    assert!(shown.contains("ceilings:"), "{shown}");
+    refused(&["bench", "--device=cpu", "sinkhole"], 2, &["sinkhole"]);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! timed, and its rate is held against what the device does at best.
 
 mod attention;
+pub mod block;
 mod losses;
 mod optimizer;
 mod products;
@@ -79,6 +80,7 @@ impl Bench {
         products::run(self, sink)?;
         attention::run(self, sink)?;
         rows::run(self, sink)?;
+        block::run(self, sink)?;
         losses::run(self, sink)?;
         optimizer::run(self, sink)?;
         steps::run(self, sink)

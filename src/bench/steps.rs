@@ -63,7 +63,9 @@ fn available_memory() -> Option<u64> {
 }
 
 fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
-    let mut config = Config::recipe(recipe)?;
+    // another batch than the recipe's, for devices with more memory
+    let batch = std::env::var("POA_BENCH_BATCH").ok().map(|n| format!("train.batch_size_per_gpu={n}"));
+    let mut config = Config::load(recipe, batch.as_slice())?;
     config.resolve(1)?;
     let mut model = PoaModel::new(&config, &bench.device, 0)?;
     let network = model

@@ -8,6 +8,7 @@ use crate::config::Config;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::tensor::Device;
+use crate::train::profiling::Profiling;
 use crate::train::run_folder::RunFolder;
 use crate::train::trainer::{Outcome, Start, Trainer};
 
@@ -30,6 +31,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
             "no such file; --init takes a safetensors file or a checkpoint's folder",
         ));
     }
+    let profile = args.profile.clone().map(Profiling::create).transpose()?;
     let source = data::open(&config.data.spec)?;
     let device = Device::open(&args.device)?;
     let shows = |text: String| {
@@ -56,7 +58,7 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     shows(format!("data:    {}, {} images", source.describe(), source.len()));
     shows(format!("run:     {}", folder.dir().display()));
     let stop = stop_on_signal()?;
-    let start = Start { resume, init: args.init.clone(), quiet: args.quiet, profile: args.profile.clone() };
+    let start = Start { resume, init: args.init.clone(), quiet: args.quiet, profile };
     let trainer = Trainer::new(config, &device, source, folder, &start)?;
     let outcome = trainer.run(&stop)?;
     if !args.quiet {

@@ -68,7 +68,7 @@ pub struct KernelRecord {
 /// What was recorded.
 #[derive(Clone, Debug, Default)]
 pub struct Profile {
-    /// From [`start`] to [`finish`].
+    /// From [`start`] to the end of the recording.
     pub seconds: f64,
     /// Spans of the host, in the order in which they ended.
     pub spans: Vec<SpanRecord>,

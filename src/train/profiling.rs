@@ -13,6 +13,7 @@ const WARM_UP: usize = 3;
 const STEPS: usize = 5;
 
 /// A profile that is to be made.
+#[derive(Clone, Debug)]
 pub struct Profiling {
     path: PathBuf,
     /// The steps that this process has yet to do before the recording, and during it.
@@ -21,14 +22,18 @@ pub struct Profiling {
 }
 
 impl Profiling {
-    /// Will write to `path`, which is created at once, so that it cannot fail after the work. `steps` are those the
-    /// process is to do; of few the last are recorded.
-    pub fn new(path: PathBuf, steps: usize) -> Result<Self> {
+    /// Will write to `path`. The file is created at once, so that it does not turn out to be impossible after the work.
+    pub fn create(path: PathBuf) -> Result<Self> {
         std::fs::File::create(&path).map_err(|e| {
             Error::file(&path, format!("the profile cannot be written ({e}); give --profile another file"))
         })?;
+        Ok(Self { path, ahead: (WARM_UP, STEPS), recorded: 0 })
+    }
+
+    /// Fits the recording into a process that does so many steps; of few the last are recorded.
+    pub fn of_steps(self, steps: usize) -> Self {
         let warm_up = WARM_UP.min(steps.saturating_sub(1));
-        Ok(Self { path, ahead: (warm_up, STEPS.min(steps - warm_up)), recorded: 0 })
+        Self { ahead: (warm_up, STEPS.min(steps - warm_up)), ..self }
     }
 
     /// A step begins.

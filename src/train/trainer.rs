@@ -38,8 +38,8 @@ pub struct Start {
     pub init: Option<PathBuf>,
     /// Shows warnings alone.
     pub quiet: bool,
-    /// Where the trace of a few steps goes.
-    pub profile: Option<PathBuf>,
+    /// A few steps are recorded.
+    pub profile: Option<Profiling>,
 }
 
 /// A k-NN accuracy of one sub-network before and after training.
@@ -182,10 +182,7 @@ impl Trainer {
             draws: DrawCycle::new(model.grid.clone(), config.train.seed),
             health: HealthMonitor::new(&config),
             bad: BadSamples::open(&folder.bad_samples())?,
-            profiling: match &start.profile {
-                Some(path) => Some(Profiling::new(path.clone(), total.saturating_sub(first))?),
-                None => None,
-            },
+            profiling: start.profile.clone().map(|p| p.of_steps(total.saturating_sub(first))),
             config,
             model,
             folder,
