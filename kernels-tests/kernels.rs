@@ -7,6 +7,8 @@ mod support;
 mod adamw;
 #[path = "kernels/attention.rs"]
 mod attention;
+#[path = "kernels/avg_pool.rs"]
+mod avg_pool;
 #[path = "kernels/conv.rs"]
 mod conv;
 #[path = "kernels/cross_entropy.rs"]
@@ -35,8 +37,6 @@ mod matmul;
 mod patch_embed;
 #[path = "kernels/patch_merge.rs"]
 mod patch_merge;
-#[path = "kernels/pool_rows.rs"]
-mod pool_rows;
 #[path = "kernels/position.rs"]
 mod position;
 #[path = "kernels/prototype_loss.rs"]

@@ -1,12 +1,10 @@
-//! What a ResNet does with maps beside convolving them: GroupNorm, max-pooling, mask tokens, rows collected more than once.
+//! What a ResNet does with maps beside convolving them: GroupNorm, max-pooling, mask tokens.
 
-use poa_gpu::ops::collect::collect_rows;
 use poa_gpu::ops::conv::MapShape;
 use poa_gpu::ops::group_norm::{GroupNorm, group_norm};
 use poa_gpu::ops::max_pool::max_pool;
-use poa_gpu::tensor::Tensor;
 
-use crate::support::{Operand, Tolerance, check, devices};
+use crate::support::{Operand, Tolerance, check};
 
 const EPS: f64 = 1e-5;
 
@@ -117,31 +115,5 @@ fn max_pools() {
                 },
             );
         }
-    }
-}
-
-#[test]
-fn collected_rows_may_repeat() {
-    let picks = [(1, 2), (0, 0), (1, 2), (0, 4), (1, 0), (1, 2), (0, 0)];
-    for cols in [1, 7, 300] {
-        check(
-            "collect_rows",
-            &[Operand::new(1, &[5, cols]).strided(), Operand::new(2, &[3, cols])],
-            Tolerance { atol: 1e-6, rtol: 1e-6 },
-            |tape, v| {
-                let once = collect_rows(tape, &[&v[0], &v[1]], &picks)?;
-                Ok(vec![once, collect_rows(tape, &[&v[0]], &[(0, 1)])?])
-            },
-            &|x| {
-                let row = |s: usize, r: usize| x[s][r * cols..][..cols].to_vec();
-                vec![picks.iter().flat_map(|&(s, r)| row(s, r)).collect(), row(0, 1)]
-            },
-        );
-    }
-    for device in devices() {
-        let tape = poa_gpu::autograd::Tape::no_grad();
-        let x = poa_gpu::autograd::Var::constant(Tensor::from_slice(&device, &[2, 2], &[0.0f32; 4]).unwrap());
-        assert!(collect_rows(&tape, &[&x], &[(0, 2)]).is_err());
-        assert!(collect_rows(&tape, &[], &[]).is_err());
     }
 }

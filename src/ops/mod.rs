@@ -4,8 +4,8 @@
 //! gradient. Every function runs on both devices.
 
 pub mod attention;
+pub mod avg_pool;
 pub mod ceiling;
-pub mod collect;
 pub mod conv;
 pub mod cross_entropy;
 pub mod elementwise;
@@ -22,7 +22,6 @@ pub mod matmul;
 pub mod max_pool;
 pub mod patch_embed;
 pub mod patch_merge;
-pub mod pool_rows;
 pub mod position;
 pub mod prototype_loss;
 pub mod reduce;
@@ -42,8 +41,8 @@ use crate::gpu::{Caps, Kernel};
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
         attention::kernels(caps),
+        avg_pool::kernels(caps),
         ceiling::kernels(caps),
-        collect::kernels(caps),
         cross_entropy::kernels(caps),
         elementwise::kernels(caps),
         fill::kernels(caps),
@@ -58,7 +57,6 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         max_pool::kernels(caps),
         patch_embed::kernels(caps),
         patch_merge::kernels(caps),
-        pool_rows::kernels(caps),
         prototype_loss::kernels(caps),
         reduce::kernels(caps),
         residual::kernels(caps),

@@ -17,12 +17,11 @@ use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::parameters::{ParameterSpec, Parameters};
-use crate::ops::collect::collect_rows;
+use crate::ops::avg_pool::{Run, avg_pool};
 use crate::ops::conv::{Conv, MapShape, conv_images};
 use crate::ops::group_norm::{GroupNorm, group_norm};
 use crate::ops::mask_rows::{MaskedMaps, mask_rows};
 use crate::ops::max_pool::max_pool;
-use crate::ops::segment_mean::segment_mean;
 use crate::optim::groups::LayerRule;
 
 use block::Block;
@@ -121,8 +120,7 @@ impl Backbone for ResNet {
                 x = tape.segment(&x, move |tape, x| block.forward(tape, x, shape))?;
                 shape = after;
             }
-            let means = segment_mean(tape, &x, shape.images)?;
-            groups.push(Group { map: x, shape, means, cells: self.cells(side) });
+            groups.push(Group { map: x, shape, cells: self.cells(side) });
         }
         Ok(Box::new(Maps { groups }))
     }
@@ -152,8 +150,6 @@ struct Group {
     /// `[n·height·width, channels]`.
     map: Var,
     shape: MapShape,
-    /// `[n, channels]`.
-    means: Var,
     /// Patch tokens along a side.
     cells: usize,
 }
@@ -166,19 +162,23 @@ struct Maps {
 
 impl Tokens for Maps {
     fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var> {
-        let sources: Vec<&Var> = self.groups.iter().flat_map(|g| [&g.means, &g.map]).collect();
-        let picks: Vec<(usize, usize)> = tokens
+        let sources: Vec<&Var> = self.groups.iter().map(|g| &g.map).collect();
+        let runs: Vec<Run> = tokens
             .iter()
             .map(|token| match *token {
-                Token::Cls { group, crop } => (2 * group, crop),
+                Token::Cls { group, crop } => {
+                    let length = self.groups[group].shape.height * self.groups[group].shape.width;
+                    Run { source: group, first: crop * length, length }
+                }
                 Token::Patch { group, crop, cell } => {
                     let Group { shape, cells, .. } = &self.groups[group];
                     let row = cell / cells * shape.height / cells;
                     let column = cell % cells * shape.width / cells;
-                    (2 * group + 1, (crop * shape.height + row) * shape.width + column)
+                    let first = (crop * shape.height + row) * shape.width + column;
+                    Run { source: group, first, length: 1 }
                 }
             })
             .collect();
-        collect_rows(tape, &sources, &picks)
+        avg_pool(tape, &sources, &runs)
     }
 }

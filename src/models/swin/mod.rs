@@ -30,12 +30,12 @@ use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
 use crate::nn::parameters::{ParameterSpec, Parameters};
+use crate::ops::avg_pool::{Run, avg_pool};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::{LinearWeights, linear};
 use crate::ops::mask_rows::{MaskedMaps, mask_rows};
 use crate::ops::patch_embed::unfold_into;
 use crate::ops::patch_merge::{merge_norm, reduction};
-use crate::ops::pool_rows::{RowSpans, pool_rows};
 use crate::ops::residual::RowSubset;
 use crate::ops::window_attention::MapGroup;
 use crate::optim::groups::LayerRule;
@@ -275,28 +275,28 @@ struct MapTokens {
 }
 
 impl MapTokens {
-    /// First row and number of rows that a token is the mean of: the whole map, or the cell that a patch stands on.
-    fn span(&self, token: Token) -> (usize, usize) {
+    /// The rows that a token is the mean of: the whole map, or the cell that a patch stands on.
+    fn run(&self, token: Token) -> Run {
         let (group, crop) = match token {
             Token::Cls { group, crop } | Token::Patch { group, crop, .. } => (group, crop),
         };
         let MapGroup { height, width, .. } = self.maps[group];
         let before: usize = self.maps[..group].iter().map(MapGroup::rows).sum();
         let first = before + crop * height * width;
-        match token {
+        let (first, length) = match token {
             Token::Cls { .. } => (first, height * width),
             Token::Patch { cell, .. } => {
                 let cells = self.cells[group];
                 (first + cell / cells * height / cells * width + cell % cells * width / cells, 1)
             }
-        }
+        };
+        Run { source: 0, first, length }
     }
 }
 
 impl Tokens for MapTokens {
     fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var> {
-        let spans: Vec<(usize, usize)> = tokens.iter().map(|t| self.span(*t)).collect();
-        let x = self.normed.value();
-        pool_rows(tape, &self.normed, &RowSpans::new(x.device(), x.dim(0), &spans)?)
+        let runs: Vec<Run> = tokens.iter().map(|t| self.run(*t)).collect();
+        avg_pool(tape, &[&self.normed], &runs)
     }
 }

@@ -1,0 +1,189 @@
+//! Average pooling over runs of rows, which may overlap, of one or several matrices: the mean of a map, and the pixel of a map
+//! on which several patches stand. The gradient of a row adds up what all runs with it get, in a fixed order.
+
+use crate::autograd::{Tape, Var};
+use crate::cpu::{SyncPtr, for_rows, pieces};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::elementwise::WG;
+use crate::tensor::{DType, Device, Tensor};
+
+const SHADER: Shader = Shader { name: "avg_pool.wgsl", source: include_str!("../../shaders/avg_pool.wgsl") };
+
+params!(AvgPoolParams {
+    rows: u32,
+    cols: u32,
+    x_offset: u32,
+    x_stride: u32,
+    y_offset: u32,
+    y_stride: u32,
+    runs_offset: u32,
+    starts_offset: u32,
+    users_offset: u32,
+    accumulate: u32,
+});
+
+fn kernel(entry: &'static str) -> Kernel {
+    let flag = if entry == "forward" { "FORWARD" } else { "BACKWARD" };
+    Kernel::new::<AvgPoolParams>(SHADER, entry, vec![("WG", WG), (flag, 1)])
+}
+
+/// All variants.
+pub fn kernels(_: &Caps) -> Vec<Kernel> {
+    vec![kernel("forward"), kernel("backward")]
+}
+
+/// Rows `first..first + length` of a matrix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Run {
+    /// Which of the matrices.
+    pub source: usize,
+    /// Its first row.
+    pub first: usize,
+    /// Number of rows, at least one.
+    pub length: usize,
+}
+
+/// The runs of one matrix, on the device.
+struct Runs {
+    /// `u32 [runs, 3]`: first row, length, row of the output.
+    runs: Tensor,
+    /// `u32 [rows + 1]`: where each row's list of runs starts.
+    starts: Tensor,
+    /// `u32`: the lists, one after the other.
+    users: Tensor,
+}
+
+impl Runs {
+    /// Runs (first row, length, row of the output) of a matrix of `rows` rows that has them all.
+    fn new(device: &Device, rows: usize, runs: &[[usize; 3]]) -> Result<Self> {
+        let mut starts = vec![0u32; rows + 1];
+        for &[first, length, _] in runs {
+            starts[first + 1..=first + length].iter_mut().for_each(|n| *n += 1);
+        }
+        for r in 0..rows {
+            starts[r + 1] += starts[r];
+        }
+        let mut users = vec![0u32; starts[rows] as usize];
+        let mut next = starts.clone();
+        for (i, &[first, length, _]) in runs.iter().enumerate() {
+            for place in &mut next[first..first + length] {
+                users[*place as usize] = i as u32;
+                *place += 1;
+            }
+        }
+        let flat: Vec<u32> = runs.iter().flatten().map(|v| *v as u32).collect();
+        Ok(Self {
+            runs: Tensor::from_slice(device, &[runs.len(), 3], &flat)?,
+            starts: Tensor::from_slice(device, &[starts.len()], &starts)?,
+            users: Tensor::from_slice(device, &[users.len()], &users)?,
+        })
+    }
+
+    fn params(&self, x: &Tensor, y: &Tensor, rows: usize) -> Result<AvgPoolParams> {
+        let (rx, ry) = (x.rows("avg_pool")?, y.rows("avg_pool")?);
+        Ok(AvgPoolParams {
+            rows: rows as u32,
+            cols: rx.cols as u32,
+            x_offset: rx.offset as u32,
+            x_stride: rx.stride as u32,
+            y_offset: ry.offset as u32,
+            y_stride: ry.stride as u32,
+            runs_offset: self.runs.layout().offset as u32,
+            starts_offset: self.starts.layout().offset as u32,
+            users_offset: self.users.layout().offset as u32,
+            accumulate: 0,
+        })
+    }
+
+    fn forward(&self, x: &Tensor, y: &Tensor) -> Result<()> {
+        let (rx, ry, count) = (x.rows("avg_pool")?, y.rows("avg_pool")?, self.runs.dim(0));
+        match x.device() {
+            Device::Cpu(_) => {
+                let (x, runs) = (x.cpu::<f32>(), self.runs.cpu::<u32>());
+                let to = SyncPtr(y.cpu_mut::<f32>().as_mut_ptr());
+                pieces(count, ry.cols, |range| {
+                    for run in runs[3 * range.start..3 * range.end].chunks_exact(3) {
+                        let (first, length) = (run[0] as usize, run[1] as usize);
+                        // SAFETY: every row of the output has one run.
+                        let y = unsafe { to.slice(run[2] as usize * ry.stride, ry.cols) };
+                        y.copy_from_slice(&x[first * rx.stride..][..ry.cols]);
+                        for r in first + 1..first + length {
+                            y.iter_mut().zip(&x[r * rx.stride..]).for_each(|(o, x)| *o += x);
+                        }
+                        y.iter_mut().for_each(|o| *o /= length as f32);
+                    }
+                });
+                Ok(())
+            }
+            Device::Gpu(gpu) => {
+                let grid = gpu.caps().grid((count * ry.cols).div_ceil(WG as usize));
+                gpu.dispatch(&kernel("forward"), &[y, x, &self.runs], &self.params(x, y, count)?, grid)
+            }
+        }
+    }
+
+    fn backward(&self, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
+        let (rd, rx) = (dy.rows("avg_pool")?, dx.rows("avg_pool")?);
+        match dy.device() {
+            Device::Cpu(_) => {
+                let (dy, runs) = (dy.cpu::<f32>(), self.runs.cpu::<u32>());
+                let (starts, users) = (self.starts.cpu::<u32>(), self.users.cpu::<u32>());
+                for_rows(dx.cpu_mut::<f32>(), rx, |r, dx| {
+                    if !accumulate {
+                        dx.fill(0.0);
+                    }
+                    for &i in &users[starts[r] as usize..starts[r + 1] as usize] {
+                        let run = &runs[3 * i as usize..][..3];
+                        let (share, dy) = (1.0 / run[1] as f32, &dy[run[2] as usize * rd.stride..]);
+                        dx.iter_mut().zip(dy).for_each(|(o, d)| *o += share * d);
+                    }
+                });
+                Ok(())
+            }
+            Device::Gpu(gpu) => {
+                let params = AvgPoolParams { accumulate: accumulate as u32, ..self.params(dx, dy, rx.rows)? };
+                let tensors = [dx, dy, &self.runs, &self.starts, &self.users];
+                let grid = gpu.caps().grid((rx.rows * rx.cols).div_ceil(WG as usize));
+                gpu.dispatch(&kernel("backward"), &tensors, &params, grid)
+            }
+        }
+    }
+}
+
+/// The mean of every run of rows of `sources` `[rows, width]`, all of one width: `[runs, width]`. A source without a run gets
+/// no gradient.
+pub fn avg_pool(tape: &Tape, sources: &[&Var], runs: &[Run]) -> Result<Var> {
+    let wrong = |problem: String| {
+        let shapes: Vec<_> = sources.iter().map(|s| s.value().shape().to_vec()).collect();
+        Error::shape("avg_pool", format!("{problem} of matrices {shapes:?}"))
+    };
+    let Some(first) = sources.first() else { return Err(wrong("no rows".into())) };
+    let (device, cols) = (first.value().device(), first.value().rows("avg_pool")?.cols);
+    if sources.iter().any(|s| s.value().shape().len() != 2 || s.value().dim(1) != cols) {
+        return Err(wrong("rows".into()));
+    }
+    let mut lists = vec![Vec::new(); sources.len()];
+    for (place, run) in runs.iter().enumerate() {
+        let rows = sources.get(run.source).map_or(0, |s| s.value().dim(0));
+        if run.length == 0 || run.first + run.length > rows {
+            return Err(wrong(format!("{run:?}")));
+        }
+        lists[run.source].push([run.first, run.length, place]);
+    }
+    let y = Tensor::empty(device, &[runs.len(), cols], DType::F32)?;
+    let mut used = Vec::new();
+    for (source, list) in sources.iter().zip(lists).filter(|(_, list)| !list.is_empty()) {
+        let runs = Runs::new(device, source.value().dim(0), &list)?;
+        runs.forward(source.value(), &y)?;
+        used.push(((*source).clone(), runs));
+    }
+    Ok(tape.record("avg_pool", sources, y, move |g, dy| {
+        for (source, runs) in &used {
+            if let Some(t) = g.target(source)? {
+                runs.backward(&dy, &t.tensor, t.accumulate)?;
+            }
+        }
+        Ok(())
+    }))
+}
