@@ -78,18 +78,15 @@ fn place(workgroup: u32) -> Place {
 // last row and are not written.
 fn owned(at: Place, lane: u32, o: u32) -> u32 { return min(at.start + o * WG + lane, at.length - 1u); }
 
-fn own_qkv(base: u32, at: Place, lane: u32, factor: f32) -> array<Row, OWN> {
-    var rows: array<Row, OWN>;
-    for (var o = 0u; o < OWN; o++) {
-        let row = base + owned(at, lane, o) * p.qkv_stride;
-        for (var c = 0u; c < CHUNKS; c++) { rows[o][c] = times8(qkv8(row, c), factor); }
-    }
+fn own_qkv(base: u32, at: Place, lane: u32, factor: f32) -> Rows {
+    var rows: Rows;
+    for (var o = 0u; o < OWN; o++) { rows[o] = read_row(base + owned(at, lane, o) * p.qkv_stride, factor); }
     return rows;
 }
 
 #ifdef BACKWARD_Q
-fn own_dout(base: u32, at: Place, lane: u32) -> array<Row, OWN> {
-    var rows: array<Row, OWN>;
+fn own_dout(base: u32, at: Place, lane: u32) -> Rows {
+    var rows: Rows;
     for (var o = 0u; o < OWN; o++) {
         let row = base + owned(at, lane, o) * p.dout_stride;
         for (var c = 0u; c < CHUNKS; c++) { rows[o][c] = dout8(row, c); }
@@ -99,25 +96,13 @@ fn own_dout(base: u32, at: Place, lane: u32) -> array<Row, OWN> {
 #endif
 
 // Writes (=) the owned rows times their factors to the output, whose rows are `stride` apart.
-fn store(rows: array<Row, OWN>, factors: array<f32, OWN>, base: u32, stride: u32, at: Place, lane: u32) {
+fn store(rows: Rows, factors: Each, base: u32, stride: u32, at: Place, lane: u32) {
     var from_ = rows;
     var factor = factors;
     for (var o = 0u; o < OWN; o++) {
         let row = at.start + o * WG + lane;
         if row < at.length {
-            for (var c = 0u; c < CHUNKS; c++) {
-                let value = times8(from_[o][c], factor[o]);
-                for (var e = 0u; e < 8u; e++) {
-                    if 8u * c + e < HEAD {
-                        let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
-#ifdef FORWARD
-                        out[base + row * stride + 8u * c + e] = v;
-#else
-                        dqkv[base + row * stride + 8u * c + e] = v;
-#endif
-                    }
-                }
-            }
+            write_row(&from_, o, factor[o], base + row * stride);
         }
     }
 }
@@ -153,9 +138,9 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let width = p.heads * HEAD;
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
     var q = own_qkv(base, at, lane, p.scale);
-    var sum: array<Row, OWN>;
-    var most: array<f32, OWN>;
-    var total: array<f32, OWN>;
+    var sum: Rows;
+    var most: Each;
+    var total: Each;
     for (var o = 0u; o < OWN; o++) { most[o] = NEG_INF; }
     for (var key = 0u; key < at.length; key += TILE) {
         let n = min(TILE, at.length - key);
@@ -173,40 +158,28 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #else
             var x = j * CHUNKS;
 #endif
-            var dots: array<f32, OWN>;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let e = chunk_x(&x, c);
-                for (var o = 0u; o < OWN; o++) { dots[o] += dot8(q[o][c], e); }
-            }
+            var score = dots(&q, &x);
             for (var o = 0u; o < OWN; o++) {
-                s[o][j] = dots[o];
-                peak[o] = max(peak[o], dots[o]);
+                s[o][j] = score[o];
+                peak[o] = max(peak[o], score[o]);
             }
         }
-        for (var o = 0u; o < OWN; o++) {
-            let shrink = exp_accurate(most[o] - peak[o]);
-            most[o] = peak[o];
-            total[o] *= shrink;
-            for (var c = 0u; c < CHUNKS; c++) { sum[o][c] = times8(sum[o][c], shrink); }
-        }
+        raise(&most, &peak, &total, &sum);
         for (var j = 0u; j < n; j++) {
 #ifdef BROADCAST
             var y = stream_y(v + j * p.qkv_stride, sub);
 #else
             var y = j * CHUNKS;
 #endif
-            var weight: array<f32, OWN>;
+            var weight: Each;
             for (var o = 0u; o < OWN; o++) {
                 weight[o] = exp_accurate(s[o][j] - peak[o]);
                 total[o] += weight[o];
             }
-            for (var c = 0u; c < CHUNKS; c++) {
-                let e = chunk_y(&y, c);
-                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], weight[o], e); }
-            }
+            add_y(&sum, &weight, &y);
         }
     }
-    var share: array<f32, OWN>;
+    var share: Each;
     for (var o = 0u; o < OWN; o++) {
         let row = at.start + o * WG + lane;
         if row < at.length {
@@ -233,14 +206,14 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     let saved = at.head * p.rows + at.first;
     let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
     let result = p.out_offset + at.first * p.out_stride + at.head * HEAD;
-    var mean: array<f32, OWN>;
+    var mean: Each;
     for (var e = 0u; e < HEAD; e++) {
         for (var o = 0u; o < OWN; o++) {
             let row = owned(at, lane, o);
             mean[o] += out[result + row * p.out_stride + e] * dout[cotangent + row * p.dout_stride + e];
         }
     }
-    var level: array<f32, OWN>;
+    var level: Each;
     for (var o = 0u; o < OWN; o++) {
         let row = owned(at, lane, o);
         level[o] = lse[p.lse_offset + saved + row];
@@ -248,7 +221,7 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     }
     var q = own_qkv(base, at, lane, p.scale);
     var dy = own_dout(cotangent, at, lane);
-    var sum: array<Row, OWN>;
+    var sum: Rows;
     for (var key = 0u; key < at.length; key += TILE) {
         let n = min(TILE, at.length - key);
         let k = base + width + key * p.qkv_stride;
@@ -259,32 +232,19 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
         for (var j = 0u; j < n; j++) {
 #ifdef BROADCAST
             var x = stream_x(k + j * p.qkv_stride, sub);
-#else
-            var x = j * CHUNKS;
-#endif
-#ifdef BROADCAST
             var y = stream_y(v + j * p.qkv_stride, sub);
 #else
+            var x = j * CHUNKS;
             var y = j * CHUNKS;
 #endif
-            var s: array<f32, OWN>;
-            var ds: array<f32, OWN>;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let ex = chunk_x(&x, c);
-                let ey = chunk_y(&y, c);
-                for (var o = 0u; o < OWN; o++) {
-                    s[o] += dot8(q[o][c], ex);
-                    ds[o] += dot8(dy[o][c], ey);
-                }
-            }
+            let products = both_dots(&q, &dy, &x, &y);
+            var s = products.x;
+            var ds = products.y;
             for (var o = 0u; o < OWN; o++) { ds[o] = exp_accurate(s[o] - level[o]) * (ds[o] - mean[o]); }
-            for (var c = 0u; c < CHUNKS; c++) {
-                let ex = chunk_x(&x, c);
-                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], ds[o], ex); }
-            }
+            add_x(&sum, &ds, &x);
         }
     }
-    var factor: array<f32, OWN>;
+    var factor: Each;
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
     store(sum, factor, p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD, p.dqkv_stride, at, lane);
 }
@@ -306,8 +266,8 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let saved = at.head * p.rows + at.first;
     var k = own_qkv(base + width, at, lane, p.scale);
     var v = own_qkv(base + 2u * width, at, lane, 1.0);
-    var dk: array<Row, OWN>;
-    var dv: array<Row, OWN>;
+    var dk: Rows;
+    var dv: Rows;
     for (var query = 0u; query < at.length; query += TILE) {
         let n = min(TILE, at.length - query);
         let q = base + query * p.qkv_stride;
@@ -318,42 +278,26 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         for (var j = 0u; j < n; j++) {
 #ifdef BROADCAST
             var x = stream_x(q + j * p.qkv_stride, sub);
-#else
-            var x = j * CHUNKS;
-#endif
-#ifdef BROADCAST
             var y = stream_y(d + j * p.dout_stride, sub);
 #else
+            var x = j * CHUNKS;
             var y = j * CHUNKS;
 #endif
-            var s: array<f32, OWN>;
-            var ds: array<f32, OWN>;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let ex = chunk_x(&x, c);
-                let ey = chunk_y(&y, c);
-                for (var o = 0u; o < OWN; o++) {
-                    s[o] += dot8(k[o][c], ex);
-                    ds[o] += dot8(v[o][c], ey);
-                }
-            }
+            let products = both_dots(&k, &v, &x, &y);
+            var s = products.x;
+            var ds = products.y;
             let level = lse[p.lse_offset + saved + query + j];
             let mean = delta[p.delta_offset + saved + query + j];
             for (var o = 0u; o < OWN; o++) {
                 s[o] = exp_accurate(s[o] - level);
                 ds[o] = s[o] * (ds[o] - mean);
             }
-            for (var c = 0u; c < CHUNKS; c++) {
-                let ex = chunk_x(&x, c);
-                let ey = chunk_y(&y, c);
-                for (var o = 0u; o < OWN; o++) {
-                    dk[o][c] = add8(dk[o][c], ds[o], ex);
-                    dv[o][c] = add8(dv[o][c], s[o], ey);
-                }
-            }
+            add_x(&dk, &ds, &x);
+            add_y(&dv, &s, &y);
         }
     }
     let to = p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD + width;
-    var factor: array<f32, OWN>;
+    var factor: Each;
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
     store(dk, factor, to, p.dqkv_stride, at, lane);
     for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }

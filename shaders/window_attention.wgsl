@@ -100,37 +100,22 @@ fn own_spots(at: Place, lane: u32) -> array<u32, OWN> {
     return spots;
 }
 
-fn own_qkv(base: u32, entries: array<u32, OWN>, factor: f32) -> array<Row, OWN> {
-    var rows: array<Row, OWN>;
+fn own_qkv(base: u32, entries: array<u32, OWN>, factor: f32) -> Rows {
+    var rows: Rows;
     var from_ = entries;
-    for (var o = 0u; o < OWN; o++) {
-        let row = base + row_of(from_[o]) * p.qkv_stride;
-        for (var c = 0u; c < CHUNKS; c++) { rows[o][c] = times8(qkv8(row, c), factor); }
-    }
+    for (var o = 0u; o < OWN; o++) { rows[o] = read_row(base + row_of(from_[o]) * p.qkv_stride, factor); }
     return rows;
 }
 
 // Writes (=) the owned rows times their factors to the output, whose rows are `stride` apart; padded ones nowhere.
-fn store(rows: array<Row, OWN>, factors: array<f32, OWN>, base: u32, stride: u32, at: Place, entries: array<u32, OWN>, lane: u32) {
+fn store(rows: Rows, factors: Each, base: u32, stride: u32, at: Place, entries: array<u32, OWN>, lane: u32) {
     var from_ = rows;
     var factor = factors;
     var to = entries;
     for (var o = 0u; o < OWN; o++) {
         let row = row_of(to[o]);
         if at.start + o * WG + lane < LENGTH && row < p.rows {
-            for (var c = 0u; c < CHUNKS; c++) {
-                let value = times8(from_[o][c], factor[o]);
-                for (var e = 0u; e < 8u; e++) {
-                    if 8u * c + e < HEAD {
-                        let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
-#ifdef FORWARD
-                        out[base + row * stride + 8u * c + e] = v;
-#else
-                        dqkv[base + row * stride + 8u * c + e] = v;
-#endif
-                    }
-                }
-            }
+            write_row(&from_, o, factor[o], base + row * stride);
         }
     }
 }
@@ -170,9 +155,9 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     var own = own_entries(at, at.item, lane);
     var spots = own_spots(at, lane);
     var q = own_qkv(base, own, p.scale);
-    var sum: array<Row, OWN>;
-    var most: array<f32, OWN>;
-    var total: array<f32, OWN>;
+    var sum: Rows;
+    var most: Each;
+    var total: Each;
     for (var o = 0u; o < OWN; o++) { most[o] = NEG_INF; }
     for (var key = 0u; key < LENGTH; key += TILE) {
         let n = min(TILE, LENGTH - key);
@@ -190,41 +175,29 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #else
             var x = j * CHUNKS;
 #endif
-            var dots: array<f32, OWN>;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let part = chunk_x(&x, c);
-                for (var o = 0u; o < OWN; o++) { dots[o] += dot8(q[o][c], part); }
-            }
+            var products = dots(&q, &x);
             for (var o = 0u; o < OWN; o++) {
-                let score = dots[o] + extra(spots[o], there, own[o], e, at.head);
+                let score = products[o] + extra(spots[o], there, own[o], e, at.head);
                 s[o][j] = score;
                 peak[o] = max(peak[o], score);
             }
         }
-        for (var o = 0u; o < OWN; o++) {
-            let shrink = exp_accurate(most[o] - peak[o]);
-            most[o] = peak[o];
-            total[o] *= shrink;
-            for (var c = 0u; c < CHUNKS; c++) { sum[o][c] = times8(sum[o][c], shrink); }
-        }
+        raise(&most, &peak, &total, &sum);
         for (var j = 0u; j < n; j++) {
 #ifdef BROADCAST
             var y = stream_y(v + row_of(entry(at.item, key + j)) * p.qkv_stride, sub);
 #else
             var y = j * CHUNKS;
 #endif
-            var weight: array<f32, OWN>;
+            var weight: Each;
             for (var o = 0u; o < OWN; o++) {
                 weight[o] = exp_accurate(s[o][j] - peak[o]);
                 total[o] += weight[o];
             }
-            for (var c = 0u; c < CHUNKS; c++) {
-                let part = chunk_y(&y, c);
-                for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], weight[o], part); }
-            }
+            add_y(&sum, &weight, &y);
         }
     }
-    var share: array<f32, OWN>;
+    var share: Each;
     for (var o = 0u; o < OWN; o++) {
         let row = row_of(own[o]);
         if at.start + o * WG + lane < LENGTH && row < p.rows {
@@ -252,16 +225,16 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     let v = k + width;
     let sums_at = p.sums_offset + workgroup / BLOCKS * LENGTH * LENGTH;
     var spots = own_spots(at, lane);
-    var factor: array<f32, OWN>;
+    var factor: Each;
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
     let first = at.item * p.per_part;
     let last = min(first + p.per_part, p.windows);
     for (var window = first; window < last; window++) {
         var own = own_entries(at, window, lane);
         var q = own_qkv(base, own, p.scale);
-        var dy: array<Row, OWN>;
-        var mean: array<f32, OWN>;
-        var level: array<f32, OWN>;
+        var dy: Rows;
+        var mean: Each;
+        var level: Each;
         for (var o = 0u; o < OWN; o++) {
             let row = real_row(own[o]);
             let result = p.out_offset + row * p.out_stride + at.head * HEAD;
@@ -272,9 +245,9 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
             for (var c = 0u; c < CHUNKS; c++) { dy[o][c] = dout8(cotangent, c); }
             level[o] = select(-NEG_INF, saved[saved_at(0u, at.head, row)], kept);
         }
-        var padded_ds: array<f32, OWN>;
-        var padded_weight: array<f32, OWN>;
-        var sum: array<Row, OWN>;
+        var padded_ds: Each;
+        var padded_weight: Each;
+        var sum: Rows;
         for (var key = 0u; key < LENGTH; key += TILE) {
             let n = min(TILE, LENGTH - key);
 #ifndef BROADCAST
@@ -285,24 +258,14 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
                 let there = spot(key + j);
 #ifdef BROADCAST
                 var x = stream_x(k + row_of(e) * p.qkv_stride, sub);
-#else
-                var x = j * CHUNKS;
-#endif
-#ifdef BROADCAST
                 var y = stream_y(v + row_of(e) * p.qkv_stride, sub);
 #else
+                var x = j * CHUNKS;
                 var y = j * CHUNKS;
 #endif
-                var s: array<f32, OWN>;
-                var ds: array<f32, OWN>;
-                for (var c = 0u; c < CHUNKS; c++) {
-                    let ex = chunk_x(&x, c);
-                    let ey = chunk_y(&y, c);
-                    for (var o = 0u; o < OWN; o++) {
-                        s[o] += dot8(q[o][c], ex);
-                        ds[o] += dot8(dy[o][c], ey);
-                    }
-                }
+                let products = both_dots(&q, &dy, &x, &y);
+                var s = products.x;
+                var ds = products.y;
                 let padded = f32(row_of(e) >= p.rows);
                 for (var o = 0u; o < OWN; o++) {
                     let weight = exp_accurate(s[o] + extra(spots[o], there, own[o], e, at.head) - level[o]);
@@ -310,10 +273,7 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
                     padded_ds[o] += padded * ds[o];
                     padded_weight[o] += padded * weight;
                 }
-                for (var c = 0u; c < CHUNKS; c++) {
-                    let ex = chunk_x(&x, c);
-                    for (var o = 0u; o < OWN; o++) { sum[o][c] = add8(sum[o][c], ds[o], ex); }
-                }
+                add_x(&sum, &ds, &x);
                 for (var o = 0u; o < OWN; o++) {
                     let query = at.start + o * WG + lane;
                     if query < LENGTH {
@@ -353,8 +313,8 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     var spots = own_spots(at, lane);
     var k = own_qkv(q + width, own, p.scale);
     var v = own_qkv(q + 2u * width, own, 1.0);
-    var dk: array<Row, OWN>;
-    var dv: array<Row, OWN>;
+    var dk: Rows;
+    var dv: Rows;
     for (var query = 0u; query < LENGTH; query += TILE) {
         let n = min(TILE, LENGTH - query);
 #ifndef BROADCAST
@@ -366,24 +326,14 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
             let row = real_row(e);
 #ifdef BROADCAST
             var x = stream_x(q + row * p.qkv_stride, sub);
-#else
-            var x = j * CHUNKS;
-#endif
-#ifdef BROADCAST
             var y = stream_y(d + row * p.dout_stride, sub);
 #else
+            var x = j * CHUNKS;
             var y = j * CHUNKS;
 #endif
-            var s: array<f32, OWN>;
-            var ds: array<f32, OWN>;
-            for (var c = 0u; c < CHUNKS; c++) {
-                let ex = chunk_x(&x, c);
-                let ey = chunk_y(&y, c);
-                for (var o = 0u; o < OWN; o++) {
-                    s[o] += dot8(k[o][c], ex);
-                    ds[o] += dot8(v[o][c], ey);
-                }
-            }
+            let products = both_dots(&k, &v, &x, &y);
+            var s = products.x;
+            var ds = products.y;
             // padded queries have no cotangent
             let level = select(-NEG_INF, saved[saved_at(0u, at.head, row)], row_of(e) < p.rows);
             let mean = saved[saved_at(1u, at.head, row)];
@@ -391,18 +341,12 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
                 s[o] = exp_accurate(s[o] + extra(there, spots[o], e, own[o], at.head) - level);
                 ds[o] = s[o] * (ds[o] - mean);
             }
-            for (var c = 0u; c < CHUNKS; c++) {
-                let ex = chunk_x(&x, c);
-                let ey = chunk_y(&y, c);
-                for (var o = 0u; o < OWN; o++) {
-                    dk[o][c] = add8(dk[o][c], ds[o], ex);
-                    dv[o][c] = add8(dv[o][c], s[o], ey);
-                }
-            }
+            add_x(&dk, &ds, &x);
+            add_y(&dv, &s, &y);
         }
     }
     let to = p.dqkv_offset + at.head * HEAD + width;
-    var factor: array<f32, OWN>;
+    var factor: Each;
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
     store(dk, factor, to, p.dqkv_stride, at, own, lane);
     for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }

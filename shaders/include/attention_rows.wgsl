@@ -1,5 +1,5 @@
-// What the attention kernels share: rows in chunks of eight elements, and the rows that stream past. The including shader
-// binds `qkv` and, but for FORWARD, `dout`.
+// What the attention kernels share: rows in chunks of eight elements, those that an invocation owns, those that stream past,
+// and what is computed of the two. The including shader binds `qkv` and, for FORWARD `out`, otherwise `dout` and `dqkv`.
 const CHUNKS: u32 = (HEAD + 7u) / 8u;
 
 // Eight neighbouring elements of a row.
@@ -93,4 +93,86 @@ var<workgroup> tile_y: array<Eight, TILE * CHUNKS>;
 alias Stream = u32;
 fn chunk_x(start: ptr<function, Stream>, c: u32) -> Eight { return tile_x[*start + c]; }
 fn chunk_y(start: ptr<function, Stream>, c: u32) -> Eight { return tile_y[*start + c]; }
+#endif
+
+// The rows that an invocation owns, and a number for each.
+alias Rows = array<Row, OWN>;
+alias Each = array<f32, OWN>;
+
+// The row of `qkv` from `at`, times a factor.
+fn read_row(at: u32, factor: f32) -> Row {
+    var row: Row;
+    for (var c = 0u; c < CHUNKS; c++) { row[c] = times8(qkv8(at, c), factor); }
+    return row;
+}
+
+// Writes (=) row o of `rows` times a factor to `out` in FORWARD and to `dqkv` otherwise, from `at` on.
+fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
+    for (var c = 0u; c < CHUNKS; c++) {
+        let value = times8((*rows)[o][c], factor);
+        for (var e = 0u; e < 8u; e++) {
+            if 8u * c + e < HEAD {
+                let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
+#ifdef FORWARD
+                out[at + 8u * c + e] = v;
+#else
+                dqkv[at + 8u * c + e] = v;
+#endif
+            }
+        }
+    }
+}
+
+// sum += factor·x
+fn add_x(sum: ptr<function, Rows>, factor: ptr<function, Each>, x: ptr<function, Stream>) {
+    for (var c = 0u; c < CHUNKS; c++) {
+        let e = chunk_x(x, c);
+        for (var o = 0u; o < OWN; o++) { (*sum)[o][c] = add8((*sum)[o][c], (*factor)[o], e); }
+    }
+}
+
+// sum += factor·y
+fn add_y(sum: ptr<function, Rows>, factor: ptr<function, Each>, y: ptr<function, Stream>) {
+    for (var c = 0u; c < CHUNKS; c++) {
+        let e = chunk_y(y, c);
+        for (var o = 0u; o < OWN; o++) { (*sum)[o][c] = add8((*sum)[o][c], (*factor)[o], e); }
+    }
+}
+
+#ifdef FORWARD
+// own·x
+fn dots(own: ptr<function, Rows>, x: ptr<function, Stream>) -> Each {
+    var result: Each;
+    for (var c = 0u; c < CHUNKS; c++) {
+        let e = chunk_x(x, c);
+        for (var o = 0u; o < OWN; o++) { result[o] += dot8((*own)[o][c], e); }
+    }
+    return result;
+}
+
+// Takes the largest scores up to `peak`: the sums so far shrink.
+fn raise(most: ptr<function, Each>, peak: ptr<function, Each>, total: ptr<function, Each>, sum: ptr<function, Rows>) {
+    for (var o = 0u; o < OWN; o++) {
+        let shrink = exp_accurate((*most)[o] - (*peak)[o]);
+        (*most)[o] = (*peak)[o];
+        (*total)[o] *= shrink;
+        for (var c = 0u; c < CHUNKS; c++) { (*sum)[o][c] = times8((*sum)[o][c], shrink); }
+    }
+}
+#else
+// own_x·x and own_y·y
+struct Dots { x: Each, y: Each }
+
+fn both_dots(own_x: ptr<function, Rows>, own_y: ptr<function, Rows>, x: ptr<function, Stream>, y: ptr<function, Stream>) -> Dots {
+    var result: Dots;
+    for (var c = 0u; c < CHUNKS; c++) {
+        let ex = chunk_x(x, c);
+        let ey = chunk_y(y, c);
+        for (var o = 0u; o < OWN; o++) {
+            result.x[o] += dot8((*own_x)[o][c], ex);
+            result.y[o] += dot8((*own_y)[o][c], ey);
+        }
+    }
+    return result;
+}
 #endif
