@@ -3,6 +3,7 @@
 
 pub(crate) mod math;
 mod parallel;
+pub(crate) mod simd;
 
 pub(crate) use parallel::{SyncPtr, for_rows, for_rows2, pieces, reduce_columns};
 

@@ -1,32 +1,17 @@
-//! Attention on the CPU device: a task a sequence and head, a block of queries at a time, products by `gemm`.
+//! Attention on the CPU device: a task a sequence and head, a block of queries at a time.
 
-use std::cell::RefCell;
-
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::Call;
+use super::head::{Backward, Forward, Head, Sizes, take, with_scratch};
+use crate::cpu::simd::{LANES, padded};
 use crate::cpu::{SyncPtr, math};
 use crate::error::Result;
-use crate::tensor::{Rows, Tensor};
+use crate::tensor::Tensor;
 
-/// Scores that a tile holds at most; it should stay in the second-level cache.
-const TILE: usize = 64 * 1024;
-/// Queries in a block, at least and at most.
-const BLOCK: (usize, usize) = (16, 256);
-
-thread_local! {
-    static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-/// Calls `f` with `n` floats of undefined contents that stay with the thread.
-pub(in crate::ops) fn with_scratch(n: usize, f: impl FnOnce(&mut [f32])) {
-    let mut scratch = SCRATCH.take();
-    if scratch.len() < n {
-        scratch.resize(n, 0.0);
-    }
-    f(&mut scratch[..n]);
-    SCRATCH.set(scratch);
-}
+/// Scores of a block of queries, at most: with what goes with them they should stay in the second-level cache.
+const BLOCK: usize = 16 * 1024;
 
 /// The rows of one sequence for one head.
 #[derive(Clone, Copy)]
@@ -48,73 +33,19 @@ fn tasks(call: &Call) -> Vec<Task> {
     all
 }
 
-/// Queries in a block of a sequence of `length`: blocks are as even as can be.
+/// Queries in a block of a sequence of `length`: whole vectors, and blocks as even as can be.
 fn block(length: usize) -> usize {
-    let most = (TILE / length).clamp(BLOCK.0, BLOCK.1);
-    length.div_ceil(length.div_ceil(most))
+    let vectors = length.div_ceil(LANES);
+    let most = (BLOCK / length / LANES).max(1);
+    vectors.div_ceil(vectors.div_ceil(most)) * LANES
 }
 
-/// A matrix in memory: first element, distance of rows, distance of columns.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct View(pub *const f32, pub usize, pub usize);
-
-impl View {
-    pub fn t(self) -> Self {
-        Self(self.0, self.2, self.1)
-    }
-}
-
-/// The element of `memory` at `at`, which is in bounds.
-fn element(memory: &SyncPtr<f32>, at: usize) -> *mut f32 {
-    memory.0.wrapping_add(at)
-}
-
-/// C = (or C +=) α·A·B with C of dense columns.
-///
-/// # Safety
-/// The views lie in memory that may be read, C in memory that nothing else touches.
-pub(in crate::ops) unsafe fn product(
-    (m, n, k): (usize, usize, usize),
-    (c, c_rows): (*mut f32, usize),
-    accumulate: bool,
-    alpha: f32,
-    a: View,
-    b: View,
-) {
-    // SAFETY: the caller's.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c,
-            1,
-            c_rows as isize,
-            accumulate,
-            a.0,
-            a.2 as isize,
-            a.1 as isize,
-            b.0,
-            b.2 as isize,
-            b.1 as isize,
-            1.0,
-            alpha,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
-}
-
-/// Turns a row of scores into its softmax and gives its log-sum-exp.
-pub(in crate::ops) fn normalise(row: &mut [f32]) -> f32 {
-    let most = math::max(row.len(), |j| row[j]);
-    row.iter_mut().for_each(|s| *s = math::exp(*s - most));
-    let total = math::sum(row.len(), |j| row[j]);
-    let share = 1.0 / total;
-    row.iter_mut().for_each(|s| *s *= share);
-    most + total.ln()
+/// Blocks of queries of a sequence: first query and sizes.
+fn blocks(length: usize, d: usize) -> impl Iterator<Item = (usize, Sizes)> {
+    let most = block(length);
+    (0..length)
+        .step_by(most)
+        .map(move |start| (start, Sizes { keys: length, queries: most.min(length - start), d }))
 }
 
 pub(super) fn forward(call: &Call) -> Result<()> {
@@ -123,30 +54,42 @@ pub(super) fn forward(call: &Call) -> Result<()> {
     let qkv = call.qkv.cpu::<f32>();
     let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
     let lse = SyncPtr(call.lse.cpu_mut::<f32>().as_mut_ptr());
-    let pieces: Vec<(Task, usize)> = tasks(call)
-        .into_iter()
-        .flat_map(|t| (0..t.length).step_by(block(t.length)).map(move |start| (t, start)))
-        .collect();
-    pieces.into_par_iter().for_each(|(task, start)| {
-        let t = task.length;
-        let n = block(t).min(t - start);
-        let at = |part: usize, row: usize| {
-            View(&qkv[(task.first + row) * rx.stride + part * width + task.head * d], rx.stride, 1)
-        };
-        with_scratch(n * t, |scores| {
-            let to = (task.first + start) * ro.stride + task.head * d;
-            // SAFETY: the views are in bounds; each task writes its own rows and columns.
-            let saved = unsafe {
-                product((n, t, d), (scores.as_mut_ptr(), t), false, scale, at(0, start), at(1, 0).t());
-                lse.slice(task.head * rx.rows + task.first + start, n)
-            };
-            for (row, saved) in scores.chunks_exact_mut(t).zip(&mut *saved) {
-                *saved = normalise(row);
-            }
-            // SAFETY: as above.
-            unsafe {
-                let scores = View(scores.as_ptr(), t, 1);
-                product((n, d, t), (element(&out, to), ro.stride), false, 1.0, scores, at(2, 0));
+    let arch = Arch::new();
+    tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
+        let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
+        let (n, w) = (block(length).min(padded(length)), padded(d));
+        let most = Sizes { keys: length, queries: n, d };
+        with_scratch(2 * length * w + 2 * n * w + n + most.forward(), |mut scratch| {
+            let k = take(&mut scratch, length * w);
+            let v = take(&mut scratch, length * w);
+            let q = take(&mut scratch, n * w);
+            let result = take(&mut scratch, n * w);
+            let level = take(&mut scratch, n);
+            part(1).gather(k, first..first + length);
+            part(2).gather(v, first..first + length);
+            for (start, sizes) in blocks(length, d) {
+                let rows = first + start..first + start + sizes.queries;
+                let (q, result) = (&mut q[..sizes.queries * w], &mut result[..sizes.queries * w]);
+                let level = &mut level[..sizes.columns()];
+                part(0).gather(q, rows.clone());
+                arch.dispatch(Forward {
+                    sizes,
+                    scale,
+                    q,
+                    k,
+                    v,
+                    bias: None,
+                    out: result,
+                    lse: level,
+                    scratch,
+                });
+                for ((row, values), level) in rows.zip(result.chunks_exact(w)).zip(level) {
+                    // SAFETY: each task writes its own rows and columns.
+                    unsafe {
+                        out.slice(row * ro.stride + head * d, d).copy_from_slice(&values[..d]);
+                        lse.slice(head * rx.rows + row, 1)[0] = *level;
+                    }
+                }
             }
         });
     });
@@ -156,53 +99,67 @@ pub(super) fn forward(call: &Call) -> Result<()> {
 pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bool) -> Result<()> {
     let rx = call.qkv.rows("attention")?;
     let (ro, rd, rg) = (call.out.rows("attention")?, dout.rows("attention")?, dqkv.rows("attention")?);
-    let width = call.heads * call.head_dim;
+    let (d, width, scale) = (call.head_dim, call.heads * call.head_dim, call.scale);
     let (qkv, out, lse) = (call.qkv.cpu::<f32>(), call.out.cpu::<f32>(), call.lse.cpu::<f32>());
     let dout = dout.cpu::<f32>();
     let gradient = SyncPtr(dqkv.cpu_mut::<f32>().as_mut_ptr());
-    let view = |data: &[f32], rows: Rows, row: usize, column: usize| {
-        View(&data[row * rows.stride + column], rows.stride, 1)
-    };
-    let (d, scale) = (call.head_dim, call.scale);
-    tasks(call).into_par_iter().for_each(|task| {
-        let Task { first, length: t, head } = task;
-        let n = block(t);
-        let column = |part: usize| part * width + head * d;
-        // each task writes its own rows and columns
-        let to = |part: usize, row: usize| {
-            (element(&gradient, (first + row) * rg.stride + column(part)), rg.stride)
-        };
-        let part = |part: usize, row: usize| view(qkv, rx, first + row, column(part));
-        with_scratch(2 * n * t, |scratch| {
-            let (p, ds) = scratch.split_at_mut(n * t);
-            for start in (0..t).step_by(n) {
-                let n = n.min(t - start);
-                let cotangent = view(dout, rd, first + start, head * d);
-                // SAFETY: the views are in bounds.
-                unsafe {
-                    product((n, t, d), (p.as_mut_ptr(), t), false, scale, part(0, start), part(1, 0).t());
-                    product((n, t, d), (ds.as_mut_ptr(), t), false, 1.0, cotangent, part(2, 0).t());
-                }
-                for (i, (p, ds)) in p.chunks_exact_mut(t).zip(ds.chunks_exact_mut(t)).take(n).enumerate() {
-                    let row = first + start + i;
-                    let (y, dy) =
-                        (&out[row * ro.stride + head * d..][..d], &dout[row * rd.stride + head * d..][..d]);
-                    let delta = math::sum(d, |c| y[c] * dy[c]);
-                    let lse = lse[head * rx.rows + row];
-                    for (p, ds) in p.iter_mut().zip(ds) {
-                        *p = math::exp(*p - lse);
-                        *ds = *p * (*ds - delta);
-                    }
-                }
-                let (p, ds) = (View(p.as_ptr(), t, 1), View(ds.as_ptr(), t, 1));
-                let add = accumulate || start > 0;
-                // SAFETY: as above.
-                unsafe {
-                    product((n, d, t), to(0, start), accumulate, scale, ds, part(1, 0));
-                    product((t, d, n), to(1, 0), add, scale, ds.t(), part(0, start));
-                    product((t, d, n), to(2, 0), add, 1.0, p.t(), cotangent);
+    let arch = Arch::new();
+    tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
+        let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
+        let result = Head { data: out, rows: ro, column: head * d, d };
+        let cotangent = Head { data: dout, rows: rd, column: head * d, d };
+        let write = |part: usize, first: usize, values: &[f32]| {
+            for (i, values) in values.chunks_exact(padded(d)).enumerate() {
+                // SAFETY: each task writes its own rows and columns.
+                let to = unsafe { gradient.slice((first + i) * rg.stride + part * width + head * d, d) };
+                match accumulate {
+                    true => to.iter_mut().zip(values).for_each(|(to, v)| *to += v),
+                    false => to.copy_from_slice(&values[..d]),
                 }
             }
+        };
+        let (n, w) = (block(length).min(padded(length)), padded(d));
+        let most = Sizes { keys: length, queries: n, d };
+        with_scratch(4 * length * w + 3 * n * w + 2 * n + most.backward(), |mut scratch| {
+            let [k, v, dk, dv] = [0; 4].map(|_| take(&mut scratch, length * w));
+            let [q, dy, dq] = [0; 3].map(|_| take(&mut scratch, n * w));
+            let [level, delta] = [0; 2].map(|_| take(&mut scratch, n));
+            part(1).gather(k, first..first + length);
+            part(2).gather(v, first..first + length);
+            for (start, sizes) in blocks(length, d) {
+                let (rows, n) = (first + start..first + start + sizes.queries, sizes.queries);
+                let (q, dy, dq) = (&mut q[..n * w], &mut dy[..n * w], &mut dq[..n * w]);
+                let (level, delta) = (&mut level[..sizes.columns()], &mut delta[..sizes.columns()]);
+                part(0).gather(q, rows.clone());
+                cotangent.gather(dy, rows.clone());
+                level[n..].fill(f32::INFINITY);
+                delta[n..].fill(0.0);
+                for (i, row) in rows.enumerate() {
+                    let (y, dy) = (result.row(row), cotangent.row(row));
+                    level[i] = lse[head * rx.rows + row];
+                    delta[i] = math::sum(d, |c| y[c] * dy[c]);
+                }
+                arch.dispatch(Backward {
+                    sizes,
+                    scale,
+                    q,
+                    k,
+                    v,
+                    dout: dy,
+                    bias: None,
+                    lse: level,
+                    delta,
+                    dq,
+                    dk,
+                    dv,
+                    accumulate: start > 0,
+                    sum: None,
+                    scratch,
+                });
+                write(0, first + start, dq);
+            }
+            write(1, first, dk);
+            write(2, first, dv);
         });
     });
     Ok(())

@@ -6,8 +6,9 @@
 //!
 //! dV = Pᵀ·dO, dS = P∘(dO·Vᵀ − D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
 
-pub(in crate::ops) mod cpu;
+mod cpu;
 mod gpu;
+pub(in crate::ops) mod head;
 
 pub use gpu::{Plan, Problem, Variant, kernels, plan, plans};
 

@@ -1,6 +1,7 @@
 //! Window attention on the CPU device: a window and head at a time, its rows gathered into scratch that stays in the
-//! first-level caches, products by `gemm`.
+//! first-level caches; what is computed there is attention's.
 
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::Call;
@@ -8,8 +9,8 @@ use super::windows::ROW_BITS;
 use crate::autograd::Target;
 use crate::cpu::{SyncPtr, math};
 use crate::error::Result;
-use crate::ops::attention::cpu::{View, normalise, product, with_scratch};
-use crate::tensor::{Rows, Tensor};
+use crate::ops::attention::head::{Backward, Forward, Head, Sizes, take, with_scratch};
+use crate::tensor::Tensor;
 
 /// What is added to scores between regions.
 const MASKED: f32 = -100.0;
@@ -20,13 +21,10 @@ const TASKS: usize = 64;
 
 /// What all windows share.
 struct Geometry<'a> {
-    /// Tokens of a window.
-    length: usize,
-    /// Elements of a head.
-    d: usize,
+    sizes: Sizes,
     /// Rows of the maps; a larger row is padding.
     rows: usize,
-    /// Biases `[heads, length, length]`, query by query.
+    /// Biases `[heads, keys, columns]`.
     bias: Vec<f32>,
     index: &'a [u32],
 }
@@ -41,55 +39,41 @@ impl<'a> Geometry<'a> {
     fn new(call: &'a Call) -> Result<Self> {
         let window = call.windows.window();
         let length = window * window;
+        let sizes = Sizes { keys: length, queries: length, d: call.head_dim };
         let (table, stride) = (call.bias.cpu::<f32>(), call.bias.rows("window_attention")?.stride);
-        let mut bias = Vec::with_capacity(call.heads * length * length);
-        for head in 0..call.heads {
-            for query in 0..length {
-                bias.extend((0..length).map(|key| table[distance(window, query, key) * stride + head]));
-            }
-        }
-        let index = call.windows.index.cpu::<u32>();
-        Ok(Self { length, d: call.head_dim, rows: call.windows.rows(), bias, index })
-    }
-
-    fn entries(&self, window: usize) -> &'a [u32] {
-        &self.index[window * self.length..][..self.length]
-    }
-
-    /// scale·Q·Kᵀ + bias + mask of a window, in `scores`.
-    fn scores(&self, scores: &mut [f32], q: &[f32], k: &[f32], scale: f32, head: usize, entries: &[u32]) {
-        let (t, d) = (self.length, self.d);
-        let (q, k) = (View(q.as_ptr(), d, 1), View(k.as_ptr(), d, 1));
-        // SAFETY: q, k and the scores are as long as the sizes say.
-        unsafe { product((t, t, d), (scores.as_mut_ptr(), t), false, scale, q, k.t()) };
-        let bias = &self.bias[head * t * t..][..t * t];
-        scores.iter_mut().zip(bias).for_each(|(s, b)| *s += b);
-        let region = |e: u32| e >> ROW_BITS;
-        if entries.iter().any(|e| region(*e) != region(entries[0])) {
-            for (row, query) in scores.chunks_exact_mut(t).zip(entries) {
-                for (s, key) in row.iter_mut().zip(entries) {
-                    *s += if region(*query) == region(*key) { 0.0 } else { MASKED };
+        let mut bias = vec![0.0; call.heads * sizes.scores()];
+        for (head, bias) in bias.chunks_exact_mut(sizes.scores()).enumerate() {
+            for (key, row) in bias.chunks_exact_mut(sizes.columns()).enumerate() {
+                for (query, value) in row[..length].iter_mut().enumerate() {
+                    *value = table[distance(window, query, key) * stride + head];
                 }
             }
         }
+        let index = call.windows.index.cpu::<u32>();
+        Ok(Self { sizes, rows: call.windows.rows(), bias, index })
     }
 
-    /// The rows of `entries` of `from`, one after the other; zeros where there are none.
-    fn gather(
-        &self,
-        to: &mut [f32],
-        from: &[f32],
-        rows: usize,
-        stride: usize,
-        column: usize,
-        entries: &[u32],
-    ) {
-        for (to, &entry) in to.chunks_exact_mut(self.d).zip(entries) {
-            match row(entry) {
-                r if r < rows => to.copy_from_slice(&from[r * stride + column..][..self.d]),
-                _ => to.fill(0.0),
-            }
+    fn entries(&self, window: usize) -> &'a [u32] {
+        &self.index[window * self.sizes.keys..][..self.sizes.keys]
+    }
+
+    /// What is added to a window's scores: bias, and in `memory` bias and mask where the window has several regions.
+    fn added<'b>(&'b self, head: usize, entries: &[u32], memory: &'b mut [f32]) -> &'b [f32] {
+        let n = self.sizes.scores();
+        let bias = &self.bias[head * n..][..n];
+        let region = |e: u32| e >> ROW_BITS;
+        if entries.iter().all(|e| region(*e) == region(entries[0])) {
+            return bias;
         }
+        let columns = self.sizes.columns();
+        let rows = memory.chunks_exact_mut(columns).zip(bias.chunks_exact(columns));
+        for ((row, bias), key) in rows.zip(entries) {
+            for ((value, bias), query) in row.iter_mut().zip(bias).zip(entries) {
+                *value = bias + if region(*query) == region(*key) { 0.0 } else { MASKED };
+            }
+            row[entries.len()..].fill(0.0);
+        }
+        memory
     }
 }
 
@@ -100,35 +84,32 @@ fn row(entry: u32) -> usize {
 pub(super) fn forward(call: &Call) -> Result<()> {
     let (rx, ro) = (call.qkv.rows("window_attention")?, call.out.rows("window_attention")?);
     let g = Geometry::new(call)?;
-    let (t, d, width) = (g.length, g.d, call.heads * call.head_dim);
+    let sizes = g.sizes;
+    let (Sizes { keys: t, d, .. }, w, width) = (sizes, sizes.width(), call.heads * call.head_dim);
     let qkv = call.qkv.cpu::<f32>();
     let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
     let lse = SyncPtr(call.saved.cpu_mut::<f32>().as_mut_ptr());
     let (heads, scale) = (call.heads, call.scale);
+    let arch = Arch::new();
     (0..call.windows.count() * heads).into_par_iter().for_each(|task| {
         let (entries, head) = (g.entries(task / heads), task % heads);
-        with_scratch(3 * t * d + t * t, |scratch| {
-            let (parts, scores) = scratch.split_at_mut(3 * t * d);
-            for (part, to) in parts.chunks_exact_mut(t * d).enumerate() {
-                g.gather(to, qkv, rx.rows, rx.stride, part * width + head * d, entries);
+        with_scratch(4 * t * w + sizes.columns() + sizes.scores() + sizes.forward(), |mut scratch| {
+            let [q, k, v, result] = [0; 4].map(|_| take(&mut scratch, t * w));
+            let level = take(&mut scratch, sizes.columns());
+            let masked = take(&mut scratch, sizes.scores());
+            for (part, to) in [&mut *q, &mut *k, &mut *v].into_iter().enumerate() {
+                let from = Head { data: qkv, rows: rx, column: part * width + head * d, d };
+                from.gather(to, entries.iter().map(|e| row(*e)));
             }
-            let (q, kv) = parts.split_at_mut(t * d);
-            let (k, v) = kv.split_at(t * d);
-            g.scores(scores, q, k, scale, head, entries);
-            for (scores, &entry) in scores.chunks_exact_mut(t).zip(entries) {
-                let level = normalise(scores);
-                if row(entry) < g.rows {
-                    // SAFETY: every row is in one window.
-                    unsafe { lse.slice(head * g.rows + row(entry), 1)[0] = level };
-                }
-            }
-            let (weights, v) = (View(scores.as_ptr(), t, 1), View(v.as_ptr(), d, 1));
-            // SAFETY: q has room for as many rows as the product has, and is not needed any more.
-            unsafe { product((t, d, t), (q.as_mut_ptr(), d), false, 1.0, weights, v) };
-            for (y, &entry) in q.chunks_exact(d).zip(entries) {
+            let bias = Some(g.added(head, entries, masked));
+            arch.dispatch(Forward { sizes, scale, q, k, v, bias, out: result, lse: level, scratch });
+            for ((values, level), &entry) in result.chunks_exact(w).zip(level).zip(entries) {
                 if row(entry) < g.rows {
                     // SAFETY: every row and head is in one task.
-                    unsafe { out.slice(row(entry) * ro.stride + head * d, d) }.copy_from_slice(y);
+                    unsafe {
+                        out.slice(row(entry) * ro.stride + head * d, d).copy_from_slice(&values[..d]);
+                        lse.slice(head * g.rows + row(entry), 1)[0] = *level;
+                    }
                 }
             }
         });
@@ -138,7 +119,7 @@ pub(super) fn forward(call: &Call) -> Result<()> {
 
 /// What a task sums over its windows.
 struct Sums {
-    /// dS `[length, length]`.
+    /// dS `[keys, columns]`.
     ds: Vec<f32>,
     /// dk and dv of padding `[2, head_dim]`.
     padding: Vec<f32>,
@@ -153,19 +134,19 @@ impl Sums {
 
 pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, dbias: Option<Target>) -> Result<()> {
     let g = Geometry::new(call)?;
-    let (t, d, width) = (g.length, g.d, call.heads * call.head_dim);
+    let (d, width) = (call.head_dim, call.heads * call.head_dim);
     let rg = dqkv.rows("window_attention")?;
     let gradient = SyncPtr(dqkv.cpu_mut::<f32>().as_mut_ptr());
     let count = call.windows.count();
     let per_task = WINDOWS.max(count.div_ceil(TASKS));
     let tasks = count.div_ceil(per_task);
-    let pass = Backward::new(call, &g, dout)?;
+    let pass = Pass::new(call, &g, dout)?;
     // tasks are cut by size and added in order, so the sums do not depend on the number of threads
     let parts: Vec<Sums> = (0..tasks * call.heads)
         .into_par_iter()
         .map(|task| {
             let (head, first) = (task / tasks, task % tasks * per_task);
-            let mut sums = Sums { ds: vec![0.0; t * t], padding: vec![0.0; 2 * d] };
+            let mut sums = Sums { ds: vec![0.0; g.sizes.scores()], padding: vec![0.0; 2 * d] };
             for window in first..(first + per_task).min(count) {
                 pass.window(window, head, &gradient, rg.stride, &mut sums);
             }
@@ -190,16 +171,18 @@ pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, dbias: Option<
             }
         }
     }
-    dbias.map_or(Ok(()), |target| fold_bias(call.windows.window(), &heads, &target))
+    dbias.map_or(Ok(()), |target| fold_bias(call.windows.window(), g.sizes, &heads, &target))
 }
 
-fn fold_bias(window: usize, heads: &[Sums], target: &Target) -> Result<()> {
+fn fold_bias(window: usize, sizes: Sizes, heads: &[Sums], target: &Target) -> Result<()> {
     let rows = target.tensor.rows("window_attention")?;
-    let (out, length) = (target.tensor.cpu_mut::<f32>(), window * window);
-    for (head, sums) in heads.iter().enumerate() {
+    let out = target.tensor.cpu_mut::<f32>();
+    for (head, Sums { ds, .. }) in heads.iter().enumerate() {
         let mut folded = vec![0.0; rows.rows];
-        for (i, value) in sums.ds.iter().enumerate() {
-            folded[distance(window, i / length, i % length)] += value;
+        for (key, row) in ds.chunks_exact(sizes.columns()).enumerate() {
+            for (query, value) in row[..sizes.queries].iter().enumerate() {
+                folded[distance(window, query, key)] += value;
+            }
         }
         for (r, value) in folded.into_iter().enumerate() {
             let to = &mut out[r * rows.stride + head];
@@ -209,81 +192,74 @@ fn fold_bias(window: usize, heads: &[Sums], target: &Target) -> Result<()> {
     Ok(())
 }
 
-/// What the backward pass of a window and head reads: matrices with their rows.
-struct Backward<'a> {
+/// What the backward pass of a window and head reads.
+struct Pass<'a> {
+    arch: Arch,
     g: &'a Geometry<'a>,
-    qkv: (&'a [f32], Rows),
-    out: (&'a [f32], Rows),
-    dout: (&'a [f32], Rows),
-    lse: &'a [f32],
     scale: f32,
+    /// Columns of head 0.
+    parts: [Head<'a>; 3],
+    out: Head<'a>,
+    dout: Head<'a>,
+    lse: &'a [f32],
 }
 
-impl<'a> Backward<'a> {
+impl<'a> Pass<'a> {
     fn new(call: &'a Call, g: &'a Geometry, dout: &'a Tensor) -> Result<Self> {
-        Ok(Self {
-            g,
-            qkv: (call.qkv.cpu(), call.qkv.rows("window_attention")?),
-            out: (call.out.cpu(), call.out.rows("window_attention")?),
-            dout: (dout.cpu(), dout.rows("window_attention")?),
-            lse: call.saved.cpu(),
-            scale: call.scale,
-        })
+        let d = call.head_dim;
+        let head = |tensor: &'a Tensor, column: usize| -> Result<Head<'a>> {
+            Ok(Head { data: tensor.cpu(), rows: tensor.rows("window_attention")?, column, d })
+        };
+        let width = call.heads * d;
+        let parts = [head(&call.qkv, 0)?, head(&call.qkv, width)?, head(&call.qkv, 2 * width)?];
+        let (out, dout) = (head(&call.out, 0)?, head(dout, 0)?);
+        Ok(Self { arch: Arch::new(), g, scale: call.scale, parts, out, dout, lse: call.saved.cpu() })
     }
 
     /// Writes (=) the gradients of a window's rows to `to`, whose rows are `stride` apart, and adds to the sums.
     fn window(&self, window: usize, head: usize, to: &SyncPtr<f32>, stride: usize, sums: &mut Sums) {
-        let g = self.g;
-        let (t, d, entries) = (g.length, g.d, g.entries(window));
-        let width = self.out.1.cols;
-        with_scratch(8 * t * d + 2 * t * t, |scratch| {
-            let (rows, tiles) = scratch.split_at_mut(8 * t * d);
-            let (inputs, results) = rows.split_at_mut(5 * t * d);
-            let (p, ds) = tiles.split_at_mut(t * t);
-            for (part, to) in inputs.chunks_exact_mut(t * d).enumerate() {
-                let ((from, rows), column) = match part {
-                    0..3 => (self.qkv, part * width + head * d),
-                    3 => (self.out, head * d),
-                    _ => (self.dout, head * d),
-                };
-                g.gather(to, from, rows.rows, rows.stride, column, entries);
+        let (g, entries, sizes) = (self.g, self.g.entries(window), self.g.sizes);
+        let (Sizes { keys: t, d, .. }, w, columns) = (sizes, sizes.width(), sizes.columns());
+        let at = |from: Head<'a>| Head { column: from.column + head * d, ..from };
+        with_scratch(7 * t * w + 2 * columns + sizes.scores() + sizes.backward(), |mut scratch| {
+            let [q, k, v, dy, dq, dk, dv] = [0; 7].map(|_| take(&mut scratch, t * w));
+            let [level, delta] = [0; 2].map(|_| take(&mut scratch, columns));
+            let masked = take(&mut scratch, sizes.scores());
+            let [x, y, z] = self.parts;
+            for (from, to) in [(x, &mut *q), (y, &mut *k), (z, &mut *v), (self.dout, &mut *dy)] {
+                at(from).gather(to, entries.iter().map(|e| row(*e)));
             }
-            let part = |i: usize| &inputs[i * t * d..][..t * d];
-            let view = |i: usize| View(part(i).as_ptr(), d, 1);
-            g.scores(p, part(0), part(1), self.scale, head, entries);
-            // SAFETY: the operands are as long as the sizes say.
-            unsafe { product((t, t, d), (ds.as_mut_ptr(), t), false, 1.0, view(4), view(2).t()) };
-            let rows = p.chunks_exact_mut(t).zip(ds.chunks_exact_mut(t));
-            for (i, (p, ds)) in rows.enumerate() {
-                if row(entries[i]) >= g.rows {
-                    // padded queries have no cotangent
-                    p.fill(0.0);
-                    ds.fill(0.0);
-                    continue;
-                }
-                let (y, dy) = (&part(3)[i * d..][..d], &part(4)[i * d..][..d]);
-                let delta = math::sum(d, |c| y[c] * dy[c]);
-                let lse = self.lse[head * g.rows + row(entries[i])];
-                for (p, ds) in p.iter_mut().zip(ds) {
-                    *p = math::exp(*p - lse);
-                    *ds = *p * (*ds - delta);
-                }
+            // padded queries have no cotangent
+            level.fill(f32::INFINITY);
+            delta.fill(0.0);
+            for (i, row) in entries.iter().map(|e| row(*e)).enumerate().filter(|(_, row)| *row < g.rows) {
+                let (y, dy) = (at(self.out).row(row), at(self.dout).row(row));
+                level[i] = self.lse[head * g.rows + row];
+                delta[i] = math::sum(d, |c| y[c] * dy[c]);
             }
-            sums.ds.iter_mut().zip(&*ds).for_each(|(sum, ds)| *sum += ds);
-            let (p, ds) = (View(p.as_ptr(), t, 1), View(ds.as_ptr(), t, 1));
-            let result = |i: usize, results: &mut [f32]| (results[i * t * d..].as_mut_ptr(), d);
-            // SAFETY: as above.
-            unsafe {
-                product((t, d, t), result(0, results), false, self.scale, ds, view(1));
-                product((t, d, t), result(1, results), false, self.scale, ds.t(), view(0));
-                product((t, d, t), result(2, results), false, 1.0, p.t(), view(4));
-            }
-            for (part, values) in results.chunks_exact(t * d).enumerate() {
-                for (values, &entry) in values.chunks_exact(d).zip(entries) {
+            self.arch.dispatch(Backward {
+                sizes,
+                scale: self.scale,
+                q,
+                k,
+                v,
+                dout: dy,
+                bias: Some(g.added(head, entries, masked)),
+                lse: level,
+                delta,
+                dq: &mut *dq,
+                dk: &mut *dk,
+                dv: &mut *dv,
+                accumulate: false,
+                sum: Some(&mut sums.ds),
+                scratch,
+            });
+            for (part, values) in [dq, dk, dv].into_iter().enumerate() {
+                for (values, &entry) in values.chunks_exact(w).zip(entries) {
                     if row(entry) < g.rows {
-                        let at = row(entry) * stride + part * width + head * d;
+                        let at = row(entry) * stride + self.parts[part].column + head * d;
                         // SAFETY: every row and head is in one task.
-                        unsafe { to.slice(at, d) }.copy_from_slice(values);
+                        unsafe { to.slice(at, d) }.copy_from_slice(&values[..d]);
                     } else if part > 0 {
                         let padding = &mut sums.padding[(part - 1) * d..][..d];
                         padding.iter_mut().zip(values).for_each(|(sum, v)| *sum += v);
