@@ -1,9 +1,9 @@
 // Elementwise operations on matrices of `count` elements in rows of `cols`, each operand with its own offset and
-// row stride. Grid: one invocation an element, folded. Workgroup: WG.
+// row stride; where FLAT they are one row. Grid: one invocation a unit (units.wgsl), folded. Workgroup: WG.
 // `add_scaled` and `gelu_gradient_add` add to the output (+=), the others write it (=).
 #include "params.wgsl"
 #include "grid.wgsl"
-#include "math.wgsl"
+#include "unit_math.wgsl"
 
 struct Params {
     count: u32, cols: u32,
@@ -13,20 +13,26 @@ struct Params {
     scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Unit>;
+@group(0) @binding(1) var<storage, read> a: array<Unit>;
 #ifdef BINARY
-@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<Unit>;
 #endif
 
 struct Place { valid: bool, dst: u32, a: u32, b: u32 }
 
 fn place(wid: vec3<u32>, nwg: vec3<u32>, lane: u32) -> Place {
     let i = workgroup_index(wid, nwg) * WG + lane;
-    let r = i / p.cols;
-    let c = i % p.cols;
-    return Place(i < p.count, p.out_offset + r * p.out_stride + c, p.a_offset + r * p.a_stride + c,
-                 p.b_offset + r * p.b_stride + c);
+#ifdef FLAT
+    // divisions cost more than all the rest
+    return Place(i < p.count / UNIT, p.out_offset / UNIT + i, p.a_offset / UNIT + i, p.b_offset / UNIT + i);
+#else
+    let units = p.cols / UNIT;
+    let r = i / units;
+    let c = i % units;
+    return Place(i < p.count / UNIT, (p.out_offset + r * p.out_stride) / UNIT + c,
+                 (p.a_offset + r * p.a_stride) / UNIT + c, (p.b_offset + r * p.b_stride) / UNIT + c);
+#endif
 }
 
 @compute @workgroup_size(WG)
@@ -47,7 +53,7 @@ fn scale(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
 fn gelu_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] = gelu(a[at.a]); }
+    if at.valid { dst[at.dst] = unit_gelu(a[at.a]); }
 }
 
 #ifdef BINARY
@@ -55,13 +61,13 @@ fn gelu_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) 
 fn gelu_gradient(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] = b[at.b] * gelu_grad(a[at.a]); }
+    if at.valid { dst[at.dst] = b[at.b] * unit_gelu_grad(a[at.a]); }
 }
 
 @compute @workgroup_size(WG)
 fn gelu_gradient_add(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
                      @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] += b[at.b] * gelu_grad(a[at.a]); }
+    if at.valid { dst[at.dst] += b[at.b] * unit_gelu_grad(a[at.a]); }
 }
 #endif

@@ -1,26 +1,28 @@
 // out[part, c] = scale · Σ x[r, c] over the part's rows, plus what was there where `accumulate`.
-// Grid: (ceil(cols / WG), parts, 1); one invocation a column and part. Neighbouring invocations read neighbours.
+// Grid: (ceil(units of a row / WG), parts, 1); one invocation a unit (units.wgsl) and part. Neighbours read neighbours.
 #include "params.wgsl"
+#include "units.wgsl"
 
 struct Params {
     rows: u32, cols: u32, offset: u32, stride: u32, out_offset: u32, rows_per_part: u32, accumulate: u32, scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Unit>;
+@group(0) @binding(1) var<storage, read> x: array<Unit>;
 
 @compute @workgroup_size(WG)
 fn column_sum(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let units = p.cols / UNIT;
     let c = wid.x * WG + lane;
-    if c >= p.cols { return; }
+    if c >= units { return; }
     let first = wid.y * p.rows_per_part;
     let last = min(first + p.rows_per_part, p.rows);
-    var total = 0.0;
+    var total = Unit();
     for (var r = first; r < last; r++) {
-        total += x[p.offset + r * p.stride + c];
+        total += x[(p.offset + r * p.stride) / UNIT + c];
     }
-    let at = p.out_offset + wid.y * p.cols + c;
-    var before = 0.0;
+    let at = p.out_offset / UNIT + wid.y * units + c;
+    var before = Unit();
     if p.accumulate != 0u { before = dst[at]; }
     dst[at] = before + p.scale * total;
 }

@@ -1,9 +1,10 @@
 //! LayerNorm, plain and on a subset of the rows.
 
-use poa_gpu::ops::layer_norm::{layer_norm, layer_norm_padded};
-use poa_gpu::tensor::Tensor;
+use poa_gpu::ops::layer_norm::{layer_norm, layer_norm_padded, layer_norm_planned};
+use poa_gpu::ops::rows::Team;
+use poa_gpu::tensor::{Device, Tensor};
 
-use crate::support::{Operand, Tolerance, check};
+use crate::support::{Operand, Tolerance, check, gpu};
 
 const EPS: f64 = 1e-6;
 
@@ -46,13 +47,77 @@ fn of_all_rows() {
 }
 
 #[test]
+fn with_every_team() {
+    let device = gpu();
+    let Device::Gpu(gpu) = &device else { unreachable!("gpu() is a GPU") };
+    // rows that are kept whole, with a rest and not at all
+    for team in Team::all(gpu.caps()) {
+        for [rows, cols] in [[1, 4], [300, 12], [37, 64], [5, 100], [40, 384], [3, 1032], [2, 9000]] {
+            check(
+                &format!("layer_norm {rows}x{cols} by {team:?}"),
+                &[
+                    Operand::new(1, &[rows, cols]).fours(),
+                    Operand::new(2, &[cols]).map(|v| v + 1.0).fours().parameter(),
+                    Operand::new(3, &[cols]).fours().parameter(),
+                ],
+                Tolerance::default(),
+                |tape, v| Ok(vec![layer_norm_planned(tape, &v[0], &v[1], &v[2], EPS as f32, team)?]),
+                &|x| vec![reference(&x[0], &x[1], &x[2], None)],
+            );
+        }
+    }
+}
+
+#[test]
+fn without_gradients_of_parameters() {
+    for cols in [48, 7] {
+        check(
+            "layer_norm with constant parameters",
+            &[
+                Operand::new(1, &[70, cols]).fours(),
+                Operand::new(2, &[cols]).constant(),
+                Operand::new(3, &[cols]).constant(),
+            ],
+            Tolerance::default(),
+            |tape, v| Ok(vec![layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?]),
+            &|x| vec![reference(&x[0], &x[1], &x[2], None)],
+        );
+    }
+}
+
+#[test]
+fn of_a_constant() {
+    check(
+        "layer_norm of a constant",
+        &[
+            Operand::new(1, &[70, 48]).constant(),
+            Operand::new(2, &[48]).parameter(),
+            Operand::new(3, &[48]).parameter(),
+        ],
+        Tolerance::default(),
+        |tape, v| Ok(vec![layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?]),
+        &|x| vec![reference(&x[0], &x[1], &x[2], None)],
+    );
+}
+
+#[test]
 fn of_a_subset_of_rows() {
     for (rows, cols, index) in
         [(5, 16, vec![3u32, 0]), (300, 48, (0..150).map(|i| (i * 7 % 300) as u32).collect())]
+            .into_iter()
+            .chain([(300, 192, (0..290).map(|i| (i * 7 % 300) as u32).collect())])
     {
         check(
             &format!("layer_norm of {} rows of {rows}", index.len()),
-            &[Operand::new(1, &[rows, cols]).strided(), Operand::new(2, &[cols]), Operand::new(3, &[cols])],
+            &[
+                if cols == 16 {
+                    Operand::new(1, &[rows, cols]).strided()
+                } else {
+                    Operand::new(1, &[rows, cols]).fours()
+                },
+                Operand::new(2, &[cols]),
+                Operand::new(3, &[cols]),
+            ],
             Tolerance::default(),
             |tape, v| {
                 let index = Tensor::from_slice(v[0].value().device(), &[index.len()], &index)?;

@@ -129,7 +129,9 @@ fn check(case: Case) {
             let pre_out = Tensor::empty(&device, &[m, n], DType::F32).unwrap();
             let out = match placing {
                 Placing::Dense => fenced.clone(),
-                Placing::Strided => place(&device, &shape, &vec![f32::NAN; batch * m * n], placing).unwrap(),
+                Placing::Strided | Placing::Fours => {
+                    place(&device, &shape, &vec![f32::NAN; batch * m * n], placing).unwrap()
+                }
             };
             if accumulate {
                 let prior = place(&device, &shape, &prior, Placing::Dense).unwrap();

@@ -2,7 +2,7 @@
 
 use poa_gpu::ops::residual::{RowSubset, per_sample_scale, residual};
 
-use crate::support::{Operand, Tolerance, check};
+use crate::support::{Operand, Placing, Tolerance, check};
 
 fn reference(x: &[f64], b: &[f64], gamma: &[f64], rows: &[u32], scale: &[f32]) -> Vec<f64> {
     let n = gamma.len();
@@ -17,14 +17,12 @@ fn reference(x: &[f64], b: &[f64], gamma: &[f64], rows: &[u32], scale: &[f32]) -
 
 #[test]
 fn with_all_rows() {
-    for [rows, cols] in [[1, 1], [7, 17], [197, 48], [300, 100]] {
-        for strided in [false, true] {
+    for [rows, cols] in [[1, 1], [7, 17], [197, 48], [300, 100], [20, 384], [3, 9000]] {
+        for placing in [Placing::Dense, Placing::Strided, Placing::Fours] {
             let mut operands =
                 [Operand::new(1, &[rows, cols]), Operand::new(2, &[rows, cols]), Operand::new(3, &[cols])];
-            if strided {
-                operands = operands.map(Operand::strided);
-                operands[2].parameter = true;
-            }
+            operands.iter_mut().for_each(|o| o.placing = placing);
+            operands[2].parameter = placing != Placing::Dense;
             let all: Vec<u32> = (0..rows as u32).collect();
             check(
                 &format!("residual {rows}x{cols}"),
@@ -34,6 +32,22 @@ fn with_all_rows() {
                 &|x| vec![reference(&x[0], &x[1], &x[2], &all, &vec![1.0; rows])],
             );
         }
+    }
+}
+
+#[test]
+fn with_a_constant_beside() {
+    for constant in [1, 2] {
+        let mut operands = [Operand::new(1, &[70, 48]), Operand::new(2, &[70, 48]), Operand::new(3, &[48])];
+        operands[constant].tracked = false;
+        let all: Vec<u32> = (0..70).collect();
+        check(
+            "residual with a constant",
+            &operands,
+            Tolerance::default(),
+            |tape, v| Ok(vec![residual(tape, &v[0], &v[1], &v[2], None)?]),
+            &|x| vec![reference(&x[0], &x[1], &x[2], &all, &[1.0; 70])],
+        );
     }
 }
 

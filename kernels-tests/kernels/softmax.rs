@@ -1,6 +1,7 @@
 //! Softmax over short and long rows.
 
-use poa_gpu::ops::softmax::{Team, softmax, softmax_planned, teams};
+use poa_gpu::ops::rows::Team;
+use poa_gpu::ops::softmax::{softmax, softmax_planned};
 use poa_gpu::tensor::Device;
 
 use crate::support::{Operand, Tolerance, check, gpu};
@@ -49,9 +50,13 @@ fn of_rows_of_any_length() {
 fn with_every_team() {
     let device = gpu();
     let Device::Gpu(gpu) = &device else { unreachable!("gpu() is a GPU") };
-    for team in teams(gpu.caps()) {
+    for team in Team::all(gpu.caps()) {
         for [rows, cols] in [[1, 1], [67, 5], [3, 64], [5, 65], [2, 1500]] {
             forced(Operand::new(1, &[rows, cols]).strided(), 0.7, Some(team));
+        }
+        // vectors: rows that are kept whole, with a rest and not at all
+        for [rows, cols] in [[1, 4], [300, 12], [37, 64], [5, 100], [3, 1032], [2, 9000]] {
+            forced(Operand::new(1, &[rows, cols]).fours(), 0.7, Some(team));
         }
     }
 }

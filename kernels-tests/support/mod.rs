@@ -63,6 +63,8 @@ pub enum Placing {
     Dense,
     /// With an offset and, for matrices, rows further apart than they are long.
     Strided,
+    /// The same, everything at multiples of four: rows that vectors can read.
+    Fours,
 }
 
 /// An operand of an operation under test.
@@ -93,6 +95,12 @@ impl Operand {
         self
     }
 
+    /// The same, strided by multiples of four.
+    pub fn fours(mut self) -> Self {
+        self.placing = Placing::Fours;
+        self
+    }
+
     /// The same as a parameter.
     pub fn parameter(mut self) -> Self {
         self.parameter = true;
@@ -119,7 +127,7 @@ pub fn place(device: &Device, shape: &[usize], values: &[f32], placing: Placing)
     }
     let cols = shape[shape.len() - 1];
     let rows = shape[..shape.len() - 1].iter().product::<usize>();
-    let (before, after) = (3, 2);
+    let (before, after) = if placing == Placing::Fours { (8, 4) } else { (3, 2) };
     let wide = cols + before + after;
     let mut all = vec![f32::NAN; (rows + 1) * wide];
     for r in 0..rows {

@@ -55,7 +55,7 @@ pub(crate) fn gelu_grad(x: f32) -> f32 {
 
 const LANES: usize = 16;
 
-/// Σ f(i) over `0..n` in sixteen running sums, so that it vectorises and rounds little.
+/// Σ f(i) over `0..n` in sixteen running sums, so that it rounds little. For slices [`sum_of`] is several times faster.
 #[inline(always)]
 pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut acc = [0.0f32; LANES];
@@ -101,6 +101,64 @@ pub(crate) fn max(n: usize, f: impl Fn(usize) -> f32) -> f32 {
         width /= 2;
     }
     acc[0]
+}
+
+/// Folds `f` of elements side by side of slices of one length into sixteen running values, as [`sum`] does. In this
+/// form, and where what becomes of the sixteen is out of sight, the compiler uses vectors of their full width; with
+/// indices it checks bounds one by one.
+#[inline(always)]
+fn fold<const N: usize>(
+    x: [&[f32]; N],
+    start: f32,
+    f: impl Fn([f32; N]) -> f32,
+    merge: impl Fn(f32, f32) -> f32,
+) -> [f32; LANES] {
+    let n = x.iter().map(|x| x.len()).min().unwrap_or(0);
+    let x = x.map(|x| &x[..n]);
+    let chunks = x.map(|x| x.as_chunks::<LANES>().0);
+    let mut acc = [start; LANES];
+    for i in 0..n / LANES {
+        // SAFETY: all slices have n / LANES chunks.
+        let at: [&[f32; LANES]; N] = std::array::from_fn(|s| unsafe { chunks[s].get_unchecked(i) });
+        for l in 0..LANES {
+            acc[l] = merge(acc[l], f(std::array::from_fn(|s| at[s][l])));
+        }
+    }
+    for i in n / LANES * LANES..n {
+        acc[i % LANES] = merge(acc[i % LANES], f(std::array::from_fn(|s| x[s][i])));
+    }
+    acc
+}
+
+/// The sum of sixteen values.
+#[inline(never)]
+fn sum_lanes(mut acc: [f32; LANES]) -> f32 {
+    let mut width = LANES / 2;
+    while width > 0 {
+        for l in 0..width {
+            acc[l] += acc[l + width];
+        }
+        width /= 2;
+    }
+    acc[0]
+}
+
+/// The largest of sixteen values.
+#[inline(never)]
+fn max_lanes(acc: [f32; LANES]) -> f32 {
+    acc.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+}
+
+/// Σ f(x, y, ..) over elements side by side of slices of one length; the same bits as [`sum`].
+#[inline(always)]
+pub(crate) fn sum_of<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    sum_lanes(fold(x, 0.0, f, |a, b| a + b))
+}
+
+/// Largest of `f(x, y, ..)` over elements side by side of slices of one length; −∞ for none.
+#[inline(always)]
+pub(crate) fn max_of<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f32 {
+    max_lanes(fold(x, f32::NEG_INFINITY, f, |a, b| if b > a { b } else { a }))
 }
 
 #[cfg(test)]
@@ -154,6 +212,9 @@ mod tests {
         for n in 0..70 {
             assert_eq!(sum(n, |i| i as f32), (n * n.saturating_sub(1) / 2) as f32);
             assert_eq!(max(n, |i| -(i as f32)), if n == 0 { f32::NEG_INFINITY } else { 0.0 });
+            let x: Vec<f32> = (0..n).map(|i| (i as f32).sqrt()).collect();
+            assert_eq!(sum_of([&x, &x], |[x, y]| x * y), sum(n, |i| x[i] * x[i]));
+            assert_eq!(max_of([&x], |[x]| -x), max(n, |i| -x[i]));
         }
     }
 }

@@ -4,6 +4,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::rows::fours;
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
@@ -57,8 +58,10 @@ impl Op {
         matches!(self, Self::GeluGrad | Self::GeluGradAdd)
     }
 
-    fn kernel(self) -> Kernel {
+    fn kernel(self, vec4: bool, flat: bool) -> Kernel {
         let mut defines = vec![("WG", WG)];
+        defines.extend(vec4.then_some(("VEC4", 1)));
+        defines.extend(flat.then_some(("FLAT", 1)));
         defines.extend(self.is_binary().then_some(("BINARY", 1)));
         Kernel::new::<ElementwiseParams>(SHADER, self.entry(), defines)
     }
@@ -66,7 +69,8 @@ impl Op {
 
 /// All variants.
 pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    Op::ALL.iter().map(|op| op.kernel()).collect()
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    Op::ALL.iter().flat_map(|op| kinds.map(|(vec4, flat)| op.kernel(vec4, flat))).collect()
 }
 
 /// Rows of a tensor; dense ones as a single row.
@@ -148,11 +152,12 @@ fn run(op: Op, out: &Tensor, a: &Tensor, b: Option<&Tensor>, scale: f32) -> Resu
                 b_stride: rb.stride as u32,
                 scale,
             };
-            let grid = gpu.caps().grid(count.div_ceil(WG as usize));
-            match b {
-                Some(b) => gpu.dispatch(&op.kernel(), &[out, a, b], &params, grid),
-                None => gpu.dispatch(&op.kernel(), &[out, a], &params, grid),
-            }
+            let vec4 = fours(&[o, ra, rb], &[]);
+            let units = if vec4 { count / 4 } else { count };
+            let grid = gpu.caps().grid(units.div_ceil(WG as usize));
+            let mut tensors = vec![out, a];
+            tensors.extend(b);
+            gpu.dispatch(&op.kernel(vec4, o.rows == 1), &tensors, &params, grid)
         }
     }
 }

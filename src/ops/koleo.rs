@@ -87,7 +87,7 @@ impl Saved {
                         }
                     }
                     let (a, b) = (&x[i * d..][..d], &x[(first + best.0) * d..][..d]);
-                    let distance = math::sum(d, |c| (a[c] - b[c] + EPS) * (a[c] - b[c] + EPS)).sqrt();
+                    let distance = math::sum_of([a, b], |[a, b]| (a - b + EPS) * (a - b + EPS)).sqrt();
                     nearest[i] = (first + best.0) as u32;
                     slope[i] = -1.0 / (self.group as f32 * (distance + EPS) * distance);
                     losses[i] = -(distance + EPS).ln();

@@ -5,6 +5,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, for_rows2, math};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::rows::{RowPlan, fours, plan, strip};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
@@ -22,18 +23,20 @@ params!(L2NormalizeParams {
     dx_stride: u32,
     norm_offset: u32,
     accumulate: u32,
+    strip: u32,
     eps: f32,
 });
 
-fn kernel(backward: bool, cols: usize) -> Kernel {
-    let wg = if cols <= 256 { 64 } else { 256 };
+fn kernel(backward: bool, plan: RowPlan) -> Kernel {
     let (entry, pass) = if backward { ("backward", "BACKWARD") } else { ("forward", "FORWARD") };
-    Kernel::new::<L2NormalizeParams>(SHADER, entry, vec![("WG", wg), (pass, 1)])
+    let mut defines = plan.defines();
+    defines.push((pass, 1));
+    Kernel::new::<L2NormalizeParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [(false, 64), (false, 1024), (true, 64), (true, 1024)].map(|(b, cols)| kernel(b, cols)).to_vec()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    RowPlan::all(caps).into_iter().flat_map(|plan| [kernel(false, plan), kernel(true, plan)]).collect()
 }
 
 /// y = x / max(‖x‖, eps); `norms` `[rows]` gets ‖x‖.
@@ -45,16 +48,19 @@ fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
             let column = Rows { offset: 0, rows: ry.rows, cols: 1, stride: 1 };
             for_rows2((y.cpu_mut(), ry), (norms.cpu_mut(), column), |i, y: &mut [f32], norm: &mut [f32]| {
                 let row = &x[i * rx.stride..][..n];
-                norm[0] = math::sum(n, |c| row[c] * row[c]).sqrt();
+                norm[0] = math::sum_of([row], |[x]| x * x).sqrt();
                 let d = norm[0].max(eps);
                 y.iter_mut().zip(row).for_each(|(y, x)| *y = x / d);
             });
             Ok(())
         }
         Device::Gpu(gpu) => {
+            let plan = plan(rx.cols, fours(&[rx, ry], &[]), gpu.caps());
+            let strip = strip(rx.rows, rx.rows, gpu.caps());
             let params = L2NormalizeParams {
                 rows: rx.rows as u32,
                 cols: rx.cols as u32,
+                strip: strip as u32,
                 x_offset: rx.offset as u32,
                 x_stride: rx.stride as u32,
                 y_offset: ry.offset as u32,
@@ -63,7 +69,8 @@ fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
                 eps,
                 ..Default::default()
             };
-            gpu.dispatch(&kernel(false, rx.cols), &[y, norms, x], &params, gpu.caps().grid(rx.rows))
+            let grid = gpu.caps().grid(plan.team.workgroups(rx.rows.div_ceil(strip)));
+            gpu.dispatch(&kernel(false, plan), &[y, norms, x], &params, grid)
         }
     }
 }
@@ -79,7 +86,7 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
                 let inverse = 1.0 / norms[i].max(eps);
                 let along = match norms[i] <= eps {
                     true => 0.0,
-                    false => math::sum(n, |c| row[c] * d[c]) * inverse * inverse,
+                    false => math::sum_of([row, d], |[x, d]| x * d) * inverse * inverse,
                 };
                 for ((o, x), d) in out.iter_mut().zip(row).zip(d) {
                     let g = (d - x * along) * inverse;
@@ -89,9 +96,12 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
             Ok(())
         }
         Device::Gpu(gpu) => {
+            let plan = plan(rx.cols, fours(&[rx, rd, ro], &[]), gpu.caps());
+            let strip = strip(rx.rows, rx.rows, gpu.caps());
             let params = L2NormalizeParams {
                 rows: rx.rows as u32,
                 cols: rx.cols as u32,
+                strip: strip as u32,
                 x_offset: rx.offset as u32,
                 x_stride: rx.stride as u32,
                 y_offset: rd.offset as u32,
@@ -102,7 +112,8 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
                 accumulate: accumulate as u32,
                 eps,
             };
-            gpu.dispatch(&kernel(true, rx.cols), &[dx, norms, x, dy], &params, gpu.caps().grid(rx.rows))
+            let grid = gpu.caps().grid(plan.team.workgroups(rx.rows.div_ceil(strip)));
+            gpu.dispatch(&kernel(true, plan), &[dx, norms, x, dy], &params, grid)
         }
     }
 }

@@ -6,8 +6,9 @@
 use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
+use crate::ops::rows::{RowPlan, Team, fours, plan, strip, summing_teams};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
@@ -28,48 +29,63 @@ params!(LayerNormParams {
     dx_offset: u32,
     dx_stride: u32,
     accumulate: u32,
-    parts: u32,
+    strip: u32,
+    parts_offset: u32,
     eps: f32,
 });
 
-/// Row blocks of the first stage of the parameter gradients.
+/// Row blocks of the first stage of the parameter gradients, where rows are too long to be kept.
 const PARTS: usize = 64;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
     Forward,
-    BackwardInput,
-    BackwardParameters,
+    /// The input's gradient, and with `parameters` theirs in the same pass.
+    Backward {
+        parameters: bool,
+    },
 }
 
-fn kernel(pass: Pass, cols: usize, gather: bool) -> Kernel {
-    let (entry, wg) = match pass {
-        // a row is short: few invocations leave little idle
-        Pass::Forward => ("forward", if cols <= 256 { 64 } else { 256 }),
-        Pass::BackwardInput => ("backward_input", if cols <= 256 { 64 } else { 256 }),
-        Pass::BackwardParameters => ("backward_parameters", 64),
+fn kernel(pass: Pass, plan: RowPlan, gather: bool) -> Kernel {
+    let mut defines = plan.defines();
+    let entry = match pass {
+        Pass::Forward => {
+            defines.push(("FORWARD", 1));
+            "forward"
+        }
+        Pass::Backward { parameters } => {
+            defines.push(("BACKWARD", 1));
+            defines.extend(parameters.then_some(("PARAMETERS", 1)));
+            "backward"
+        }
     };
-    let mut defines = vec![("WG", wg)];
-    defines.extend(match pass {
-        Pass::Forward => Some(("FORWARD", 1)),
-        Pass::BackwardInput => Some(("BACKWARD_INPUT", 1)),
-        Pass::BackwardParameters => Some(("BACKWARD_PARAMETERS", 1)),
-    });
     defines.extend(gather.then_some(("GATHER", 1)));
     Kernel::new::<LayerNormParams>(SHADER, entry, defines)
 }
 
+fn column_kernel(vec4: bool, gather: bool) -> Kernel {
+    let mut defines = RowPlan { team: COLUMNS, vec4, keep: 0, exact: false }.defines();
+    defines.push(("BACKWARD_PARAMETERS", 1));
+    defines.extend(gather.then_some(("GATHER", 1)));
+    Kernel::new::<LayerNormParams>(SHADER, "backward_parameters", defines)
+}
+
+/// Invocations of the kernel that sums by column.
+const COLUMNS: Team = Team::Alone(64);
+
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
-    for pass in [Pass::Forward, Pass::BackwardInput, Pass::BackwardParameters] {
-        for gather in [false, true] {
-            for cols in [64, 1024] {
-                all.push(kernel(pass, cols, gather));
+    for gather in [false, true] {
+        all.extend([false, true].map(|vec4| column_kernel(vec4, gather)));
+        for plan in RowPlan::all(caps) {
+            all.push(kernel(Pass::Forward, plan, gather));
+            all.push(kernel(Pass::Backward { parameters: false }, plan, gather));
+            if plan.keep > 0 {
+                all.push(kernel(Pass::Backward { parameters: true }, plan, gather));
             }
         }
     }
-    all.dedup();
     all
 }
 
@@ -81,9 +97,19 @@ struct Call {
     /// [output rows, 2]: mean and reciprocal standard deviation.
     stats: Tensor,
     eps: f32,
+    /// Overrides the team that would be chosen.
+    team: Option<Team>,
 }
 
 impl Call {
+    fn plan(&self, rows: &[Rows], vectors: &[&Tensor], caps: &Caps) -> RowPlan {
+        let (cols, vec4) = (rows[0].cols, fours(rows, vectors));
+        match self.team {
+            Some(team) => RowPlan::new(cols, vec4, team, caps),
+            None => plan(cols, vec4, caps),
+        }
+    }
+
     fn params(&self, x: Rows, rows: usize) -> LayerNormParams {
         LayerNormParams {
             rows: rows as u32,
@@ -111,8 +137,8 @@ impl Call {
                     (self.stats.cpu_mut(), stats),
                     |i, y: &mut [f32], s: &mut [f32]| {
                         let row = &x[index.map_or(i, |t| t[i] as usize) * rx.stride..][..n];
-                        let mean = math::sum(n, |c| row[c]) / n as f32;
-                        let variance = math::sum(n, |c| (row[c] - mean) * (row[c] - mean)) / n as f32;
+                        let mean = math::sum_of([row], |[x]| x) / n as f32;
+                        let variance = math::sum_of([row], |[x]| (x - mean) * (x - mean)) / n as f32;
                         let rstd = 1.0 / (variance + eps).sqrt();
                         (s[0], s[1]) = (mean, rstd);
                         for ((y, x), (g, b)) in y.iter_mut().zip(row).zip(gamma.iter().zip(beta)) {
@@ -123,108 +149,174 @@ impl Call {
                 Ok(())
             }
             Device::Gpu(gpu) => {
+                let caps = gpu.caps();
+                let plan = self.plan(&[rx, ry], &[&self.gamma, beta], caps);
+                let strip = strip(ry.rows, ry.rows, caps);
                 let params = LayerNormParams {
                     y_offset: ry.offset as u32,
                     y_stride: ry.stride as u32,
                     beta_offset: beta.layout().offset as u32,
+                    strip: strip as u32,
                     ..self.params(rx, ry.rows)
                 };
-                let kernel = kernel(Pass::Forward, rx.cols, self.index.is_some());
+                let kernel = kernel(Pass::Forward, plan, self.index.is_some());
                 let mut tensors = vec![y, &self.stats, &self.x, &self.gamma, beta];
                 tensors.extend(&self.index);
-                gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(ry.rows))
+                let grid = caps.grid(plan.team.workgroups(ry.rows.div_ceil(strip)));
+                gpu.dispatch(&kernel, &tensors, &params, grid)
             }
         }
     }
 
-    /// dx[r] (+)= rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂))
-    fn backward_input(&self, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
-        let (rx, rd, ro) = (self.x.rows("layer_norm")?, dy.rows("layer_norm")?, dx.rows("layer_norm")?);
+    /// dx[r] (=, or += where it says so) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); dγ (+)= Σ dy·x̂, dβ (+)= Σ dy.
+    fn backward(&self, dy: &Tensor, dx: Option<Target>, parameters: Option<[Target; 2]>) -> Result<()> {
         match self.x.device() {
-            Device::Cpu(_) => {
-                let (x, gamma, dy) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), dy.cpu::<f32>());
-                let (stats, index) = (self.stats.cpu::<f32>(), self.index.as_ref().map(|t| t.cpu::<u32>()));
-                let (n, out) = (rx.cols, SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr()));
-                crate::cpu::pieces(rd.rows, n, |range| {
-                    for i in range {
-                        let r = index.map_or(i, |t| t[i] as usize);
-                        let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
-                        let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
-                        let a = math::sum(n, |c| gamma[c] * d[c]) / n as f32;
-                        let b = math::sum(n, |c| gamma[c] * d[c] * ((row[c] - mean) * rstd)) / n as f32;
-                        // SAFETY: rows are named at most once, so they are disjoint.
-                        let o = unsafe { out.slice(r * ro.stride, n) };
-
-                        for c in 0..n {
-                            let g = rstd * (gamma[c] * d[c] - a - (row[c] - mean) * rstd * b);
-                            o[c] = if accumulate { o[c] + g } else { g };
-                        }
-                    }
-                });
-                Ok(())
-            }
+            Device::Cpu(_) => self.backward_cpu(dy, dx, parameters),
             Device::Gpu(gpu) => {
-                let params = LayerNormParams {
-                    y_offset: rd.offset as u32,
-                    y_stride: rd.stride as u32,
-                    dx_offset: ro.offset as u32,
-                    dx_stride: ro.stride as u32,
-                    accumulate: accumulate as u32,
-                    ..self.params(rx, rd.rows)
-                };
-                let kernel = kernel(Pass::BackwardInput, rx.cols, self.index.is_some());
-                let mut tensors = vec![dx, &self.stats, &self.x, &self.gamma, dy];
-                tensors.extend(&self.index);
-                gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(rd.rows))
-            }
-        }
-    }
-
-    /// dγ (+)= Σ dy·x̂, dβ (+)= Σ dy
-    fn backward_parameters(&self, dy: &Tensor, dgamma: Target, dbeta: Target) -> Result<()> {
-        let (rx, rd) = (self.x.rows("layer_norm")?, dy.rows("layer_norm")?);
-        let n = rx.cols;
-        match self.x.device() {
-            Device::Cpu(_) => {
-                let (x, dy, stats) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), self.stats.cpu::<f32>());
-                let index = self.index.as_ref().map(|t| t.cpu::<u32>());
-                let sums = reduce_columns(rd.rows, 2 * n, |i, sums| {
-                    let row = &x[index.map_or(i, |t| t[i] as usize) * rx.stride..][..n];
-                    let d = &dy[i * rd.stride..][..n];
-                    let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
-                    let (g, b) = sums.split_at_mut(n);
-                    for c in 0..n {
-                        g[c] += d[c] * ((row[c] - mean) * rstd);
-                        b[c] += d[c];
+                let (rx, rd) = (self.x.rows("layer_norm")?, dy.rows("layer_norm")?);
+                let out = dx.as_ref().map_or(Ok(rx), |t| t.tensor.rows("layer_norm"))?;
+                let plan = self.plan(&[rx, rd, out], &[&self.gamma], gpu.caps());
+                match (dx, parameters) {
+                    (Some(dx), parameters) if parameters.is_none() || plan.keep > 0 && rd.rows > 0 => {
+                        self.backward_rows(gpu, plan, dy, dx, parameters)
                     }
-                });
-                for (target, sums) in [(dgamma, &sums[..n]), (dbeta, &sums[n..])] {
-                    for (o, s) in target.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
-                        *o = if target.accumulate { *o + s } else { *s };
+                    (dx, parameters) => {
+                        if let Some(parameters) = parameters {
+                            self.backward_columns(gpu, plan, dy, parameters)?;
+                        }
+                        dx.map_or(Ok(()), |dx| self.backward_rows(gpu, plan, dy, dx, None))
                     }
                 }
-                Ok(())
-            }
-            Device::Gpu(gpu) => {
-                let count = PARTS.min(rd.rows.max(1));
-                let parts = Tensor::empty(dy.device(), &[count, 2 * n], DType::F32)?;
-                let params = LayerNormParams {
-                    y_offset: rd.offset as u32,
-                    y_stride: rd.stride as u32,
-                    dx_offset: parts.layout().offset as u32,
-                    dx_stride: 2 * n as u32,
-                    parts: count as u32,
-                    ..self.params(rx, rd.rows)
-                };
-                let kernel = kernel(Pass::BackwardParameters, n, self.index.is_some());
-                let mut tensors = vec![&parts, &self.stats, &self.x, dy];
-                tensors.extend(&self.index);
-                gpu.dispatch(&kernel, &tensors, &params, [(n as u32).div_ceil(64), count as u32, 1])?;
-                column_sum(&parts.slice(1, 0..n)?, &dgamma.tensor, 1.0, dgamma.accumulate)?;
-                column_sum(&parts.slice(1, n..2 * n)?, &dbeta.tensor, 1.0, dbeta.accumulate)
             }
         }
     }
+
+    fn backward_cpu(&self, dy: &Tensor, dx: Option<Target>, parameters: Option<[Target; 2]>) -> Result<()> {
+        let (rx, rd) = (self.x.rows("layer_norm")?, dy.rows("layer_norm")?);
+        let (x, gamma, dy) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), dy.cpu::<f32>());
+        let (stats, index) = (self.stats.cpu::<f32>(), self.index.as_ref().map(|t| t.cpu::<u32>()));
+        let n = rx.cols;
+        let out = match &dx {
+            Some(t) => {
+                let pointer = SyncPtr(t.tensor.cpu_mut::<f32>().as_mut_ptr());
+                Some((pointer, t.tensor.rows("layer_norm")?.stride, t.accumulate))
+            }
+            None => None,
+        };
+        let input = |r: usize, i: usize| {
+            let Some((out, stride, accumulate)) = &out else { return };
+            let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
+            let (gamma, mean, rstd) = (&gamma[..n], stats[2 * i], stats[2 * i + 1]);
+            let a = math::sum_of([gamma, d], |[g, d]| g * d) / n as f32;
+            let b = math::sum_of([gamma, d, row], |[g, d, x]| g * d * ((x - mean) * rstd)) / n as f32;
+            // SAFETY: rows are named at most once, so they are disjoint.
+            let o = unsafe { out.slice(r * stride, n) };
+            let gradient = |g: &f32, d: &f32, x: &f32| rstd * (g * d - a - (x - mean) * rstd * b);
+            let operands = gamma.iter().zip(d).zip(row);
+            match accumulate {
+                true => o.iter_mut().zip(operands).for_each(|(o, ((g, d), x))| *o += gradient(g, d, x)),
+                false => o.iter_mut().zip(operands).for_each(|(o, ((g, d), x))| *o = gradient(g, d, x)),
+            }
+        };
+        let source = |i: usize| index.map_or(i, |t| t[i] as usize);
+        let Some(parameters) = parameters else {
+            crate::cpu::pieces(rd.rows, n, |range| range.for_each(|i| input(source(i), i)));
+            return Ok(());
+        };
+        // in one pass: what one gradient has read is in cache for the other
+        let sums = reduce_columns(rd.rows, 2 * n, |i, sums| {
+            let r = source(i);
+            let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
+            let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+            let (g, b) = sums.split_at_mut(n);
+            for (((g, b), x), d) in g.iter_mut().zip(b).zip(row).zip(d) {
+                *g += d * ((x - mean) * rstd);
+                *b += d;
+            }
+            input(r, i);
+        });
+        for (target, sums) in parameters.iter().zip([&sums[..n], &sums[n..]]) {
+            for (o, s) in target.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
+                *o = if target.accumulate { *o + s } else { *s };
+            }
+        }
+        Ok(())
+    }
+
+    /// The input's gradient, and the parameters' where asked for, in one pass over x and dy.
+    fn backward_rows(
+        &self,
+        gpu: &GpuDevice,
+        plan: RowPlan,
+        dy: &Tensor,
+        dx: Target,
+        parameters: Option<[Target; 2]>,
+    ) -> Result<()> {
+        let (rx, rd) = (self.x.rows("layer_norm")?, dy.rows("layer_norm")?);
+        let out = dx.tensor.rows("layer_norm")?;
+        let caps = gpu.caps();
+        let most = if parameters.is_some() { summing_teams(caps) } else { rd.rows };
+        let strip = strip(rd.rows, most, caps);
+        let teams = rd.rows.div_ceil(strip);
+        let parts = match parameters {
+            Some(_) => Some(Tensor::empty(dy.device(), &[teams, 2 * rx.cols], DType::F32)?),
+            None => None,
+        };
+        let params = LayerNormParams {
+            y_offset: rd.offset as u32,
+            y_stride: rd.stride as u32,
+            dx_offset: out.offset as u32,
+            dx_stride: out.stride as u32,
+            accumulate: dx.accumulate as u32,
+            strip: strip as u32,
+            parts_offset: parts.as_ref().map_or(0, |t| t.layout().offset as u32),
+            ..self.params(rx, rd.rows)
+        };
+        let mut tensors = vec![&dx.tensor, &self.stats, &self.x, &self.gamma, dy];
+        tensors.extend(&parts);
+        tensors.extend(&self.index);
+        let pass = Pass::Backward { parameters: parts.is_some() };
+        let grid = caps.grid(plan.team.workgroups(teams));
+        gpu.dispatch(&kernel(pass, plan, self.index.is_some()), &tensors, &params, grid)?;
+        match (parts, parameters) {
+            (Some(parts), Some(targets)) => sum_parts(&parts, targets),
+            _ => Ok(()),
+        }
+    }
+
+    /// The gradients of the parameters, column by column.
+    fn backward_columns(
+        &self,
+        gpu: &GpuDevice,
+        plan: RowPlan,
+        dy: &Tensor,
+        parameters: [Target; 2],
+    ) -> Result<()> {
+        let (rx, rd) = (self.x.rows("layer_norm")?, dy.rows("layer_norm")?);
+        let strip = rd.rows.div_ceil(PARTS).max(1);
+        let count = rd.rows.div_ceil(strip).max(1);
+        let parts = Tensor::empty(dy.device(), &[count, 2 * rx.cols], DType::F32)?;
+        let params = LayerNormParams {
+            y_offset: rd.offset as u32,
+            y_stride: rd.stride as u32,
+            parts_offset: parts.layout().offset as u32,
+            strip: strip as u32,
+            ..self.params(rx, rd.rows)
+        };
+        let mut tensors = vec![&parts, &self.stats, &self.x, dy];
+        tensors.extend(&self.index);
+        let units = if plan.vec4 { rx.cols / 4 } else { rx.cols };
+        let grid = [COLUMNS.workgroups(units) as u32, count as u32, 1];
+        gpu.dispatch(&column_kernel(plan.vec4, self.index.is_some()), &tensors, &params, grid)?;
+        sum_parts(&parts, parameters)
+    }
+}
+
+/// dγ and dβ from parts `[n, 2·width]` of both.
+fn sum_parts(parts: &Tensor, [gamma, beta]: [Target; 2]) -> Result<()> {
+    let n = parts.dim(1) / 2;
+    column_sum(&parts.slice(1, 0..n)?, &gamma.tensor, 1.0, gamma.accumulate)?;
+    column_sum(&parts.slice(1, n..2 * n)?, &beta.tensor, 1.0, beta.accumulate)
 }
 
 /// LayerNorm of the rows of `x` `[.., width]` with `gamma` and `beta` `[width]`. With `index` (`u32`, each row at most
@@ -237,7 +329,19 @@ pub fn layer_norm(
     eps: f32,
     index: Option<&Tensor>,
 ) -> Result<Var> {
-    normalise(tape, x, (gamma, beta, eps), index, 0)
+    normalise(tape, x, (gamma, beta, eps), index, 0, None)
+}
+
+/// As [`layer_norm`], with this team on a GPU; for tests.
+pub fn layer_norm_planned(
+    tape: &Tape,
+    x: &Var,
+    gamma: &Var,
+    beta: &Var,
+    eps: f32,
+    team: Team,
+) -> Result<Var> {
+    normalise(tape, x, (gamma, beta, eps), None, 0, Some(team))
 }
 
 /// LayerNorm of the rows of `x` `[rows, width]`, followed by `zeros` rows of zeros: the padding of maps.
@@ -249,7 +353,7 @@ pub fn layer_norm_padded(
     eps: f32,
     zeros: usize,
 ) -> Result<Var> {
-    normalise(tape, x, (gamma, beta, eps), None, zeros)
+    normalise(tape, x, (gamma, beta, eps), None, zeros, None)
 }
 
 fn normalise(
@@ -258,6 +362,7 @@ fn normalise(
     (gamma, beta, eps): (&Var, &Var, f32),
     index: Option<&Tensor>,
     zeros: usize,
+    team: Option<Team>,
 ) -> Result<Var> {
     let _span = profile::operation("layer_norm");
     let rx = x.value().rows("layer_norm")?;
@@ -280,21 +385,20 @@ fn normalise(
         crate::ops::fill::fill(&y.slice(0, rows..rows + zeros)?, 0)?;
     }
     let stats = Tensor::empty(device, &[rows, 2], DType::F32)?;
-    let call = Call { x: x.value().clone(), gamma: gamma.value().clone(), index: index.cloned(), stats, eps };
+    let call =
+        Call { x: x.value().clone(), gamma: gamma.value().clone(), index: index.cloned(), stats, eps, team };
     call.forward(beta.value(), &filled(&y)?)?;
     let (vx, vg, vb) = (x.clone(), gamma.clone(), beta.clone());
     Ok(tape.record("layer_norm", &[x, gamma, beta], y, move |g, dy| {
         let dy = filled(&dy)?;
-        if let (Some(dgamma), Some(dbeta)) = (g.target(&vg)?, g.target(&vb)?) {
-            call.backward_parameters(&dy, dgamma, dbeta)?;
-        }
-        if call.index.is_some() {
-            let Some(dx) = g.target_zeroed(&vx)? else { return Ok(()) };
-            return call.backward_input(&dy, &dx, true);
-        }
-        match g.target(&vx)? {
-            Some(t) => call.backward_input(&dy, &t.tensor, t.accumulate),
-            None => Ok(()),
-        }
+        let parameters = match (g.target(&vg)?, g.target(&vb)?) {
+            (Some(dgamma), Some(dbeta)) => Some([dgamma, dbeta]),
+            _ => None,
+        };
+        let dx = match call.index.is_some() {
+            true => g.target_zeroed(&vx)?.map(|tensor| Target { tensor, accumulate: true }),
+            false => g.target(&vx)?,
+        };
+        call.backward(&dy, dx, parameters)
     }))
 }

@@ -26,6 +26,7 @@ pub mod position;
 pub mod prototype_loss;
 pub mod reduce;
 pub mod residual;
+pub mod rows;
 pub mod segment_mean;
 pub mod sinkhorn;
 pub mod softmax;

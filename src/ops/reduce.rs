@@ -4,15 +4,17 @@
 use crate::cpu::reduce_columns;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::rows::fours;
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "reduce.wgsl", source: include_str!("../../shaders/reduce.wgsl") };
 
-/// Columns a workgroup sums.
+/// Columns, or vectors of four columns, a workgroup sums.
 const COLUMNS: u32 = 64;
-/// Rows a workgroup sums in the first stage.
-const ROWS: usize = 256;
+/// Rows a workgroup sums in the first stage at least, and parts that the second one sums at most.
+const ROWS: usize = 64;
+const PARTS: usize = 256;
 
 params!(ColumnSumParams {
     rows: u32,
@@ -25,13 +27,15 @@ params!(ColumnSumParams {
     scale: f32,
 });
 
-fn kernel() -> Kernel {
-    Kernel::new::<ColumnSumParams>(SHADER, "column_sum", vec![("WG", COLUMNS)])
+fn kernel(vec4: bool) -> Kernel {
+    let mut defines = vec![("WG", COLUMNS)];
+    defines.extend(vec4.then_some(("VEC4", 1)));
+    Kernel::new::<ColumnSumParams>(SHADER, "column_sum", defines)
 }
 
 /// All variants.
 pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel()]
+    vec![kernel(false), kernel(true)]
 }
 
 /// `out[c] (+)= scale · Σ_r x[r, c]` for a matrix `x` of contiguous rows and a contiguous `out` of its width.
@@ -66,14 +70,15 @@ pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Res
                     scale,
                 };
                 let parts = r.rows.div_ceil(per_part).max(1) as u32;
-                let grid = [(r.cols as u32).div_ceil(COLUMNS), parts, 1];
-                gpu.dispatch(&kernel(), &[out, x], &params, grid)
+                let vec4 = fours(&[r], &[out]);
+                let units = if vec4 { r.cols / 4 } else { r.cols } as u32;
+                gpu.dispatch(&kernel(vec4), &[out, x], &params, [units.div_ceil(COLUMNS), parts, 1])
             };
             // a second stage only where the first leaves more than one part; its rows are few
-            if r.rows <= ROWS {
+            if r.rows <= PARTS {
                 return launch(x, out, r.rows.max(1), scale, accumulate);
             }
-            let per_part = ROWS.max(r.rows.div_ceil(gpu.caps().grid_dimension as usize));
+            let per_part = ROWS.max(r.rows.div_ceil(PARTS));
             let parts = Tensor::empty(x.device(), &[r.rows.div_ceil(per_part), r.cols], DType::F32)?;
             launch(x, &parts, per_part, 1.0, false)?;
             launch(&parts, out, parts.dim(0), scale, accumulate)

@@ -3,17 +3,17 @@
 //! `z[r] = x[r] + s[i]·γ⊙b[i]` where row i of the branch belongs to row r of the trunk; rows that the branch left out
 //! pass through. With stochastic depth above 0.1 the branch works on a random subset of the samples (poa-facts).
 
-use crate::autograd::{Tape, Var};
-use crate::cpu::{for_rows, reduce_columns};
+use crate::autograd::{Tape, Target, Var};
+use crate::cpu::{SyncPtr, for_rows, reduce_columns};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
+use crate::ops::rows::{RowPlan, Team, fours, plan, strip, summing_teams};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "residual.wgsl", source: include_str!("../../shaders/residual.wgsl") };
-const WG: u32 = 256;
-/// Row blocks of the first stage of γ's gradient.
+/// Row blocks of the first stage of γ's gradient, where rows are too long to be kept.
 const PARTS: usize = 64;
 /// Marks a row of the trunk that the branch left out.
 const ABSENT: u32 = u32::MAX;
@@ -26,10 +26,13 @@ params!(ResidualParams {
     x_stride: u32,
     b_offset: u32,
     b_stride: u32,
+    db_offset: u32,
+    db_stride: u32,
     gamma_offset: u32,
     map_offset: u32,
     scale_offset: u32,
-    parts: u32,
+    parts_offset: u32,
+    strip: u32,
     accumulate: u32,
 });
 
@@ -80,27 +83,53 @@ impl RowSubset {
 #[derive(Clone, Copy)]
 enum Pass {
     Forward,
-    BackwardBranch,
-    BackwardGamma,
+    /// The branch's gradient, and with `gamma` that of γ in the same pass.
+    Backward {
+        gamma: bool,
+    },
 }
 
-fn kernel(pass: Pass, subset: bool) -> Kernel {
-    let (entry, flag, wg) = match pass {
-        Pass::Forward => ("forward", "FORWARD", WG),
-        Pass::BackwardBranch => ("backward_branch", "BACKWARD_BRANCH", WG),
-        Pass::BackwardGamma => ("backward_gamma", "BACKWARD_GAMMA", 64),
+fn kernel(pass: Pass, plan: RowPlan, subset: bool) -> Kernel {
+    let mut defines = plan.defines();
+    let entry = match pass {
+        Pass::Forward => {
+            defines.push(("FORWARD", 1));
+            "forward"
+        }
+        Pass::Backward { gamma } => {
+            defines.push(("BACKWARD", 1));
+            defines.extend(gamma.then_some(("GAMMA", 1)));
+            "backward"
+        }
     };
-    let mut defines = vec![("WG", wg), (flag, 1)];
     defines.extend(subset.then_some(("SUBSET", 1)));
     Kernel::new::<ResidualParams>(SHADER, entry, defines)
 }
 
+fn column_kernel(vec4: bool, subset: bool) -> Kernel {
+    let mut defines = RowPlan { team: COLUMNS, vec4, keep: 0, exact: false }.defines();
+    defines.push(("BACKWARD_GAMMA", 1));
+    defines.extend(subset.then_some(("SUBSET", 1)));
+    Kernel::new::<ResidualParams>(SHADER, "backward_gamma", defines)
+}
+
+/// Invocations of the kernel that sums by column.
+const COLUMNS: Team = Team::Alone(64);
+
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [Pass::Forward, Pass::BackwardBranch, Pass::BackwardGamma]
-        .into_iter()
-        .flat_map(|pass| [kernel(pass, false), kernel(pass, true)])
-        .collect()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for subset in [false, true] {
+        all.extend([false, true].map(|vec4| column_kernel(vec4, subset)));
+        for plan in RowPlan::all(caps) {
+            all.push(kernel(Pass::Forward, plan, subset));
+            all.push(kernel(Pass::Backward { gamma: false }, plan, subset));
+            if plan.keep > 0 {
+                all.push(kernel(Pass::Backward { gamma: true }, plan, subset));
+            }
+        }
+    }
+    all
 }
 
 /// `x + s·γ⊙branch` for x `[rows, width]`, γ `[width]` and a branch of all rows or of a subset.
@@ -118,36 +147,11 @@ pub fn residual(tape: &Tape, x: &Var, branch: &Var, gamma: &Var, subset: Option<
     forward(x.value(), branch.value(), gamma.value(), subset, &z)?;
     let (vx, vb, vg, subset) = (x.clone(), branch.clone(), gamma.clone(), subset.cloned());
     Ok(tape.record("residual", &[x, branch, gamma], z, move |g, dz| {
-        if let Some(t) = g.target(&vg)? {
-            backward_gamma(vb.value(), &dz, subset.as_ref(), &t.tensor, t.accumulate)?;
-        }
-        if let Some(t) = g.target(&vb)? {
-            backward_branch(&dz, vg.value(), subset.as_ref(), &t.tensor, t.accumulate)?;
-        }
+        let (dgamma, db) = (g.target(&vg)?, g.target(&vb)?);
+        let saved = Saved { branch: vb.value().clone(), gamma: vg.value().clone(), subset };
+        saved.backward(&dz, db, dgamma)?;
         g.add(&vx, dz)
     }))
-}
-
-fn gpu_params(
-    trunk: &Tensor,
-    branch: &Tensor,
-    gamma_offset: usize,
-    subset: Option<&RowSubset>,
-) -> Result<ResidualParams> {
-    let (rx, rb) = (trunk.rows("residual")?, branch.rows("residual")?);
-    let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset as u32);
-    Ok(ResidualParams {
-        rows: rx.rows as u32,
-        cols: rx.cols as u32,
-        x_offset: rx.offset as u32,
-        x_stride: rx.stride as u32,
-        b_offset: rb.offset as u32,
-        b_stride: rb.stride as u32,
-        gamma_offset: gamma_offset as u32,
-        map_offset: offset(subset.map(|s| &s.rows)),
-        scale_offset: offset(subset.map(|s| &s.scale)),
-        ..Default::default()
-    })
 }
 
 fn forward(x: &Tensor, b: &Tensor, gamma: &Tensor, subset: Option<&RowSubset>, z: &Tensor) -> Result<()> {
@@ -171,99 +175,183 @@ fn forward(x: &Tensor, b: &Tensor, gamma: &Tensor, subset: Option<&RowSubset>, z
             Ok(())
         }
         Device::Gpu(gpu) => {
+            let caps = gpu.caps();
+            let plan = plan(rx.cols, fours(&[rx, rb, rz], &[gamma]), caps);
+            let strip = strip(rx.rows, rx.rows, caps);
+            let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset as u32);
             let params = ResidualParams {
+                rows: rx.rows as u32,
+                cols: rx.cols as u32,
                 z_offset: rz.offset as u32,
-                map_offset: subset.map_or(0, |s| s.inverse.layout().offset as u32),
-                ..gpu_params(x, b, gamma.layout().offset, subset)?
+                x_offset: rx.offset as u32,
+                x_stride: rx.stride as u32,
+                b_offset: rb.offset as u32,
+                b_stride: rb.stride as u32,
+                gamma_offset: gamma.layout().offset as u32,
+                map_offset: offset(subset.map(|s| &s.inverse)),
+                scale_offset: offset(subset.map(|s| &s.scale)),
+                strip: strip as u32,
+                ..Default::default()
             };
             let mut tensors = vec![z, x, b, gamma];
             if let Some(s) = subset {
                 tensors.extend([&s.inverse, &s.scale]);
             }
-            let grid = gpu.caps().grid((rx.rows * rx.cols).div_ceil(WG as usize));
-            gpu.dispatch(&kernel(Pass::Forward, subset.is_some()), &tensors, &params, grid)
+            let grid = caps.grid(plan.team.workgroups(rx.rows.div_ceil(strip)));
+            gpu.dispatch(&kernel(Pass::Forward, plan, subset.is_some()), &tensors, &params, grid)
         }
     }
 }
 
-/// db[i] (+)= s[i]·γ⊙dz[rows[i]]
-fn backward_branch(
-    dz: &Tensor,
-    gamma: &Tensor,
-    subset: Option<&RowSubset>,
-    db: &Tensor,
-    accumulate: bool,
-) -> Result<()> {
-    let (rz, rb) = (dz.rows("residual")?, db.rows("residual")?);
-    match dz.device() {
-        Device::Cpu(_) => {
-            let (dz, gamma) = (dz.cpu::<f32>(), gamma.cpu::<f32>());
-            let map = subset.map(|s| (s.rows.cpu::<u32>(), s.scale.cpu::<f32>()));
-            for_rows(db.cpu_mut::<f32>(), rb, |i, db| {
-                let (r, s) = map.map_or((i, 1.0), |(rows, scale)| (rows[i] as usize, scale[i]));
-                let dz = &dz[r * rz.stride..][..rz.cols];
-                for ((o, d), g) in db.iter_mut().zip(dz).zip(gamma) {
-                    *o = if accumulate { *o } else { 0.0 } + s * g * d;
+/// What the gradients need.
+struct Saved {
+    branch: Tensor,
+    gamma: Tensor,
+    subset: Option<RowSubset>,
+}
+
+impl Saved {
+    /// db[i] (+)= s[i]·γ⊙dz[rows[i]], dγ (+)= Σ_i s[i]·b[i]⊙dz[rows[i]]
+    fn backward(&self, dz: &Tensor, db: Option<Target>, dgamma: Option<Target>) -> Result<()> {
+        match dz.device() {
+            Device::Cpu(_) => self.backward_cpu(dz, db, dgamma),
+            Device::Gpu(gpu) => {
+                let (rz, rb) = (dz.rows("residual")?, self.branch.rows("residual")?);
+                let out = db.as_ref().map_or(Ok(rb), |t| t.tensor.rows("residual"))?;
+                let plan = plan(rb.cols, fours(&[rz, rb, out], &[&self.gamma]), gpu.caps());
+                match (db, dgamma) {
+                    (Some(db), dgamma) if dgamma.is_none() || plan.keep > 0 && rb.rows > 0 => {
+                        self.backward_rows(gpu, plan, dz, db, dgamma)
+                    }
+                    (db, dgamma) => {
+                        if let Some(dgamma) = dgamma {
+                            self.backward_columns(gpu, plan, dz, dgamma)?;
+                        }
+                        db.map_or(Ok(()), |db| self.backward_rows(gpu, plan, dz, db, None))
+                    }
                 }
-            });
-            Ok(())
-        }
-        Device::Gpu(gpu) => {
-            let params = ResidualParams {
-                rows: rb.rows as u32,
-                accumulate: accumulate as u32,
-                ..gpu_params(dz, db, gamma.layout().offset, subset)?
-            };
-            let mut tensors = vec![db, dz, gamma];
-            if let Some(s) = subset {
-                tensors.extend([&s.rows, &s.scale]);
             }
-            let grid = gpu.caps().grid((rb.rows * rb.cols).div_ceil(WG as usize));
-            gpu.dispatch(&kernel(Pass::BackwardBranch, subset.is_some()), &tensors, &params, grid)
         }
     }
-}
 
-/// dγ (+)= Σ_i s[i]·b[i]⊙dz[rows[i]]
-fn backward_gamma(
-    b: &Tensor,
-    dz: &Tensor,
-    subset: Option<&RowSubset>,
-    dgamma: &Tensor,
-    accumulate: bool,
-) -> Result<()> {
-    let (rz, rb) = (dz.rows("residual")?, b.rows("residual")?);
-    match dz.device() {
-        Device::Cpu(_) => {
-            let (dz, b) = (dz.cpu::<f32>(), b.cpu::<f32>());
-            let map = subset.map(|s| (s.rows.cpu::<u32>(), s.scale.cpu::<f32>()));
-            let sums = reduce_columns(rb.rows, rb.cols, |i, sums| {
-                let (r, s) = map.map_or((i, 1.0), |(rows, scale)| (rows[i] as usize, scale[i]));
-                let (b, dz) = (&b[i * rb.stride..][..rb.cols], &dz[r * rz.stride..][..rb.cols]);
-                sums.iter_mut().zip(b.iter().zip(dz)).for_each(|(t, (b, d))| *t += s * b * d);
-            });
-            for (o, s) in dgamma.cpu_mut::<f32>().iter_mut().zip(sums) {
-                *o = if accumulate { *o } else { 0.0 } + s;
+    fn backward_cpu(&self, dz: &Tensor, db: Option<Target>, dgamma: Option<Target>) -> Result<()> {
+        let (rz, rb) = (dz.rows("residual")?, self.branch.rows("residual")?);
+        let (dz, b, gamma) = (dz.cpu::<f32>(), self.branch.cpu::<f32>(), self.gamma.cpu::<f32>());
+        let map = self.subset.as_ref().map(|s| (s.rows.cpu::<u32>(), s.scale.cpu::<f32>()));
+        let out = match &db {
+            Some(t) => {
+                let pointer = SyncPtr(t.tensor.cpu_mut::<f32>().as_mut_ptr());
+                Some((pointer, t.tensor.rows("residual")?.stride, t.accumulate))
             }
-            Ok(())
-        }
-        Device::Gpu(gpu) => {
-            let count = PARTS.min(rb.rows.max(1));
-            let parts = Tensor::empty(dz.device(), &[count, rb.cols], DType::F32)?;
-            let params = ResidualParams {
-                rows: rb.rows as u32,
-                z_offset: parts.layout().offset as u32,
-                parts: count as u32,
-                ..gpu_params(dz, b, 0, subset)?
-            };
-            let mut tensors = vec![&parts, dz, b];
-            if let Some(s) = subset {
-                tensors.extend([&s.rows, &s.scale]);
+            None => None,
+        };
+        let pair = |i: usize| map.map_or((i, 1.0), |(rows, scale)| (rows[i] as usize, scale[i]));
+        let branch = |i: usize| {
+            let Some((out, stride, accumulate)) = &out else { return };
+            let (r, s) = pair(i);
+            // SAFETY: rows are disjoint.
+            let db = unsafe { out.slice(i * stride, rb.cols) };
+            let from = dz[r * rz.stride..][..rz.cols].iter().zip(gamma);
+            match accumulate {
+                true => db.iter_mut().zip(from).for_each(|(o, (d, g))| *o += s * g * d),
+                false => db.iter_mut().zip(from).for_each(|(o, (d, g))| *o = s * g * d),
             }
-            let grid = [(rb.cols as u32).div_ceil(64), count as u32, 1];
-            gpu.dispatch(&kernel(Pass::BackwardGamma, subset.is_some()), &tensors, &params, grid)?;
-            column_sum(&parts, dgamma, 1.0, accumulate)
+        };
+        let Some(dgamma) = dgamma else {
+            crate::cpu::pieces(rb.rows, rb.cols, |range| range.for_each(branch));
+            return Ok(());
+        };
+        // in one pass: what one gradient has read is in cache for the other
+        let sums = reduce_columns(rb.rows, rb.cols, |i, sums| {
+            let (r, s) = pair(i);
+            let (b, dz) = (&b[i * rb.stride..][..rb.cols], &dz[r * rz.stride..][..rb.cols]);
+            sums.iter_mut().zip(b.iter().zip(dz)).for_each(|(t, (b, d))| *t += s * b * d);
+            branch(i);
+        });
+        for (o, s) in dgamma.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
+            *o = if dgamma.accumulate { *o } else { 0.0 } + s;
         }
+        Ok(())
+    }
+
+    fn params(&self, dz: &Tensor) -> Result<ResidualParams> {
+        let (rz, rb) = (dz.rows("residual")?, self.branch.rows("residual")?);
+        let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset as u32);
+        Ok(ResidualParams {
+            rows: rb.rows as u32,
+            cols: rb.cols as u32,
+            x_offset: rz.offset as u32,
+            x_stride: rz.stride as u32,
+            b_offset: rb.offset as u32,
+            b_stride: rb.stride as u32,
+            gamma_offset: self.gamma.layout().offset as u32,
+            map_offset: offset(self.subset.as_ref().map(|s| &s.rows)),
+            scale_offset: offset(self.subset.as_ref().map(|s| &s.scale)),
+            ..Default::default()
+        })
+    }
+
+    fn maps(&self) -> impl Iterator<Item = &Tensor> {
+        self.subset.iter().flat_map(|s| [&s.rows, &s.scale])
+    }
+
+    /// The branch's gradient, and that of γ where asked for, in one pass over dz.
+    fn backward_rows(
+        &self,
+        gpu: &GpuDevice,
+        plan: RowPlan,
+        dz: &Tensor,
+        db: Target,
+        dgamma: Option<Target>,
+    ) -> Result<()> {
+        let out = db.tensor.rows("residual")?;
+        let caps = gpu.caps();
+        let most = if dgamma.is_some() { summing_teams(caps) } else { out.rows };
+        let strip = strip(out.rows, most, caps);
+        let teams = out.rows.div_ceil(strip);
+        let parts = match dgamma {
+            Some(_) => Some(Tensor::empty(dz.device(), &[teams, out.cols], DType::F32)?),
+            None => None,
+        };
+        let params = ResidualParams {
+            db_offset: out.offset as u32,
+            db_stride: out.stride as u32,
+            parts_offset: parts.as_ref().map_or(0, |t| t.layout().offset as u32),
+            strip: strip as u32,
+            accumulate: db.accumulate as u32,
+            ..self.params(dz)?
+        };
+        let mut tensors = vec![&db.tensor, dz, &self.gamma];
+        if let Some(parts) = &parts {
+            tensors.extend([parts, &self.branch]);
+        }
+        tensors.extend(self.maps());
+        let pass = Pass::Backward { gamma: parts.is_some() };
+        let grid = caps.grid(plan.team.workgroups(teams));
+        gpu.dispatch(&kernel(pass, plan, self.subset.is_some()), &tensors, &params, grid)?;
+        match (parts, dgamma) {
+            (Some(parts), Some(t)) => column_sum(&parts, &t.tensor, 1.0, t.accumulate),
+            _ => Ok(()),
+        }
+    }
+
+    /// The gradient of γ, column by column.
+    fn backward_columns(&self, gpu: &GpuDevice, plan: RowPlan, dz: &Tensor, dgamma: Target) -> Result<()> {
+        let rb = self.branch.rows("residual")?;
+        let strip = rb.rows.div_ceil(PARTS).max(1);
+        let count = rb.rows.div_ceil(strip).max(1);
+        let parts = Tensor::empty(dz.device(), &[count, rb.cols], DType::F32)?;
+        let params = ResidualParams {
+            parts_offset: parts.layout().offset as u32,
+            strip: strip as u32,
+            ..self.params(dz)?
+        };
+        let mut tensors = vec![&parts, dz, &self.branch];
+        tensors.extend(self.maps());
+        let units = if plan.vec4 { rb.cols / 4 } else { rb.cols };
+        let grid = [COLUMNS.workgroups(units) as u32, count as u32, 1];
+        gpu.dispatch(&column_kernel(plan.vec4, self.subset.is_some()), &tensors, &params, grid)?;
+        column_sum(&parts, &dgamma.tensor, 1.0, dgamma.accumulate)
     }
 }
 

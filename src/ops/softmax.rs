@@ -4,6 +4,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, math, pieces};
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::ops::rows::{RowPlan, Team, fours, plan, strip};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -19,11 +20,9 @@ params!(SoftmaxParams {
     b_offset: u32,
     b_stride: u32,
     accumulate: u32,
+    strip: u32,
     scale: f32,
 });
-
-/// Columns up to which an invocation handles a row alone.
-const SHORT: usize = 16;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
@@ -31,50 +30,17 @@ enum Pass {
     Backward,
 }
 
-/// Who works on a row together.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Team {
-    /// One invocation a row, so many rows a workgroup.
-    Alone(u32),
-    /// A workgroup that is one subgroup of this size: no barriers.
-    Subgroup(u32),
-    /// A workgroup of this size.
-    Workgroup(u32),
-}
-
-/// The team for rows of `cols` elements.
-pub fn plan(cols: usize, caps: &Caps) -> Team {
-    match caps.fixed_subgroup_size() {
-        _ if cols <= SHORT => Team::Alone(64),
-        // barriers are what costs on a software adapter
-        Some(size) if caps.software || cols <= 1024 => Team::Subgroup(size),
-        _ => Team::Workgroup(if cols <= 512 { 64 } else { 256 }),
-    }
-}
-
-fn kernel(pass: Pass, team: Team) -> Kernel {
-    let (team, wg) = match team {
-        Team::Alone(wg) => ("SHORT", wg),
-        Team::Subgroup(wg) => ("SUBGROUP", wg),
-        Team::Workgroup(wg) => ("WORKGROUP", wg),
-    };
-    let mut defines = vec![("WG", wg), (team, 1)];
+fn kernel(pass: Pass, plan: RowPlan) -> Kernel {
+    let mut defines = plan.defines();
     defines.extend((pass == Pass::Backward).then_some(("BACKWARD", 1)));
     Kernel::new::<SoftmaxParams>(SHADER, "softmax", defines)
 }
 
-/// Every team that an adapter with these capabilities can run, for tests and benchmarks.
-pub fn teams(caps: &Caps) -> Vec<Team> {
-    let mut all = vec![Team::Alone(64), Team::Workgroup(64), Team::Workgroup(256)];
-    all.extend(caps.fixed_subgroup_size().map(Team::Subgroup));
-    all
-}
-
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    teams(caps)
+    RowPlan::all(caps)
         .into_iter()
-        .flat_map(|team| [Pass::Forward, Pass::Backward].map(|pass| kernel(pass, team)))
+        .flat_map(|plan| [Pass::Forward, Pass::Backward].map(|pass| kernel(pass, plan)))
         .collect()
 }
 
@@ -90,6 +56,12 @@ impl Call {
     fn launch(&self, pass: Pass, gpu: &GpuDevice, tensors: &[&Tensor], accumulate: bool) -> Result<()> {
         let rows = tensors.iter().map(|t| t.rows("softmax")).collect::<Result<Vec<_>>>()?;
         let (out, a, b) = (rows[0], rows[1], rows.get(2).unwrap_or(&rows[1]));
+        let vec4 = fours(&rows, &[]);
+        let plan = match self.team {
+            Some(team) => RowPlan::new(out.cols, vec4, team, gpu.caps()),
+            None => plan(out.cols, vec4, gpu.caps()),
+        };
+        let strip = strip(out.rows, out.rows, gpu.caps());
         let params = SoftmaxParams {
             rows: out.rows as u32,
             cols: out.cols as u32,
@@ -100,11 +72,11 @@ impl Call {
             b_offset: b.offset as u32,
             b_stride: b.stride as u32,
             accumulate: accumulate as u32,
+            strip: strip as u32,
             scale: self.scale,
         };
-        let team = self.team.unwrap_or_else(|| plan(out.cols, gpu.caps()));
-        let together = if let Team::Alone(rows) = team { rows as usize } else { 1 };
-        gpu.dispatch(&kernel(pass, team), tensors, &params, gpu.caps().grid(out.rows.div_ceil(together)))
+        let grid = gpu.caps().grid(plan.team.workgroups(out.rows.div_ceil(strip)));
+        gpu.dispatch(&kernel(pass, plan), tensors, &params, grid)
     }
 
     fn forward(&self, x: &Tensor, y: &Tensor) -> Result<()> {
@@ -115,9 +87,9 @@ impl Call {
         let (x, n, scale) = (x.cpu::<f32>(), rx.cols, self.scale);
         for_rows(y.cpu_mut(), ry, |r, y: &mut [f32]| {
             let x = &x[r * rx.stride..][..n];
-            let peak = math::max(n, |c| scale * x[c]);
+            let peak = math::max_of([x], |[x]| scale * x);
             y.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp(scale * x - peak));
-            let share = 1.0 / math::sum(n, |c| y[c]);
+            let share = 1.0 / math::sum_of([y], |[y]| y);
             y.iter_mut().for_each(|y| *y *= share);
         });
         Ok(())
@@ -136,7 +108,7 @@ impl Call {
                 let (y, dy) = (&y[r * ry.stride..][..n], &dy[r * rd.stride..][..n]);
                 // SAFETY: rows are disjoint.
                 let out = unsafe { out.slice(r * ro.stride, n) };
-                let dot = math::sum(n, |c| y[c] * dy[c]);
+                let dot = math::sum_of([y, dy], |[y, d]| y * d);
                 for ((o, y), dy) in out.iter_mut().zip(y).zip(dy) {
                     let d = scale * y * (dy - dot);
                     *o = if accumulate { *o + d } else { d };

@@ -5,6 +5,7 @@ use crate::autograd::{Gradients, Target, Var};
 use crate::cpu::{for_rows2, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::rows::{RowPlan, fours, plan, strip};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
@@ -25,17 +26,19 @@ params!(WeightNormParams {
     norm_offset: u32,
     factor_offset: u32,
     accumulate: u32,
+    strip: u32,
 });
 
-fn kernel(backward: bool, cols: usize) -> Kernel {
-    let wg = if cols <= 256 { 64 } else { 256 };
+fn kernel(backward: bool, plan: RowPlan) -> Kernel {
     let (entry, pass) = if backward { ("backward", "BACKWARD") } else { ("forward", "FORWARD") };
-    Kernel::new::<WeightNormParams>(SHADER, entry, vec![("WG", wg), (pass, 1)])
+    let mut defines = plan.defines();
+    defines.push((pass, 1));
+    Kernel::new::<WeightNormParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [(false, 64), (false, 1024), (true, 64), (true, 1024)].map(|(b, cols)| kernel(b, cols)).to_vec()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    RowPlan::all(caps).into_iter().flat_map(|plan| [kernel(false, plan), kernel(true, plan)]).collect()
 }
 
 /// The effective weight of a weight-normed linear layer and what its gradient needs.
@@ -67,16 +70,19 @@ pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
                 (norms.cpu_mut(), column),
                 |i, w: &mut [f32], norm: &mut [f32]| {
                     let row = &v[i * rv.stride..][..n];
-                    norm[0] = math::sum(n, |c| row[c] * row[c]).sqrt();
+                    norm[0] = math::sum_of([row], |[x]| x * x).sqrt();
                     let factor = g[i] / norm[0];
                     w.iter_mut().zip(row).for_each(|(w, v)| *w = v * factor);
                 },
             );
         }
         Device::Gpu(gpu) => {
+            let plan = plan(rv.cols, fours(&[rv, weight.rows("weight_norm")?], &[]), gpu.caps());
+            let strip = strip(rv.rows, rv.rows, gpu.caps());
             let params = WeightNormParams {
                 rows: rv.rows as u32,
                 cols: rv.cols as u32,
+                strip: strip as u32,
                 v_offset: rv.offset as u32,
                 v_stride: rv.stride as u32,
                 w_offset: weight.layout().offset as u32,
@@ -85,12 +91,8 @@ pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
                 norm_offset: norms.layout().offset as u32,
                 ..Default::default()
             };
-            gpu.dispatch(
-                &kernel(false, rv.cols),
-                &[&weight, &norms, v, g],
-                &params,
-                gpu.caps().grid(rv.rows),
-            )?;
+            let grid = gpu.caps().grid(plan.team.workgroups(rv.rows.div_ceil(strip)));
+            gpu.dispatch(&kernel(false, plan), &[&weight, &norms, v, g], &params, grid)?;
         }
     }
     Ok(WeightNorm { v: v.clone(), g: g.clone(), norms, weight })
@@ -150,7 +152,7 @@ impl WeightNorm {
                 for_rows2(out, (dg.cpu_mut(), column), |i, dv: &mut [f32], dg: &mut [f32]| {
                     let (row, d) = (&v[i * rv.stride..][..n], &dw[i * rw.stride..][..n]);
                     let inverse = 1.0 / norms[i];
-                    let along = math::sum(n, |c| row[c] * d[c]) * inverse;
+                    let along = math::sum_of([row, d], |[x, d]| x * d) * inverse;
                     let (scale, back) = (factor * g[i] * inverse, along * inverse);
                     for ((o, v), d) in dv.iter_mut().zip(row).zip(d) {
                         let gradient = scale * (d - v * back);
@@ -161,9 +163,12 @@ impl WeightNorm {
                 Ok(())
             }
             Device::Gpu(gpu) => {
+                let plan = plan(rv.cols, fours(&[rv, rw, ro], &[]), gpu.caps());
+                let strip = strip(rv.rows, rv.rows, gpu.caps());
                 let params = WeightNormParams {
                     rows: rv.rows as u32,
                     cols: rv.cols as u32,
+                    strip: strip as u32,
                     v_offset: rv.offset as u32,
                     v_stride: rv.stride as u32,
                     w_offset: rw.offset as u32,
@@ -177,7 +182,8 @@ impl WeightNorm {
                     accumulate: dv.accumulate as u32,
                 };
                 let tensors = [&dv.tensor, dg, dw, &self.v, &self.g, &self.norms, factor];
-                gpu.dispatch(&kernel(true, rv.cols), &tensors, &params, gpu.caps().grid(rv.rows))
+                let grid = gpu.caps().grid(plan.team.workgroups(rv.rows.div_ceil(strip)));
+                gpu.dispatch(&kernel(true, plan), &tensors, &params, grid)
             }
         }
     }
