@@ -5,18 +5,13 @@
 //   entropy  parts[i] = −Σ_j p log p (=), for reports
 // l: rows of `cols` elements, x_stride apart; a: [R, 2]; parts: [strips, 2, cols]. 1/τ = inverse + inverse_low.
 // Sums run with a maximum that grows as elements are read, so the logits may have any size and are read once.
-// Grid: columns (ceil(cols / WG), strips of this chunk, 1), one invocation a column; merge (ceil(cols / WG), 1, 1);
-// rows and entropy one workgroup a row, folded.
+// Grid: columns (ceil(units of a row / WG), strips of this chunk, 1), one invocation a unit of columns (units.wgsl);
+// merge (ceil(cols / WG), 1, 1); rows and entropy a team a row, folded (rows.wgsl).
 #include "params.wgsl"
 #include "grid.wgsl"
-#include "math.wgsl"
+#include "unit_math.wgsl"
 #include "targets.wgsl"
-#ifdef ROW_PASS
-#include "reduce.wgsl"
-#endif
-#ifdef ENTROPY_PASS
-#include "reduce.wgsl"
-#endif
+#include "rows.wgsl"
 
 struct Params {
     rows: u32, cols: u32,
@@ -27,40 +22,43 @@ struct Params {
 }
 
 #ifdef COLUMN_PASS
-@group(0) @binding(0) var<storage, read_write> parts: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> a: array<f32>;
+@group(0) @binding(0) var<storage, read_write> parts: array<Unit>;
+@group(0) @binding(1) var<storage, read> x: array<Unit>;
+@group(0) @binding(2) var<storage, read> a: array<vec2<f32>>;
+
+// l/τ + a of row r, or nothing where there is none.
+fn term(r: u32, last: u32, c: u32) -> Parts {
+    if r >= last { return Parts(Unit(NEG_INF), Unit()); }
+    let own = a[p.a_offset / 2u + r];
+    let l = x[(p.x_offset + r * p.x_stride) / UNIT + c];
+    return over_temperature(l, p.inverse, p.inverse_low, Unit(own.x), Unit(own.y));
+}
+
+fn relative(t: Parts, top: Unit) -> Unit { return unit_exp((t.high - top) + t.low); }
 
 @compute @workgroup_size(WG)
 fn columns(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let units = p.cols / UNIT;
     let c = wid.x * WG + lane;
-    if c >= p.cols { return; }
+    if c >= units { return; }
     let first = wid.y * p.strip;
     let last = min(first + p.strip, p.rows);
-    var m = NEG_INF;
-    var total = 0.0;
+    var m = Unit(NEG_INF);
+    var total = Unit();
     // four rows at a time: their loads overlap, and the running maximum moves once
     for (var r = first; r < last; r += 4u) {
-        var high = vec4<f32>(NEG_INF);
-        var low = vec4<f32>(0.0);
-        for (var k = 0u; k < 4u; k++) {
-            if r + k < last {
-                let l = x[p.x_offset + (r + k) * p.x_stride + c];
-                let at = p.a_offset + 2u * (r + k);
-                let y = over_temperature(l, p.inverse, p.inverse_low, a[at], a[at + 1u]);
-                high[k] = y.x;
-                low[k] = y.y;
-            }
-        }
-        let top = max(max(max(high.x, high.y), max(high.z, high.w)), m);
-        let e = vec4<f32>(exp_accurate((high.x - top) + low.x), exp_accurate((high.y - top) + low.y),
-                          exp_accurate((high.z - top) + low.z), exp_accurate((high.w - top) + low.w));
-        total = total * exp_accurate(m - top) + ((e.x + e.y) + (e.z + e.w));
+        let t0 = term(r, last, c);
+        let t1 = term(r + 1u, last, c);
+        let t2 = term(r + 2u, last, c);
+        let t3 = term(r + 3u, last, c);
+        let top = max(max(max(t0.high, t1.high), max(t2.high, t3.high)), m);
+        let sum = (relative(t0, top) + relative(t1, top)) + (relative(t2, top) + relative(t3, top));
+        total = total * unit_exp(m - top) + sum;
         m = top;
     }
-    let to = p.parts_offset + (p.first_strip + wid.y) * 2u * p.cols + c;
+    let to = (p.parts_offset + (p.first_strip + wid.y) * 2u * p.cols) / UNIT + c;
     parts[to] = m;
-    parts[to + p.cols] = total;
+    parts[to + units] = total;
 }
 #endif
 
@@ -91,74 +89,59 @@ fn merge(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index)
 #endif
 
 #ifdef ROW_PASS
-@group(0) @binding(0) var<storage, read_write> a: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-
-// l/τ + b − top
-fn relative(l: f32, top: f32, scale: f32) -> f32 {
-    let y = over_temperature(l, p.inverse, p.inverse_low, -top, scale);
-    return y.x + y.y;
-}
+@group(0) @binding(0) var<storage, read_write> a: array<vec2<f32>>;
+@group(0) @binding(1) var<storage, read> x: array<Unit>;
+@group(0) @binding(2) var<storage, read> b: array<Unit>;
 
 @compute @workgroup_size(WG)
 fn rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
         @builtin(local_invocation_index) lane: u32) {
-    let i = workgroup_index(wid, nwg);
+    let i = team_index(workgroup_index(wid, nwg), lane);
     if i >= p.rows { return; }
-    let at = p.x_offset + i * p.x_stride;
+    let units = p.cols / UNIT;
+    let at = (p.x_offset + i * p.x_stride) / UNIT;
     var m = NEG_INF;
-    var total = 0.0;
-    for (var c = lane; c < p.cols; c += 4u * WG) {
-        var l = vec4<f32>(0.0);
-        var scale = vec4<f32>(NEG_INF);
-        for (var k = 0u; k < 4u; k++) {
-            let j = c + k * WG;
-            if j < p.cols {
-                l[k] = x[at + j];
-                scale[k] = b[p.b_offset + j];
-            }
-        }
-        let high = fma(l, vec4<f32>(p.inverse), scale);
-        let top = max(max(max(high.x, high.y), max(high.z, high.w)), m);
+    var total = Unit();
+    for (var c = member(lane); c < units; c += TEAM) {
+        let l = x[at + c];
+        let scale = b[p.b_offset / UNIT + c];
+        let top = max(unit_max(fma(l, Unit(p.inverse), scale)), m);
         // l/τ − top first: near the maximum it is small, so adding b rounds little
-        let y = vec4<f32>(relative(l.x, top, scale.x), relative(l.y, top, scale.y),
-                          relative(l.z, top, scale.z), relative(l.w, top, scale.w));
-        let e = vec4<f32>(exp_accurate(y.x), exp_accurate(y.y), exp_accurate(y.z), exp_accurate(y.w));
-        total = total * exp_accurate(m - top) + ((e.x + e.y) + (e.z + e.w));
+        let y = over_temperature(l, p.inverse, p.inverse_low, Unit(-top), scale);
+        total = total * exp_accurate(m - top) + unit_exp(y.high + y.low);
         m = top;
     }
-    let top = workgroup_max(m, lane);
-    let sum = workgroup_sum(total * exp_accurate(m - top), lane);
-    if lane == 0u {
+    let top = team_max(m, lane);
+    let sum = team_sum(unit_sum(total) * exp_accurate(m - top), lane);
+    if member(lane) == 0u {
         // not added up: −top is exact, and compilers may undo the usual tricks that recover what a sum loses
-        a[p.a_offset + 2u * i] = -top;
-        a[p.a_offset + 2u * i + 1u] = -log_accurate(sum);
+        a[p.a_offset / 2u + i] = vec2<f32>(-top, -log_accurate(sum));
     }
 }
 #endif
 
 #ifdef ENTROPY_PASS
 @group(0) @binding(0) var<storage, read_write> parts: array<f32>;
-@group(0) @binding(1) var<storage, read> x: array<f32>;
-@group(0) @binding(2) var<storage, read> b: array<f32>;
-@group(0) @binding(3) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read> x: array<Unit>;
+@group(0) @binding(2) var<storage, read> b: array<Unit>;
+@group(0) @binding(3) var<storage, read> a: array<vec2<f32>>;
 
 @compute @workgroup_size(WG)
 fn entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
            @builtin(local_invocation_index) lane: u32) {
-    let i = workgroup_index(wid, nwg);
+    let i = team_index(workgroup_index(wid, nwg), lane);
     if i >= p.rows { return; }
-    let at = p.x_offset + i * p.x_stride;
-    let head = a[p.a_offset + 2u * i];
-    let low = a[p.a_offset + 2u * i + 1u];
-    var total = 0.0;
-    for (var c = lane; c < p.cols; c += WG) {
-        let y = over_temperature(x[at + c], p.inverse, p.inverse_low, head, low + b[p.b_offset + c]);
-        let logarithm = y.x + y.y;
-        total = fma(logarithm, exp_accurate(logarithm), total);
+    let units = p.cols / UNIT;
+    let at = (p.x_offset + i * p.x_stride) / UNIT;
+    let own = a[p.a_offset / 2u + i];
+    var total = Unit();
+    for (var c = member(lane); c < units; c += TEAM) {
+        let low = own.y + b[p.b_offset / UNIT + c];
+        let y = over_temperature(x[at + c], p.inverse, p.inverse_low, Unit(own.x), low);
+        let logarithm = y.high + y.low;
+        total = fma(logarithm, unit_exp(logarithm), total);
     }
-    let sum = workgroup_sum(total, lane);
-    if lane == 0u { parts[p.parts_offset + i] = -sum; }
+    let sum = team_sum(unit_sum(total), lane);
+    if member(lane) == 0u { parts[p.parts_offset + i] = -sum; }
 }
 #endif

@@ -1,7 +1,11 @@
-// l/τ + offset where 1/τ = inverse + inverse_low and the offset is a sum of two numbers too. The result (x, y) stands
-// for x + y: only x is rounded, at its own size. `inverse` has 12 significant bits, so its product with the first 12
-// of l is exact and nothing rests on fma being fused.
-fn over_temperature(l: f32, inverse: f32, inverse_low: f32, offset: f32, offset_low: f32) -> vec2<f32> {
-    let head = bitcast<f32>(bitcast<u32>(l) & 0xfffff000u);
-    return vec2<f32>(fma(head, inverse, offset), fma(l - head, inverse, fma(l, inverse_low, offset_low)));
+// l/τ + offset where 1/τ = inverse + inverse_low and the offset is a sum of two numbers too. The result stands for
+// high + low: only the first is rounded, at its own size. `inverse` has 12 significant bits, so its product with the
+// first 12 of l is exact and nothing rests on fma being fused.
+#include "units.wgsl"
+
+struct Parts { high: Unit, low: Unit }
+
+fn over_temperature(l: Unit, inverse: f32, inverse_low: f32, offset: Unit, offset_low: Unit) -> Parts {
+    let head = bitcast<Unit>(bitcast<Bits>(l) & Bits(0xfffff000u));
+    return Parts(fma(head, Unit(inverse), offset), fma(l - head, Unit(inverse), fma(l, Unit(inverse_low), offset_low)));
 }

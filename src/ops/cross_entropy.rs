@@ -12,7 +12,8 @@ use rayon::prelude::*;
 use crate::cpu::math;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::sinkhorn::{Targets, inverse_temperature, over_temperature, row_workgroup};
+use crate::ops::rows::{RowPlan, fours, long_plan, long_plans};
+use crate::ops::sinkhorn::{Targets, inverse_temperature, over_temperature};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -44,8 +45,8 @@ params!(CrossEntropyParams {
     target_inverse_low: f32,
 });
 
-fn kernel(distill: bool, gradient: bool, wg: u32) -> Kernel {
-    let mut defines = vec![("WG", wg)];
+fn kernel(distill: bool, gradient: bool, plan: RowPlan) -> Kernel {
+    let mut defines = plan.defines();
     defines.extend(distill.then_some(("DISTILL", 1)));
     defines.extend(gradient.then_some(("GRADIENT", 1)));
     Kernel::new::<CrossEntropyParams>(SHADER, "cross_entropy", defines)
@@ -53,12 +54,9 @@ fn kernel(distill: bool, gradient: bool, wg: u32) -> Kernel {
 
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut all = Vec::new();
-    for (distill, gradient) in [(false, false), (false, true), (true, false), (true, true)] {
-        all.extend([0, usize::MAX].map(|cols| kernel(distill, gradient, row_workgroup(cols, caps))));
-    }
-    all.dedup();
-    all
+    let kinds = [(false, false), (false, true), (true, false), (true, true)];
+    let all = |plan| kinds.map(|(distill, gradient)| kernel(distill, gradient, plan));
+    long_plans(caps).into_iter().flat_map(all).collect()
 }
 
 /// What one row is compared with.
@@ -158,7 +156,9 @@ impl CrossEntropy<'_> {
                     self.table,
                 ];
                 tensors.extend(self.partner);
-                let kernel = kernel(self.partner.is_some(), self.gradient, row_workgroup(k, gpu.caps()));
+                let vec4 = fours(&[r, d, x0, x1], &[self.targets.column_scale()]);
+                let plan = long_plan(k, vec4, gpu.caps());
+                let kernel = kernel(self.partner.is_some(), self.gradient, plan);
                 gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(n))
             }
         }
@@ -237,23 +237,22 @@ fn row_losses(
     inverse: f32,
     gradient: bool,
 ) -> [f32; 2] {
-    let k = s.len();
-    let max = math::max(k, |j| s[j]);
+    let max = math::max_of([s], |[s]| s);
     // both terms of the loss are taken relative to the maximum, which then cancels
-    let z = |s: &[f32], j: usize| (s[j] - max) * inverse;
-    let dot = long_sum(k, |j| p[j] * z(s, j));
+    let z = |s: f32| (s - max) * inverse;
+    let dot = long_sum([p, s], |[p, s]| p * z(s));
     let mut q_loss = None;
     if let Some((d, q)) = partner {
-        let max = math::max(k, |j| d[j]);
+        let max = math::max_of([d], |[d]| d);
         q.iter_mut().zip(d).for_each(|(q, d)| *q = math::exp((d - max) * inverse));
-        let sum = long_sum(k, |j| q[j]);
-        q_loss = Some((&*q, sum, long_sum(k, |j| q[j] * z(s, j)) / sum));
+        let sum = long_sum([q], |[q]| q);
+        q_loss = Some((&*q, sum, long_sum([q, s], |[q, s]| q * z(s)) / sum));
     }
     let sum = if gradient {
         s.iter_mut().for_each(|s| *s = math::exp((*s - max) * inverse));
-        long_sum(k, |j| s[j])
+        long_sum([s], |[s]| s)
     } else {
-        long_sum(k, |j| math::exp(z(s, j)))
+        long_sum([s], |[s]| math::exp(z(s)))
     };
     let lse = sum.ln();
     let losses = [(count as f64 * lse - dot) as f32, q_loss.map_or(0.0, |(_, _, dot)| (lse - dot) as f32)];
@@ -274,8 +273,10 @@ fn row_losses(
     losses
 }
 
-/// [`math::sum`] of long rows: blocks are added in f64.
-fn long_sum(n: usize, f: impl Fn(usize) -> f32) -> f64 {
+/// [`math::sum_of`] long rows: blocks are added in f64.
+fn long_sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f64 {
     const BLOCK: usize = 2048;
-    (0..n).step_by(BLOCK).map(|at| math::sum(BLOCK.min(n - at), |j| f(at + j)) as f64).sum()
+    let n = x[0].len();
+    let block = |at: usize| math::sum_of(x.map(|x| &x[at..(at + BLOCK).min(n)]), &f) as f64;
+    (0..n).step_by(BLOCK).map(block).sum()
 }

@@ -3,8 +3,9 @@
 //! The teacher's logits l `[R, K]` of one head stay where they are, in chunks of rows that fit a binding. The targets
 //! are p = exp(l/τ + a_i + b_j) with one number a row and one a column, so an iteration is one pass over the columns
 //! (b) and one over the rows (a), each a log-sum-exp with a running maximum: nothing overflows or vanishes whatever
-//! the logits. Rows sum to one after the row pass. Source: poa-facts "Targets and losses"; the order of the rows does
-//! not matter, so the swap of the two views is left to the index tables of the losses.
+//! the logits. On the CPU a row pass and the column pass after it read the matrix once. Rows sum to one after the
+//! row pass. Source: poa-facts "Targets and losses"; the order of the rows does not matter, so the swap of the two
+//! views is left to the index tables of the losses.
 //!
 //! a is kept as the sum of two f32, and so is 1/τ: their rounding would be a common factor of a whole row. Relative
 //! error of p with |l/τ| up to 20: 1e-6.
@@ -13,13 +14,14 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::cpu::math;
+use crate::cpu::{SyncPtr, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise;
 use crate::ops::fill::fill;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
+use crate::ops::rows::{RowPlan, Team, fours, long_plan, long_plans};
 use crate::profile;
 use crate::tensor::{DType, Device, ELEMENT_BYTES, Rows, Tensor};
 
@@ -40,11 +42,15 @@ params!(SinkhornParams {
     inverse_low: f32,
 });
 
-/// Columns of a workgroup of the column pass.
+/// Columns, or vectors of four columns, of a workgroup of the column pass.
 const COLUMNS: u32 = 64;
-/// Rows of a strip of the column pass at least, and strips at most.
+/// Rows of a strip of the column pass at least, on a GPU and on the CPU, and strips at most.
 const STRIP: usize = 16;
+const CPU_STRIP: usize = 8;
 const STRIPS: usize = 64;
+/// Columns that a core takes at a time, and elements of a row that are summed by themselves.
+const COLUMN_BLOCK: usize = 1024;
+const ROW_BLOCK: usize = 1024;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Pass {
@@ -54,23 +60,33 @@ enum Pass {
     Entropy,
 }
 
-fn kernel(pass: Pass, wg: u32) -> Kernel {
+fn kernel(pass: Pass, plan: RowPlan) -> Kernel {
     let (entry, define) = match pass {
         Pass::Columns => ("columns", "COLUMN_PASS"),
         Pass::Merge => ("merge", "MERGE_PASS"),
         Pass::Rows => ("rows", "ROW_PASS"),
         Pass::Entropy => ("entropy", "ENTROPY_PASS"),
     };
-    Kernel::new::<SinkhornParams>(SHADER, entry, vec![("WG", wg), (define, 1)])
+    let mut defines = plan.defines();
+    defines.push((define, 1));
+    Kernel::new::<SinkhornParams>(SHADER, entry, defines)
+}
+
+/// How the passes by column go about them: an invocation a unit.
+fn columns(vec4: bool) -> RowPlan {
+    RowPlan { team: Team::Alone(COLUMNS), vec4, keep: 0, exact: false }
 }
 
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut all = vec![kernel(Pass::Columns, COLUMNS), kernel(Pass::Merge, COLUMNS)];
-    for pass in [Pass::Rows, Pass::Entropy] {
-        all.extend([0, usize::MAX].map(|cols| kernel(pass, row_workgroup(cols, caps))));
+    let mut all = vec![
+        kernel(Pass::Columns, columns(false)),
+        kernel(Pass::Columns, columns(true)),
+        kernel(Pass::Merge, columns(false)),
+    ];
+    for plan in long_plans(caps) {
+        all.extend([Pass::Rows, Pass::Entropy].map(|pass| kernel(pass, plan)));
     }
-    all.dedup();
     all
 }
 
@@ -97,17 +113,6 @@ pub(crate) fn over_temperature(
 ) -> (f32, f32) {
     let head = f32::from_bits(l.to_bits() & 0xffff_f000);
     (head.mul_add(inverse, offset), (l - head).mul_add(inverse, l.mul_add(low, offset_low)))
-}
-
-/// Invocations for a row of this length: a long one is read by as many as the adapter allows, as there may be fewer
-/// rows than the adapter has cores.
-pub(crate) fn row_workgroup(cols: usize, caps: &Caps) -> u32 {
-    match caps.workgroup_size {
-        _ if cols < 4096 => 256,
-        size if size >= 1024 => 1024,
-        size if size >= 512 => 512,
-        _ => 256,
-    }
 }
 
 /// The targets of one head for R rows: `p[i, j] = exp(l[i, j]/τ + a[i] + b[j])`, never stored.
@@ -201,8 +206,8 @@ impl Targets {
                         ..self.params(x)
                     };
                     let tensors = [&out, chunk, &self.column_scale, &self.row_scale];
-                    let kernel = kernel(Pass::Entropy, row_workgroup(x.cols, gpu.caps()));
-                    gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(x.rows))?;
+                    let plan = long_plan(x.cols, fours(&[x], &[&self.column_scale]), gpu.caps());
+                    gpu.dispatch(&kernel(Pass::Entropy, plan), &tensors, &params, gpu.caps().grid(x.rows))?;
                 }
             }
         }
@@ -271,13 +276,11 @@ impl Targets {
                         first_strip: at as u32,
                         ..own
                     };
-                    let grid = [(k as u32).div_ceil(COLUMNS), count as u32, 1];
-                    gpu.dispatch(
-                        &kernel(Pass::Columns, COLUMNS),
-                        &[&parts, chunk, &self.row_scale],
-                        &params,
-                        grid,
-                    )?;
+                    let vec4 = fours(&[x], &[&parts]);
+                    let units = if vec4 { k / 4 } else { k } as u32;
+                    let grid = [units.div_ceil(COLUMNS), count as u32, 1];
+                    let tensors = [&parts, chunk, &self.row_scale];
+                    gpu.dispatch(&kernel(Pass::Columns, columns(vec4)), &tensors, &params, grid)?;
                     at += count;
                 }
                 let params = SinkhornParams {
@@ -288,13 +291,14 @@ impl Targets {
                     ..Default::default()
                 };
                 let grid = [(k as u32).div_ceil(COLUMNS), 1, 1];
-                gpu.dispatch(&kernel(Pass::Merge, COLUMNS), &[&self.column_scale, &parts], &params, grid)
+                let tensors = [&self.column_scale, &parts];
+                gpu.dispatch(&kernel(Pass::Merge, columns(false)), &tensors, &params, grid)
             }
         }
     }
 
     fn column_pass_cpu(&self) -> Result<()> {
-        const BLOCK: usize = 512;
+        const BLOCK: usize = COLUMN_BLOCK;
         const GROUP: usize = 8;
         let chunks: Vec<_> = self
             .logits
@@ -349,65 +353,96 @@ impl Targets {
 
     /// a[i] = −LSE_j(l/τ + b): every row sums to one.
     fn row_pass(&self) -> Result<()> {
+        let Device::Gpu(gpu) = self.device() else { return self.row_pass_cpu(false) };
         for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
             let x = chunk.rows("sinkhorn")?;
             let a = self.row_scale.slice(0, range[0]..range[1])?;
-            match self.device() {
-                Device::Cpu(_) => {
-                    let (l, b, n) = (chunk.cpu::<f32>(), self.column_scale.cpu::<f32>(), x.cols);
-                    let inverse = inverse_temperature(self.temperature);
-                    // a row is long: one is a piece of work for a core
-                    a.cpu_mut::<f32>()
-                        .par_chunks_mut(2)
-                        .enumerate()
-                        .with_min_len(16384usize.div_ceil(n))
-                        .for_each(|(i, a)| {
-                            let lse = row_log_sum_exp(&l[i * x.stride..][..n], b, inverse);
-                            (a[0], a[1]) = split(-lse);
-                        });
-                }
-                Device::Gpu(gpu) => {
-                    let params = SinkhornParams { a_offset: a.layout().offset as u32, ..self.params(x) };
-                    let tensors = [&self.row_scale, chunk, &self.column_scale];
-                    let kernel = kernel(Pass::Rows, row_workgroup(x.cols, gpu.caps()));
-                    gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(x.rows))?;
-                }
-            }
+            let params = SinkhornParams { a_offset: a.layout().offset as u32, ..self.params(x) };
+            let tensors = [&self.row_scale, chunk, &self.column_scale];
+            let plan = long_plan(x.cols, fours(&[x], &[&self.column_scale]), gpu.caps());
+            gpu.dispatch(&kernel(Pass::Rows, plan), &tensors, &params, gpu.caps().grid(x.rows))?;
         }
         Ok(())
     }
+
+    /// The row pass, and where asked for the next column pass at once: a column's sum of probabilities, for which the
+    /// exponentials of the row pass do. Columns were equal before it and no row's factor can be less than 1/K of the
+    /// others', so no sum vanishes.
+    fn row_pass_cpu(&self, columns: bool) -> Result<()> {
+        let k = self.prototypes();
+        let (b, inverse) = (self.column_scale.cpu::<f32>(), inverse_temperature(self.temperature));
+        let strip = CPU_STRIP.max(self.rows().div_ceil(STRIPS));
+        let mut strips = Vec::new();
+        for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
+            let (l, x) = (chunk.cpu::<f32>(), chunk.rows("sinkhorn")?);
+            let starts = (0..x.rows).step_by(strip);
+            strips.extend(starts.map(|at| (l, x.stride, range[0], at..(at + strip).min(x.rows))));
+        }
+        let a = SyncPtr(self.row_scale.cpu_mut::<f32>().as_mut_ptr());
+        let parts: Vec<Vec<f32>> = strips
+            .into_par_iter()
+            .map_init(
+                || vec![0.0f32; k],
+                |e, (l, stride, first, rows)| {
+                    let mut sums = vec![0.0f32; if columns { k } else { 0 }];
+                    for i in rows {
+                        let (max, sum) = row_exponentials(&l[i * stride..][..k], b, inverse, e);
+                        // SAFETY: rows are disjoint.
+                        let a = unsafe { a.slice(2 * (first + i), 2) };
+                        (a[0], a[1]) = split(-(max as f64 + sum.ln()));
+                        let share = (1.0 / sum) as f32;
+                        sums.iter_mut().zip(e.iter()).for_each(|(s, e)| *s = e.mul_add(share, *s));
+                    }
+                    sums
+                },
+            )
+            .collect();
+        if columns {
+            self.scale_columns(&parts);
+        }
+        Ok(())
+    }
+
+    /// b[j] for columns whose probabilities add up to the sum of `parts`: as in [`Self::column_pass`], where
+    /// LSE_i(l/τ + a) is that sum's logarithm without b[j].
+    fn scale_columns(&self, parts: &[Vec<f32>]) {
+        let b = self.column_scale.cpu_mut::<f32>();
+        let first = parts.iter().map(|part| part[0] as f64).sum::<f64>().ln() - b[0] as f64;
+        b.par_chunks_mut(COLUMN_BLOCK).enumerate().for_each(|(block, b)| {
+            let mut sums = [0.0f64; COLUMN_BLOCK];
+            for part in parts {
+                let own = &part[block * COLUMN_BLOCK..][..b.len()];
+                sums.iter_mut().zip(own).for_each(|(s, p)| *s += *p as f64);
+            }
+            b.iter_mut().zip(&sums).for_each(|(b, s)| *b = (first - (s.ln() - *b as f64)) as f32);
+        });
+    }
 }
 
-/// log Σ_j exp(l_j/τ + b_j), block by block with a running maximum.
-fn row_log_sum_exp(l: &[f32], b: &[f32], inverse: (f32, f32)) -> f64 {
-    const BLOCK: usize = 1024;
-    let (mut max, mut sum) = (f32::MIN, 0.0f64);
-    for (l, b) in l.chunks(BLOCK).zip(b.chunks(BLOCK)) {
-        let n = l.len();
-        let top = math::max(n, |j| l[j].mul_add(inverse.0, b[j]));
-        if top > max {
-            sum *= (max as f64 - top as f64).exp();
-            max = top;
+/// e[j] = exp(l_j/τ + b_j − m) with m the largest; m, and the sum of e.
+fn row_exponentials(l: &[f32], b: &[f32], inverse: (f32, f32), e: &mut [f32]) -> (f32, f64) {
+    let max = math::max_of([l, b], |[l, b]| l.mul_add(inverse.0, b));
+    let blocks = e.chunks_mut(ROW_BLOCK).zip(l.chunks(ROW_BLOCK).zip(b.chunks(ROW_BLOCK)));
+    let of_block = |(e, (l, b)): (&mut [f32], (&[f32], &[f32]))| {
+        for (e, (l, b)) in e.iter_mut().zip(l.iter().zip(b)) {
+            // l/τ − m first: near the maximum it is small, so adding b rounds little
+            let (x, y) = over_temperature(*l, inverse, -max, *b);
+            *e = math::exp(x + y);
         }
-        let relative = |j: usize| {
-            let (x, y) = over_temperature(l[j], inverse, -max, b[j]);
-            math::exp(x + y)
-        };
-        sum += math::sum(n, relative) as f64;
-    }
-    max as f64 + sum.ln()
+        math::sum_of([e], |[e]| e) as f64
+    };
+    (max, blocks.map(of_block).sum())
 }
 
 /// −Σ_j p_j log p_j with log p_j = l_j/τ + a + b_j.
 fn row_entropy(l: &[f32], b: &[f32], inverse: (f32, f32), (a, a_low): (f32, f32)) -> f64 {
-    const BLOCK: usize = 1024;
-    let blocks = l.chunks(BLOCK).zip(b.chunks(BLOCK));
+    let blocks = l.chunks(ROW_BLOCK).zip(b.chunks(ROW_BLOCK));
     let of_block = |(l, b): (&[f32], &[f32])| {
-        let term = |j: usize| {
-            let (x, y) = over_temperature(l[j], inverse, a, a_low + b[j]);
+        let term = |[l, b]: [f32; 2]| {
+            let (x, y) = over_temperature(l, inverse, a, a_low + b);
             (x + y) * math::exp(x + y)
         };
-        math::sum(l.len(), term) as f64
+        math::sum_of([l, b], term) as f64
     };
     -blocks.map(of_block).sum::<f64>()
 }
@@ -421,13 +456,19 @@ pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Res
     if targets.rows() == 0 {
         return Ok(targets);
     }
-    for _ in 0..iterations {
+    if iterations > 0 {
         targets.column_pass()?;
-        targets.row_pass()?;
     }
-    if iterations == 0 {
-        targets.row_pass()?;
+    for _ in 1..iterations {
+        match targets.device() {
+            Device::Cpu(_) => targets.row_pass_cpu(true)?,
+            Device::Gpu(_) => {
+                targets.row_pass()?;
+                targets.column_pass()?;
+            }
+        }
     }
+    targets.row_pass()?;
     Ok(targets)
 }
 
