@@ -1,9 +1,9 @@
 // The optimiser over flat buffers.
-//   square_sums   sums[block] (=) Σ g² over NORM_BLOCK elements. Grid: one workgroup a block, folded.
+//   square_sums   sums[block] (=) Σ g² over NORM_BLOCK elements. Grid: a team a block, folded (rows.wgsl).
 //   finish_norms  control (=): 1 where everything is finite, then (norm, clip factor) of each module, whose blocks are
 //                 ranges[2m]..ranges[2m + 1]. Grid: one workgroup.
 //   update        AdamW with decoupled weight decay on clipped gradients, then the teacher's EMA; g is zeroed. Skipped
-//                 but for the latter where control says non-finite. Grid: one invocation an element, folded.
+//                 but for the latter where control says non-finite. Grid: one invocation four elements, folded.
 // A block of BLOCK elements belongs to one parameter, whose row of `table` is (lr, 1 − lr·wd, touched, module).
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -14,22 +14,23 @@ struct Params {
 }
 
 #ifdef SQUARE_SUMS
-#include "reduce.wgsl"
+#include "rows.wgsl"
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(1) var<storage, read> g: array<f32>;
+@group(0) @binding(1) var<storage, read> g: array<Unit>;
 
 @compute @workgroup_size(WG)
 fn square_sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
                @builtin(local_invocation_index) lane: u32) {
-    let block = workgroup_index(wid, nwg);
+    let block = team_index(workgroup_index(wid, nwg), lane);
     if block >= p.count { return; }
-    var total = 0.0;
-    for (var i = lane; i < NORM_BLOCK; i += WG) {
-        let d = g[block * NORM_BLOCK + i];
+    const UNITS: u32 = NORM_BLOCK / UNIT;
+    var total = Unit();
+    for (var c = member(lane); c < UNITS; c += TEAM) {
+        let d = g[block * UNITS + c];
         total += d * d;
     }
-    total = workgroup_sum(total, lane);
-    if lane == 0u { sums[p.partial_offset + block] = total; }
+    let sum = team_sum(unit_sum(total), lane);
+    if member(lane) == 0u { sums[p.partial_offset + block] = sum; }
 }
 #endif
 
@@ -69,35 +70,38 @@ fn finish_norms(@builtin(local_invocation_index) lane: u32) {
 #endif
 
 #ifdef UPDATE
-@group(0) @binding(0) var<storage, read_write> w: array<f32>;
-@group(0) @binding(1) var<storage, read_write> g: array<f32>;
-@group(0) @binding(2) var<storage, read_write> m: array<f32>;
-@group(0) @binding(3) var<storage, read_write> v: array<f32>;
-@group(0) @binding(4) var<storage, read_write> teacher: array<f32>;
+@group(0) @binding(0) var<storage, read_write> w: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> g: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;
+@group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;
+@group(0) @binding(4) var<storage, read_write> teacher: array<vec4<f32>>;
 @group(0) @binding(5) var<storage, read> block_parameter: array<u32>;
-@group(0) @binding(6) var<storage, read> table: array<f32>;
+@group(0) @binding(6) var<storage, read> table: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> control: array<f32>;
 
 @compute @workgroup_size(WG)
 fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
           @builtin(local_invocation_index) lane: u32) {
     let i = workgroup_index(wid, nwg) * WG + lane;
-    if i >= p.count { return; }
+    if i >= p.count / 4u { return; }
     let gradient = g[i];
-    g[i] = 0.0;
-    let parameter = block_parameter[i / BLOCK];
+    g[i] = vec4<f32>();
+    let parameter = block_parameter[i / (BLOCK / 4u)];
     if control[0] == 0.0 || parameter == 0xffffffffu { return; }
     var value = w[i];
-    if table[4u * parameter + 2u] != 0.0 {
-        let d = gradient * control[2u + 2u * u32(table[4u * parameter + 3u])];
+    // (lr, 1 − lr·wd, touched, module)
+    let row = table[parameter];
+    if row.z != 0.0 {
+        let d = gradient * control[2u + 2u * u32(row.w)];
         let m1 = p.beta1 * m[i] + p.rest1 * d;
         let v1 = p.beta2 * v[i] + p.rest2 * d * d;
         m[i] = m1;
         v[i] = v1;
         let step = (m1 / p.correction1) / (sqrt(v1 / p.correction2) + p.eps);
-        value = value * table[4u * parameter + 1u] - table[4u * parameter] * step;
+        value = value * row.y - row.x * step;
         w[i] = value;
     }
-    teacher[i] += p.ema * (value - teacher[i]);
+    let old = teacher[i];
+    teacher[i] = old + p.ema * (value - old);
 }
 #endif

@@ -8,6 +8,7 @@ use rayon::prelude::*;
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
+use crate::ops::rows::{RowPlan, Team};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -102,21 +103,21 @@ impl GradientReport {
     }
 }
 
-fn kernel(entry: &'static str, flag: &'static str) -> Kernel {
-    Kernel::new::<AdamWParams>(
-        SHADER,
-        entry,
-        vec![("WG", WG), (flag, 1), ("BLOCK", BLOCK as u32), ("NORM_BLOCK", NORM_BLOCK as u32)],
-    )
+/// The kernels' names and the flags that choose them.
+const SQUARE_SUMS: [&str; 2] = ["square_sums", "SQUARE_SUMS"];
+const FINISH_NORMS: [&str; 2] = ["finish_norms", "FINISH_NORMS"];
+const UPDATE: [&str; 2] = ["update", "UPDATE"];
+
+fn kernel([entry, flag]: [&'static str; 2]) -> Kernel {
+    let team = Team::Workgroup(WG);
+    let mut defines = RowPlan { team, vec4: true, keep: 0, exact: false }.defines();
+    defines.extend([(flag, 1), ("BLOCK", BLOCK as u32), ("NORM_BLOCK", NORM_BLOCK as u32)]);
+    Kernel::new::<AdamWParams>(SHADER, entry, defines)
 }
 
 /// All variants.
 pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![
-        kernel("square_sums", "SQUARE_SUMS"),
-        kernel("finish_norms", "FINISH_NORMS"),
-        kernel("update", "UPDATE"),
-    ]
+    [SQUARE_SUMS, FINISH_NORMS, UPDATE].map(kernel).to_vec()
 }
 
 impl AdamW {
@@ -181,7 +182,7 @@ impl AdamW {
                     let part: Vec<f64> = buffer
                         .cpu::<f32>()
                         .par_chunks(NORM_BLOCK)
-                        .map(|block| crate::cpu::math::sum(block.len(), |i| block[i] * block[i]) as f64)
+                        .map(|block| crate::cpu::math::sum_of([block], |[g]| g * g) as f64)
                         .collect();
                     sums.extend(part);
                 }
@@ -203,7 +204,7 @@ impl AdamW {
                     let blocks = buffer.elements() / NORM_BLOCK;
                     let params =
                         AdamWParams { count: blocks as u32, partial_offset: at as u32, ..Default::default() };
-                    let kernel = kernel("square_sums", "SQUARE_SUMS");
+                    let kernel = kernel(SQUARE_SUMS);
                     gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
                     at += blocks;
                 }
@@ -215,7 +216,7 @@ impl AdamW {
                     ..Default::default()
                 };
                 let tensors = [&self.control, &sums, &self.module_ranges, loss];
-                gpu.dispatch(&kernel("finish_norms", "FINISH_NORMS"), &tensors, &params, [1, 1, 1])
+                gpu.dispatch(&kernel(FINISH_NORMS), &tensors, &params, [1, 1, 1])
             }
         }
     }
@@ -271,8 +272,8 @@ impl AdamW {
                         &table,
                         &self.control,
                     ];
-                    let grid = gpu.caps().grid(p.elements().div_ceil(WG as usize));
-                    gpu.dispatch(&kernel("update", "UPDATE"), &tensors, &params, grid)?;
+                    let grid = gpu.caps().grid((p.elements() / 4).div_ceil(WG as usize));
+                    gpu.dispatch(&kernel(UPDATE), &tensors, &params, grid)?;
                 }
                 Ok(())
             }
