@@ -45,7 +45,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #ifdef KEEP
                 row[k] = v;
 #endif
-                squares += v * v;
+                squares = fma(v, v, squares);
             }
         }
         let norm = sqrt(team_sum(unit_sum(squares), lane));
@@ -94,7 +94,7 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
                 row[k] = v;
                 upper[k] = d;
 #endif
-                products += v * d;
+                products = fma(v, d, products);
             }
         }
         let along = select(team_sum(unit_sum(products), lane) * inverse * inverse, 0.0, norm <= p.eps);

@@ -116,7 +116,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #else
                 let d = x[at + c] - mean;
 #endif
-                squares += d * d;
+                squares = fma(d, d, squares);
             }
         }
         let rstd = 1.0 / sqrt(team_sum(unit_sum(squares), lane) / f32(p.cols) + p.eps);
@@ -177,7 +177,7 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
                 let d = dy[from_ + c];
                 let n = (x[at + c] - s.x) * s.y;
 #ifdef PARAMETERS
-                along[k] += d * n;
+                along[k] = fma(d, n, along[k]);
                 whole[k] += d;
 #endif
 #ifdef KEEP
@@ -188,7 +188,7 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
                 let g = gamma[p.gamma_offset / UNIT + c] * d;
 #endif
                 a += g;
-                b += g * n;
+                b = fma(g, n, b);
             }
         }
         let mean = team_sum(unit_sum(a), lane) / f32(p.cols);

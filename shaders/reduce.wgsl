@@ -3,6 +3,8 @@
 #include "params.wgsl"
 #include "units.wgsl"
 
+const RUN: u32 = 16u;
+
 struct Params {
     rows: u32, cols: u32, offset: u32, stride: u32, out_offset: u32, rows_per_part: u32, accumulate: u32, scale: f32,
 }
@@ -18,8 +20,13 @@ fn column_sum(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     let first = wid.y * p.rows_per_part;
     let last = min(first + p.rows_per_part, p.rows);
     var total = Unit();
-    for (var r = first; r < last; r++) {
-        total += x[(p.offset + r * p.stride) / UNIT + c];
+    // sums of short runs lose less to rounding than one long sum
+    for (var start = first; start < last; start += RUN) {
+        var run = Unit();
+        for (var r = start; r < min(start + RUN, last); r++) {
+            run += x[(p.offset + r * p.stride) / UNIT + c];
+        }
+        total += run;
     }
     let at = p.out_offset / UNIT + wid.y * units + c;
     var before = Unit();

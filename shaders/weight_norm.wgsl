@@ -48,7 +48,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #ifdef KEEP
                 row[k] = x;
 #endif
-                squares += x * x;
+                squares = fma(x, x, squares);
             }
         }
         let norm = sqrt(team_sum(unit_sum(squares), lane));

@@ -19,7 +19,12 @@ const TEAM: u32 = WG;
 fn team_index(workgroup: u32, lane: u32) -> u32 { return workgroup; }
 fn member(lane: u32) -> u32 { return lane; }
 #ifdef SUBGROUP
-fn team_sum(value: f32, lane: u32) -> f32 { return subgroupAdd(value); }
+// A tree: subgroupAdd may add one after the other, which loses more to rounding.
+fn team_sum(value: f32, lane: u32) -> f32 {
+    var total = value;
+    for (var width = 1u; width < TEAM; width = width * 2u) { total += subgroupShuffleXor(total, width); }
+    return total;
+}
 fn team_max(value: f32, lane: u32) -> f32 { return subgroupMax(value); }
 #else
 fn team_sum(value: f32, lane: u32) -> f32 { return workgroup_sum(value, lane); }
