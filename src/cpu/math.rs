@@ -78,31 +78,6 @@ pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     acc[0]
 }
 
-/// Largest of `f(i)` over `0..n`; −∞ for none.
-#[inline(always)]
-pub(crate) fn max(n: usize, f: impl Fn(usize) -> f32) -> f32 {
-    let mut acc = [f32::NEG_INFINITY; LANES];
-    let whole = n / LANES * LANES;
-    for base in (0..whole).step_by(LANES) {
-        for (l, a) in acc.iter_mut().enumerate() {
-            let v = f(base + l);
-            *a = if v > *a { v } else { *a };
-        }
-    }
-    for i in whole..n {
-        let (v, a) = (f(i), &mut acc[i - whole]);
-        *a = if v > *a { v } else { *a };
-    }
-    let mut width = LANES / 2;
-    while width > 0 {
-        for l in 0..width {
-            acc[l] = if acc[l + width] > acc[l] { acc[l + width] } else { acc[l] };
-        }
-        width /= 2;
-    }
-    acc[0]
-}
-
 /// Folds `f` of elements side by side of slices of one length into sixteen running values, as [`sum`] does. In this
 /// form, and where what becomes of the sixteen is out of sight, the compiler uses vectors of their full width; with
 /// indices it checks bounds one by one.
@@ -211,10 +186,9 @@ mod tests {
     fn sums_and_maxima_of_any_length() {
         for n in 0..70 {
             assert_eq!(sum(n, |i| i as f32), (n * n.saturating_sub(1) / 2) as f32);
-            assert_eq!(max(n, |i| -(i as f32)), if n == 0 { f32::NEG_INFINITY } else { 0.0 });
             let x: Vec<f32> = (0..n).map(|i| (i as f32).sqrt()).collect();
             assert_eq!(sum_of([&x, &x], |[x, y]| x * y), sum(n, |i| x[i] * x[i]));
-            assert_eq!(max_of([&x], |[x]| -x), max(n, |i| -x[i]));
+            assert_eq!(max_of([&x], |[x]| -x), if n == 0 { f32::NEG_INFINITY } else { 0.0 });
         }
     }
 }
