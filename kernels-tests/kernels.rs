@@ -9,6 +9,8 @@ mod adamw;
 mod attention;
 #[path = "kernels/avg_pool.rs"]
 mod avg_pool;
+#[path = "kernels/cast.rs"]
+mod cast;
 #[path = "kernels/conv.rs"]
 mod conv;
 #[path = "kernels/cross_entropy.rs"]
@@ -17,6 +19,8 @@ mod cross_entropy;
 mod elementwise;
 #[path = "kernels/gather.rs"]
 mod gather;
+#[path = "kernels/half_precision.rs"]
+mod half_precision;
 #[path = "kernels/koleo.rs"]
 mod koleo;
 #[path = "kernels/l2_normalize.rs"]

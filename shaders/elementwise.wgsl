@@ -1,5 +1,6 @@
 // Elementwise operations on matrices of `count` elements in rows of `cols`, each operand with its own offset and
 // row stride; where FLAT they are one row. Grid: one invocation a unit (units.wgsl), folded. Workgroup: WG.
+// Operands are of half precision where HALF.
 // `add_scaled` and `gelu_gradient_add` add to the output (+=), the others write it (=).
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -13,10 +14,10 @@ struct Params {
     scale: f32,
 }
 
-@group(0) @binding(0) var<storage, read_write> dst: array<Unit>;
-@group(0) @binding(1) var<storage, read> a: array<Unit>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Stored>;
+@group(0) @binding(1) var<storage, read> a: array<Stored>;
 #ifdef BINARY
-@group(0) @binding(2) var<storage, read> b: array<Unit>;
+@group(0) @binding(2) var<storage, read> b: array<Stored>;
 #endif
 
 struct Place { valid: bool, dst: u32, a: u32, b: u32 }
@@ -39,21 +40,21 @@ fn place(wid: vec3<u32>, nwg: vec3<u32>, lane: u32) -> Place {
 fn add_scaled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
               @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] += p.scale * a[at.a]; }
+    if at.valid { dst[at.dst] = Stored(Unit(dst[at.dst]) + p.scale * Unit(a[at.a])); }
 }
 
 @compute @workgroup_size(WG)
 fn scale(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
          @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] = p.scale * a[at.a]; }
+    if at.valid { dst[at.dst] = Stored(p.scale * Unit(a[at.a])); }
 }
 
 @compute @workgroup_size(WG)
 fn gelu_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
                 @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] = unit_gelu(a[at.a]); }
+    if at.valid { dst[at.dst] = Stored(unit_gelu(Unit(a[at.a]))); }
 }
 
 #ifdef BINARY
@@ -61,13 +62,13 @@ fn gelu_forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) 
 fn gelu_gradient(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
                  @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] = b[at.b] * unit_gelu_grad(a[at.a]); }
+    if at.valid { dst[at.dst] = Stored(Unit(b[at.b]) * unit_gelu_grad(Unit(a[at.a]))); }
 }
 
 @compute @workgroup_size(WG)
 fn gelu_gradient_add(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
                      @builtin(local_invocation_index) lane: u32) {
     let at = place(wid, nwg, lane);
-    if at.valid { dst[at.dst] += b[at.b] * unit_gelu_grad(a[at.a]); }
+    if at.valid { dst[at.dst] = Stored(Unit(dst[at.dst]) + Unit(b[at.b]) * unit_gelu_grad(Unit(a[at.a]))); }
 }
 #endif

@@ -5,6 +5,7 @@
 //   backward_parameters the same parts by column, for rows that are not kept; parts[k] of the k-th block of rows
 // The parts are summed by reduce.wgsl. Grid: forward and backward a team for `strip` rows, folded (rows.wgsl);
 // backward_parameters (ceil(cols / WG), parts, 1).
+// x, y and their gradients are of half precision where HALF, all else is single.
 // The mean is subtracted before squares are summed.
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -21,9 +22,9 @@ struct Params {
 }
 
 #ifdef FORWARD
-@group(0) @binding(0) var<storage, read_write> y: array<Unit>;
+@group(0) @binding(0) var<storage, read_write> y: array<Stored>;
 @group(0) @binding(1) var<storage, read_write> stats: array<vec2<f32>>;
-@group(0) @binding(2) var<storage, read> x: array<Unit>;
+@group(0) @binding(2) var<storage, read> x: array<Stored>;
 @group(0) @binding(3) var<storage, read> gamma: array<Unit>;
 @group(0) @binding(4) var<storage, read> beta: array<Unit>;
 #ifdef GATHER
@@ -31,11 +32,11 @@ struct Params {
 #endif
 #endif
 #ifdef BACKWARD
-@group(0) @binding(0) var<storage, read_write> dx: array<Unit>;
+@group(0) @binding(0) var<storage, read_write> dx: array<Stored>;
 @group(0) @binding(1) var<storage, read> stats: array<vec2<f32>>;
-@group(0) @binding(2) var<storage, read> x: array<Unit>;
+@group(0) @binding(2) var<storage, read> x: array<Stored>;
 @group(0) @binding(3) var<storage, read> gamma: array<Unit>;
-@group(0) @binding(4) var<storage, read> dy: array<Unit>;
+@group(0) @binding(4) var<storage, read> dy: array<Stored>;
 #ifdef PARAMETERS
 @group(0) @binding(5) var<storage, read_write> parts: array<Unit>;
 #ifdef GATHER
@@ -50,8 +51,8 @@ struct Params {
 #ifdef BACKWARD_PARAMETERS
 @group(0) @binding(0) var<storage, read_write> parts: array<Unit>;
 @group(0) @binding(1) var<storage, read> stats: array<vec2<f32>>;
-@group(0) @binding(2) var<storage, read> x: array<Unit>;
-@group(0) @binding(3) var<storage, read> dy: array<Unit>;
+@group(0) @binding(2) var<storage, read> x: array<Stored>;
+@group(0) @binding(3) var<storage, read> dy: array<Stored>;
 #ifdef GATHER
 @group(0) @binding(4) var<storage, read> index: array<u32>;
 #endif
@@ -98,7 +99,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         for (var k = 0u; k < steps(units); k++) {
             let c = k * TEAM + own;
             if inside(c, units) {
-                let v = x[at + c];
+                let v = Unit(x[at + c]);
 #ifdef KEEP
                 row[k] = v;
 #endif
@@ -114,7 +115,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
                 let d = row[k] - mean;
                 row[k] = d;
 #else
-                let d = x[at + c] - mean;
+                let d = Unit(x[at + c]) - mean;
 #endif
                 squares = fma(d, d, squares);
             }
@@ -124,9 +125,10 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
             let c = k * TEAM + own;
             if inside(c, units) {
 #ifdef KEEP
-                y[to + c] = row[k] * rstd * gain[k] + shift[k];
+                y[to + c] = Stored(row[k] * rstd * gain[k] + shift[k]);
 #else
-                y[to + c] = (x[at + c] - mean) * rstd * gamma[from_gamma + c] + beta[from_beta + c];
+                let n = (Unit(x[at + c]) - mean) * rstd;
+                y[to + c] = Stored(n * gamma[from_gamma + c] + beta[from_beta + c]);
 #endif
             }
         }
@@ -174,8 +176,8 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
         for (var k = 0u; k < steps(units); k++) {
             let c = k * TEAM + own;
             if inside(c, units) {
-                let d = dy[from_ + c];
-                let n = (x[at + c] - s.x) * s.y;
+                let d = Unit(dy[from_ + c]);
+                let n = (Unit(x[at + c]) - s.x) * s.y;
 #ifdef PARAMETERS
                 along[k] = fma(d, n, along[k]);
                 whole[k] += d;
@@ -198,12 +200,13 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
             let c = k * TEAM + own;
             if inside(c, units) {
 #ifdef KEEP
-                let d = s.y * (pull[k] - mean - row[k] * slope);
+                var d = s.y * (pull[k] - mean - row[k] * slope);
 #else
-                let g = gamma[p.gamma_offset / UNIT + c] * dy[from_ + c];
-                let d = s.y * (g - mean - (x[at + c] - s.x) * s.y * slope);
+                let g = gamma[p.gamma_offset / UNIT + c] * Unit(dy[from_ + c]);
+                var d = s.y * (g - mean - (Unit(x[at + c]) - s.x) * s.y * slope);
 #endif
-                if p.accumulate != 0u { dx[to + c] += d; } else { dx[to + c] = d; }
+                if p.accumulate != 0u { d += Unit(dx[to + c]); }
+                dx[to + c] = Stored(d);
             }
         }
     }
@@ -232,9 +235,9 @@ fn backward_parameters(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_inv
     var along = Unit();
     var whole = Unit();
     for (var i = wid.y * p.strip; i < last; i++) {
-        let d = dy[(p.y_offset + i * p.y_stride) / UNIT + c];
+        let d = Unit(dy[(p.y_offset + i * p.y_stride) / UNIT + c]);
         let s = stats[p.stats_offset / 2u + i];
-        along += d * ((x[(p.x_offset + source_row(i) * p.x_stride) / UNIT + c] - s.x) * s.y);
+        along += d * ((Unit(x[(p.x_offset + source_row(i) * p.x_stride) / UNIT + c]) - s.x) * s.y);
         whole += d;
     }
     let to = (p.parts_offset + wid.y * 2u * p.cols) / UNIT;

@@ -16,19 +16,26 @@ const BLOCKS: u32 = ROWS / 8u;
 
 fn a_element(i: u32) -> f32 {
 #ifdef A_VEC4
-    return a[i / 4u][i % 4u];
+    return f32(a[i / 4u][i % 4u]);
 #else
-    return a[i];
+    return f32(a[i]);
 #endif
 }
 
 fn b_element(i: u32) -> f32 {
 #ifdef B_VEC4
-    return b[i / 4u][i % 4u];
+    return f32(b[i / 4u][i % 4u]);
 #else
-    return b[i];
+    return f32(b[i]);
 #endif
 }
+
+#ifndef B_VEC4
+// The elements of B `from_` each column's start.
+fn four(from_: u32, column: array<u32, 4>) -> vec4<f32> {
+    return vec4<f32>(vec4(b[column[0] + from_], b[column[1] + from_], b[column[2] + from_], b[column[3] + from_]));
+}
+#endif
 
 const SHORT_SUM: u32 = 32u;
 
@@ -110,30 +117,30 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
             load_four(k);
 #ifdef B_VEC4
 #ifdef B_ALONG_K
-            let c0 = b[(col_at[0] + b_from + k) / 4u];
-            let c1 = b[(col_at[1] + b_from + k) / 4u];
-            let c2 = b[(col_at[2] + b_from + k) / 4u];
-            let c3 = b[(col_at[3] + b_from + k) / 4u];
+            let c0 = vec4<f32>(b[(col_at[0] + b_from + k) / 4u]);
+            let c1 = vec4<f32>(b[(col_at[1] + b_from + k) / 4u]);
+            let c2 = vec4<f32>(b[(col_at[2] + b_from + k) / 4u]);
+            let c3 = vec4<f32>(b[(col_at[3] + b_from + k) / 4u]);
             add_step(0u, vec4(c0.x, c1.x, c2.x, c3.x));
             add_step(1u, vec4(c0.y, c1.y, c2.y, c3.y));
             add_step(2u, vec4(c0.z, c1.z, c2.z, c3.z));
             add_step(3u, vec4(c0.w, c1.w, c2.w, c3.w));
 #else
             let from_ = col_at[0] + b_from + k * p.b_k;
-            add_step(0u, b[from_ / 4u]);
-            add_step(1u, b[(from_ + p.b_k) / 4u]);
-            add_step(2u, b[(from_ + 2u * p.b_k) / 4u]);
-            add_step(3u, b[(from_ + 3u * p.b_k) / 4u]);
+            add_step(0u, vec4<f32>(b[from_ / 4u]));
+            add_step(1u, vec4<f32>(b[(from_ + p.b_k) / 4u]));
+            add_step(2u, vec4<f32>(b[(from_ + 2u * p.b_k) / 4u]));
+            add_step(3u, vec4<f32>(b[(from_ + 3u * p.b_k) / 4u]));
 #endif
 #else
             let at_0 = b_from + k * p.b_k;
             let at_1 = at_0 + p.b_k;
             let at_2 = at_1 + p.b_k;
             let at_3 = at_2 + p.b_k;
-            add_step(0u, vec4(b[col_at[0] + at_0], b[col_at[1] + at_0], b[col_at[2] + at_0], b[col_at[3] + at_0]));
-            add_step(1u, vec4(b[col_at[0] + at_1], b[col_at[1] + at_1], b[col_at[2] + at_1], b[col_at[3] + at_1]));
-            add_step(2u, vec4(b[col_at[0] + at_2], b[col_at[1] + at_2], b[col_at[2] + at_2], b[col_at[3] + at_2]));
-            add_step(3u, vec4(b[col_at[0] + at_3], b[col_at[1] + at_3], b[col_at[2] + at_3], b[col_at[3] + at_3]));
+            add_step(0u, four(at_0, col_at));
+            add_step(1u, four(at_1, col_at));
+            add_step(2u, four(at_2, col_at));
+            add_step(3u, four(at_3, col_at));
 #endif
         }
         // what four do not divide

@@ -66,7 +66,7 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
                     if row_at[t] != OUTSIDE { value = a[job.a + row_at[t] + k0 + k]; }
 #endif
 #else
-                    value = a[a_from + a_row(job.row + r) + (k0 + k) * p.a_k];
+                    value = f32(a[a_from + a_row(job.row + r) + (k0 + k) * p.a_k]);
 #endif
                 }
                 a_tile[k * A_ROW + r / 4u][r % 4u] = value;
@@ -81,7 +81,7 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
 #endif
                 var value = 0.0;
                 if job.col + r < p.n && k0 + k < job.last {
-                    value = b[b_from + b_col(job.col + r) + (k0 + k) * p.b_k];
+                    value = f32(b[b_from + b_col(job.col + r) + (k0 + k) * p.b_k]);
                 }
                 b_tile[k * B_ROW + r / 4u][r % 4u] = value;
             }

@@ -1,13 +1,14 @@
 // Images [n, channels, height, width] cut into patches: row (image, y, x) of the output holds channels·patch² values,
-// channels outermost. A permutation. Grid: one invocation an element of the output, folded. Writes (=).
+// channels outermost. A permutation, into halves where HALF. Grid: one invocation an element of the output, folded. Writes (=).
 #include "params.wgsl"
+#include "act.wgsl"
 #include "grid.wgsl"
 
 struct Params {
     count: u32, channels: u32, height: u32, width: u32, patch_size: u32, x_offset: u32, out_offset: u32,
 }
 
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
 @group(0) @binding(1) var<storage, read> x: array<f32>;
 
 @compute @workgroup_size(WG)
@@ -25,5 +26,5 @@ fn unfold(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: v
     let c = k / (p.patch_size * p.patch_size);
     let y = (place / across) * p.patch_size + (k / p.patch_size) % p.patch_size;
     let xx = (place % across) * p.patch_size + k % p.patch_size;
-    dst[p.out_offset + at] = x[p.x_offset + ((image * p.channels + c) * p.height + y) * p.width + xx];
+    dst[p.out_offset + at] = Act(x[p.x_offset + ((image * p.channels + c) * p.height + y) * p.width + xx]);
 }

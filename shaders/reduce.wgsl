@@ -1,5 +1,5 @@
 // out[part, c] = scale · Σ x[r, c] over the part's rows, plus what was there where `accumulate`.
-// Grid: (ceil(units of a row / WG), parts, 1); one invocation a unit (units.wgsl) and part. Neighbours read neighbours.
+// x is of half precision where HALF. Grid: (ceil(units of a row / WG), parts, 1); one invocation a unit (units.wgsl) and part. Neighbours read neighbours.
 #include "params.wgsl"
 #include "units.wgsl"
 
@@ -10,7 +10,7 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read_write> dst: array<Unit>;
-@group(0) @binding(1) var<storage, read> x: array<Unit>;
+@group(0) @binding(1) var<storage, read> x: array<Stored>;
 
 @compute @workgroup_size(WG)
 fn column_sum(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -24,7 +24,7 @@ fn column_sum(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_i
     for (var start = first; start < last; start += RUN) {
         var run = Unit();
         for (var r = start; r < min(start + RUN, last); r++) {
-            run += x[(p.offset + r * p.stride) / UNIT + c];
+            run += Unit(x[(p.offset + r * p.stride) / UNIT + c]);
         }
         total += run;
     }

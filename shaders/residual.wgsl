@@ -5,7 +5,7 @@
 //   backward_gamma the same parts by column, for rows that are not kept; parts[k] of the k-th block of rows
 // The parts are summed by reduce.wgsl. `rows` counts trunk rows in forward and branch rows elsewhere. With SUBSET the
 // maps and factors are bound. Grid: forward and backward a team for `strip` rows, folded (rows.wgsl); backward_gamma
-// (ceil(cols / WG), parts, 1).
+// (ceil(cols / WG), parts, 1). x, b, z and their gradients are of half precision where HALF, all else is single.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "rows.wgsl"
@@ -18,9 +18,9 @@ struct Params {
 }
 
 #ifdef FORWARD
-@group(0) @binding(0) var<storage, read_write> z: array<Unit>;
-@group(0) @binding(1) var<storage, read> x: array<Unit>;
-@group(0) @binding(2) var<storage, read> b: array<Unit>;
+@group(0) @binding(0) var<storage, read_write> z: array<Stored>;
+@group(0) @binding(1) var<storage, read> x: array<Stored>;
+@group(0) @binding(2) var<storage, read> b: array<Stored>;
 @group(0) @binding(3) var<storage, read> gamma: array<Unit>;
 #ifdef SUBSET
 @group(0) @binding(4) var<storage, read> inverse_rows: array<u32>;
@@ -28,12 +28,12 @@ struct Params {
 #endif
 #endif
 #ifdef BACKWARD
-@group(0) @binding(0) var<storage, read_write> db: array<Unit>;
-@group(0) @binding(1) var<storage, read> dz: array<Unit>;
+@group(0) @binding(0) var<storage, read_write> db: array<Stored>;
+@group(0) @binding(1) var<storage, read> dz: array<Stored>;
 @group(0) @binding(2) var<storage, read> gamma: array<Unit>;
 #ifdef GAMMA
 @group(0) @binding(3) var<storage, read_write> parts: array<Unit>;
-@group(0) @binding(4) var<storage, read> b: array<Unit>;
+@group(0) @binding(4) var<storage, read> b: array<Stored>;
 #ifdef SUBSET
 @group(0) @binding(5) var<storage, read> trunk_rows: array<u32>;
 @group(0) @binding(6) var<storage, read> factor: array<f32>;
@@ -47,8 +47,8 @@ struct Params {
 #endif
 #ifdef BACKWARD_GAMMA
 @group(0) @binding(0) var<storage, read_write> parts: array<Unit>;
-@group(0) @binding(1) var<storage, read> dz: array<Unit>;
-@group(0) @binding(2) var<storage, read> b: array<Unit>;
+@group(0) @binding(1) var<storage, read> dz: array<Stored>;
+@group(0) @binding(2) var<storage, read> b: array<Stored>;
 #ifdef SUBSET
 @group(0) @binding(3) var<storage, read> trunk_rows: array<u32>;
 @group(0) @binding(4) var<storage, read> factor: array<f32>;
@@ -99,13 +99,13 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         for (var k = 0u; k < steps(units); k++) {
             let c = k * TEAM + own;
             if inside(c, units) {
-                var v = x[at + c];
+                var v = Unit(x[at + c]);
 #ifdef KEEP
-                if s != 0.0 { v += s * gain[k] * b[from_ + c]; }
+                if s != 0.0 { v += s * gain[k] * Unit(b[from_ + c]); }
 #else
-                if s != 0.0 { v += s * gamma[p.gamma_offset / UNIT + c] * b[from_ + c]; }
+                if s != 0.0 { v += s * gamma[p.gamma_offset / UNIT + c] * Unit(b[from_ + c]); }
 #endif
-                z[to + c] = v;
+                z[to + c] = Stored(v);
             }
         }
     }
@@ -142,16 +142,17 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
         for (var k = 0u; k < steps(units); k++) {
             let c = k * TEAM + own;
             if inside(c, units) {
-                let upper = place.scale * dz[at + c];
+                let upper = place.scale * Unit(dz[at + c]);
 #ifdef KEEP
-                let d = gain[k] * upper;
+                var d = gain[k] * upper;
 #else
-                let d = gamma[p.gamma_offset / UNIT + c] * upper;
+                var d = gamma[p.gamma_offset / UNIT + c] * upper;
 #endif
 #ifdef GAMMA
-                total[k] += b[(p.b_offset + i * p.b_stride) / UNIT + c] * upper;
+                total[k] += Unit(b[(p.b_offset + i * p.b_stride) / UNIT + c]) * upper;
 #endif
-                if p.accumulate != 0u { db[to + c] += d; } else { db[to + c] = d; }
+                if p.accumulate != 0u { d += Unit(db[to + c]); }
+                db[to + c] = Stored(d);
             }
         }
     }
@@ -175,8 +176,8 @@ fn backward_gamma(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocati
     var total = Unit();
     for (var i = wid.y * p.strip; i < last; i++) {
         let place = pair(i);
-        let upper = place.scale * dz[(p.x_offset + place.row * p.x_stride) / UNIT + c];
-        total += b[(p.b_offset + i * p.b_stride) / UNIT + c] * upper;
+        let upper = place.scale * Unit(dz[(p.x_offset + place.row * p.x_stride) / UNIT + c]);
+        total += Unit(b[(p.b_offset + i * p.b_stride) / UNIT + c]) * upper;
     }
     parts[(p.parts_offset + wid.y * p.cols) / UNIT + c] = total;
 }

@@ -4,9 +4,11 @@
 //   backward_patches  dpatch[crop, t] (=, or += where `accumulate`) dy of an unmasked patch, 0 for a masked one
 //   backward_shared   sums (=): row t the sum over crops of dy[crop, t]; then, with MASKED, for t ≥ 1 at row patches + t
 //                     the sum over the crops where patch t is masked
+// Patches and tokens are of half precision where HALF; what is shared by all crops is single.
 // Grid: one invocation an element of the output, folded.
 #include "params.wgsl"
 #include "grid.wgsl"
+#include "act.wgsl"
 
 struct Params {
     crops: u32, patches: u32, cols: u32,
@@ -16,8 +18,8 @@ struct Params {
 }
 
 #ifdef FORWARD
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> embedded: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
+@group(0) @binding(1) var<storage, read> embedded: array<Act>;
 @group(0) @binding(2) var<storage, read> positions: array<f32>;
 @group(0) @binding(3) var<storage, read> cls: array<f32>;
 @group(0) @binding(4) var<storage, read> cls_position: array<f32>;
@@ -36,21 +38,21 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let t = r % (p.patches + 1u);
     if crop >= p.crops { return; }
     if t == 0u {
-        dst[p.out_offset + at] = cls[p.cls_offset + c] + cls_position[p.cls_position_offset + c];
+        dst[p.out_offset + at] = Act(cls[p.cls_offset + c] + cls_position[p.cls_position_offset + c]);
         return;
     }
     let patch_row = crop * p.patches + t - 1u;
-    var v = embedded[p.patch_offset + patch_row * p.patch_stride + c];
+    var v = f32(embedded[p.patch_offset + patch_row * p.patch_stride + c]);
 #ifdef MASKED
     if mask[p.mask_offset + patch_row] != 0u { v = mask_token[p.mask_token_offset + c]; }
 #endif
-    dst[p.out_offset + at] = v + positions[p.position_offset + (t - 1u) * p.position_stride + c];
+    dst[p.out_offset + at] = Act(v + positions[p.position_offset + (t - 1u) * p.position_stride + c]);
 }
 #endif
 
 #ifdef BACKWARD_PATCHES
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> dy: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
+@group(0) @binding(1) var<storage, read> dy: array<Act>;
 #ifdef MASKED
 @group(0) @binding(2) var<storage, read> mask: array<u32>;
 #endif
@@ -62,18 +64,19 @@ fn backward_patches(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgrou
     let patch_row = at / p.cols;
     let c = at % p.cols;
     if patch_row >= p.crops * p.patches { return; }
-    var d = dy[p.out_offset + (patch_row + patch_row / p.patches + 1u) * p.cols + c];
+    var d = f32(dy[p.out_offset + (patch_row + patch_row / p.patches + 1u) * p.cols + c]);
 #ifdef MASKED
     if mask[p.mask_offset + patch_row] != 0u { d = 0.0; }
 #endif
     let to = p.patch_offset + patch_row * p.patch_stride + c;
-    if p.accumulate != 0u { dst[to] += d; } else { dst[to] = d; }
+    if p.accumulate != 0u { d += f32(dst[to]); }
+    dst[to] = Act(d);
 }
 #endif
 
 #ifdef BACKWARD_SHARED
 @group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> dy: array<f32>;
+@group(0) @binding(1) var<storage, read> dy: array<Act>;
 #ifdef MASKED
 @group(0) @binding(2) var<storage, read> mask: array<u32>;
 #endif
@@ -88,7 +91,7 @@ fn backward_shared(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroup
     var total = 0.0;
     var masked = 0.0;
     for (var crop = 0u; crop < p.crops; crop++) {
-        let d = dy[p.out_offset + (crop * (p.patches + 1u) + t) * p.cols + c];
+        let d = f32(dy[p.out_offset + (crop * (p.patches + 1u) + t) * p.cols + c]);
         total += d;
 #ifdef MASKED
         if t > 0u && mask[p.mask_offset + crop * p.patches + t - 1u] != 0u { masked += d; }

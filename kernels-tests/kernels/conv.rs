@@ -3,7 +3,7 @@
 use poa_gpu::autograd::Var;
 use poa_gpu::ops::conv::{Conv, MapShape, conv_images, conv2d};
 use poa_gpu::ops::matmul::window::{Window, window_gradient, window_product};
-use poa_gpu::ops::matmul::{Force, variants};
+use poa_gpu::ops::matmul::{Force, Precision, variants};
 use poa_gpu::tensor::{DType, Device, Tensor};
 
 use crate::support::{Operand, Tolerance, assert_close, check, devices, random};
@@ -180,9 +180,10 @@ fn every_variant() {
         for device in devices() {
             let forced = match &device {
                 Device::Cpu(_) => vec![None],
-                Device::Gpu(gpu) => {
-                    [None].into_iter().chain(variants(gpu.caps()).into_iter().map(Some)).collect()
-                }
+                Device::Gpu(gpu) => [None]
+                    .into_iter()
+                    .chain(variants(gpu.caps(), Precision::Single).into_iter().map(Some))
+                    .collect(),
             };
             let map = |shape: MapShape, values: &[f32], columns: usize| {
                 let dims = [shape.images, shape.height, shape.width, columns];

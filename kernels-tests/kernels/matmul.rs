@@ -1,11 +1,15 @@
 //! Matrix products: every variant forced, over ragged shapes, orientations, strides, batches, groups and epilogues.
 
-use poa_gpu::gpu::Caps;
-use poa_gpu::ops::matmul::{Epilogue, Force, Matrix, Options, Variant, matmul_with, variants};
+use half::f16;
+use poa_gpu::gpu::{Caps, Cooperative};
+use poa_gpu::ops::cast::to_type;
+use poa_gpu::ops::matmul::{
+    self, Epilogue, Force, Matrix, Options, PLAIN, Precision, Problem, Variant, matmul_with, plan, variants,
+};
 use poa_gpu::tensor::{DType, Device, Tensor};
 
 use super::elementwise::gelu;
-use crate::support::{Placing, assert_close, devices, place, random};
+use crate::support::{Placing, assert_close, devices, place, place_half, random};
 
 /// An epilogue by name; the test makes its operands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,6 +37,7 @@ struct Case {
     accumulate: bool,
     ending: Ending,
     parts: Option<usize>,
+    precision: Precision,
 }
 
 impl Case {
@@ -49,6 +54,7 @@ impl Case {
             accumulate: false,
             ending: Ending::None,
             parts: None,
+            precision: Precision::Single,
         }
     }
 }
@@ -59,22 +65,37 @@ fn gelu_slope(x: f64) -> f64 {
 }
 
 /// The variants to force on a device; the CPU has none.
-fn forced(device: &Device) -> Vec<Option<Variant>> {
+fn forced(device: &Device, precision: Precision) -> Vec<Option<Variant>> {
     match device {
         Device::Cpu(_) => vec![None],
-        Device::Gpu(gpu) => [None].into_iter().chain(variants(gpu.caps()).into_iter().map(Some)).collect(),
+        Device::Gpu(gpu) => {
+            let all = variants(gpu.caps(), precision).into_iter();
+            [None].into_iter().chain(all.map(Some)).collect()
+        }
     }
 }
 
 fn check(case: Case) {
-    let Case { batch, m, n, k, transposed, placing, shared, alpha, accumulate, ending, parts } = case;
+    check_with(case, None);
+}
+
+/// With these variants instead of all that there are.
+fn check_with(case: Case, only: Option<&[Variant]>) {
+    let Case { batch, m, n, k, transposed, placing, shared, alpha, accumulate, ending, parts, precision } =
+        case;
+    let (halves, half_out) = (precision != Precision::Single, precision == Precision::Half);
+    let values = |seed, count: usize, half: bool| -> Vec<f32> {
+        let values = random(seed, count).into_iter();
+        values.map(|v| if half { f16::from_f32(v).to_f32() } else { v }).collect()
+    };
     // operand values as [batch, rows, cols], and where they are laid out
     let operand = |seed, i: usize, rows: usize, cols: usize| {
         let count = if shared[i] { 1 } else { batch };
-        (random(seed, count * rows * cols), count)
+        (values(seed, count * rows * cols, halves), count)
     };
     let ((a, a_count), (b, b_count)) = (operand(1, 0, m, k), operand(2, 1, k, n));
-    let (prior, bias, saved) = (random(3, batch * m * n), random(4, n), random(5, m * n));
+    let (prior, saved) = (values(3, batch * m * n, half_out), values(5, m * n, half_out));
+    let bias = random(4, n);
 
     let mut expected = Vec::with_capacity(batch * m * n);
     let mut pre = Vec::with_capacity(m * n);
@@ -100,7 +121,13 @@ fn check(case: Case) {
         }
     }
 
-    for device in devices() {
+    for device in devices().into_iter().filter(|d| !halves || d.kind() == "gpu") {
+        let placed = |shape: &[usize], values: &[f32], placing, half: bool| match half {
+            true => place_half(&device, shape, values, placing).unwrap(),
+            false => place(&device, shape, values, placing).unwrap(),
+        };
+        let read = |t: &Tensor| to_type(t, DType::F32).unwrap().to_vec::<f32>().unwrap();
+        let out_type = if half_out { DType::F16 } else { DType::F32 };
         // a transposed operand is stored transposed and viewed back
         let laid_out = |values: &[f32], count: usize, rows: usize, cols: usize, t: bool| {
             let mut stored = values.to_vec();
@@ -114,7 +141,7 @@ fn check(case: Case) {
                 }
             }
             let shape = if t { [count, cols, rows] } else { [count, rows, cols] };
-            let tensor = place(&device, &shape, &stored, placing).unwrap();
+            let tensor = placed(&shape, &stored, placing, halves);
             let tensor = if count == 1 { tensor.reshape(&shape[1..]).unwrap() } else { tensor };
             let matrix = Matrix::new(&tensor).unwrap();
             if t { matrix.t() } else { matrix }
@@ -122,19 +149,23 @@ fn check(case: Case) {
         let left = laid_out(&a, a_count, m, k, transposed[0]);
         let right = laid_out(&b, b_count, k, n, transposed[1]);
         let vector = place(&device, &[n], &bias, placing).unwrap();
-        for variant in forced(&device) {
+        let variants = match only {
+            Some(variants) => variants.iter().copied().map(Some).collect(),
+            None => forced(&device, precision),
+        };
+        for variant in variants {
             let label = format!("{case:?} {variant:?} on {}", device.kind());
             let shape = if batch == 1 { vec![m, n] } else { vec![batch, m, n] };
-            let fenced = Tensor::empty(&device, &shape, DType::F32).unwrap();
-            let pre_out = Tensor::empty(&device, &[m, n], DType::F32).unwrap();
+            let fenced = Tensor::empty(&device, &shape, out_type).unwrap();
+            let pre_out = Tensor::empty(&device, &[m, n], out_type).unwrap();
             let out = match placing {
                 Placing::Dense => fenced.clone(),
                 Placing::Strided | Placing::Fours => {
-                    place(&device, &shape, &vec![f32::NAN; batch * m * n], placing).unwrap()
+                    placed(&shape, &vec![f32::NAN; batch * m * n], placing, half_out)
                 }
             };
             if accumulate {
-                let prior = place(&device, &shape, &prior, Placing::Dense).unwrap();
+                let prior = placed(&shape, &prior, Placing::Dense, half_out);
                 poa_gpu::ops::elementwise::copy(&out, &prior).unwrap();
             }
             let epilogue = match ending {
@@ -144,22 +175,88 @@ fn check(case: Case) {
                 Ending::BiasGeluSaved => {
                     Epilogue::BiasGelu { bias: vector.clone(), pre: Some(pre_out.clone()) }
                 }
-                Ending::GeluGrad => {
-                    Epilogue::GeluGrad { pre: place(&device, &[m, n], &saved, placing).unwrap() }
-                }
+                Ending::GeluGrad => Epilogue::GeluGrad { pre: placed(&[m, n], &saved, placing, half_out) },
             };
             let options = Options { alpha, accumulate, epilogue };
             let force = Force { variant, parts };
             matmul_with(&left, &right, &Matrix::new(&out).unwrap(), &options, force)
                 .unwrap_or_else(|e| panic!("{label}: {e}"));
+            // sums are single; what is stored in half precision is rounded once more
+            let rtol = if half_out { 5e-4 } else { 2e-6 };
             let atol = 4e-7 * (k as f64).max(8.0);
-            assert_close(&label, &out.to_vec::<f32>().unwrap(), &expected, atol, 2e-6);
+            assert_close(&label, &read(&out), &expected, atol, rtol);
             assert!(fenced.fences_intact().unwrap(), "{label}: written beside the output");
             if ending == Ending::BiasGeluSaved {
-                assert_close(&label, &pre_out.to_vec::<f32>().unwrap(), &pre, atol, 2e-6);
+                assert_close(&label, &read(&pre_out), &pre, atol, rtol);
             }
             assert!(pre_out.fences_intact().unwrap(), "{label}: written beside the pre-activation");
         }
+    }
+}
+
+/// Both kinds of products of halves, in every orientation and with every epilogue.
+#[test]
+fn half_precision() {
+    for precision in [Precision::HalfToSingle, Precision::Half] {
+        for transposed in [[false, false], [false, true], [true, false], [true, true]] {
+            // operands that can be read in vectors, and others
+            for [m, n, k] in [[1, 1, 1], [7, 17, 3], [65, 33, 37], [36, 68, 24], [72, 136, 40]] {
+                let case = Case { precision, transposed, alpha: 0.5, ..Case::new(m, n, k) };
+                check(case);
+                check(Case { placing: Placing::Strided, accumulate: true, ..case });
+            }
+            let case = Case { precision, transposed, ..Case::new(24, 40, 300) };
+            check(Case { batch: 2, shared: [true, false], ..case });
+            check(Case { parts: Some(3), ..case });
+        }
+        for ending in [Ending::Bias, Ending::BiasGelu, Ending::BiasGeluSaved, Ending::GeluGrad] {
+            for placing in [Placing::Dense, Placing::Strided] {
+                for parts in [None, Some(3)] {
+                    let case = Case { precision, ending, placing, parts, ..Case::new(66, 37, 50) };
+                    check(Case { transposed: [false, true], ..case });
+                    check(Case { transposed: [false, true], n: 40, k: 48, ..case });
+                }
+            }
+        }
+    }
+}
+
+/// The kernels for cooperative matrices, with plain arithmetic in the matrices' place: 16×16 and 8×8 in turn, since a
+/// software adapter takes seconds to build one.
+#[test]
+fn tiles_of_cooperative_products() {
+    let orientations = [[false, false], [false, true], [true, false], [true, true]];
+    for (i, transposed) in orientations.into_iter().enumerate() {
+        let (here, there) = (&PLAIN[i % 2..][..1], &PLAIN[(i + 1) % 2..][..1]);
+        let case = |m, n, k| Case { transposed, alpha: 0.5, ..Case::new(m, n, k) };
+        // over the edges of the tiles, read in vectors and not
+        check_with(Case { precision: Precision::HalfToSingle, ..case(72, 136, 40) }, Some(here));
+        check_with(Case { precision: Precision::Half, ..case(67, 45, 35) }, Some(there));
+    }
+    let case = Case { precision: Precision::Half, accumulate: true, ..Case::new(64, 72, 200) };
+    check_with(Case { batch: 2, shared: [false, true], ..case }, Some(&PLAIN[..1]));
+    check_with(Case { parts: Some(3), placing: Placing::Strided, ..case }, Some(&PLAIN[1..]));
+    let case = Case { precision: Precision::Half, alpha: 1.5, ..Case::new(66, 40, 48) };
+    check_with(Case { ending: Ending::BiasGeluSaved, ..case }, Some(&PLAIN[..1]));
+    check_with(Case { ending: Ending::GeluGrad, ..case }, Some(&PLAIN[1..]));
+}
+
+/// Half precision comes in pairs, and on a GPU.
+#[test]
+fn mixed_operands_are_refused() {
+    for device in devices() {
+        let matrix = |dtype| Matrix::new(&Tensor::zeros(&device, &[4, 4], dtype).unwrap()).unwrap();
+        let run = |types: [DType; 3]| {
+            let [a, b, c] = types.map(matrix);
+            matmul_with(&a, &b, &c, &Options::default(), Force::default()).map_err(|e| e.to_string())
+        };
+        let (half, single) = (DType::F16, DType::F32);
+        for types in [[half, single, single], [single, half, half], [single, single, half]] {
+            assert!(run(types).unwrap_err().contains("half precision"));
+        }
+        let gpu = device.kind() == "gpu";
+        assert_eq!(run([half, half, single]).is_ok(), gpu);
+        assert_eq!(run([half, half, half]).is_ok(), gpu);
     }
 }
 
@@ -276,7 +373,7 @@ fn three_groups_of_weight_rows() {
             let dense = |shape: &[usize], v: &[f32]| Tensor::from_slice(&device, shape, v).unwrap();
             let (x, dy) = (dense(&[rows, k], &x), dense(&[rows, wide], &dy));
             let (x, dy) = (Matrix::new(&x).unwrap(), Matrix::new(&dy).unwrap());
-            for variant in forced(&device) {
+            for variant in forced(&device, Precision::Single) {
                 for parts in [None, Some(2)] {
                     let force = Force { variant, parts };
                     let label = |what| format!("{what} {rows} {n} {k} {force:?} on {}", device.kind());
@@ -318,7 +415,47 @@ fn operands_must_fit() {
     }
 }
 
+/// What an adapter with tensor cores is given, and what becomes of it without them.
+#[test]
+fn plans_of_half_precision() {
+    let problem = |m, n, k, precision| Problem {
+        batch: 1,
+        m,
+        n,
+        k,
+        k_groups: 1,
+        a_along_m: false,
+        b_along_k: true,
+        a_aligned: true,
+        b_aligned: true,
+        grouped: false,
+        window: false,
+        precision,
+        wide: true,
+        ending: matmul::Ending::Plain,
+    };
+    let without = Caps {
+        f16: true,
+        subgroups: true,
+        workgroup_bytes: 48 * 1024,
+        workgroup_size: 1024,
+        ..Caps::minimal()
+    };
+    let with = Caps { cooperative: Cooperative { sixteen: true, eight: false }, ..without.clone() };
+    let eight = Caps { cooperative: Cooperative { sixteen: false, eight: true }, ..without.clone() };
+    let tile = |caps: &Caps, m, n, precision| {
+        let variant = plan(&problem(m, n, 1024, precision), caps).variant;
+        (matches!(variant, Variant::Cooperative { .. }), variant.tile())
+    };
+    assert_eq!(tile(&with, 8192, 8192, Precision::Half), (true, (128, 128)));
+    assert_eq!(tile(&with, 788, 384, Precision::Half), (true, (64, 64)));
+    assert_eq!(tile(&eight, 8192, 8192, Precision::HalfToSingle), (true, (64, 64)));
+    assert!(!tile(&with, 8192, 8192, Precision::Single).0, "tensor cores take halves");
+    assert!(!tile(&without, 8192, 8192, Precision::Half).0);
+    assert!(variants(&Caps::minimal(), Precision::Half).is_empty());
+}
+
 #[test]
 fn every_adapter_has_variants() {
-    assert!(!variants(&Caps::minimal()).is_empty());
+    assert!(!variants(&Caps::minimal(), Precision::Single).is_empty());
 }

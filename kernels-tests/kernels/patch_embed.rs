@@ -2,7 +2,7 @@
 
 use poa_gpu::ops::linear::LinearWeights;
 use poa_gpu::ops::patch_embed::{patch_embed, unfold};
-use poa_gpu::tensor::Tensor;
+use poa_gpu::tensor::{DType, Tensor};
 
 use crate::support::{Operand, Tolerance, check, devices, random};
 
@@ -46,6 +46,6 @@ fn is_a_strided_convolution() {
 fn a_size_that_does_not_divide_is_refused() {
     for device in devices() {
         let images = Tensor::from_slice(&device, &[1, 3, 10, 8], &random(1, 240)).unwrap();
-        assert!(unfold(&images, 4).unwrap_err().to_string().contains("patches of 4"));
+        assert!(unfold(&images, 4, DType::F32).unwrap_err().to_string().contains("patches of 4"));
     }
 }

@@ -1,6 +1,6 @@
 //! Every variant of every shader is valid WGSL and translates to SPIR-V, without a GPU.
 
-use poa_gpu::gpu::{Caps, emit_spirv, validate};
+use poa_gpu::gpu::{Caps, Cooperative, emit_spirv, validate};
 use poa_gpu::ops;
 use poa_gpu::optim::{adamw, sgd};
 
@@ -11,6 +11,7 @@ fn every_variant_validates_and_translates() {
         subgroups: true,
         subgroup_size: (32, 32),
         f16: true,
+        cooperative: Cooperative { sixteen: true, eight: true },
         immediates: true,
         workgroup_bytes: 48 * 1024,
         workgroup_size: 1024,
@@ -18,7 +19,13 @@ fn every_variant_validates_and_translates() {
         storage_buffers: 16,
         ..Caps::minimal()
     };
-    let software = Caps { software: true, subgroup_size: (8, 8), workgroup_bytes: 32 * 1024, ..rich.clone() };
+    let software = Caps {
+        software: true,
+        subgroup_size: (8, 8),
+        cooperative: Cooperative::default(),
+        workgroup_bytes: 32 * 1024,
+        ..rich.clone()
+    };
     for caps in [minimal, rich, software] {
         let mut kernels = ops::kernels(&caps);
         kernels.extend(adamw::kernels(&caps));

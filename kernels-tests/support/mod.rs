@@ -5,8 +5,10 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use half::f16;
 use poa_gpu::autograd::{Tape, Var};
-use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
+use poa_gpu::ops::cast::to_type;
+use poa_gpu::tensor::{DType, Device, DeviceChoice, Element, Tensor};
 use poa_gpu::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
@@ -122,6 +124,22 @@ impl Operand {
 
 /// A tensor of `values` placed as asked: the surroundings hold NaN.
 pub fn place(device: &Device, shape: &[usize], values: &[f32], placing: Placing) -> Result<Tensor> {
+    place_among(device, shape, values, f32::NAN, placing)
+}
+
+/// The same in half precision.
+pub fn place_half(device: &Device, shape: &[usize], values: &[f32], placing: Placing) -> Result<Tensor> {
+    let values: Vec<f16> = values.iter().map(|v| f16::from_f32(*v)).collect();
+    place_among(device, shape, &values, f16::NAN, placing)
+}
+
+fn place_among<T: Element>(
+    device: &Device,
+    shape: &[usize],
+    values: &[T],
+    around: T,
+    placing: Placing,
+) -> Result<Tensor> {
     if placing == Placing::Dense || shape.is_empty() {
         return Tensor::from_slice(device, shape, values);
     }
@@ -129,7 +147,7 @@ pub fn place(device: &Device, shape: &[usize], values: &[f32], placing: Placing)
     let rows = shape[..shape.len() - 1].iter().product::<usize>();
     let (before, after) = if placing == Placing::Fours { (8, 4) } else { (3, 2) };
     let wide = cols + before + after;
-    let mut all = vec![f32::NAN; (rows + 1) * wide];
+    let mut all = vec![around; (rows + 1) * wide];
     for r in 0..rows {
         all[(r + 1) * wide + before..][..cols].copy_from_slice(&values[r * cols..][..cols]);
     }
@@ -259,6 +277,63 @@ fn run(
         all.push(Some(g));
     }
     Ok(all)
+}
+
+/// What activations of half precision may be off, relative to the largest.
+const HALF: f64 = 3e-3;
+
+/// Runs `op` on the GPU with the operands marked `true` in half precision, and on the CPU with the same rounded values in
+/// single precision, and compares outputs, gradients and fences. `op` gives the kind of precision back that it got.
+pub fn check_half(name: &str, operands: &[(Operand, bool)], op: impl Fn(&Tape, &[Var]) -> Result<Vec<Var>>) {
+    let round = |v: &[f32]| v.iter().map(|v| f16::from_f32(*v).to_f32()).collect::<Vec<f32>>();
+    let single = |t: &Tensor| to_type(t, DType::F32).unwrap().to_vec::<f32>().unwrap();
+    let mut results: Vec<Vec<Vec<f32>>> = Vec::new();
+    for device in devices() {
+        let gpu = device.kind() == "gpu";
+        let tape = Tape::new();
+        let mut vars = Vec::new();
+        for (o, half) in operands {
+            let values = if *half { round(&o.values) } else { o.values.clone() };
+            let value = match *half && gpu {
+                true => place_half(&device, &o.shape, &values, o.placing).unwrap(),
+                false => place(&device, &o.shape, &values, o.placing).unwrap(),
+            };
+            vars.push(match (o.tracked, o.parameter) {
+                (false, _) => Var::constant(value),
+                (true, false) => tape.leaf(value),
+                (true, true) => {
+                    // gradients of parameters are single
+                    let zeros = place(&device, &o.shape, &vec![0.0; values.len()], o.placing).unwrap();
+                    Var::parameter(value, zeros, Rc::new(Cell::new(false)))
+                }
+            });
+        }
+        let outputs = op(&tape, &vars).unwrap_or_else(|e| panic!("{name} on {}: {e}", device.kind()));
+        let mut all: Vec<Vec<f32>> = Vec::new();
+        let mut seeds = Vec::new();
+        for (i, out) in outputs.iter().enumerate() {
+            let t = out.value();
+            if t.layout().is_contiguous() && t.layout().offset == 64 {
+                assert!(t.fences_intact().unwrap(), "{name}: output {i} was written beside");
+            }
+            all.push(single(t));
+            let cotangent = round(&random(1000 + i as u64, t.elements()));
+            let seed = Tensor::from_slice(&device, t.shape(), &cotangent).unwrap();
+            seeds.push((out, to_type(&seed, t.dtype()).unwrap()));
+        }
+        let gradients = tape.backward(seeds).unwrap_or_else(|e| panic!("{name}: {e}"));
+        for (var, (o, _)) in vars.iter().zip(operands).filter(|(_, (o, _))| o.tracked) {
+            let gradient =
+                gradients.get(var).unwrap_or_else(|| panic!("{name}: no gradient of {:?}", o.shape));
+            all.push(single(gradient));
+        }
+        results.push(all);
+    }
+    for (i, (cpu, gpu)) in results[0].iter().zip(&results[1]).enumerate() {
+        let cpu: Vec<f64> = cpu.iter().map(|v| *v as f64).collect();
+        let scale = cpu.iter().fold(0.0f64, |m, v| m.max(v.abs()));
+        assert_close(&format!("{name}: output or gradient {i}"), gpu, &cpu, HALF * scale, HALF);
+    }
 }
 
 fn central_differences(

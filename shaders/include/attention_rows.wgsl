@@ -1,5 +1,8 @@
 // What the attention kernels share: rows in chunks of eight elements, those that an invocation owns, those that stream past,
-// and what is computed of the two. The including shader binds `qkv` and, for FORWARD `out`, otherwise `dout` and `dqkv`.
+// and what is computed of the two. The including shader binds `qkv` and, for FORWARD `out`, otherwise `dout` and `dqkv`,
+// of half precision where HALF.
+#include "act.wgsl"
+
 const CHUNKS: u32 = (HEAD + 7u) / 8u;
 
 // Eight neighbouring elements of a row.
@@ -17,12 +20,12 @@ fn qkv8(at: u32, c: u32) -> Eight {
 #ifdef RAGGED
     let n = HEAD - 8u * c;
     let m = min(n, 8u) - 1u;
-    let x = vec4(qkv[i], qkv[i + min(1u, m)], qkv[i + min(2u, m)], qkv[i + min(3u, m)]);
-    let y = vec4(qkv[i + min(4u, m)], qkv[i + min(5u, m)], qkv[i + min(6u, m)], qkv[i + m]);
+    let x = vec4(f32(qkv[i]), f32(qkv[i + min(1u, m)]), f32(qkv[i + min(2u, m)]), f32(qkv[i + min(3u, m)]));
+    let y = vec4(f32(qkv[i + min(4u, m)]), f32(qkv[i + min(5u, m)]), f32(qkv[i + min(6u, m)]), f32(qkv[i + m]));
     return Eight(select(vec4(0.0), x, vec4(0u, 1u, 2u, 3u) < vec4(n)), select(vec4(0.0), y, vec4(4u, 5u, 6u, 7u) < vec4(n)));
 #else
-    return Eight(vec4(qkv[i], qkv[i + 1u], qkv[i + 2u], qkv[i + 3u]),
-                 vec4(qkv[i + 4u], qkv[i + 5u], qkv[i + 6u], qkv[i + 7u]));
+    return Eight(vec4(f32(qkv[i]), f32(qkv[i + 1u]), f32(qkv[i + 2u]), f32(qkv[i + 3u])),
+                 vec4(f32(qkv[i + 4u]), f32(qkv[i + 5u]), f32(qkv[i + 6u]), f32(qkv[i + 7u])));
 #endif
 }
 
@@ -33,12 +36,12 @@ fn dout8(at: u32, c: u32) -> Eight {
 #ifdef RAGGED
     let n = HEAD - 8u * c;
     let m = min(n, 8u) - 1u;
-    let x = vec4(dout[i], dout[i + min(1u, m)], dout[i + min(2u, m)], dout[i + min(3u, m)]);
-    let y = vec4(dout[i + min(4u, m)], dout[i + min(5u, m)], dout[i + min(6u, m)], dout[i + m]);
+    let x = vec4(f32(dout[i]), f32(dout[i + min(1u, m)]), f32(dout[i + min(2u, m)]), f32(dout[i + min(3u, m)]));
+    let y = vec4(f32(dout[i + min(4u, m)]), f32(dout[i + min(5u, m)]), f32(dout[i + min(6u, m)]), f32(dout[i + m]));
     return Eight(select(vec4(0.0), x, vec4(0u, 1u, 2u, 3u) < vec4(n)), select(vec4(0.0), y, vec4(4u, 5u, 6u, 7u) < vec4(n)));
 #else
-    return Eight(vec4(dout[i], dout[i + 1u], dout[i + 2u], dout[i + 3u]),
-                 vec4(dout[i + 4u], dout[i + 5u], dout[i + 6u], dout[i + 7u]));
+    return Eight(vec4(f32(dout[i]), f32(dout[i + 1u]), f32(dout[i + 2u]), f32(dout[i + 3u])),
+                 vec4(f32(dout[i + 4u]), f32(dout[i + 5u]), f32(dout[i + 6u]), f32(dout[i + 7u])));
 #endif
 }
 #endif
@@ -61,9 +64,9 @@ fn stream_x(at: u32, sub: u32) -> Stream {
     for (var c = 0u; c < CHUNKS; c++) {
         let e = 8u * c + sub;
 #ifdef RAGGED
-        held[c] = select(0.0, qkv[at + min(e, HEAD - 1u)], e < HEAD);
+        held[c] = select(0.0, f32(qkv[at + min(e, HEAD - 1u)]), e < HEAD);
 #else
-        held[c] = qkv[at + e];
+        held[c] = f32(qkv[at + e]);
 #endif
     }
     return held;
@@ -75,9 +78,9 @@ fn stream_y(at: u32, sub: u32) -> Stream {
     for (var c = 0u; c < CHUNKS; c++) {
         let e = 8u * c + sub;
 #ifdef RAGGED
-        held[c] = select(0.0, dout[at + min(e, HEAD - 1u)], e < HEAD);
+        held[c] = select(0.0, f32(dout[at + min(e, HEAD - 1u)]), e < HEAD);
 #else
-        held[c] = dout[at + e];
+        held[c] = f32(dout[at + e]);
 #endif
     }
     return held;
@@ -114,9 +117,9 @@ fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
             if 8u * c + e < HEAD {
                 let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
 #ifdef FORWARD
-                out[at + 8u * c + e] = v;
+                out[at + 8u * c + e] = Act(v);
 #else
-                dqkv[at + 8u * c + e] = v;
+                dqkv[at + 8u * c + e] = Act(v);
 #endif
             }
         }

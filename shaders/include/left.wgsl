@@ -29,13 +29,13 @@ fn load_four(k: u32) {
     for (var i = 0u; i < BLOCKS; i++) {
 #ifdef A_VEC4
 #ifdef A_ALONG_M
-        left[i] = a[(quad_at[i] + group_at + k * p.a_k) / 4u];
+        left[i] = vec4<f32>(a[(quad_at[i] + group_at + k * p.a_k) / 4u]);
 #else
-        left[i] = a[(row_at[i] + group_at + k) / 4u];
+        left[i] = vec4<f32>(a[(row_at[i] + group_at + k) / 4u]);
 #endif
 #else
         let from_ = row_at[i] + group_at + k * p.a_k;
-        left[i] = vec4(a[from_], a[from_ + p.a_k], a[from_ + 2u * p.a_k], a[from_ + 3u * p.a_k]);
+        left[i] = vec4<f32>(vec4(a[from_], a[from_ + p.a_k], a[from_ + 2u * p.a_k], a[from_ + 3u * p.a_k]));
 #endif
     }
 }

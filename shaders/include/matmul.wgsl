@@ -10,6 +10,20 @@
 // (where A_ALONG_M: dense rows, a matrix for every tap of the window).
 // Epilogues (defines): none, BIAS, BIAS + GELU (+ SAVE_PRE), GELU_GRAD. C is written (=), or added to (+=) where
 // ACCUMULATE.
+// Where HALF, A and B are of half precision, where C_HALF C and pre are; sums and bias are in single precision always.
+#ifdef HALF
+enable f16;
+alias In = f16;
+#else
+alias In = f32;
+#endif
+#ifdef C_HALF
+enable f16;
+alias Out = f16;
+#else
+alias Out = f32;
+#endif
+
 #ifdef WINDOW
 struct Params {
     m: u32, n: u32, k: u32, k_groups: u32,
@@ -34,37 +48,55 @@ struct Params {
 }
 #endif
 
-@group(0) @binding(0) var<storage, read_write> c: array<f32>;
+#ifdef WIDE
+// Eight elements of A or B.
+struct Eight { low: vec4<In>, high: vec4<In> }
+
+@group(0) @binding(0) var<storage, read_write> c: array<vec4<Out>>;
+@group(0) @binding(1) var<storage, read> a: array<Eight>;
+@group(0) @binding(2) var<storage, read> b: array<Eight>;
+#ifdef BIAS
+@group(0) @binding(3) var<storage, read> bias: array<f32>;
+#ifdef SAVE_PRE
+@group(0) @binding(4) var<storage, read_write> pre: array<vec4<Out>>;
+#endif
+#endif
+#ifdef GELU_GRAD
+@group(0) @binding(3) var<storage, read> pre: array<vec4<Out>>;
+#endif
+#else
+@group(0) @binding(0) var<storage, read_write> c: array<Out>;
 #ifdef COMBINE
 @group(0) @binding(1) var<storage, read> partial: array<f32>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #ifdef SAVE_PRE
-@group(0) @binding(3) var<storage, read_write> pre: array<f32>;
+@group(0) @binding(3) var<storage, read_write> pre: array<Out>;
 #endif
 #endif
 #ifdef GELU_GRAD
-@group(0) @binding(2) var<storage, read> pre: array<f32>;
+@group(0) @binding(2) var<storage, read> pre: array<Out>;
 #endif
 #else
 #ifdef A_VEC4
-@group(0) @binding(1) var<storage, read> a: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read> a: array<vec4<In>>;
 #else
-@group(0) @binding(1) var<storage, read> a: array<f32>;
+@group(0) @binding(1) var<storage, read> a: array<In>;
 #endif
 #ifdef B_VEC4
-@group(0) @binding(2) var<storage, read> b: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> b: array<vec4<In>>;
 #else
-@group(0) @binding(2) var<storage, read> b: array<f32>;
+@group(0) @binding(2) var<storage, read> b: array<In>;
 #endif
 #ifdef BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #ifdef SAVE_PRE
-@group(0) @binding(4) var<storage, read_write> pre: array<f32>;
+@group(0) @binding(4) var<storage, read_write> pre: array<Out>;
 #endif
 #endif
 #ifdef GELU_GRAD
-@group(0) @binding(3) var<storage, read> pre: array<f32>;
+@group(0) @binding(3) var<storage, read> pre: array<Out>;
+#endif
 #endif
 #endif
 
@@ -93,7 +125,8 @@ fn b_group(group: u32) -> u32 { return group * p.b_k_far; }
 // A workgroup's share: rows from `row`, columns from `col`, and in every group of K the range first..last.
 struct Job { valid: bool, batch: u32, row: u32, col: u32, first: u32, last: u32, a: u32, b: u32, c: u32 }
 
-// Neighbouring workgroups share rows of A and differ in columns.
+// Neighbouring workgroups share rows of A and differ in columns; where BAND, that many rows of tiles are taken together,
+// column by column.
 fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
     let across = (p.n + tile_cols - 1u) / tile_cols;
     let tiles = across * ((p.m + tile_rows - 1u) / tile_rows);
@@ -108,27 +141,61 @@ fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
     let a_from = p.a_offset + batch * p.a_batch;
     let b_from = p.b_offset + batch * p.b_batch;
 #endif
-    return Job(batch < p.batches, batch, (tile / across) * tile_rows, (tile % across) * tile_cols,
+#ifdef BAND
+    let top = tile / (BAND * across) * BAND;
+    let height = min(BAND, tiles / across - top);
+    let y = top + tile % (BAND * across) % height;
+    let x = tile % (BAND * across) / height;
+#else
+    let y = tile / across;
+    let x = tile % across;
+#endif
+    return Job(batch < p.batches, batch, y * tile_rows, x * tile_cols,
                first, min(first + p.k_part, p.k), a_from, b_from, p.c_offset + z * p.c_batch);
 }
 
+#ifdef WIDE
+// Takes four products of a row through the epilogue; `to` is the place of C[row, col].
+fn finish(to: u32, row: u32, col: u32, products: vec4<f32>) {
+    var value = p.alpha * products;
+#ifdef BIAS
+    let first = p.bias_offset + col;
+    value += vec4(bias[first], bias[first + 1u], bias[first + 2u], bias[first + 3u]);
+#ifdef SAVE_PRE
+    pre[(p.pre_offset + row * p.pre_stride + col) / 4u] = vec4<Out>(value);
+#endif
+#ifdef GELU
+    value = vec4(gelu(value.x), gelu(value.y), gelu(value.z), gelu(value.w));
+#endif
+#endif
+#ifdef GELU_GRAD
+    let before = vec4<f32>(pre[(p.pre_offset + row * p.pre_stride + col) / 4u]);
+    value *= vec4(gelu_grad(before.x), gelu_grad(before.y), gelu_grad(before.z), gelu_grad(before.w));
+#endif
+#ifdef ACCUMULATE
+    value += vec4<f32>(c[to / 4u]);
+#endif
+    c[to / 4u] = vec4<Out>(value);
+}
+#else
 // Takes a product through the epilogue; `to` is the place of C[row, col].
 fn finish(to: u32, row: u32, col: u32, product: f32) {
     var value = p.alpha * product;
 #ifdef BIAS
     value += bias[p.bias_offset + col];
 #ifdef SAVE_PRE
-    pre[p.pre_offset + row * p.pre_stride + col] = value;
+    pre[p.pre_offset + row * p.pre_stride + col] = Out(value);
 #endif
 #ifdef GELU
     value = gelu(value);
 #endif
 #endif
 #ifdef GELU_GRAD
-    value *= gelu_grad(pre[p.pre_offset + row * p.pre_stride + col]);
+    value *= gelu_grad(f32(pre[p.pre_offset + row * p.pre_stride + col]));
 #endif
 #ifdef ACCUMULATE
-    value += c[to];
+    value += f32(c[to]);
 #endif
-    c[to] = value;
+    c[to] = Out(value);
 }
+#endif

@@ -11,7 +11,7 @@ use std::rc::Rc;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::profile;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::Tensor;
 
 /// Where the gradient of a value goes.
 #[derive(Clone)]
@@ -217,7 +217,8 @@ impl Gradients {
             Gradient::Slot(id) => match self.slots.get(id) {
                 Some(tensor) => Some(Target { tensor: tensor.clone(), accumulate: true }),
                 None => {
-                    let tensor = Tensor::empty(var.value.device(), var.value.shape(), DType::F32)?;
+                    let (device, shape) = (var.value.device(), var.value.shape());
+                    let tensor = Tensor::empty(device, shape, var.value.dtype())?;
                     self.slots.insert(*id, tensor.clone());
                     Some(Target { tensor, accumulate: false })
                 }

@@ -3,12 +3,13 @@
 use super::{Bench, Ready, Sink, close};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
+use crate::ops::cast::to_type;
 use crate::ops::conv::{Conv, MapShape, conv2d};
 use crate::ops::matmul::window::{Window, window_gradient, window_product};
-use crate::ops::matmul::{Force, Matrix, Options, Variant, matmul_with, variants};
+use crate::ops::matmul::{Force, Matrix, Options, Precision, Variant, matmul_with, variants};
 use crate::ops::strided_copy::strided_copy;
 use crate::profile::Work;
-use crate::tensor::Device;
+use crate::tensor::{DType, Device, Tensor};
 
 /// How the operands of a product lie.
 #[derive(Clone, Copy, PartialEq)]
@@ -56,16 +57,29 @@ fn matmuls(bench: &Bench, sink: &mut Sink) -> Result<()> {
         ]);
     }
     for (form, size) in shapes {
-        product(bench, sink, form, size, None)?;
+        for dtype in operand_types(&bench.device) {
+            product(bench, sink, form, size, dtype, None)?;
+        }
     }
     if let (Device::Gpu(gpu), true) = (&bench.device, bench.full()) {
-        for variant in variants(gpu.caps()) {
-            for size in [[1024, 1024, 1024], [788, 1536, 384]] {
-                product(bench, sink, Form::Forward, size, Some(variant))?;
+        for dtype in operand_types(&bench.device) {
+            let precision = if dtype == DType::F16 { Precision::HalfToSingle } else { Precision::Single };
+            for variant in variants(gpu.caps(), precision) {
+                for size in [[1024, 1024, 1024], [788, 1536, 384]] {
+                    product(bench, sink, Form::Forward, size, dtype, Some(variant))?;
+                }
             }
         }
     }
     Ok(())
+}
+
+/// What operands of products may be made of.
+fn operand_types(device: &Device) -> Vec<DType> {
+    match device {
+        Device::Gpu(gpu) if gpu.caps().f16 => vec![DType::F32, DType::F16],
+        _ => vec![DType::F32],
+    }
 }
 
 fn product(
@@ -73,25 +87,29 @@ fn product(
     sink: &mut Sink,
     form: Form,
     [m, n, k]: [usize; 3],
+    dtype: DType,
     variant: Option<Variant>,
 ) -> Result<()> {
+    let half = if dtype == DType::F16 { " half" } else { "" };
     let what = match form {
         Form::Forward => "",
         Form::WeightGradient => " weight gradient",
         Form::Slice => " slice",
     };
     let name = match variant {
-        None => format!("matmul/{m}x{n}x{k}{what}"),
-        Some(variant) => format!("matmul/{m}x{n}x{k}{what} {variant:?}"),
+        None => format!("matmul/{m}x{n}x{k}{half}{what}"),
+        Some(variant) => format!("matmul/{m}x{n}x{k}{half}{what} {variant:?}"),
     };
-    let work = Work { flops: 2.0 * (m * n * k) as f64, bytes: 4.0 * (m * k + n * k + m * n) as f64 };
+    let work =
+        Work { flops: 2.0 * (m * n * k) as f64, bytes: (dtype.bytes() * (m * k + n * k) + 4 * m * n) as f64 };
+    let random = |seed, shape: &[usize]| to_type(&bench.random(seed, shape)?, dtype);
     bench.case(sink, &name, work, || {
         let (a, b) = match form {
-            Form::Forward => (bench.random(1, &[m, k])?, bench.random(2, &[n, k])?.transpose(0, 1)),
-            Form::WeightGradient => (bench.random(1, &[k, m])?.transpose(0, 1), bench.random(2, &[k, n])?),
+            Form::Forward => (random(1, &[m, k])?, random(2, &[n, k])?.transpose(0, 1)),
+            Form::WeightGradient => (random(1, &[k, m])?.transpose(0, 1), random(2, &[k, n])?),
             Form::Slice => {
-                let whole = bench.random(2, &[n + n / 4, k + k / 4])?;
-                (bench.random(1, &[m, k])?, whole.slice(0, 0..n)?.slice(1, 0..k)?.transpose(0, 1))
+                let whole = random(2, &[n + n / 4, k + k / 4])?;
+                (random(1, &[m, k])?, whole.slice(0, 0..n)?.slice(1, 0..k)?.transpose(0, 1))
             }
         };
         let out = bench.empty(&[m, n])?;
@@ -109,8 +127,8 @@ fn product(
             },
             move || {
                 for (i, j) in [(0, 0), (m - 1, n - 1), (m / 3, n / 2)] {
-                    let row = x.slice(0, i..i + 1)?.to_vec::<f32>()?;
-                    let column = y.slice(1, j..j + 1)?.to_vec::<f32>()?;
+                    let row = single(&x.slice(0, i..i + 1)?)?;
+                    let column = single(&y.slice(1, j..j + 1)?)?;
                     let want = row.iter().zip(&column).map(|(x, y)| *x as f64 * *y as f64).sum();
                     close("matmul", z.slice(0, i..i + 1)?.to_vec::<f32>()?[j], want)?;
                 }
@@ -118,6 +136,14 @@ fn product(
             },
         )
     })
+}
+
+/// The elements of a view with any strides, of either precision.
+fn single(t: &Tensor) -> Result<Vec<f32>> {
+    match t.dtype() {
+        DType::F16 => Ok(t.to_vec::<half::f16>()?.into_iter().map(f32::from).collect()),
+        _ => t.to_vec(),
+    }
 }
 
 /// A 3×3 convolution of the third stage of a ResNet and its gradients, beside the product of that size.

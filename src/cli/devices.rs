@@ -25,8 +25,14 @@ pub(super) fn run() -> Result<()> {
         };
         let yes = |b: bool| if b { "yes" } else { "no" };
         say!(
-            "   features        subgroups {subgroups}; 16-bit floats {}; immediates {}; timestamps {}",
+            "   features        subgroups {subgroups}; 16-bit floats {}; tensor cores {}; immediates {}; timestamps {}",
             yes(c.f16),
+            match (c.cooperative.sixteen, c.cooperative.eight) {
+                (true, true) => "16×16, 8×8",
+                (true, false) => "16×16",
+                (false, true) => "8×8",
+                (false, false) => "no",
+            },
             yes(c.immediates),
             yes(c.timestamps)
         );

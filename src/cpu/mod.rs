@@ -10,7 +10,6 @@ pub(crate) use parallel::{SyncPtr, for_rows, for_rows2, pieces, reduce_columns};
 use std::cell::{Cell, RefCell};
 
 use crate::pool::{Pool, size_class};
-use crate::tensor::ELEMENT_BYTES;
 
 /// Memory of the CPU device, aligned for the widest vector loads.
 pub(crate) struct CpuBuffer {
@@ -58,8 +57,8 @@ impl CpuDevice {
         format!("cpu ({} threads)", rayon::current_num_threads())
     }
 
-    pub(crate) fn allocate(&self, elements: usize) -> CpuBuffer {
-        let bytes = size_class(elements * ELEMENT_BYTES);
+    pub(crate) fn allocate(&self, bytes: usize) -> CpuBuffer {
+        let bytes = size_class(bytes);
         let mut pool = self.pool.borrow_mut();
         pool.take(bytes).unwrap_or_else(|| {
             pool.note_new(bytes);

@@ -11,6 +11,8 @@ pub struct Caps {
     pub subgroup_size: (u32, u32),
     /// 16-bit floats in shaders.
     pub f16: bool,
+    /// Products of small matrices by a subgroup, of 16-bit floats into sums of 32 bits.
+    pub cooperative: Cooperative,
     /// Small parameters can travel as immediates.
     pub immediates: bool,
     /// Timestamps can be written.
@@ -27,6 +29,44 @@ pub struct Caps {
     pub storage_buffers: u32,
 }
 
+/// Sizes of cooperative matrices (tensor cores) that an adapter multiplies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Cooperative {
+    /// 16×16 by 16×16.
+    pub sixteen: bool,
+    /// 8×8 by 8×8.
+    pub eight: bool,
+}
+
+impl Cooperative {
+    fn of(adapter: &wgpu::Adapter) -> Self {
+        use wgpu::CooperativeScalarType::{F16, F32};
+        let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
+        if !adapter.features().contains(needed) {
+            return Self::default();
+        }
+        let all = adapter.cooperative_matrix_properties();
+        let has = |n: u32| {
+            all.iter()
+                .any(|p| [p.m_size, p.n_size, p.k_size] == [n; 3] && (p.ab_type, p.cr_type) == (F16, F32))
+        };
+        Self { sixteen: has(16), eight: has(8) }
+    }
+
+    /// Every size there may be.
+    pub const ALL: Self = Self { sixteen: true, eight: true };
+
+    /// The sizes that both have.
+    pub fn and(self, other: Self) -> Self {
+        Self { sixteen: self.sixteen && other.sixteen, eight: self.eight && other.eight }
+    }
+
+    /// Whether any size is there.
+    pub fn any(self) -> bool {
+        self.sixteen || self.eight
+    }
+}
+
 /// Bytes of parameters that a kernel may take.
 pub(crate) const IMMEDIATE_BYTES: u32 = 128;
 
@@ -38,6 +78,7 @@ impl Caps {
             subgroups: false,
             subgroup_size: (32, 32),
             f16: false,
+            cooperative: Cooperative::default(),
             immediates: false,
             timestamps: false,
             workgroup_bytes: 16 * 1024,
@@ -55,6 +96,7 @@ impl Caps {
             subgroups: features.contains(wgpu::Features::SUBGROUP),
             subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
             f16: features.contains(wgpu::Features::SHADER_F16),
+            cooperative: Cooperative::of(adapter),
             immediates: features.contains(wgpu::Features::IMMEDIATES)
                 && limits.max_immediate_size >= IMMEDIATE_BYTES,
             timestamps: features.contains(wgpu::Features::TIMESTAMP_QUERY),
@@ -73,6 +115,12 @@ impl Caps {
     /// Subgroup size, where it is the same for every kernel.
     pub fn fixed_subgroup_size(&self) -> Option<u32> {
         (self.subgroups && self.subgroup_size.0 == self.subgroup_size.1).then_some(self.subgroup_size.0)
+    }
+
+    /// Whether training in mixed precision is possible.
+    pub fn mixed_precision(&self) -> bool {
+        // the optimiser's pass writes the values in half precision as well
+        self.f16 && self.storage_buffers >= 10
     }
 
     /// Folds a count of workgroups into a grid whose dimensions the adapter allows. Kernels undo it with

@@ -6,15 +6,18 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::caps::IMMEDIATE_BYTES;
+use super::kernel::Binding;
 use super::timing::{Dispatched, Timing, hand_over};
-use super::{Caps, Kernel, Params};
+use super::{Caps, Cooperative, Kernel, Params};
 use crate::error::{Error, Result};
 use crate::pool::{Pool, size_class};
 use crate::profile;
-use crate::tensor::{ELEMENT_BYTES, Tensor};
+use crate::tensor::Tensor;
 
 /// Dispatches recorded before they are handed to the adapter, so that it works while the rest is recorded.
 const SUBMIT_EVERY: usize = 256;
+/// Copies begin and end at multiples of this many bytes.
+const WORD: usize = wgpu::COPY_BUFFER_ALIGNMENT as usize;
 /// Distance of parameter blocks in the uniform buffer, where immediates are missing.
 const UNIFORM_STRIDE: usize = 256;
 
@@ -34,8 +37,8 @@ pub(crate) struct PendingBuffer {
 
 struct Pipeline {
     pipeline: wgpu::ComputePipeline,
-    bindings: wgpu::BindGroupLayout,
-    writes: Vec<bool>,
+    layout: wgpu::BindGroupLayout,
+    bindings: Vec<Binding>,
 }
 
 #[derive(Default)]
@@ -70,13 +73,21 @@ pub struct GpuDevice {
 }
 
 impl GpuDevice {
-    /// Opens `adapter` with all the limits it has.
-    pub fn open(adapter: wgpu::Adapter) -> Result<Self> {
-        let caps = Caps::of(&adapter);
+    /// Opens `adapter` with all the limits it has, and with no more cooperative matrices than `cooperative` allows.
+    pub fn open(adapter: &wgpu::Adapter, cooperative: Cooperative) -> Result<Self> {
+        let mut caps = Caps::of(adapter);
+        caps.cooperative = caps.cooperative.and(cooperative);
         let info = adapter.get_info();
         let description = format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info);
         check_limits(&caps, &info.name)?;
-        let wanted = wgpu::Features::SUBGROUP
+        let (mut wanted, mut experimental) =
+            (wgpu::Features::empty(), wgpu::ExperimentalFeatures::disabled());
+        if caps.cooperative.any() {
+            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+            // SAFETY: the one experimental feature that is asked for; its kernels are tested before they are used.
+            experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
+        }
+        wanted |= wgpu::Features::SUBGROUP
             | wgpu::Features::SHADER_F16
             | wgpu::Features::IMMEDIATES
             | wgpu::Features::TIMESTAMP_QUERY;
@@ -84,7 +95,7 @@ impl GpuDevice {
             label: Some("poa-gpu"),
             required_features: adapter.features() & wanted,
             required_limits: adapter.limits(),
-            experimental_features: wgpu::ExperimentalFeatures::disabled(),
+            experimental_features: experimental,
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
@@ -156,8 +167,7 @@ impl GpuDevice {
         self.pool.borrow().peak_bytes()
     }
 
-    pub(crate) fn allocate(&self, elements: usize) -> Result<GpuBuffer> {
-        let exact = elements * ELEMENT_BYTES;
+    pub(crate) fn allocate(&self, exact: usize) -> Result<GpuBuffer> {
         if exact > self.caps.max_binding_bytes {
             return Err(Error::Device(format!(
                 "a tensor of {} MiB is more than the {} MiB that {} can bind; \
@@ -212,7 +222,16 @@ impl GpuDevice {
         if buffer.last_use.get() == self.stream.borrow().submission {
             self.submit()?;
         }
-        self.queue.write_buffer(&buffer.buffer, at as u64, bytes);
+        if (at | bytes.len()).is_multiple_of(WORD) {
+            self.queue.write_buffer(&buffer.buffer, at as u64, bytes);
+            return self.check();
+        }
+        // copies move whole words: what lies around halves of them is read and written back
+        let start = at - at % WORD;
+        let mut words = vec![0; (at + bytes.len()).next_multiple_of(WORD) - start];
+        self.read(buffer, start, &mut words)?;
+        words[at - start..][..bytes.len()].copy_from_slice(bytes);
+        self.queue.write_buffer(&buffer.buffer, start as u64, &words);
         self.check()
     }
 
@@ -220,9 +239,10 @@ impl GpuDevice {
         if bytes.is_empty() {
             return Ok(());
         }
-        let pending = self.start_read(buffer, at, bytes.len())?;
+        let start = at - at % WORD;
+        let pending = self.start_read(buffer, start, (at + bytes.len()).next_multiple_of(WORD) - start)?;
         let words: Vec<f32> = self.finish_read(pending)?;
-        bytes.copy_from_slice(bytemuck::cast_slice(&words));
+        bytes.copy_from_slice(&bytemuck::cast_slice(&words)[at - start..][..bytes.len()]);
         Ok(())
     }
 
@@ -305,17 +325,23 @@ impl GpuDevice {
             return Ok(());
         }
         let pipeline = self.pipeline(kernel)?;
-        if pipeline.writes.len() != tensors.len() {
+        if pipeline.bindings.len() != tensors.len() {
             return Err(Error::Device(format!(
                 "kernel {} binds {} tensors, {} were given",
                 kernel.shader.name,
-                pipeline.writes.len(),
+                pipeline.bindings.len(),
                 tensors.len()
             )));
         }
         for (i, a) in tensors.iter().enumerate() {
             let shared = |b: &&Tensor| std::ptr::eq(a.storage().gpu_buffer(), b.storage().gpu_buffer());
-            if pipeline.writes[i] && tensors.iter().enumerate().any(|(j, b)| j != i && shared(b)) {
+            if pipeline.bindings[i].float.is_some_and(|bytes| usize::from(bytes) != a.dtype().bytes()) {
+                return Err(Error::Device(format!(
+                    "kernel {}: binding {i} is of other elements than {a:?}",
+                    kernel.shader.name
+                )));
+            }
+            if pipeline.bindings[i].write && tensors.iter().enumerate().any(|(j, b)| j != i && shared(b)) {
                 return Err(Error::Device(format!(
                     "kernel {}: binding {i} is written and its buffer is bound twice",
                     kernel.shader.name
@@ -332,7 +358,7 @@ impl GpuDevice {
             .collect();
         let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
             label: None,
-            layout: &pipeline.bindings,
+            layout: &pipeline.layout,
             entries: &entries,
         });
         let mut stream = self.stream.borrow_mut();
@@ -346,7 +372,7 @@ impl GpuDevice {
         if timed {
             // a pass of its own, with a timestamp at its beginning and its end
             stream.pass = None;
-            let bytes = tensors.iter().map(|t| t.elements() * ELEMENT_BYTES).sum();
+            let bytes = tensors.iter().map(|t| t.elements() * t.dtype().bytes()).sum();
             let timing = stream.timing.get_or_insert_with(|| Timing::new(&self.device, SUBMIT_EVERY));
             stream.pass = Some(timing.begin(encoder, kernel, grid, bytes));
         }
@@ -404,11 +430,11 @@ impl GpuDevice {
         if bytes > IMMEDIATE_BYTES {
             return Err(Error::Device(format!("kernel {}: {bytes} bytes of parameters", kernel.shader.name)));
         }
-        if composed.writes.len() > self.caps.storage_buffers as usize {
+        if composed.bindings.len() > self.caps.storage_buffers as usize {
             return Err(Error::Device(format!(
                 "kernel {} binds {} buffers, {} are possible on {}",
                 kernel.shader.name,
-                composed.writes.len(),
+                composed.bindings.len(),
                 self.caps.storage_buffers,
                 self.description
             )));
@@ -422,24 +448,24 @@ impl GpuDevice {
             self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };
         let entries: Vec<_> = composed
-            .writes
+            .bindings
             .iter()
             .enumerate()
-            .map(|(i, write)| wgpu::BindGroupLayoutEntry {
+            .map(|(i, binding)| wgpu::BindGroupLayoutEntry {
                 binding: i as u32,
                 visibility: wgpu::ShaderStages::COMPUTE,
                 ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: !write },
+                    ty: wgpu::BufferBindingType::Storage { read_only: !binding.write },
                     has_dynamic_offset: false,
                     min_binding_size: None,
                 },
                 count: None,
             })
             .collect();
-        let bindings = self
+        let group = self
             .device
             .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-        let groups = [Some(&bindings), Some(&self.uniform_layout)];
+        let groups = [Some(&group), Some(&self.uniform_layout)];
         let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
             label: None,
             bind_group_layouts: if self.caps.immediates { &groups[..1] } else { &groups },
@@ -457,7 +483,7 @@ impl GpuDevice {
             cache: None,
         });
         self.check()?;
-        let made = Rc::new(Pipeline { pipeline, bindings, writes: composed.writes });
+        let made = Rc::new(Pipeline { pipeline, layout: group, bindings: composed.bindings });
         self.pipelines.borrow_mut().insert(kernel.clone(), made.clone());
         Ok(made)
     }

@@ -91,8 +91,17 @@ pub(super) struct Composed {
     pub(super) source: String,
     pub(super) module: naga::Module,
     pub(super) info: naga::valid::ModuleInfo,
-    /// For every binding of group 0, whether the kernel writes to it.
-    pub(super) writes: Vec<bool>,
+    /// The bindings of group 0.
+    pub(super) bindings: Vec<Binding>,
+}
+
+/// A storage buffer as a kernel declares it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Binding {
+    /// Whether the kernel writes to it.
+    pub(super) write: bool,
+    /// Bytes of its elements' scalars where they are floats; integers are read as bits of anything.
+    pub(super) float: Option<u8>,
 }
 
 impl Kernel {
@@ -115,6 +124,7 @@ impl Kernel {
         let mut wanted = Capabilities::IMMEDIATES;
         wanted.set(Capabilities::SUBGROUP, caps.subgroups);
         wanted.set(Capabilities::SHADER_FLOAT16, caps.f16);
+        wanted.set(Capabilities::COOPERATIVE_MATRIX, caps.cooperative.any());
         let info = Validator::new(ValidationFlags::all(), wanted)
             .validate(&module)
             .map_err(|e| self.broken(e.emit_to_string(&source)))?;
@@ -122,17 +132,27 @@ impl Kernel {
             return Err(self.broken("no such entry point"));
         }
         self.check_params(&module)?;
-        let mut writes = Vec::new();
+        let mut bindings: Vec<Binding> = Vec::new();
         for (_, variable) in module.global_variables.iter() {
             let naga::AddressSpace::Storage { access } = variable.space else { continue };
             let binding = variable.binding.ok_or_else(|| self.broken("a storage buffer without binding"))?;
             let at = binding.binding as usize;
-            if writes.len() <= at {
-                writes.resize(at + 1, false);
+            if bindings.len() <= at {
+                bindings.resize(at + 1, Binding::default());
             }
-            writes[at] = access.contains(naga::StorageAccess::STORE);
+            let scalar = match &module.types[variable.ty].inner {
+                naga::TypeInner::Array { base, .. } => match &module.types[*base].inner {
+                    naga::TypeInner::Struct { members, .. } => module.types[members[0].ty].inner.scalar(),
+                    inner => inner.scalar(),
+                },
+                _ => None,
+            };
+            bindings[at] = Binding {
+                write: access.contains(naga::StorageAccess::STORE),
+                float: scalar.filter(|s| s.kind == naga::ScalarKind::Float).map(|s| s.width),
+            };
         }
-        Ok(Composed { source, module, info, writes })
+        Ok(Composed { source, module, info, bindings })
     }
 
     /// The WGSL `struct Params` must be the Rust one: same names, types and offsets.

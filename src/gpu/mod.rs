@@ -9,7 +9,7 @@ mod preprocess;
 mod timing;
 
 pub use adapter::{AdapterSummary, adapters, select};
-pub use caps::Caps;
+pub use caps::{Caps, Cooperative};
 pub use device::GpuDevice;
 pub(crate) use device::{GpuBuffer, PendingBuffer};
 pub(crate) use kernel::params;

@@ -5,6 +5,8 @@ use crate::error::{Error, Result};
 
 /// Small pieces that shaders share.
 const INCLUDES: &[(&str, &str)] = &[
+    ("act.wgsl", include_str!("../../shaders/include/act.wgsl")),
+    ("cooperative.wgsl", include_str!("../../shaders/include/cooperative.wgsl")),
     ("params.wgsl", include_str!("../../shaders/include/params.wgsl")),
     ("grid.wgsl", include_str!("../../shaders/include/grid.wgsl")),
     ("math.wgsl", include_str!("../../shaders/include/math.wgsl")),

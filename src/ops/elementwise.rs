@@ -1,10 +1,12 @@
-//! Elementwise operations on matrices of contiguous rows: addition in place, copies, scaling, GELU.
+//! Elementwise operations on matrices of contiguous rows: addition in place, copies, scaling, GELU. On a GPU operands may
+//! be of half precision, all of them.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::rows::fours;
+use crate::ops::{activation_types, half_define};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
@@ -58,19 +60,21 @@ impl Op {
         matches!(self, Self::GeluGrad | Self::GeluGradAdd)
     }
 
-    fn kernel(self, vec4: bool, flat: bool) -> Kernel {
+    fn kernel(self, dtype: DType, vec4: bool, flat: bool) -> Kernel {
         let mut defines = vec![("WG", WG)];
         defines.extend(vec4.then_some(("VEC4", 1)));
         defines.extend(flat.then_some(("FLAT", 1)));
         defines.extend(self.is_binary().then_some(("BINARY", 1)));
+        defines.extend(half_define(dtype));
         Kernel::new::<ElementwiseParams>(SHADER, self.entry(), defines)
     }
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let kinds = [(false, false), (false, true), (true, false), (true, true)];
-    Op::ALL.iter().flat_map(|op| kinds.map(|(vec4, flat)| op.kernel(vec4, flat))).collect()
+    let of = |dtype| Op::ALL.map(|op| kinds.map(|(vec4, flat)| op.kernel(dtype, vec4, flat)));
+    activation_types(caps).flat_map(of).flatten().collect()
 }
 
 /// Rows of a tensor; dense ones as a single row.
@@ -83,7 +87,7 @@ pub(crate) fn flat_rows(t: &Tensor, op: &'static str) -> Result<Rows> {
 }
 
 /// Folds several tensors of one shape into rows of one common length.
-fn common_rows<const N: usize>(op: &'static str, tensors: [&Tensor; N]) -> Result<[Rows; N]> {
+pub(crate) fn common_rows<const N: usize>(op: &'static str, tensors: [&Tensor; N]) -> Result<[Rows; N]> {
     if tensors.iter().any(|t| t.shape() != tensors[0].shape()) {
         let shapes: Vec<_> = tensors.iter().map(|t| t.shape()).collect();
         return Err(Error::shape(op, format!("operands of one shape expected, got {shapes:?}")));
@@ -157,7 +161,7 @@ fn run(op: Op, out: &Tensor, a: &Tensor, b: Option<&Tensor>, scale: f32) -> Resu
             let grid = gpu.caps().grid(units.div_ceil(WG as usize));
             let mut tensors = vec![out, a];
             tensors.extend(b);
-            gpu.dispatch(&op.kernel(vec4, o.rows == 1), &tensors, &params, grid)
+            gpu.dispatch(&op.kernel(out.dtype(), vec4, o.rows == 1), &tensors, &params, grid)
         }
     }
 }
@@ -194,7 +198,7 @@ pub fn gelu_backward(out: &Tensor, x: &Tensor, dy: &Tensor, accumulate: bool) ->
 
 /// The exact GELU, x·Φ(x).
 pub fn gelu(tape: &Tape, x: &Var) -> Result<Var> {
-    let out = Tensor::empty(x.value().device(), x.value().shape(), DType::F32)?;
+    let out = Tensor::empty(x.value().device(), x.value().shape(), x.value().dtype())?;
     gelu_forward(&out, x.value())?;
     let input = x.clone();
     Ok(tape.record("gelu", &[x], out, move |g, dy| match g.target(&input)? {

@@ -4,30 +4,39 @@ use crate::cpu::for_rows;
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::{WG, flat_rows};
+use crate::ops::{activation_types, half_define};
 use crate::profile;
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "fill.wgsl", source: include_str!("../../shaders/fill.wgsl") };
 
 params!(FillParams { count: u32, cols: u32, offset: u32, stride: u32, bits: u32 });
 
-fn kernel() -> Kernel {
-    Kernel::new::<FillParams>(SHADER, "fill", vec![("WG", WG)])
+fn kernel(dtype: DType) -> Kernel {
+    let mut defines = vec![("WG", WG)];
+    defines.extend(half_define(dtype));
+    Kernel::new::<FillParams>(SHADER, "fill", defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel()]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    activation_types(caps).map(kernel).collect()
 }
 
-/// Writes `bits` to every element of `t`, a matrix of contiguous rows. `f32::to_bits` gives the pattern of a float.
+/// Writes `bits` to every element of `t`, a matrix of contiguous rows. `f32::to_bits` gives the pattern of a float, also for a
+/// tensor of halves.
 pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
     let _span = profile::operation("fill");
     let rows = flat_rows(t, "fill")?;
     match t.device() {
         Device::Cpu(_) => {
-            let all = t.cpu_words();
-            for_rows(all, rows, |_, row| row.fill(bits));
+            match t.dtype() {
+                DType::F32 => for_rows(t.cpu_mut(), rows, |_, row| row.fill(f32::from_bits(bits))),
+                DType::U32 => for_rows(t.cpu_mut(), rows, |_, row| row.fill(bits)),
+                DType::F16 => {
+                    for_rows(t.cpu_mut(), rows, |_, row| row.fill(half::f16::from_f32(f32::from_bits(bits))))
+                }
+            }
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -39,7 +48,8 @@ pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
                 stride: rows.stride as u32,
                 bits,
             };
-            gpu.dispatch(&kernel(), &[t], &params, gpu.caps().grid((count as usize).div_ceil(WG as usize)))
+            let kernel = kernel(t.dtype());
+            gpu.dispatch(&kernel, &[t], &params, gpu.caps().grid((count as usize).div_ceil(WG as usize)))
         }
     }
 }

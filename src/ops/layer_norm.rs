@@ -1,6 +1,8 @@
 //! LayerNorm over the last dimension with sliced parameters, optionally on a subset of the rows: the rows that a
 //! residual branch with stochastic depth works on are gathered on the way in.
 //!
+//! On a GPU x may be of half precision; then y is as well.
+//!
 //! `y[i] = (x[r] − mean)·rstd·γ + β` with `r = rows[i]` (or i). Saved: mean and rstd of every output row.
 
 use crate::autograd::{Tape, Target, Var};
@@ -9,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, fours, plan, strip, summing_teams};
+use crate::ops::{activation_types, half_define};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
@@ -46,8 +49,9 @@ enum Pass {
     },
 }
 
-fn kernel(pass: Pass, plan: RowPlan, gather: bool) -> Kernel {
+fn kernel(pass: Pass, plan: RowPlan, gather: bool, dtype: DType) -> Kernel {
     let mut defines = plan.defines();
+    defines.extend(half_define(dtype));
     let entry = match pass {
         Pass::Forward => {
             defines.push(("FORWARD", 1));
@@ -63,9 +67,10 @@ fn kernel(pass: Pass, plan: RowPlan, gather: bool) -> Kernel {
     Kernel::new::<LayerNormParams>(SHADER, entry, defines)
 }
 
-fn column_kernel(vec4: bool, gather: bool) -> Kernel {
+fn column_kernel(vec4: bool, gather: bool, dtype: DType) -> Kernel {
     let mut defines = RowPlan { team: COLUMNS, vec4, keep: 0, exact: false }.defines();
     defines.push(("BACKWARD_PARAMETERS", 1));
+    defines.extend(half_define(dtype));
     defines.extend(gather.then_some(("GATHER", 1)));
     Kernel::new::<LayerNormParams>(SHADER, "backward_parameters", defines)
 }
@@ -76,13 +81,15 @@ const COLUMNS: Team = Team::Alone(64);
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
-    for gather in [false, true] {
-        all.extend([false, true].map(|vec4| column_kernel(vec4, gather)));
-        for plan in RowPlan::all(caps) {
-            all.push(kernel(Pass::Forward, plan, gather));
-            all.push(kernel(Pass::Backward { parameters: false }, plan, gather));
-            if plan.keep > 0 {
-                all.push(kernel(Pass::Backward { parameters: true }, plan, gather));
+    for dtype in activation_types(caps) {
+        for gather in [false, true] {
+            all.extend([false, true].map(|vec4| column_kernel(vec4, gather, dtype)));
+            for plan in RowPlan::all(caps) {
+                all.push(kernel(Pass::Forward, plan, gather, dtype));
+                all.push(kernel(Pass::Backward { parameters: false }, plan, gather, dtype));
+                if plan.keep > 0 {
+                    all.push(kernel(Pass::Backward { parameters: true }, plan, gather, dtype));
+                }
             }
         }
     }
@@ -159,7 +166,7 @@ impl Call {
                     strip: strip as u32,
                     ..self.params(rx, ry.rows)
                 };
-                let kernel = kernel(Pass::Forward, plan, self.index.is_some());
+                let kernel = kernel(Pass::Forward, plan, self.index.is_some(), y.dtype());
                 let mut tensors = vec![y, &self.stats, &self.x, &self.gamma, beta];
                 tensors.extend(&self.index);
                 let grid = caps.grid(plan.team.workgroups(ry.rows.div_ceil(strip)));
@@ -277,7 +284,7 @@ impl Call {
         tensors.extend(&self.index);
         let pass = Pass::Backward { parameters: parts.is_some() };
         let grid = caps.grid(plan.team.workgroups(teams));
-        gpu.dispatch(&kernel(pass, plan, self.index.is_some()), &tensors, &params, grid)?;
+        gpu.dispatch(&kernel(pass, plan, self.index.is_some(), dy.dtype()), &tensors, &params, grid)?;
         match (parts, parameters) {
             (Some(parts), Some(targets)) => sum_parts(&parts, targets),
             _ => Ok(()),
@@ -307,7 +314,7 @@ impl Call {
         tensors.extend(&self.index);
         let units = if plan.vec4 { rx.cols / 4 } else { rx.cols };
         let grid = [COLUMNS.workgroups(units) as u32, count as u32, 1];
-        gpu.dispatch(&column_kernel(plan.vec4, self.index.is_some()), &tensors, &params, grid)?;
+        gpu.dispatch(&column_kernel(plan.vec4, self.index.is_some(), dy.dtype()), &tensors, &params, grid)?;
         sum_parts(&parts, parameters)
     }
 }
@@ -379,7 +386,7 @@ fn normalise(
         false => x.value().shape().to_vec(),
     };
     let device = x.value().device();
-    let y = Tensor::empty(device, &shape, DType::F32)?;
+    let y = Tensor::empty(device, &shape, x.value().dtype())?;
     let filled = move |y: &Tensor| if zeros > 0 { y.slice(0, 0..rows) } else { Ok(y.clone()) };
     if zeros > 0 {
         crate::ops::fill::fill(&y.slice(0, rows..rows + zeros)?, 0)?;

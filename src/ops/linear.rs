@@ -2,6 +2,9 @@
 //!
 //! A weight is `[out, in]`, or `[groups, out, in]` for the q, k and v parts of an elastic qkv weight, whose outputs
 //! stand side by side. The factor α = in_max / in keeps the scale of a sliced input (poa-facts: elastic linear).
+//!
+//! On a GPU input and weights may be of half precision; then the output is as well. Biases and the gradients of
+//! parameters are in single precision always.
 
 use crate::autograd::{Gradients, Tape, Var};
 use crate::error::{Error, Result};
@@ -93,7 +96,7 @@ fn bias_epilogue(bias: Option<Tensor>) -> Epilogue {
 /// `y = α·x·Wᵀ + b` for x `[rows, in]`.
 pub fn linear(tape: &Tape, x: &Var, layer: &LinearWeights) -> Result<Var> {
     layer.check("linear", x.value())?;
-    let y = Tensor::empty(x.value().device(), &[x.value().dim(0), layer.outputs()], DType::F32)?;
+    let y = Tensor::empty(x.value().device(), &[x.value().dim(0), layer.outputs()], x.value().dtype())?;
     layer.forward(x.value(), &y, bias_epilogue(layer.bias_vector()?))?;
     let inputs = [x, &layer.weight, layer.bias.as_ref().unwrap_or(&layer.weight)];
     let (input, layer) = (x.clone(), layer.clone());
@@ -113,20 +116,20 @@ pub fn linear(tape: &Tape, x: &Var, layer: &LinearWeights) -> Result<Var> {
 /// of GELU is taken on the way out of fc2's product.
 pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Result<Var> {
     fc1.check("mlp", x.value())?;
-    let (rows, device) = (x.value().dim(0), x.value().device());
-    let hidden = Tensor::empty(device, &[rows, fc1.outputs()], DType::F32)?;
+    let (rows, device, dtype) = (x.value().dim(0), x.value().device(), x.value().dtype());
+    let hidden = Tensor::empty(device, &[rows, fc1.outputs()], dtype)?;
     fc2.check("mlp", &hidden)?;
     let all = [Some(x), Some(&fc1.weight), fc1.bias.as_ref(), Some(&fc2.weight), fc2.bias.as_ref()];
     let inputs: Vec<&Var> = all.into_iter().flatten().collect();
     let pre = match tape.needs(&inputs) {
-        true => Some(Tensor::empty(device, &[rows, fc1.outputs()], DType::F32)?),
+        true => Some(Tensor::empty(device, &[rows, fc1.outputs()], dtype)?),
         false => None,
     };
     let Some(bias) = fc1.bias_vector()? else {
         return Err(Error::shape("mlp", "the first layer needs a bias"));
     };
     fc1.forward(x.value(), &hidden, Epilogue::BiasGelu { bias, pre: pre.clone() })?;
-    let y = Tensor::empty(device, &[rows, fc2.outputs()], DType::F32)?;
+    let y = Tensor::empty(device, &[rows, fc2.outputs()], dtype)?;
     fc2.forward(&hidden, &y, bias_epilogue(fc2.bias_vector()?))?;
     let Some(pre) = pre else { return Ok(Var::constant(y)) };
     let (input, fc1, fc2) = (x.clone(), fc1.clone(), fc2.clone());

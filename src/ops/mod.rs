@@ -5,6 +5,7 @@
 
 pub mod attention;
 pub mod avg_pool;
+pub mod cast;
 pub mod ceiling;
 pub mod conv;
 pub mod cross_entropy;
@@ -37,12 +38,24 @@ pub mod weight_norm;
 pub mod window_attention;
 
 use crate::gpu::{Caps, Kernel};
+use crate::tensor::DType;
+
+/// The types that activations have on an adapter with these capabilities.
+pub(crate) fn activation_types(caps: &Caps) -> impl Iterator<Item = DType> {
+    [DType::F32, DType::F16].into_iter().take(1 + usize::from(caps.f16))
+}
+
+/// The constant that builds a kernel for activations of this type.
+pub(crate) fn half_define(dtype: DType) -> Option<(&'static str, u32)> {
+    (dtype == DType::F16).then_some(("HALF", 1))
+}
 
 /// Every kernel variant that an adapter with these capabilities may be asked for, for validation without a GPU.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
         attention::kernels(caps),
         avg_pool::kernels(caps),
+        cast::kernels(caps),
         ceiling::kernels(caps),
         cross_entropy::kernels(caps),
         elementwise::kernels(caps),
@@ -75,7 +88,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
 
 /// What an adapter with these capabilities would use at the sizes of ViT-S training: (kernel family, variant).
 pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
-    let product = |m, n, k| {
+    let product = |precision, m, n, k| {
         let problem = matmul::Problem {
             batch: 1,
             m,
@@ -88,18 +101,25 @@ pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
             b_aligned: true,
             grouped: false,
             window: false,
+            precision,
+            wide: true,
             ending: matmul::Ending::Plain,
         };
         format!("{:?}", matmul::plan(&problem, caps).variant)
     };
+    let mut all = Vec::new();
+    if caps.f16 {
+        all.push(("matmul, half", product(matmul::Precision::Half, 12_608, 1536, 384)));
+    }
     let groups = vec![attention::SequenceGroup { count: 64, length: 197 }];
     let problem = attention::Problem { groups, heads: 6, head_dim: 64 };
-    vec![
-        ("matmul, large", product(12_608, 1536, 384)),
-        ("matmul, small", product(16, 384, 384)),
+    all.extend([
+        ("matmul, large", product(matmul::Precision::Single, 12_608, 1536, 384)),
+        ("matmul, small", product(matmul::Precision::Single, 16, 384, 384)),
         (
             "attention",
             attention::plan(&problem, caps).map_or_else(|e| e.to_string(), |p| format!("{:?}", p.variant)),
         ),
-    ]
+    ]);
+    all
 }

@@ -6,6 +6,7 @@ use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::linear::{LinearWeights, linear};
+use crate::ops::{activation_types, half_define};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
 
@@ -23,23 +24,26 @@ params!(PatchParams {
     out_offset: u32,
 });
 
-fn kernel() -> Kernel {
-    Kernel::new::<PatchParams>(SHADER, "unfold", vec![("WG", WG)])
+fn kernel(dtype: DType) -> Kernel {
+    let mut defines = vec![("WG", WG)];
+    defines.extend(half_define(dtype));
+    Kernel::new::<PatchParams>(SHADER, "unfold", defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel()]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    activation_types(caps).map(kernel).collect()
 }
 
 /// Images `[n, channels, height, width]` as rows `[n · (height/patch) · (width/patch), channels·patch²]`, patches
-/// row by row, channels outermost within a row as in a convolution's weight.
-pub fn unfold(images: &Tensor, patch: usize) -> Result<Tensor> {
+/// row by row, channels outermost within a row as in a convolution's weight. `dtype` is that of the rows; half precision
+/// only on a GPU.
+pub fn unfold(images: &Tensor, patch: usize, dtype: DType) -> Result<Tensor> {
     let &[n, channels, height, width] = images.shape() else {
         return Err(Error::shape("patch_embed", format!("images [n, c, h, w] expected, got {images:?}")));
     };
     let rows = n * (height / patch.max(1)) * (width / patch.max(1));
-    let out = Tensor::empty(images.device(), &[rows, channels * patch * patch], DType::F32)?;
+    let out = Tensor::empty(images.device(), &[rows, channels * patch * patch], dtype)?;
     unfold_into(images, patch, &out)?;
     Ok(out)
 }
@@ -83,13 +87,15 @@ pub fn unfold_into(images: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
                 out_offset: out.layout().offset as u32,
             };
             let grid = gpu.caps().grid(out.elements().div_ceil(WG as usize));
-            gpu.dispatch(&kernel(), &[out, images], &params, grid)?;
+            gpu.dispatch(&kernel(out.dtype()), &[out, images], &params, grid)?;
         }
     }
     Ok(())
 }
 
-/// Images through a patch embedding: `layer.weight` is `[width, channels·patch²]`. Images take no gradient.
+/// Images through a patch embedding: `layer.weight` is `[width, channels·patch²]`, of the precision that comes out.
+/// Images take no gradient.
 pub fn patch_embed(tape: &Tape, images: &Tensor, patch: usize, layer: &LinearWeights) -> Result<Var> {
-    linear(tape, &Var::constant(unfold(images, patch)?), layer)
+    let dtype = layer.weight.value().dtype();
+    linear(tape, &Var::constant(unfold(images, patch, dtype)?), layer)
 }

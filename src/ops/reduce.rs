@@ -5,6 +5,7 @@ use crate::cpu::reduce_columns;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::rows::fours;
+use crate::ops::{activation_types, half_define};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -27,18 +28,20 @@ params!(ColumnSumParams {
     scale: f32,
 });
 
-fn kernel(vec4: bool) -> Kernel {
+fn kernel(dtype: DType, vec4: bool) -> Kernel {
     let mut defines = vec![("WG", COLUMNS)];
     defines.extend(vec4.then_some(("VEC4", 1)));
+    defines.extend(half_define(dtype));
     Kernel::new::<ColumnSumParams>(SHADER, "column_sum", defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel(false), kernel(true)]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    activation_types(caps).flat_map(|dtype| [false, true].map(|vec4| kernel(dtype, vec4))).collect()
 }
 
-/// `out[c] (+)= scale · Σ_r x[r, c]` for a matrix `x` of contiguous rows and a contiguous `out` of its width.
+/// `out[c] (+)= scale · Σ_r x[r, c]` for a matrix `x` of contiguous rows and a contiguous `out` of its
+/// width. On a GPU x may be of half precision.
 pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Result<()> {
     let _span = profile::operation("column_sum");
     let r = x.rows("column_sum")?;
@@ -72,7 +75,12 @@ pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Res
                 let parts = r.rows.div_ceil(per_part).max(1) as u32;
                 let vec4 = fours(&[r], &[out]);
                 let units = if vec4 { r.cols / 4 } else { r.cols } as u32;
-                gpu.dispatch(&kernel(vec4), &[out, x], &params, [units.div_ceil(COLUMNS), parts, 1])
+                gpu.dispatch(
+                    &kernel(x.dtype(), vec4),
+                    &[out, x],
+                    &params,
+                    [units.div_ceil(COLUMNS), parts, 1],
+                )
             };
             // a second stage only where the first leaves more than one part; its rows are few
             if r.rows <= PARTS {

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, fours, plan, strip, summing_teams};
+use crate::ops::{activation_types, half_define};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -89,8 +90,9 @@ enum Pass {
     },
 }
 
-fn kernel(pass: Pass, plan: RowPlan, subset: bool) -> Kernel {
+fn kernel(pass: Pass, plan: RowPlan, subset: bool, dtype: DType) -> Kernel {
     let mut defines = plan.defines();
+    defines.extend(half_define(dtype));
     let entry = match pass {
         Pass::Forward => {
             defines.push(("FORWARD", 1));
@@ -106,9 +108,10 @@ fn kernel(pass: Pass, plan: RowPlan, subset: bool) -> Kernel {
     Kernel::new::<ResidualParams>(SHADER, entry, defines)
 }
 
-fn column_kernel(vec4: bool, subset: bool) -> Kernel {
+fn column_kernel(vec4: bool, subset: bool, dtype: DType) -> Kernel {
     let mut defines = RowPlan { team: COLUMNS, vec4, keep: 0, exact: false }.defines();
     defines.push(("BACKWARD_GAMMA", 1));
+    defines.extend(half_define(dtype));
     defines.extend(subset.then_some(("SUBSET", 1)));
     Kernel::new::<ResidualParams>(SHADER, "backward_gamma", defines)
 }
@@ -119,20 +122,23 @@ const COLUMNS: Team = Team::Alone(64);
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
-    for subset in [false, true] {
-        all.extend([false, true].map(|vec4| column_kernel(vec4, subset)));
-        for plan in RowPlan::all(caps) {
-            all.push(kernel(Pass::Forward, plan, subset));
-            all.push(kernel(Pass::Backward { gamma: false }, plan, subset));
-            if plan.keep > 0 {
-                all.push(kernel(Pass::Backward { gamma: true }, plan, subset));
+    for dtype in activation_types(caps) {
+        for subset in [false, true] {
+            all.extend([false, true].map(|vec4| column_kernel(vec4, subset, dtype)));
+            for plan in RowPlan::all(caps) {
+                all.push(kernel(Pass::Forward, plan, subset, dtype));
+                all.push(kernel(Pass::Backward { gamma: false }, plan, subset, dtype));
+                if plan.keep > 0 {
+                    all.push(kernel(Pass::Backward { gamma: true }, plan, subset, dtype));
+                }
             }
         }
     }
     all
 }
 
-/// `x + s·γ⊙branch` for x `[rows, width]`, γ `[width]` and a branch of all rows or of a subset.
+/// `x + s·γ⊙branch` for x `[rows, width]`, γ `[width]` and a branch of all rows or of a subset. On a GPU x and branch may be
+/// of half precision, both; then the sum is as well.
 pub fn residual(tape: &Tape, x: &Var, branch: &Var, gamma: &Var, subset: Option<&RowSubset>) -> Result<Var> {
     let _span = profile::operation("residual");
     let (rx, rb) = (x.value().rows("residual")?, branch.value().rows("residual")?);
@@ -143,7 +149,7 @@ pub fn residual(tape: &Tape, x: &Var, branch: &Var, gamma: &Var, subset: Option<
         let problem = format!("x {:?}, branch {:?}, gamma {:?}", x.value(), branch.value(), gamma.value());
         return Err(Error::shape("residual", problem));
     }
-    let z = Tensor::empty(x.value().device(), x.value().shape(), DType::F32)?;
+    let z = Tensor::empty(x.value().device(), x.value().shape(), x.value().dtype())?;
     forward(x.value(), branch.value(), gamma.value(), subset, &z)?;
     let (vx, vb, vg, subset) = (x.clone(), branch.clone(), gamma.clone(), subset.cloned());
     Ok(tape.record("residual", &[x, branch, gamma], z, move |g, dz| {
@@ -198,7 +204,7 @@ fn forward(x: &Tensor, b: &Tensor, gamma: &Tensor, subset: Option<&RowSubset>, z
                 tensors.extend([&s.inverse, &s.scale]);
             }
             let grid = caps.grid(plan.team.workgroups(rx.rows.div_ceil(strip)));
-            gpu.dispatch(&kernel(Pass::Forward, plan, subset.is_some()), &tensors, &params, grid)
+            gpu.dispatch(&kernel(Pass::Forward, plan, subset.is_some(), z.dtype()), &tensors, &params, grid)
         }
     }
 }
@@ -328,7 +334,7 @@ impl Saved {
         tensors.extend(self.maps());
         let pass = Pass::Backward { gamma: parts.is_some() };
         let grid = caps.grid(plan.team.workgroups(teams));
-        gpu.dispatch(&kernel(pass, plan, self.subset.is_some()), &tensors, &params, grid)?;
+        gpu.dispatch(&kernel(pass, plan, self.subset.is_some(), dz.dtype()), &tensors, &params, grid)?;
         match (parts, dgamma) {
             (Some(parts), Some(t)) => column_sum(&parts, &t.tensor, 1.0, t.accumulate),
             _ => Ok(()),
@@ -350,7 +356,7 @@ impl Saved {
         tensors.extend(self.maps());
         let units = if plan.vec4 { rb.cols / 4 } else { rb.cols };
         let grid = [COLUMNS.workgroups(units) as u32, count as u32, 1];
-        gpu.dispatch(&column_kernel(plan.vec4, self.subset.is_some()), &tensors, &params, grid)?;
+        gpu.dispatch(&column_kernel(plan.vec4, self.subset.is_some(), dz.dtype()), &tensors, &params, grid)?;
         column_sum(&parts, &dgamma.tensor, 1.0, dgamma.accumulate)
     }
 }

@@ -7,6 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::{add_assign, copy};
 use crate::ops::reduce::column_sum;
+use crate::ops::{activation_types, half_define};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -70,7 +71,7 @@ enum Pass {
     BackwardShared,
 }
 
-fn kernel(pass: Pass, masked: bool) -> Kernel {
+fn kernel(pass: Pass, masked: bool, dtype: DType) -> Kernel {
     let (entry, flag) = match pass {
         Pass::Forward => ("forward", "FORWARD"),
         Pass::BackwardPatches => ("backward_patches", "BACKWARD_PATCHES"),
@@ -78,18 +79,23 @@ fn kernel(pass: Pass, masked: bool) -> Kernel {
     };
     let mut defines = vec![("WG", WG), (flag, 1)];
     defines.extend(masked.then_some(("MASKED", 1)));
+    defines.extend(half_define(dtype));
     Kernel::new::<TokenParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [Pass::Forward, Pass::BackwardPatches, Pass::BackwardShared]
-        .into_iter()
-        .flat_map(|pass| [kernel(pass, false), kernel(pass, true)])
-        .collect()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for dtype in activation_types(caps) {
+        for pass in [Pass::Forward, Pass::BackwardPatches, Pass::BackwardShared] {
+            all.extend([false, true].map(|masked| kernel(pass, masked, dtype)));
+        }
+    }
+    all
 }
 
-/// Packed tokens `[Σ n·(1 + N), width]`: per crop the cls token, then its patches.
+/// Packed tokens `[Σ n·(1 + N), width]`: per crop the cls token, then its patches. On a GPU the embedded patches may be of
+/// half precision; then the tokens are as well.
 pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> Result<Var> {
     let _span = profile::operation("tokens");
     let width = shared.cls.value().elements();
@@ -102,7 +108,8 @@ pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> R
         }
     }
     let rows = groups.iter().map(TokenGroup::rows).sum();
-    let out = Tensor::empty(shared.cls.value().device(), &[rows, width], DType::F32)?;
+    let dtype = groups.first().map_or(DType::F32, |g| g.patches.value().dtype());
+    let out = Tensor::empty(shared.cls.value().device(), &[rows, width], dtype)?;
     let mut at = 0;
     for g in groups {
         forward(g, shared, &out.slice(0, at..at + g.rows())?)?;
@@ -201,7 +208,7 @@ fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result
                 tensors.extend([shared.mask_token.value(), mask]);
             }
             let grid = gpu.caps().grid((group.rows() * width).div_ceil(WG as usize));
-            gpu.dispatch(&kernel(Pass::Forward, group.mask.is_some()), &tensors, &params, grid)
+            gpu.dispatch(&kernel(Pass::Forward, group.mask.is_some(), out.dtype()), &tensors, &params, grid)
         }
     }
 }
@@ -226,7 +233,12 @@ fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumula
             let mut tensors = vec![dpatches, dy];
             tensors.extend(&group.mask);
             let grid = gpu.caps().grid((rp.rows * rp.cols).div_ceil(WG as usize));
-            gpu.dispatch(&kernel(Pass::BackwardPatches, group.mask.is_some()), &tensors, &params, grid)
+            gpu.dispatch(
+                &kernel(Pass::BackwardPatches, group.mask.is_some(), dy.dtype()),
+                &tensors,
+                &params,
+                grid,
+            )
         }
     }
 }
@@ -269,7 +281,12 @@ fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()>
             let mut tensors = vec![sums, dy];
             tensors.extend(&group.mask);
             let grid = gpu.caps().grid(((n + 1) * width).div_ceil(WG as usize));
-            gpu.dispatch(&kernel(Pass::BackwardShared, group.mask.is_some()), &tensors, &params, grid)
+            gpu.dispatch(
+                &kernel(Pass::BackwardShared, group.mask.is_some(), dy.dtype()),
+                &tensors,
+                &params,
+                grid,
+            )
         }
     }
 }

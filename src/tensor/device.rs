@@ -5,7 +5,8 @@ use std::rc::Rc;
 use super::storage::{Memory, Storage};
 use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
-use crate::gpu::{self, GpuDevice};
+use crate::gpu::{self, Cooperative, GpuDevice};
+use crate::ops::matmul::self_test;
 use crate::profile::{self, Profile};
 
 /// Where tensors live and operations run. A handle; cloning shares the device. Devices stay on their thread.
@@ -52,15 +53,30 @@ impl Device {
         Self::Cpu(Rc::new(CpuDevice::new()))
     }
 
-    /// Opens the device that was asked for.
+    /// Opens the device that was asked for. An adapter's cooperative matrices are tried first; those that give wrong numbers
+    /// are left unused, with a warning.
     pub fn open(choice: &DeviceChoice) -> Result<Self> {
         if *choice == DeviceChoice::Cpu {
             return Ok(Self::cpu());
         }
         match gpu::select(choice)? {
-            Some(adapter) => Ok(Self::Gpu(Rc::new(GpuDevice::open(adapter)?))),
+            Some(adapter) => Self::open_adapter(&adapter),
             None => Ok(Self::cpu()),
         }
+    }
+
+    fn open_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
+        let open = |allowed| GpuDevice::open(adapter, allowed).map(Rc::new);
+        let gpu = open(Cooperative::ALL)?;
+        let (works, failures) = self_test(&Self::Gpu(gpu.clone()), &gpu);
+        if failures.is_empty() {
+            return Ok(Self::Gpu(gpu));
+        }
+        for failure in failures {
+            eprintln!("warning: {} is left unused: {failure}", gpu.describe());
+        }
+        drop(gpu);
+        open(works).map(Self::Gpu)
     }
 
     /// One line for logs: kind, name, driver.
@@ -135,10 +151,10 @@ impl Device {
         }
     }
 
-    pub(crate) fn allocate(&self, elements: usize) -> Result<Storage> {
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<Storage> {
         let memory = match self {
-            Self::Cpu(cpu) => Memory::Cpu(cpu.allocate(elements)),
-            Self::Gpu(gpu) => Memory::Gpu(gpu.allocate(elements)?),
+            Self::Cpu(cpu) => Memory::Cpu(cpu.allocate(bytes)),
+            Self::Gpu(gpu) => Memory::Gpu(gpu.allocate(bytes)?),
         };
         Ok(Storage::new(self.clone(), memory))
     }

@@ -17,22 +17,36 @@ use std::rc::Rc;
 use crate::error::{Error, Result};
 use crate::profile;
 
-/// Element type of a tensor. Every type takes four bytes.
+/// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum DType {
     /// IEEE single precision.
     F32,
+    /// IEEE half precision: activations and the operands of products in mixed precision, on a GPU.
+    F16,
     /// Unsigned integers: row indices, masks, sequence tables.
     U32,
 }
 
-/// Bytes per element of every [`DType`].
+impl DType {
+    /// Bytes of an element.
+    pub const fn bytes(self) -> usize {
+        match self {
+            Self::F32 | Self::U32 => 4,
+            Self::F16 => 2,
+        }
+    }
+}
+
+/// Bytes of a single-precision or integer element: what sizes are reckoned with.
 pub const ELEMENT_BYTES: usize = 4;
 
 /// Elements kept untouched on each side of a fenced allocation (see [`Device::set_fences`]).
 pub(crate) const FENCE: usize = 64;
 /// Bit pattern of poisoned, never written memory: a NaN that no arithmetic produces.
 pub(crate) const POISON: u32 = 0x7fc0_dead;
+/// The same in half precision.
+pub(crate) const POISON_HALF: u16 = 0xfead;
 
 /// A view over device memory. Cloning is cheap and shares the memory.
 #[derive(Clone)]
@@ -53,17 +67,24 @@ impl Element for f32 {
 impl Element for u32 {
     const DTYPE: DType = DType::U32;
 }
+impl Element for half::f16 {
+    const DTYPE: DType = DType::F16;
+}
 
 impl Tensor {
     /// A contiguous tensor of undefined contents.
     pub fn empty(device: &Device, shape: &[usize], dtype: DType) -> Result<Self> {
         let layout = Layout::contiguous(shape);
         if !device.fences() {
-            let storage = Rc::new(device.allocate(layout.elements())?);
+            let storage = Rc::new(device.allocate(layout.elements() * dtype.bytes())?);
             return Ok(Self { storage, layout, dtype });
         }
-        let storage = Rc::new(device.allocate(layout.elements() + 2 * FENCE)?);
-        storage.write_bytes(device, 0, bytemuck::cast_slice(&vec![POISON; layout.elements() + 2 * FENCE]))?;
+        let count = layout.elements() + 2 * FENCE;
+        let storage = Rc::new(device.allocate(count * dtype.bytes())?);
+        match dtype.bytes() {
+            2 => storage.write_bytes(device, 0, bytemuck::cast_slice(&vec![POISON_HALF; count]))?,
+            _ => storage.write_bytes(device, 0, bytemuck::cast_slice(&vec![POISON; count]))?,
+        }
         Ok(Self { storage, layout: layout.shifted(FENCE), dtype })
     }
 
@@ -91,7 +112,7 @@ impl Tensor {
         }
         self.storage.write_bytes(
             self.device(),
-            self.layout.offset * ELEMENT_BYTES,
+            self.layout.offset * self.dtype.bytes(),
             bytemuck::cast_slice(data),
         )
     }
@@ -103,7 +124,7 @@ impl Tensor {
         }
         let span = self.layout.span();
         let mut raw = vec![T::zeroed(); span];
-        let start = self.layout.offset * ELEMENT_BYTES;
+        let start = self.layout.offset * self.dtype.bytes();
         self.storage.read_bytes(self.device(), start, bytemuck::cast_slice_mut(&mut raw))?;
         if self.layout.is_contiguous() {
             return Ok(raw);
@@ -175,9 +196,18 @@ impl Tensor {
     /// Whether no element beside the tensor's own was written, for tensors allocated with fences on.
     pub fn fences_intact(&self) -> Result<bool> {
         let total = self.layout.elements() + 2 * FENCE;
-        let mut raw = vec![0u32; total];
-        self.storage.read_bytes(self.device(), 0, bytemuck::cast_slice_mut(&mut raw))?;
-        Ok(raw[..FENCE].iter().chain(&raw[total - FENCE..]).all(|&w| w == POISON))
+        let fences = |all: Vec<u32>, poison: u32| {
+            all[..FENCE].iter().chain(&all[total - FENCE..]).all(|&w| w == poison)
+        };
+        let mut raw = vec![0u8; total * self.dtype.bytes()];
+        self.storage.read_bytes(self.device(), 0, &mut raw)?;
+        Ok(match self.dtype.bytes() {
+            2 => fences(
+                raw.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]).into()).collect(),
+                POISON_HALF.into(),
+            ),
+            _ => fences(bytemuck::pod_collect_to_vec(&raw), POISON),
+        })
     }
 
     pub(crate) fn storage(&self) -> &Rc<Storage> {
@@ -193,8 +223,8 @@ impl Tensor {
     /// A device is used from one thread and operations run one after the other, so the memory does not change under
     /// the slice as long as the operation holding it does not write to the same elements.
     pub(crate) fn cpu<T: Element>(&self) -> &[T] {
-        debug_assert_eq!(T::DTYPE, self.dtype);
-        profile::touch(self.elements() * ELEMENT_BYTES);
+        assert_eq!(T::DTYPE, self.dtype, "a kernel of the CPU device got another type of element");
+        profile::touch(self.elements() * self.dtype.bytes());
         let base = self.storage.cpu_pointer() as *const T;
         // SAFETY: the layout was checked against the storage when the view was made.
         unsafe { std::slice::from_raw_parts(base.add(self.layout.offset), self.layout.span()) }
@@ -203,21 +233,10 @@ impl Tensor {
     /// As [`Self::cpu`], for writing. The operation must hold no other slice of the same elements.
     #[allow(clippy::mut_from_ref)]
     pub(crate) fn cpu_mut<T: Element>(&self) -> &mut [T] {
-        debug_assert_eq!(T::DTYPE, self.dtype);
-        profile::touch(self.elements() * ELEMENT_BYTES);
+        assert_eq!(T::DTYPE, self.dtype, "a kernel of the CPU device got another type of element");
+        profile::touch(self.elements() * self.dtype.bytes());
         let base = self.storage.cpu_pointer() as *mut T;
         // SAFETY: as above; the memory is behind a raw pointer, and see the contract in the doc comment.
-        unsafe { std::slice::from_raw_parts_mut(base.add(self.layout.offset), self.layout.span()) }
-    }
-}
-
-impl Tensor {
-    /// The elements as bit patterns, whatever their type, on the CPU device. The contract is [`Self::cpu_mut`]'s.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) fn cpu_words(&self) -> &mut [u32] {
-        profile::touch(self.elements() * ELEMENT_BYTES);
-        let base = self.storage.cpu_pointer() as *mut u32;
-        // SAFETY: as for `cpu_mut`; every type has four bytes and no invalid patterns.
         unsafe { std::slice::from_raw_parts_mut(base.add(self.layout.offset), self.layout.span()) }
     }
 }

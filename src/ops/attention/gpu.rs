@@ -3,6 +3,7 @@
 use super::{Call, SequenceGroup};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Defines, GpuDevice, Kernel, Shader, params};
+use crate::ops::{activation_types, half_define};
 use crate::tensor::{DType, Tensor};
 
 const SHADER: Shader =
@@ -104,7 +105,7 @@ impl Plan {
         problem.groups.iter().map(idle).sum()
     }
 
-    fn kernel(&self, pass: Pass) -> Kernel {
+    fn kernel(&self, pass: Pass, dtype: DType) -> Kernel {
         let (entry, flag) = match pass {
             Pass::Forward => ("forward", "FORWARD"),
             Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
@@ -112,6 +113,7 @@ impl Plan {
         };
         let mut defines = self.defines();
         defines.push((flag, 1));
+        defines.extend(half_define(dtype));
         Kernel::new::<AttentionParams>(SHADER, entry, defines)
     }
 
@@ -164,7 +166,10 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     for head_dim in [4, 32, 64, 80, 128] {
         let problem = Problem { groups: Vec::new(), heads: 1, head_dim };
         for plan in plans(&problem, caps) {
-            all.extend([Pass::Forward, Pass::BackwardQ, Pass::BackwardKv].map(|pass| plan.kernel(pass)));
+            for dtype in activation_types(caps) {
+                let passes = [Pass::Forward, Pass::BackwardQ, Pass::BackwardKv];
+                all.extend(passes.map(|pass| plan.kernel(pass, dtype)));
+            }
         }
     }
     all
@@ -216,7 +221,12 @@ fn params(call: &Call) -> Result<AttentionParams> {
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     launches(call, plan, params(call)?, |params, workgroups| {
         let tensors = [&call.out, &call.lse, &call.qkv];
-        gpu.dispatch(&plan.kernel(Pass::Forward), &tensors, params, gpu.caps().grid(workgroups))
+        gpu.dispatch(
+            &plan.kernel(Pass::Forward, call.qkv.dtype()),
+            &tensors,
+            params,
+            gpu.caps().grid(workgroups),
+        )
     })
 }
 
@@ -240,8 +250,8 @@ pub(super) fn backward(
     launches(call, plan, params, |params, workgroups| {
         let grid = gpu.caps().grid(workgroups);
         let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse, &call.out];
-        gpu.dispatch(&plan.kernel(Pass::BackwardQ), &tensors, params, grid)?;
+        gpu.dispatch(&plan.kernel(Pass::BackwardQ, call.qkv.dtype()), &tensors, params, grid)?;
         let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse];
-        gpu.dispatch(&plan.kernel(Pass::BackwardKv), &tensors, params, grid)
+        gpu.dispatch(&plan.kernel(Pass::BackwardKv, call.qkv.dtype()), &tensors, params, grid)
     })
 }

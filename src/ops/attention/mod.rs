@@ -69,7 +69,7 @@ impl Call {
         };
         Ok(Self {
             qkv: qkv.clone(),
-            out: Tensor::empty(device, &[rows, cols / 3], DType::F32)?,
+            out: Tensor::empty(device, &[rows, cols / 3], qkv.dtype())?,
             lse: Tensor::empty(device, &[heads, rows], DType::F32)?,
             groups,
             heads,
@@ -91,7 +91,7 @@ impl Call {
         match (self.qkv.device(), &self.plan) {
             (Device::Gpu(device), Some(plan)) if accumulate => {
                 // rare: only where something else reads qkv too
-                let fresh = Tensor::empty(dqkv.device(), dqkv.shape(), DType::F32)?;
+                let fresh = Tensor::empty(dqkv.device(), dqkv.shape(), dqkv.dtype())?;
                 gpu::backward(self, device, plan, dout, &fresh)?;
                 add_assign(dqkv, &fresh)
             }
@@ -116,7 +116,7 @@ fn merge(groups: &[SequenceGroup]) -> Vec<SequenceGroup> {
 /// Self-attention of `qkv` `[rows, 3·heads·head_dim]` (q, k and v side by side, each heads × head_dim wide), inside
 /// each of the sequences that `groups` cut the rows into. Gives `[rows, heads·head_dim]`.
 ///
-/// On a GPU `head_dim` is at most 128.
+/// On a GPU `head_dim` is at most 128, and qkv may be of half precision; then the output is as well.
 pub fn attention(tape: &Tape, qkv: &Var, groups: &[SequenceGroup], heads: usize, scale: f32) -> Result<Var> {
     record(tape, qkv, Call::new(qkv.value(), groups, heads, scale, None)?)
 }

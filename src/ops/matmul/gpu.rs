@@ -1,7 +1,7 @@
 //! The GPU path: from operands to a problem, its plan, parameters and one or two dispatches.
 
 use super::plan::COMBINE_WG;
-use super::{Axis, Ending, Epilogue, Force, Matrix, Options, Plan, Problem, plan};
+use super::{Axis, Ending, Epilogue, Force, Matrix, Options, Plan, Precision, Problem, Variant, plan};
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, Params, params};
 use crate::tensor::{DType, Rows, Tensor};
@@ -56,11 +56,19 @@ impl Shared {
 /// Whether a matrix can be read in vectors of four along one dimension: neighbours lie side by side, and every vector
 /// begins at a multiple of four. Rows and columns must come in fours; of K kernels take the rest one by one.
 fn aligned(x: &Matrix, along: (&Shared, (usize, usize)), across: (usize, usize), along_k: bool) -> bool {
-    let (axis, (near, far)) = along;
-    let fours = along_k || (axis.length.is_multiple_of(4) && axis.group.is_multiple_of(4));
+    let whole = along_k || in_vectors(along.0, 4);
+    whole && starts_aligned(x, along.1, across, 4)
+}
+
+fn in_vectors(axis: &Shared, width: usize) -> bool {
+    axis.length.is_multiple_of(width) && axis.group.is_multiple_of(width)
+}
+
+/// Whether neighbours along one dimension lie side by side and every run of them begins at a multiple of `width`.
+fn starts_aligned(x: &Matrix, (near, far): (usize, usize), across: (usize, usize), width: usize) -> bool {
     let batch = if x.batch == 1 { 0 } else { x.batch_stride };
     let starts = [x.tensor.layout().offset, batch, far, across.0, across.1];
-    near == 1 && fours && starts.iter().all(|s| s.is_multiple_of(4))
+    near == 1 && starts.iter().all(|s| s.is_multiple_of(width))
 }
 
 /// What an epilogue reads and writes, with its layout checked.
@@ -133,13 +141,30 @@ pub(super) fn product(
         },
         grouped: m.groups() > 1 || n.groups() > 1,
         window: false,
+        precision: match [a, c].map(|x| x.tensor.dtype()) {
+            [DType::F16, DType::F16] => Precision::Half,
+            [DType::F16, _] => Precision::HalfToSingle,
+            _ => Precision::Single,
+        },
+        wide: {
+            let eights = |x: &Matrix, along: &Shared, strides, across| {
+                in_vectors(along, 8) && starts_aligned(x, strides, across, 8)
+            };
+            let left =
+                if a_along_m { eights(a, &m, m.first, k.first) } else { eights(a, &k, k.first, m.first) };
+            let right =
+                if b_along_k { eights(b, &k, k.second, n.first) } else { eights(b, &n, n.first, k.second) };
+            let pre = extras.pre.is_none_or(|r| r.offset.is_multiple_of(4) && r.stride.is_multiple_of(4));
+            left && right && pre && in_vectors(&n, 4) && starts_aligned(c, n.second, m.second, 4)
+        },
         ending,
     };
     let mut plan = plan(&problem, gpu.caps());
     plan.variant = force.variant.unwrap_or(plan.variant);
     plan.parts = force.parts.unwrap_or(plan.parts);
-    // no part may be empty, and all begin at a vector of four
-    let k_part = k.group.div_ceil(plan.parts).next_multiple_of(4).min(k.group);
+    // no part may be empty, and all begin at a vector
+    let vector = if matches!(plan.variant, Variant::Cooperative { .. }) { 8 } else { 4 };
+    let k_part = k.group.div_ceil(plan.parts).next_multiple_of(vector).min(k.group);
     plan.parts = k.group.div_ceil(k_part);
 
     let batch_stride = |x: &Matrix| if x.batch == 1 { 0 } else { x.batch_stride as u32 };

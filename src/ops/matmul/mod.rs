@@ -4,15 +4,18 @@
 mod cpu;
 mod gpu;
 mod plan;
+mod self_test;
 pub mod window;
 mod window_cpu;
 mod window_gpu;
 
-pub use plan::{Ending, Plan, Problem, Variant, kernels, plan, variants};
+pub use plan::{Ending, PLAIN, Plan, Precision, Problem, Variant, kernels, plan, variants};
+
+pub use self_test::self_test;
 
 use crate::error::{Error, Result};
 use crate::profile;
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 /// One dimension of a matrix: `length` elements, in groups of `group` whose starts are `group_stride` apart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -140,6 +143,9 @@ pub struct Force {
 }
 
 /// C = epilogue(α·A·B) with A `[M, K]`, B `[K, N]`, C `[M, N]`, or batches of them (a batch of one serves all).
+///
+/// On a GPU A and B may both be of half precision; then C (and the epilogue's pre-activation with it) may be as well. Sums
+/// and the bias are in single precision.
 pub fn matmul(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()> {
     matmul_with(a, b, c, options, Force::default())
 }
@@ -158,6 +164,14 @@ pub fn matmul_with(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options, force:
     }
     if m == 0 || n == 0 || bc == 0 {
         return Ok(());
+    }
+    let types = [a, b, c].map(|x| x.tensor.dtype());
+    let single = types == [DType::F32; 3];
+    let gpu = matches!(c.tensor.device(), Device::Gpu(_));
+    let half = gpu && types[..2] == [DType::F16; 2] && types[2] != DType::U32;
+    if !(single || half) {
+        let problem = format!("{types:?}: operands of half precision come in pairs, on a GPU");
+        return Err(Error::shape("matmul", problem));
     }
     profile::flops(2.0 * (bc * m * n * k) as f64);
     match c.tensor.device() {

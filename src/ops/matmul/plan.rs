@@ -8,6 +8,10 @@ const TILED: Shader =
     Shader { name: "matmul_tiled.wgsl", source: include_str!("../../../shaders/matmul_tiled.wgsl") };
 const BROADCAST: Shader =
     Shader { name: "matmul_broadcast.wgsl", source: include_str!("../../../shaders/matmul_broadcast.wgsl") };
+const COOPERATIVE: Shader = Shader {
+    name: "matmul_cooperative.wgsl",
+    source: include_str!("../../../shaders/matmul_cooperative.wgsl"),
+};
 const COMBINE: Shader =
     Shader { name: "matmul_combine.wgsl", source: include_str!("../../../shaders/matmul_combine.wgsl") };
 
@@ -39,8 +43,36 @@ pub struct Problem {
     pub grouped: bool,
     /// Whether A is windows over pixels (see [`super::window`]).
     pub window: bool,
+    /// Of which precision the matrices are.
+    pub precision: Precision,
+    /// Whether A and B can be read eight elements at a time and C, and the epilogue's matrix, four; asked of matrices of
+    /// half precision alone.
+    pub wide: bool,
     /// The epilogue.
     pub ending: Ending,
+}
+
+/// Of which precision the matrices of a product are. Sums are always single.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Precision {
+    /// All are single.
+    Single,
+    /// A and B are half, C is single.
+    HalfToSingle,
+    /// All are half.
+    Half,
+}
+
+impl Precision {
+    const ALL: [Self; 3] = [Self::Single, Self::HalfToSingle, Self::Half];
+
+    fn defines(self) -> &'static [(&'static str, u32)] {
+        match self {
+            Self::Single => &[],
+            Self::HalfToSingle => &[("HALF", 1)],
+            Self::Half => &[("HALF", 1), ("C_HALF", 1)],
+        }
+    }
 }
 
 /// The epilogues, as kernels know them.
@@ -92,6 +124,22 @@ pub enum Variant {
         /// Columns of C an invocation makes, a multiple of four.
         thread_cols: u32,
     },
+    /// Small matrices that subgroups of 32 multiply as a whole (tensor cores), of half precision; tiles staged through
+    /// workgroup memory while the ones before are multiplied. **Not yet run on hardware.**
+    Cooperative {
+        /// Rows of C a workgroup makes.
+        rows: u32,
+        /// Columns of C a workgroup makes.
+        cols: u32,
+        /// Length of K that is staged at a time.
+        depth: u32,
+        /// Side of the small matrices: 8 or 16.
+        fragment: u32,
+        /// Small matrices of C a subgroup makes, down and across: 2 or 4.
+        fragments: u32,
+        /// Plain arithmetic in place of cooperative matrices; see [`PLAIN`].
+        plain: bool,
+    },
     /// Results in the registers of one subgroup of eight, which shares what its lanes load: for software adapters.
     Broadcast {
         /// Rows of C a subgroup makes, a multiple of eight; it makes 32 columns.
@@ -104,11 +152,34 @@ impl Variant {
         Self::Tiled { rows, cols, depth, thread_rows, thread_cols }
     }
 
+    const fn cooperative(side: u32, fragment: u32, fragments: u32) -> Self {
+        Self::Cooperative { rows: side, cols: side, depth: 32, fragment, fragments, plain: false }
+    }
+
+    const fn plainly(self) -> Self {
+        match self {
+            Self::Cooperative { rows, cols, depth, fragment, fragments, .. } => {
+                Self::Cooperative { rows, cols, depth, fragment, fragments, plain: true }
+            }
+            other => other,
+        }
+    }
+
     /// Rows and columns of C that one workgroup makes.
     pub fn tile(self) -> (usize, usize) {
         match self {
-            Self::Tiled { rows, cols, .. } => (rows as usize, cols as usize),
+            Self::Tiled { rows, cols, .. } | Self::Cooperative { rows, cols, .. } => {
+                (rows as usize, cols as usize)
+            }
             Self::Broadcast { rows } => (rows as usize, 32),
+        }
+    }
+
+    /// Whether it makes products of this precision, over windows or not.
+    fn makes(self, precision: Precision, window: bool) -> bool {
+        match self {
+            Self::Cooperative { .. } => precision != Precision::Single && !window,
+            _ => precision == Precision::Single || !window,
         }
     }
 
@@ -118,6 +189,15 @@ impl Variant {
                 let invocations = (rows / thread_rows) * (cols / thread_cols);
                 let bytes = depth * (rows + cols + 8) * 4;
                 invocations <= caps.workgroup_size && bytes <= caps.workgroup_bytes
+            }
+            Self::Cooperative { rows, cols, depth, fragment, fragments, plain } => {
+                let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
+                let runs = plain || (has && caps.fixed_subgroup_size() == Some(32));
+                let subgroups = (rows * cols) / (fragment * fragments).pow(2);
+                // two tiles of either operand, and a small matrix of sums a subgroup, each row with its padding
+                let staged = 2 * 2 * ((rows + cols) * (depth + 8)).max(depth * (rows + cols + 16));
+                let bytes = staged + subgroups * fragment * (fragment + 4) * 4;
+                runs && caps.f16 && 32 * subgroups <= caps.workgroup_size && bytes <= caps.workgroup_bytes
             }
             Self::Broadcast { rows } => {
                 caps.fixed_subgroup_size() == Some(8) && rows * 8 * 16 <= caps.workgroup_bytes
@@ -139,9 +219,23 @@ const SHARED: Variant = Variant::Broadcast { rows: 24 };
 /// The same for few rows.
 const SHARED_FLAT: Variant = Variant::Broadcast { rows: 8 };
 
-/// All variants that an adapter can run.
-pub fn variants(caps: &Caps) -> Vec<Variant> {
-    [LARGE, MEDIUM, SMALL, FLAT, SHARED, SHARED_FLAT].into_iter().filter(|v| v.fits(caps)).collect()
+/// For large products of half precision: 64×64 results a subgroup.
+const TENSOR: Variant = Variant::cooperative(128, 16, 4);
+/// For those that would leave a large GPU idle with larger tiles: 32×32 results a subgroup.
+const TENSOR_SMALL: Variant = Variant::cooperative(64, 16, 2);
+/// For adapters with small matrices of 8×8: 32×32 results a subgroup.
+const TENSOR_EIGHT: Variant = Variant::cooperative(64, 8, 4);
+/// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on adapters without
+/// them: no plan has them.
+pub const PLAIN: [Variant; 2] = [TENSOR_SMALL.plainly(), TENSOR_EIGHT.plainly()];
+
+/// All variants that an adapter can run for matrices of this precision.
+pub fn variants(caps: &Caps, precision: Precision) -> Vec<Variant> {
+    [LARGE, MEDIUM, SMALL, FLAT, SHARED, SHARED_FLAT, TENSOR, TENSOR_SMALL, TENSOR_EIGHT]
+        .into_iter()
+        .filter(|v| v.fits(caps) && v.makes(precision, false))
+        .filter(|_| caps.f16 || precision == Precision::Single)
+        .collect()
 }
 
 /// How a product is made.
@@ -163,6 +257,10 @@ pub struct Plan {
     pub grouped: bool,
     /// See [`Problem::window`].
     pub window: bool,
+    /// See [`Problem::precision`].
+    pub precision: Precision,
+    /// See [`Problem::wide`].
+    pub wide: bool,
     /// The epilogue.
     pub ending: Ending,
 }
@@ -179,9 +277,16 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
         b_aligned: problem.b_aligned,
         grouped: problem.grouped,
         window: problem.window,
+        precision: problem.precision,
+        wide: problem.wide,
         ending: problem.ending,
     }
 }
+
+/// Rows of tiles that cooperative workgroups take together, so that what neighbours read is in cache.
+const BAND: u32 = 8;
+/// Cores of a large GPU.
+const CORES: usize = 128;
 
 fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
     let Problem { batch, m, n, .. } = *problem;
@@ -191,10 +296,22 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
         let time = |v: Variant| m.div_ceil(v.tile().0) * (v.tile().0 + 8);
         return if time(SHARED_FLAT) < time(SHARED) { SHARED_FLAT } else { SHARED };
     }
+    // tensor cores: the least time, where as many tiles as a large GPU has cores take the time of one, and where a subgroup
+    // that makes four times the results reads half as much for each
+    let time = |v: &Variant| {
+        let cost = if *v == TENSOR { 1 } else { 2 };
+        tiles(*v).div_ceil(CORES) * v.tile().0 * v.tile().1 * cost
+    };
+    let tensor = [TENSOR, TENSOR_SMALL, TENSOR_EIGHT].into_iter();
+    let tensor =
+        tensor.filter(|v| v.makes(problem.precision, problem.window) && v.fits(caps)).min_by_key(time);
+    if let Some(variant) = tensor {
+        return variant;
+    }
     let choice = match () {
         () if m <= 16 => FLAT,
         // enough tiles that every core of a large GPU has one
-        () if tiles(LARGE) >= 128 => LARGE,
+        () if tiles(LARGE) >= CORES => LARGE,
         () if m <= 32 || n <= 32 => SMALL,
         () => MEDIUM,
     };
@@ -221,8 +338,13 @@ impl Plan {
         defines.extend(self.b_along_k.then_some(("B_ALONG_K", 1)));
         defines.extend(self.grouped.then_some(("GROUPED", 1)));
         defines.extend(self.window.then_some(("WINDOW", 1)));
-        if self.parts == 1 {
-            defines.extend(self.ending.defines());
+        match self.parts {
+            1 => {
+                defines.extend(self.ending.defines());
+                defines.extend(self.precision.defines());
+            }
+            // partial sums are single
+            _ => defines.extend((self.precision != Precision::Single).then_some(("HALF", 1))),
         }
         let kernel = |shader, entry, defines| match self.window {
             true => Kernel::new::<WindowParams>(shader, entry, defines),
@@ -246,12 +368,22 @@ impl Plan {
                 defines.push(("ROWS", rows));
                 kernel(BROADCAST, "broadcast", defines)
             }
+            Variant::Cooperative { rows, cols, depth, fragment, fragments, plain } => {
+                defines.extend(plain.then_some(("PLAIN", 1)));
+                defines.extend(self.wide.then_some(("WIDE", 1)));
+                defines.extend((fragment == 8).then_some(("EIGHT", 1)));
+                defines.extend((fragments == 4).then_some(("FOUR", 1)));
+                defines.extend([("BM", rows), ("BN", cols), ("BK", depth)]);
+                defines.extend([("FRAGMENT", fragment), ("FRAGMENTS", fragments), ("BAND", BAND)]);
+                kernel(COOPERATIVE, "cooperative", defines)
+            }
         }
     }
 
     /// The kernel of the second stage.
     pub fn combine(&self) -> Kernel {
         let mut defines = vec![("WG", COMBINE_WG), ("COMBINE", 1)];
+        defines.extend((self.precision == Precision::Half).then_some(("C_HALF", 1)));
         defines.extend(self.grouped.then_some(("GROUPED", 1)));
         defines.extend(self.ending.defines());
         Kernel::new::<MatmulParams>(COMBINE, "combine", defines)
@@ -260,31 +392,36 @@ impl Plan {
 
 /// All kernels that an adapter may be asked for.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut seen = std::collections::HashSet::new();
     let mut all = Vec::new();
-    for variant in variants(caps) {
-        for bits in 0..64 {
-            let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, window] =
-                [1, 2, 4, 8, 16, 32].map(|b| bits & b != 0);
-            for ending in Ending::ALL {
-                if window && (grouped || !matches!(ending, Ending::Plain | Ending::Accumulate)) {
-                    continue;
+    for precision in Precision::ALL {
+        for variant in variants(caps, precision) {
+            for bits in 0..64 {
+                let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, window] =
+                    [1, 2, 4, 8, 16, 32].map(|b| bits & b != 0);
+                for ending in Ending::ALL {
+                    let plain = matches!(ending, Ending::Plain | Ending::Accumulate);
+                    if window && (grouped || !plain || !variant.makes(precision, true)) {
+                        continue;
+                    }
+                    let plan = Plan {
+                        variant,
+                        parts: 1,
+                        a_along_m,
+                        b_along_k,
+                        a_aligned,
+                        b_aligned,
+                        grouped,
+                        window,
+                        precision,
+                        wide: a_aligned,
+                        ending,
+                    };
+                    all.extend([plan.product(), plan.combine()]);
                 }
-                let plan = Plan {
-                    variant,
-                    parts: 1,
-                    a_along_m,
-                    b_along_k,
-                    a_aligned,
-                    b_aligned,
-                    grouped,
-                    window,
-                    ending,
-                };
-                all.extend([plan.product(), plan.combine()]);
             }
         }
     }
-    let mut seen = std::collections::HashSet::new();
     all.retain(|kernel| seen.insert(kernel.clone()));
     all
 }

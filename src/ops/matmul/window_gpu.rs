@@ -3,7 +3,7 @@
 use super::gpu::{MatmulParams, first_stage};
 use super::plan::COMBINE_WG;
 use super::window::Geometry;
-use super::{Ending, Force, Plan, Problem, plan};
+use super::{Ending, Force, Plan, Precision, Problem, plan};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, params};
 use crate::tensor::{DType, Tensor};
@@ -82,6 +82,8 @@ pub(super) fn product(
         },
         grouped: false,
         window: true,
+        precision: Precision::Single,
+        wide: false,
         ending: if accumulate { Ending::Accumulate } else { Ending::Plain },
     };
     let plan = Plan { parts: 1, ..decide(gpu, &problem, force) };
@@ -134,6 +136,8 @@ pub(super) fn gradient(
         b_aligned: fours(&[dy.layout().offset, n]),
         grouped: false,
         window: true,
+        precision: Precision::Single,
+        wide: false,
         ending: Ending::Plain,
     };
     let mut plan = decide(gpu, &problem, force);

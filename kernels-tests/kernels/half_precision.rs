@@ -1,0 +1,202 @@
+//! Activations of half precision on a GPU: every operation that takes them beside the CPU's single precision on the same
+//! rounded values.
+
+use poa_gpu::ops::attention::{Problem, SequenceGroup, attention, attention_planned, plans};
+use poa_gpu::ops::elementwise::{gelu, scale};
+use poa_gpu::ops::gather::narrow_rows;
+use poa_gpu::ops::layer_norm::layer_norm;
+use poa_gpu::ops::linear::{LinearWeights, linear, mlp};
+use poa_gpu::ops::patch_embed::patch_embed;
+use poa_gpu::ops::reduce::column_sum;
+use poa_gpu::ops::residual::{RowSubset, residual};
+use poa_gpu::ops::tokens::{TokenGroup, TokenParameters, tokens};
+use poa_gpu::tensor::{DType, Device, Tensor};
+
+use crate::support::{Operand, Placing, assert_close, check_half, devices, gpu, place, place_half, random};
+
+fn act(seed: u64, shape: &[usize]) -> (Operand, bool) {
+    (Operand::new(seed, shape), true)
+}
+
+/// An operand of products: half precision, with a gradient in single.
+fn weight(seed: u64, shape: &[usize]) -> (Operand, bool) {
+    (Operand::new(seed, shape).map(|v| v * 0.3).strided().parameter(), true)
+}
+
+fn vector(seed: u64, shape: &[usize]) -> (Operand, bool) {
+    (Operand::new(seed, shape).parameter(), false)
+}
+
+#[test]
+fn linear_layers() {
+    for [rows, k, n] in [[1, 3, 5], [17, 16, 24], [130, 33, 70], [65, 64, 40]] {
+        let operands = [act(1, &[rows, k]), weight(2, &[n, k]), vector(3, &[n])];
+        check_half(&format!("linear {rows}x{k}x{n}"), &operands, |tape, v| {
+            let layer = LinearWeights { weight: v[1].clone(), bias: Some(v[2].clone()), alpha: 1.5 };
+            Ok(vec![linear(tape, &v[0], &layer)?])
+        });
+    }
+    // three groups of rows, as of q, k and v
+    let operands = [act(1, &[37, 16]), weight(2, &[3, 8, 16]), vector(3, &[3, 8])];
+    check_half("qkv", &operands, |tape, v| {
+        let layer = LinearWeights { weight: v[1].clone(), bias: Some(v[2].clone()), alpha: 0.7 };
+        Ok(vec![linear(tape, &v[0], &layer)?])
+    });
+}
+
+#[test]
+fn perceptrons() {
+    for [rows, k, hidden, n] in [[1, 3, 5, 2], [17, 16, 64, 16], [130, 33, 70, 65]] {
+        let operands = [
+            act(1, &[rows, k]),
+            weight(2, &[hidden, k]),
+            vector(3, &[hidden]),
+            weight(4, &[n, hidden]),
+            vector(5, &[n]),
+        ];
+        check_half(&format!("mlp {rows}x{k}x{hidden}x{n}"), &operands, |tape, v| {
+            let layer =
+                |w: usize| LinearWeights { weight: v[w].clone(), bias: Some(v[w + 1].clone()), alpha: 1.25 };
+            Ok(vec![mlp(tape, &v[0], &layer(1), &layer(3))?])
+        });
+    }
+}
+
+#[test]
+fn layer_norms() {
+    for [rows, cols] in [[1, 5], [17, 64], [33, 197], [5, 1030]] {
+        for gathered in [false, true] {
+            let operands =
+                [(Operand::new(1, &[rows, cols]).strided(), true), vector(2, &[cols]), vector(3, &[cols])];
+            check_half(&format!("layer norm {rows}x{cols}, gathered: {gathered}"), &operands, |tape, v| {
+                let index: Vec<u32> = (0..rows as u32).rev().step_by(2).collect();
+                let index = Tensor::from_slice(v[0].value().device(), &[index.len()], &index)?;
+                Ok(vec![layer_norm(tape, &v[0], &v[1], &v[2], 1e-6, gathered.then_some(&index))?])
+            });
+        }
+    }
+}
+
+#[test]
+fn residuals() {
+    for subset in [false, true] {
+        let branch_rows = if subset { 7 } else { 19 };
+        let operands = [act(1, &[19, 33]), act(2, &[branch_rows, 33]), vector(3, &[33])];
+        check_half(&format!("residual, subset: {subset}"), &operands, |tape, v| {
+            let rows: Vec<u32> = (0..7).map(|i| (i * 5) % 19).collect();
+            let factors = [0.0, 1.0, 2.0, 1.5, 1.0, 3.0, 0.5];
+            let rows = RowSubset::new(v[0].value().device(), 19, &rows, &factors)?;
+            Ok(vec![residual(tape, &v[0], &v[1], &v[2], subset.then_some(&rows))?])
+        });
+    }
+}
+
+#[test]
+fn attention_with_every_plan() {
+    let groups = [SequenceGroup { count: 2, length: 21 }, SequenceGroup { count: 1, length: 37 }];
+    for head_dim in [6, 16, 64] {
+        let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim };
+        let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
+        for plan in plans(&problem, device.caps()) {
+            let operand = (Operand::new(1, &[79, 6 * head_dim]).strided(), true);
+            check_half(&format!("attention {plan:?}"), &[operand], |tape, v| {
+                let scale = 1.0 / (head_dim as f32).sqrt();
+                Ok(vec![match v[0].value().device() {
+                    Device::Cpu(_) => attention(tape, &v[0], &groups, 2, scale)?,
+                    Device::Gpu(_) => attention_planned(tape, &v[0], &groups, 2, scale, &plan)?,
+                }])
+            });
+        }
+    }
+}
+
+#[test]
+fn token_sequences() {
+    for masked in [false, true] {
+        let operands = [
+            act(1, &[3 * 4, 10]),
+            vector(2, &[4, 10]),
+            act(3, &[2, 10]),
+            vector(4, &[1, 10]),
+            vector(5, &[10]),
+            vector(6, &[10]),
+            vector(7, &[10]),
+        ];
+        check_half(&format!("tokens, masked: {masked}"), &operands, |tape, v| {
+            let mask: Vec<u32> = (0..12).map(|i| u32::from(i % 5 == 1)).collect();
+            let mask = Tensor::from_slice(v[0].value().device(), &[12], &mask)?;
+            let groups = [
+                TokenGroup {
+                    crops: 3,
+                    patches: v[0].clone(),
+                    positions: v[1].clone(),
+                    mask: masked.then_some(mask),
+                },
+                TokenGroup { crops: 2, patches: v[2].clone(), positions: v[3].clone(), mask: None },
+            ];
+            let shared =
+                TokenParameters { cls: v[4].clone(), cls_position: v[5].clone(), mask_token: v[6].clone() };
+            // a mask token that masks nothing has no gradient
+            let out = tokens(tape, &groups, &shared)?;
+            let token = narrow_rows(tape, &v[6].view(|t| t.reshape(&[1, 10]))?, 0, 1)?;
+            Ok(vec![out, token])
+        });
+    }
+}
+
+#[test]
+fn patches() {
+    let images = (Operand::new(1, &[3, 3, 8, 12]).constant(), false);
+    check_half("patch embedding", &[images, weight(2, &[10, 48]), vector(3, &[10])], |tape, v| {
+        let layer = LinearWeights { weight: v[1].clone(), bias: Some(v[2].clone()), alpha: 1.0 };
+        Ok(vec![patch_embed(tape, v[0].value(), 4, &layer)?])
+    });
+}
+
+#[test]
+fn rows_and_elements() {
+    // two uses of one activation: the second gradient is added to the first
+    check_half("narrowed rows and GELU", &[act(1, &[9, 13])], |tape, v| {
+        Ok(vec![narrow_rows(tape, &v[0], 2, 5)?, gelu(tape, &v[0])?])
+    });
+    let gpu = gpu();
+    let x = random(1, 5 * 9);
+    let x = place_half(&gpu, &[5, 9], &x, Placing::Strided).unwrap();
+    let out = Tensor::empty(&gpu, &[5, 9], DType::F16).unwrap();
+    scale(&out, &x, 2.0).unwrap();
+    let twice: Vec<f64> = x.to_vec::<half::f16>().unwrap().iter().map(|v| 2.0 * v.to_f64()).collect();
+    let got: Vec<f32> = out.to_vec::<half::f16>().unwrap().iter().map(|v| v.to_f32()).collect();
+    assert_close("scale", &got, &twice, 0.0, 0.0);
+}
+
+#[test]
+fn column_sums() {
+    for rows in [1, 300, 1000] {
+        let values = random(1, rows * 7);
+        let both = devices();
+        let sums = both.iter().map(|device| {
+            let x = match device.kind() {
+                "gpu" => place_half(device, &[rows, 7], &values, Placing::Strided).unwrap(),
+                _ => {
+                    let rounded: Vec<f32> = values.iter().map(|v| half::f16::from_f32(*v).to_f32()).collect();
+                    place(device, &[rows, 7], &rounded, Placing::Strided).unwrap()
+                }
+            };
+            let out = Tensor::empty(device, &[7], DType::F32).unwrap();
+            column_sum(&x, &out, 0.5, false).unwrap();
+            out.to_vec::<f32>().unwrap()
+        });
+        let sums: Vec<_> = sums.collect();
+        let want: Vec<f64> = sums[0].iter().map(|v| *v as f64).collect();
+        assert_close(&format!("column sums of {rows} rows"), &sums[1], &want, 1e-4, 1e-5);
+    }
+}
+
+#[test]
+fn a_kernel_refuses_the_wrong_precision() {
+    let gpu = gpu();
+    let single = Tensor::from_slice(&gpu, &[2, 3], &random(1, 6)).unwrap();
+    let half = Tensor::empty(&gpu, &[2, 3], DType::F16).unwrap();
+    let error = poa_gpu::ops::elementwise::add_assign(&single, &half).unwrap_err().to_string();
+    assert!(error.contains("of other elements"), "{error}");
+}
