@@ -4,6 +4,9 @@
 //                 ranges[2m]..ranges[2m + 1]. Grid: one workgroup.
 //   update        AdamW with decoupled weight decay on clipped gradients, then the teacher's EMA; g is zeroed. Skipped
 //                 but for the latter where control says non-finite. Grid: one invocation four elements, folded.
+// In mixed precision (MIXED) gradients come multiplied by scale[0]; finish_norms takes it out of norms and factors, reports
+// it after them and moves it: halved where something is not finite, doubled after INTERVAL good steps, which scale[1]
+// counts. update then also writes the values in half precision.
 // A block of BLOCK elements belongs to one parameter, whose row of `table` is (lr, 1 − lr·wd, touched, module).
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -40,6 +43,9 @@ fn square_sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 @group(0) @binding(1) var<storage, read> sums: array<f32>;
 @group(0) @binding(2) var<storage, read> ranges: array<u32>;
 @group(0) @binding(3) var<storage, read> loss: array<f32>;
+#ifdef MIXED
+@group(0) @binding(4) var<storage, read_write> scale: array<f32>;
+#endif
 
 // Not by comparing with itself: compilers may assume that there are no NaNs.
 fn is_finite(x: f32) -> bool {
@@ -50,22 +56,39 @@ fn is_finite(x: f32) -> bool {
 fn finish_norms(@builtin(local_invocation_index) lane: u32) {
     // `count` is where the loss is
     var finite = is_finite(loss[p.count]);
+    var unscale = 1.0;
+#ifdef MIXED
+    unscale = 1.0 / scale[0];
+#endif
     for (var m = 0u; m < p.modules; m++) {
         var total = 0.0;
         for (var i = ranges[2u * m] + lane; i < ranges[2u * m + 1u]; i += WG) {
             total += sums[p.partial_offset + i];
         }
         let square = workgroup_sum(total, lane);
-        let norm = sqrt(square);
+        let norm = sqrt(square) * unscale;
         finite = finite && is_finite(square);
         if lane == 0u {
             control[1u + 2u * m] = norm;
             var factor = 1.0;
             if p.clip > 0.0 { factor = min(1.0, p.clip / (norm + 1e-6)); }
-            control[2u + 2u * m] = factor;
+            control[2u + 2u * m] = factor * unscale;
         }
     }
-    if lane == 0u { control[0] = select(0.0, 1.0, finite); }
+    if lane == 0u {
+        control[0] = select(0.0, 1.0, finite);
+#ifdef MIXED
+        control[1u + 2u * p.modules] = scale[0];
+        scale[1] += 1.0;
+        if !finite {
+            scale[0] *= 0.5;
+            scale[1] = 0.0;
+        } else if scale[1] >= f32(INTERVAL) {
+            scale[0] *= 2.0;
+            scale[1] = 0.0;
+        }
+#endif
+    }
 }
 #endif
 
@@ -78,6 +101,11 @@ fn finish_norms(@builtin(local_invocation_index) lane: u32) {
 @group(0) @binding(5) var<storage, read> block_parameter: array<u32>;
 @group(0) @binding(6) var<storage, read> table: array<vec4<f32>>;
 @group(0) @binding(7) var<storage, read> control: array<f32>;
+#ifdef MIXED
+enable f16;
+@group(0) @binding(8) var<storage, read_write> w_half: array<vec4<f16>>;
+@group(0) @binding(9) var<storage, read_write> teacher_half: array<vec4<f16>>;
+#endif
 
 @compute @workgroup_size(WG)
 fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -100,8 +128,15 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: v
         let step = (m1 / p.correction1) / (sqrt(v1 / p.correction2) + p.eps);
         value = value * row.y - row.x * step;
         w[i] = value;
+#ifdef MIXED
+        w_half[i] = vec4<f16>(value);
+#endif
     }
     let old = teacher[i];
-    teacher[i] = old + p.ema * (value - old);
+    let average = old + p.ema * (value - old);
+    teacher[i] = average;
+#ifdef MIXED
+    teacher_half[i] = vec4<f16>(average);
+#endif
 }
 #endif

@@ -156,6 +156,7 @@ impl Case {
             segments: &segments,
             temperature: TEMPERATURE,
             budget: self.budget,
+            loss_scale: None,
         };
         let loss = prototype_loss(tape, &call)?;
         assert!(loss.intact.fences_intact()?, "losses were written beside");

@@ -47,6 +47,7 @@ fn cross_entropies(bench: &Bench, sink: &mut Sink, prototypes: usize) -> Result<
                 segments: &[Segment { rows: 0..ROWS, targets: &targets, distill: true }],
                 temperature: 0.1,
                 budget: None,
+                loss_scale: None,
             };
             let loss = prototype_loss(&tape, &call)?;
             let total = loss.total.value().clone();

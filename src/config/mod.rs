@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use merge::Layers;
 pub use model::{Dino, Ibot, KoleoMix, Student, Teacher};
-pub use run::{Blur, Centering, Crops, Data, Evaluation, Optim, ScalingRule, Train};
+pub use run::{Blur, Centering, Crops, Data, Evaluation, Optim, Precision, ScalingRule, Train};
 
 /// The recipes that are part of the program, by name.
 const RECIPES: &[(&str, &str)] = &[

@@ -162,6 +162,17 @@ pub enum Centering {
     Centering,
 }
 
+/// What activations and products are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. For ViTs on a GPU; other
+    /// devices train in single precision.
+    Mixed,
+}
+
 /// Section `train`: batch, length of an epoch, checkpoints, reports.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -179,6 +190,8 @@ pub struct Train {
     pub total_steps: usize,
     /// How the teacher's targets are kept from collapsing.
     pub centering: Centering,
+    /// What activations and products are made of.
+    pub precision: Precision,
     /// Start of every random sequence.
     pub seed: u64,
     /// Threads that prepare crops; 0 takes one a core.
@@ -211,6 +224,7 @@ impl Default for Train {
             epoch_length: 800,
             total_steps: 0,
             centering: Centering::SinkhornKnopp,
+            precision: Precision::F32,
             seed: 0,
             num_workers: 0,
             checkpoint_blocks: false,

@@ -4,7 +4,7 @@
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
-use crate::config::Config;
+use crate::config::{Config, Precision};
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
@@ -132,6 +132,8 @@ struct Family {
     name: &'static str,
     /// Checks the sizes that a config asks for.
     validate: fn(&Config) -> Result<()>,
+    /// Whether all its operations take activations of half precision.
+    mixed_precision: bool,
     open: fn(&Config) -> Result<Box<dyn Backbone>>,
 }
 
@@ -140,16 +142,19 @@ const FAMILIES: [Family; 3] = [
     Family {
         name: "vit_dynamic",
         validate: vit::validate,
+        mixed_precision: true,
         open: |config| Ok(Box::new(vit::Vit::from_config(config)?)),
     },
     Family {
         name: "swin_dynamic",
         validate: swin::validate,
+        mixed_precision: false,
         open: |config| Ok(Box::new(swin::Swin::from_config(config)?)),
     },
     Family {
         name: "resnet_dynamic",
         validate: resnet::validate,
+        mixed_precision: false,
         open: |config| Ok(Box::new(resnet::ResNet::from_config(config)?)),
     },
 ];
@@ -159,9 +164,14 @@ pub fn names() -> impl Iterator<Item = &'static str> {
     FAMILIES.iter().map(|family| family.name)
 }
 
-/// Checks the sizes of the backbone that a config asks for.
+/// Checks the sizes of the backbone that a config asks for, and whether it can be trained in the precision asked for.
 pub fn validate(config: &Config) -> Result<()> {
-    (family(config)?.validate)(config)
+    let family = family(config)?;
+    if config.train.precision == Precision::Mixed && !family.mixed_precision {
+        let problem = format!("is \"mixed\", which `{}` cannot do yet; it must be \"f32\"", family.name);
+        return Err(Error::config("train.precision", problem));
+    }
+    (family.validate)(config)
 }
 
 /// The backbone that a config asks for.

@@ -18,7 +18,7 @@ pub fn elastic_linear(
     out: usize,
     input: usize,
 ) -> Result<LinearWeights> {
-    let weight = parameters.var(&format!("{name}.linear.weight"))?;
+    let weight = parameters.operand(&format!("{name}.linear.weight"))?;
     let alpha = weight.value().dim(1) as f32 / input as f32;
     Ok(LinearWeights {
         weight: weight.view(|w| w.slice(0, 0..out)?.slice(1, 0..input))?,
@@ -29,7 +29,7 @@ pub fn elastic_linear(
 
 /// The q, k and v parts of the elastic layer `{name}.linear`, the first `width` rows of each.
 pub fn elastic_qkv(parameters: &Parameters, name: &str, width: usize) -> Result<LinearWeights> {
-    let weight = parameters.var(&format!("{name}.linear.weight"))?;
+    let weight = parameters.operand(&format!("{name}.linear.weight"))?;
     let bias = parameters.var(&format!("{name}.linear.bias"))?;
     let most = weight.value().dim(1);
     Ok(LinearWeights {

@@ -4,9 +4,11 @@
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::nn::parameters::{Init, ParameterSpec, Parameters};
+use crate::ops::cast::cast;
 use crate::ops::elementwise::gelu;
 use crate::ops::l2_normalize::l2_normalize;
 use crate::ops::linear::{LinearWeights, linear, mlp};
+use crate::tensor::DType;
 
 /// Sizes of a projection head.
 #[derive(Clone, Debug, PartialEq)]
@@ -71,12 +73,12 @@ impl ProjectionHead {
         ]
     }
 
-    /// Bottleneck features `[rows, bottleneck]` of unit length, of x `[rows, width]`.
+    /// Bottleneck features `[rows, bottleneck]` of unit length and single precision, of x `[rows, width]`.
     pub fn forward(&self, tape: &Tape, parameters: &Parameters, x: &Var) -> Result<Var> {
         let width = x.value().dim(1);
         let layer = |part: &str, alpha: f32| -> Result<LinearWeights> {
             Ok(LinearWeights {
-                weight: parameters.var(&self.name(&format!("{part}.weight")))?,
+                weight: parameters.operand(&self.name(&format!("{part}.weight")))?,
                 bias: Some(parameters.var(&self.name(&format!("{part}.bias")))?),
                 alpha,
             })
@@ -86,7 +88,7 @@ impl ProjectionHead {
         let hidden = mlp(tape, x, &first, &layer("2", 1.0)?)?;
         let hidden = gelu(tape, &hidden)?;
         let bottleneck = linear(tape, &hidden, &layer("4", 1.0)?)?;
-        l2_normalize(tape, &bottleneck, 1e-12)
+        l2_normalize(tape, &cast(tape, &bottleneck, DType::F32)?, 1e-12)
     }
 
     /// The prototypes (v, g).

@@ -12,6 +12,7 @@ use rand::{Rng, RngExt};
 
 use crate::autograd::Var;
 use crate::error::{Error, Result};
+use crate::ops::cast::convert;
 use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor};
 
 /// Parameters start at multiples of this many elements, so that a block of as many has one parameter.
@@ -139,11 +140,26 @@ pub struct FlatBuffers {
 }
 
 impl FlatBuffers {
-    /// Zeros.
+    /// Zeros of single precision.
     pub fn zeros(layout: &Rc<FlatLayout>, device: &Device) -> Result<Self> {
+        Self::zeros_of(layout, device, DType::F32)
+    }
+
+    fn zeros_of(layout: &Rc<FlatLayout>, device: &Device, dtype: DType) -> Result<Self> {
         let buffers =
-            layout.buffers.iter().map(|&n| Tensor::zeros(device, &[n], DType::F32)).collect::<Result<_>>()?;
+            layout.buffers.iter().map(|&n| Tensor::zeros(device, &[n], dtype)).collect::<Result<_>>()?;
         Ok(Self { layout: layout.clone(), buffers })
+    }
+
+    /// Values of half precision with the same layout, which [`Self::round_to`] fills.
+    pub fn halves(&self) -> Result<Self> {
+        Self::zeros_of(&self.layout, self.buffers[0].device(), DType::F16)
+    }
+
+    /// Overwrites `halves` with these values in half precision.
+    pub fn round_to(&self, halves: &Self) -> Result<()> {
+        let mut pairs = halves.buffers.iter().zip(&self.buffers);
+        pairs.try_for_each(|(to, from)| convert(to, from, None, false))
     }
 
     /// Values as the parameters' [`Init`] says.
@@ -227,19 +243,39 @@ pub struct Parameters {
     values: FlatBuffers,
     gradients: Option<FlatBuffers>,
     touched: Rc<[Rc<Cell<bool>>]>,
+    /// The values in half precision, where products take those.
+    halves: Option<FlatBuffers>,
 }
 
 impl Parameters {
     /// Parameters without gradients: the teacher's, or those of an evaluated network.
     pub fn frozen(values: FlatBuffers) -> Self {
-        Self { values, gradients: None, touched: Rc::new([]) }
+        Self { values, gradients: None, touched: Rc::new([]), halves: None }
     }
 
     /// Parameters whose gradients are added up in a second set of buffers.
     pub fn trained(values: FlatBuffers) -> Result<Self> {
         let gradients = FlatBuffers::zeros(values.layout(), values.buffers[0].device())?;
         let touched = values.layout.places.iter().map(|_| Rc::new(Cell::new(false))).collect();
-        Ok(Self { values, gradients: Some(gradients), touched })
+        Ok(Self { values, gradients: Some(gradients), touched, halves: None })
+    }
+
+    /// The same parameters with products in half precision: [`Self::operand`] gives halves. They are rounded now, and
+    /// must be again ([`Self::round`]) when something else than the optimiser changes the values.
+    pub fn with_halves(self) -> Result<Self> {
+        let all = Self { halves: Some(self.values.halves()?), ..self };
+        all.round()?;
+        Ok(all)
+    }
+
+    /// The values in half precision, where products take those.
+    pub fn halves(&self) -> Option<&FlatBuffers> {
+        self.halves.as_ref()
+    }
+
+    /// Brings the values in half precision up to date, where there are any.
+    pub fn round(&self) -> Result<()> {
+        self.halves.as_ref().map_or(Ok(()), |halves| self.values.round_to(halves))
     }
 
     /// The values.
@@ -254,7 +290,16 @@ impl Parameters {
 
     /// The parameter of this name, in its official shape.
     pub fn var(&self, name: &str) -> Result<Var> {
-        let value = self.values.get(name)?;
+        self.with_gradient(name, self.values.get(name)?)
+    }
+
+    /// The parameter of this name as an operand of products: in half precision, where they are made in that. Its
+    /// gradient is in single precision.
+    pub fn operand(&self, name: &str) -> Result<Var> {
+        self.with_gradient(name, self.halves.as_ref().unwrap_or(&self.values).get(name)?)
+    }
+
+    fn with_gradient(&self, name: &str, value: Tensor) -> Result<Var> {
         match &self.gradients {
             None => Ok(Var::constant(value)),
             Some(g) => {

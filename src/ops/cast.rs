@@ -7,6 +7,7 @@ use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::elementwise::{WG, common_rows};
+use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = Shader { name: "cast.wgsl", source: include_str!("../../shaders/cast.wgsl") };
@@ -44,6 +45,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
 /// `out (+)= factor · a` where one is of single and the other of half precision. The factor is one element on the
 /// device, or 1.
 pub fn convert(out: &Tensor, a: &Tensor, factor: Option<&Tensor>, accumulate: bool) -> Result<()> {
+    let _span = profile::operation("cast");
     let [o, r] = common_rows("cast", [out, a])?;
     let types = [out.dtype(), a.dtype()];
     if !types.contains(&DType::F16) || !types.contains(&DType::F32) {

@@ -6,6 +6,9 @@
 //!   intact one, both leaving the gradient ds in place of the logits, dz = ds·W, dW += dsᵀ·z.
 //! So gradients are computed on the way forward, for a cotangent of one, and multiplied by the real one on the way
 //! back. The pieces and the order of all sums depend on shapes alone.
+//!
+//! In mixed precision the products take halves: z, W and ds, whose small numbers are multiplied by the loss scale on the
+//! way. Logits, losses and gradients stay in single precision.
 
 use std::ops::Range;
 
@@ -13,6 +16,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::ops::cast::{convert, to_type};
 use crate::ops::cross_entropy::{CrossEntropy, NO_TARGET, RowTargets, row_table};
 use crate::ops::elementwise::WG;
 use crate::ops::matmul::{Matrix, Options, matmul};
@@ -119,6 +123,8 @@ pub struct PrototypeLoss<'a> {
     pub temperature: f64,
     /// Bytes that the logits of one student may take at a time; two such buffers live. `None`: what suits the device.
     pub budget: Option<usize>,
+    /// In mixed precision, on a GPU, the loss scale, one element: gradients come multiplied by it.
+    pub loss_scale: Option<&'a Tensor>,
 }
 
 /// What [`prototype_loss`] gives.
@@ -171,7 +177,8 @@ fn plan(rows: &[LossRow], segments: &[Segment], limit: usize) -> Result<Vec<Piec
 
 /// A student on its way through the pieces.
 struct Student<'a> {
-    features: &'a Tensor,
+    /// The features as the products take them.
+    features: Tensor,
     table: &'a Tensor,
     losses: Tensor,
     /// Gradient of the features, for a cotangent of one.
@@ -179,14 +186,15 @@ struct Student<'a> {
 }
 
 impl<'a> Student<'a> {
-    fn new(tape: &Tape, features: &'a Var, table: &'a Tensor, complete: bool) -> Result<Self> {
+    fn new(tape: &Tape, features: &'a Var, table: &'a Tensor, complete: bool, dtype: DType) -> Result<Self> {
         let value = features.value();
         let new = |shape: &[usize]| match complete {
             true => Tensor::empty(value.device(), shape, DType::F32),
             false => Tensor::zeros(value.device(), shape, DType::F32),
         };
         let gradient = if tape.needs(&[features]) { Some(new(value.shape())?) } else { None };
-        Ok(Self { features: value, table, losses: new(&[value.dim(0), 2])?, gradient })
+        let losses = new(&[value.dim(0), 2])?;
+        Ok(Self { features: to_type(value, dtype)?, table, losses, gradient })
     }
 
     /// logits = z·Wᵀ for some rows.
@@ -239,22 +247,24 @@ fn check(call: &PrototypeLoss) -> Result<usize> {
     ))
 }
 
-/// The loss of one head; see [`PrototypeLoss`]. Gradients reach the features, v and g.
+/// The loss of one head; see [`PrototypeLoss`]. Gradients reach the features, v and g. With a loss scale the cotangent
+/// of the total must come without it.
 pub fn prototype_loss(tape: &Tape, call: &PrototypeLoss) -> Result<HeadLoss> {
     let _span = profile::operation("prototype_loss");
     let prototypes = check(call)?;
     let device = call.v.value().device().clone();
     let norm = weight_norm::effective(call.v.value(), call.g.value())?;
-    let weight = norm.weight();
+    let operands = if call.loss_scale.is_some() { DType::F16 } else { DType::F32 };
+    let weight = &to_type(norm.weight(), operands)?;
     let default = if matches!(device, Device::Cpu(_)) { 16 << 20 } else { 64 << 20 };
     let bytes = call.budget.unwrap_or(default).min(device.max_tensor_bytes());
     let limit = (bytes / (prototypes * ELEMENT_BYTES)).max(1);
     let pieces = plan(&call.rows.rows, call.segments, limit)?;
 
     let complete = pieces.iter().map(|p| p.rows.len()).sum::<usize>() == call.rows.rows.len();
-    let intact = Student::new(tape, call.intact, &call.rows.intact, complete)?;
+    let intact = Student::new(tape, call.intact, &call.rows.intact, complete, operands)?;
     let elastic = match call.elastic {
-        Some(e) => Some(Student::new(tape, e, &call.rows.elastic, complete)?),
+        Some(e) => Some(Student::new(tape, e, &call.rows.elastic, complete, operands)?),
         None => None,
     };
     let dw = match tape.needs(&[call.v, call.g]) {
@@ -270,6 +280,10 @@ pub fn prototype_loss(tape: &Tape, call: &PrototypeLoss) -> Result<HeadLoss> {
         .iter()
         .map(|_| Tensor::empty(&device, &[longest, prototypes], DType::F32))
         .collect::<Result<Vec<_>>>()?;
+    let halves = match call.loss_scale {
+        Some(_) => Some(Tensor::empty(&device, &[longest, prototypes], DType::F16)?),
+        None => None,
+    };
     let mut first = true;
     for piece in &pieces {
         let segment = &call.segments[piece.segment];
@@ -293,7 +307,15 @@ pub fn prototype_loss(tape: &Tape, call: &PrototypeLoss) -> Result<HeadLoss> {
             .run()?;
         }
         for (student, logits) in students.iter().zip(&logits) {
-            student.backward(&piece.rows, logits, weight, dw.as_ref().map(|dw| (dw, !first)))?;
+            let ds = match &halves {
+                Some(halves) => {
+                    let ds = halves.slice(0, 0..piece.rows.len())?;
+                    convert(&ds, logits, call.loss_scale, false)?;
+                    ds
+                }
+                None => logits.clone(),
+            };
+            student.backward(&piece.rows, &ds, weight, dw.as_ref().map(|dw| (dw, !first)))?;
             first = false;
         }
     }

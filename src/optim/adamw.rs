@@ -1,5 +1,6 @@
 //! One pass over all parameters: AdamW with weight decay, clipping, the teacher's EMA, and the gradients' zeroing;
 //! before it, the gradient norms by module, the clip factors and the check for non-finite numbers, on the device.
+//! In mixed precision the same passes take the loss scale out, move it, and write the values in half precision.
 
 use std::rc::Rc;
 
@@ -9,6 +10,7 @@ use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
 use crate::ops::rows::{RowPlan, Team};
+use crate::optim::loss_scale::{self, LossScale};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -81,9 +83,18 @@ pub struct AdamW {
     block_parameter: Vec<Tensor>,
     /// `u32 [modules, 2]`: range of norm blocks.
     module_ranges: Tensor,
-    /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module.
+    /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module; in mixed precision then the
+    /// step's loss scale.
     control: Tensor,
     norm_blocks: usize,
+    mixed: Option<Mixed>,
+}
+
+/// What mixed precision adds.
+struct Mixed {
+    scale: LossScale,
+    /// The student's and the teacher's values in half precision, written with the others.
+    halves: [FlatBuffers; 2],
 }
 
 /// What [`AdamW::measure`] found, on the host.
@@ -93,13 +104,17 @@ pub struct GradientReport {
     pub finite: bool,
     /// Gradient norm of every module before clipping, in the layout's order.
     pub norms: Vec<f64>,
+    /// The loss scale of the step, in mixed precision.
+    pub loss_scale: Option<f64>,
 }
 
 impl GradientReport {
     /// Reads the numbers of [`AdamW::control`].
     pub fn from_control(values: &[f32]) -> Self {
-        let norms = values[1..].chunks(2).map(|pair| pair[0] as f64).collect();
-        Self { finite: values[0] == 1.0, norms }
+        let pairs = values[1..].chunks_exact(2);
+        let loss_scale = pairs.remainder().first().map(|scale| *scale as f64);
+        let norms = pairs.map(|pair| pair[0] as f64).collect();
+        Self { finite: values[0] == 1.0, norms, loss_scale }
     }
 }
 
@@ -108,16 +123,22 @@ const SQUARE_SUMS: [&str; 2] = ["square_sums", "SQUARE_SUMS"];
 const FINISH_NORMS: [&str; 2] = ["finish_norms", "FINISH_NORMS"];
 const UPDATE: [&str; 2] = ["update", "UPDATE"];
 
-fn kernel([entry, flag]: [&'static str; 2]) -> Kernel {
+fn kernel([entry, flag]: [&'static str; 2], mixed: bool) -> Kernel {
     let team = Team::Workgroup(WG);
     let mut defines = RowPlan { team, vec4: true, keep: 0, exact: false }.defines();
     defines.extend([(flag, 1), ("BLOCK", BLOCK as u32), ("NORM_BLOCK", NORM_BLOCK as u32)]);
+    defines.extend(mixed.then_some(("MIXED", 1)));
+    defines.extend((mixed && entry == "finish_norms").then_some(("INTERVAL", loss_scale::INTERVAL)));
     Kernel::new::<AdamWParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [SQUARE_SUMS, FINISH_NORMS, UPDATE].map(kernel).to_vec()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = [SQUARE_SUMS, FINISH_NORMS, UPDATE].map(|pass| kernel(pass, false)).to_vec();
+    if caps.mixed_precision() {
+        all.extend([FINISH_NORMS, UPDATE].map(|pass| kernel(pass, true)));
+    }
+    all
 }
 
 impl AdamW {
@@ -162,7 +183,22 @@ impl AdamW {
             module_ranges: Tensor::from_slice(device, &[ranges.len()], &ranges)?,
             control: Tensor::zeros(device, &[1 + 2 * layout.modules().len()], DType::F32)?,
             norm_blocks: first_block[first_block.len() - 1],
+            mixed: None,
         })
+    }
+
+    /// The optimiser of mixed precision: gradients come multiplied by a loss scale that moves with them, and the
+    /// student's and the teacher's values in half precision follow the others.
+    pub fn with_mixed_precision(self, halves: [FlatBuffers; 2]) -> Result<Self> {
+        let device = self.control.device();
+        let control = Tensor::zeros(device, &[self.control.elements() + 1], DType::F32)?;
+        let mixed = Mixed { scale: LossScale::new(device)?, halves };
+        Ok(Self { control, mixed: Some(mixed), ..self })
+    }
+
+    /// The loss scale, in mixed precision.
+    pub fn loss_scale(&self) -> Option<&LossScale> {
+        self.mixed.as_ref().map(|m| &m.scale)
     }
 
     /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module; see [`GradientReport`].
@@ -171,10 +207,11 @@ impl AdamW {
     }
 
     /// Measures the gradients: norms and clip factors by module, and whether they and `loss` (one element) are
-    /// finite. Nothing is read back.
+    /// finite. In mixed precision the gradients' scale is taken out of both, and moves on to that of the next step.
+    /// Nothing is read back.
     pub fn measure(&self, gradients: &FlatBuffers, loss: &Tensor) -> Result<()> {
         let _span = profile::operation("gradient_norms");
-        let modules = self.control.elements() / 2;
+        let modules = self.m.layout().modules().len();
         match self.control.device() {
             Device::Cpu(_) => {
                 let mut sums = Vec::with_capacity(self.norm_blocks);
@@ -186,15 +223,21 @@ impl AdamW {
                         .collect();
                     sums.extend(part);
                 }
+                let state = self.loss_scale().map(LossScale::get).transpose()?;
+                let scale = state.map_or(1.0, |s| s.scale as f64);
                 let mut finite = loss.cpu::<f32>()[0].is_finite();
                 let control = self.control.cpu_mut::<f32>();
                 for (module, range) in self.module_ranges.cpu::<u32>().chunks(2).enumerate() {
-                    let norm = sums[range[0] as usize..range[1] as usize].iter().sum::<f64>().sqrt();
+                    let norm = sums[range[0] as usize..range[1] as usize].iter().sum::<f64>().sqrt() / scale;
                     finite &= norm.is_finite();
                     control[1 + 2 * module] = norm as f32;
-                    control[2 + 2 * module] = clip_factor(norm, self.config.clip_grad) as f32;
+                    control[2 + 2 * module] = (clip_factor(norm, self.config.clip_grad) / scale) as f32;
                 }
                 control[0] = finite as u32 as f32;
+                if let (Some(scale), Some(state)) = (self.loss_scale(), state) {
+                    control[1 + 2 * modules] = state.scale;
+                    scale.set(state.after(finite))?;
+                }
                 Ok(())
             }
             Device::Gpu(gpu) => {
@@ -204,7 +247,7 @@ impl AdamW {
                     let blocks = buffer.elements() / NORM_BLOCK;
                     let params =
                         AdamWParams { count: blocks as u32, partial_offset: at as u32, ..Default::default() };
-                    let kernel = kernel(SQUARE_SUMS);
+                    let kernel = kernel(SQUARE_SUMS, false);
                     gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
                     at += blocks;
                 }
@@ -215,8 +258,10 @@ impl AdamW {
                     clip: self.config.clip_grad as f32,
                     ..Default::default()
                 };
-                let tensors = [&self.control, &sums, &self.module_ranges, loss];
-                gpu.dispatch(&kernel(FINISH_NORMS), &tensors, &params, [1, 1, 1])
+                let mut tensors = vec![&self.control, &sums, &self.module_ranges, loss];
+                tensors.extend(self.mixed.iter().map(|m| m.scale.state()));
+                let kernel = kernel(FINISH_NORMS, self.mixed.is_some());
+                gpu.dispatch(&kernel, &tensors, &params, [1, 1, 1])
             }
         }
     }
@@ -262,7 +307,7 @@ impl AdamW {
                 let table = Tensor::from_slice(device, &[flat.len()], &flat)?;
                 for (i, p) in student.values().buffers().iter().enumerate() {
                     let params = AdamWParams { count: p.elements() as u32, ..params };
-                    let tensors = [
+                    let mut tensors = vec![
                         p,
                         &gradients.buffers()[i],
                         &self.m.buffers()[i],
@@ -272,8 +317,10 @@ impl AdamW {
                         &table,
                         &self.control,
                     ];
+                    let halves = self.mixed.iter().flat_map(|m| &m.halves);
+                    tensors.extend(halves.map(|h| &h.buffers()[i]));
                     let grid = gpu.caps().grid((p.elements() / 4).div_ceil(WG as usize));
-                    gpu.dispatch(&kernel(UPDATE), &tensors, &params, grid)?;
+                    gpu.dispatch(&kernel(UPDATE, self.mixed.is_some()), &tensors, &params, grid)?;
                 }
                 Ok(())
             }
@@ -328,6 +375,10 @@ impl AdamW {
                     }
                 }
             });
+        }
+        if let Some(Mixed { halves: [s, t], .. }) = &self.mixed {
+            student.values().round_to(s)?;
+            teacher.round_to(t)?;
         }
         Ok(())
     }

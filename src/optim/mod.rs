@@ -2,5 +2,6 @@
 
 pub mod adamw;
 pub mod groups;
+pub mod loss_scale;
 pub mod schedules;
 pub mod sgd;

@@ -3,7 +3,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::{Centering, Config};
+use crate::config::{Centering, Config, Precision};
 use crate::error::Result;
 use crate::models::backbone::{self, Backbone};
 use crate::models::encoder::Encoder;
@@ -56,6 +56,8 @@ pub struct PoaModel {
     pub student: Parameters,
     /// The teacher's.
     pub teacher: Parameters,
+    /// The teacher's as they are evaluated: in single precision.
+    exact_teacher: Parameters,
     /// AdamW.
     pub optimizer: AdamW,
     /// Settings of the losses.
@@ -91,13 +93,22 @@ impl PoaModel {
             },
             multipliers(&specs, &backbone.layer_rule(), config),
         )?;
+        let exact_teacher = Parameters::frozen(teacher.clone());
+        let (mut student, mut teacher) = (Parameters::trained(values)?, Parameters::frozen(teacher));
+        let mut optimizer = optimizer;
+        if config.train.precision == Precision::Mixed && why_single(device).is_none() {
+            (student, teacher) = (student.with_halves()?, teacher.with_halves()?);
+            let halves = [&student, &teacher].map(|p| p.halves().expect("just made").clone());
+            optimizer = optimizer.with_mixed_precision(halves)?;
+        }
         Ok(Self {
             device: device.clone(),
             grid,
             backbone,
             heads,
-            student: Parameters::trained(values)?,
-            teacher: Parameters::frozen(teacher),
+            student,
+            teacher,
+            exact_teacher,
             optimizer,
             settings: PoaSettings {
                 weights: LossWeights::from_config(config),
@@ -110,9 +121,26 @@ impl PoaModel {
         })
     }
 
-    /// The teacher's backbone, to be evaluated.
+    /// The teacher's backbone, to be evaluated, in single precision.
     pub fn teacher_encoder(&self) -> Encoder<'_> {
-        Encoder { device: &self.device, backbone: &*self.backbone, parameters: &self.teacher }
+        Encoder { device: &self.device, backbone: &*self.backbone, parameters: &self.exact_teacher }
+    }
+
+    /// To be called when something else than the optimiser has changed the values of student or teacher.
+    pub fn values_changed(&self) -> Result<()> {
+        self.student.round()?;
+        self.teacher.round()
+    }
+}
+
+/// Why a device trains in single precision although mixed is asked for; `None` where it can train in mixed.
+pub fn why_single(device: &Device) -> Option<String> {
+    match device {
+        Device::Cpu(_) => Some("the cpu device has no half precision".into()),
+        Device::Gpu(gpu) if !gpu.caps().mixed_precision() => {
+            Some("the adapter has no 16-bit floats in shaders, or binds fewer than ten buffers".into())
+        }
+        Device::Gpu(_) => None,
     }
 }
 

@@ -6,12 +6,14 @@ use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::models::backbone::{CropBatch, Token, Tokens};
 use crate::models::grid::Network;
+use crate::ops::cast::{cast, to_type};
 use crate::ops::elementwise::add_scaled;
 use crate::ops::gather::narrow_rows;
 use crate::ops::koleo::koleo;
-use crate::ops::prototype_loss::{LossRows, PrototypeLoss, Segment, prototype_loss};
+use crate::ops::prototype_loss::{LossRows, PrototypeLoss, Segment, prototype_loss, scale_by};
 use crate::ops::sinkhorn::{Targets, centering, sinkhorn, teacher_logits, update_center};
 use crate::ops::weight_norm;
+use crate::optim::loss_scale::LossScale;
 use crate::poa::PoaModel;
 use crate::poa::losses::{HeadRecord, Part, RowCounts, StepRecord};
 use crate::poa::model::PoaHead;
@@ -77,6 +79,8 @@ impl PoaModel {
     /// Runs the three branches and adds the students' gradients to the parameters' gradient buffers. Nothing is
     /// read back; [`StepRecord::read`] does that when the losses are due.
     ///
+    /// In mixed precision the gradients come multiplied by the optimiser's loss scale.
+    ///
     /// With gradient accumulation this is called once for each batch of a step, each with its share: Sinkhorn-Knopp and
     /// KoLeo see one batch at a time, all else is the mean over the batches.
     pub fn forward_backward(&self, batch: &StepBatch, inputs: &mut StepInputs) -> Result<StepRecord> {
@@ -96,7 +100,9 @@ impl PoaModel {
             students.push(prepared.student_features(&tape, &*tokens)?);
         }
         let total = Tensor::zeros(&self.device, &[1], DType::F32)?;
-        let mut seeds: Vec<(Var, f32)> = Vec::new();
+        let loss_scale = self.optimizer.loss_scale().map(LossScale::value).transpose()?;
+        // a loss, its weight, and whether the loss scale is in its gradients already
+        let mut seeds: Vec<(Var, f32, bool)> = Vec::new();
         let share = inputs.share as f32;
         let mut heads = Vec::new();
         let mut tables: Vec<(Part, LossRows)> = Vec::new();
@@ -111,28 +117,34 @@ impl PoaModel {
             }
             let rows = &tables.iter().find(|(part, _)| *part == head.part).expect("just made").1;
             let record = self.head_loss(&tape, head, &prepared.counts, &teacher, &students, rows, inputs)?;
-            seeds.push((record.loss.total.clone(), 1.0));
+            seeds.push((record.loss.total.clone(), 1.0, true));
             heads.push(record);
         }
         let mut koleos = Vec::new();
         if self.settings.weights.koleo > 0.0 {
             for features in &students {
                 let global = narrow_rows(&tape, features, 0, prepared.counts.global())?;
-                let value = koleo(&tape, &global, 2)?;
+                let value = koleo(&tape, &cast(&tape, &global, DType::F32)?, 2)?;
                 koleos.push(value.value().clone());
-                seeds.push((value, self.settings.weights.koleo as f32));
+                seeds.push((value, self.settings.weights.koleo as f32, false));
             }
         }
         let teacher_cls = match inputs.health {
-            true => Some(teacher.value().slice(0, 0..prepared.counts.global())?),
+            true => Some(to_type(&teacher.value().slice(0, 0..prepared.counts.global())?, DType::F32)?),
             false => None,
         };
         drop((teacher, students));
         let mut cotangents = Vec::new();
-        for (value, weight) in &seeds {
+        for (value, weight, scaled) in &seeds {
             add_scaled(&total, &value.value().reshape(&[1])?, *weight)?;
-            cotangents
-                .push((value, Tensor::from_slice(&self.device, value.value().shape(), &[*weight * share])?));
+            let shape = value.value().shape();
+            let mut cotangent = Tensor::from_slice(&self.device, shape, &[*weight * share])?;
+            if let Some(scale) = loss_scale.as_ref().filter(|_| !scaled) {
+                let unscaled = cotangent;
+                cotangent = Tensor::empty(&self.device, shape, DType::F32)?;
+                scale_by(&cotangent, &unscaled, scale, false)?;
+            }
+            cotangents.push((value, cotangent));
         }
         let _phase = profile::phase("backward");
         tape.backward(cotangents)?;
@@ -232,6 +244,7 @@ impl PoaModel {
                 segments: &segments,
                 temperature: self.settings.student_temp,
                 budget: self.settings.logits_budget,
+                loss_scale: self.optimizer.loss_scale().map(LossScale::value).transpose()?.as_ref(),
             },
         )?;
         let entropy = match &targets[0] {
@@ -258,13 +271,15 @@ impl PoaModel {
         let tape = Tape::no_grad();
         let (v, g) = head.projection.prototypes(&self.teacher)?;
         let norm = weight_norm::effective(v.value(), g.value())?;
+        let operands = if self.optimizer.loss_scale().is_some() { DType::F16 } else { DType::F32 };
+        let weight = to_type(norm.weight(), operands)?;
         let make = |start: usize, count: usize, kind: usize| -> Result<Option<Targets>> {
             if count == 0 {
                 return Ok(None);
             }
             let z =
                 head.projection.forward(&tape, &self.teacher, &narrow_rows(&tape, teacher, start, count)?)?;
-            let logits = teacher_logits(z.value(), norm.weight())?;
+            let logits = teacher_logits(&to_type(z.value(), operands)?, &weight)?;
             let Some(centers) = &head.centers else {
                 return sinkhorn(logits, temperature, self.settings.sinkhorn_iterations).map(Some);
             };

@@ -26,6 +26,8 @@ pub struct StepNumbers {
     pub health: Option<Health>,
     /// Steps skipped so far.
     pub skipped: u64,
+    /// The step's loss scale, in mixed precision.
+    pub loss_scale: Option<f64>,
 }
 
 impl StepNumbers {
@@ -51,6 +53,7 @@ impl StepNumbers {
             ("epoch".into(), number(epoch)),
             ("effective_epoch".into(), number(epoch * config.effective_epochs_per_epoch())),
         ];
+        all.extend(self.loss_scale.map(|scale| ("loss_scale".into(), number(scale))));
         all.extend(self.losses.components.iter().map(|(name, v)| (name.clone(), number(*v))));
         all.extend(self.gradient_norms.iter().map(|(m, norm)| (format!("grad_norm.{m}"), number(*norm))));
         if let Some(health) = &self.health {

@@ -11,6 +11,7 @@ use crate::models::backbone::{self, Backbone};
 use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
+use crate::optim::loss_scale::ScaleState;
 use crate::poa::PoaModel;
 use crate::tensor::{Device, Tensor};
 use crate::train::checkpoint::{self, Checkpoint, CheckpointWriter};
@@ -35,6 +36,9 @@ pub struct RunState {
     pub metrics_bytes: u64,
     /// Time spent training so far, in seconds.
     pub seconds: f64,
+    /// The loss scale, in mixed precision.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub loss_scale: Option<ScaleState>,
 }
 
 /// The student's parameters.
@@ -106,6 +110,10 @@ pub fn load(model: &mut PoaModel, dir: &Path) -> Result<RunState> {
         center.upload(&optimizer.read_f32_as(&name, center.shape())?)?;
     }
     model.optimizer.applied = state.applied;
+    if let Some(scale) = model.optimizer.loss_scale() {
+        scale.set(state.loss_scale.unwrap_or_default())?;
+    }
+    model.values_changed()?;
     Ok(state)
 }
 

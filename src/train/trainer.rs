@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, Precision};
 use crate::data::rng::{Purpose, stream};
 use crate::data::settings::loader_config;
 use crate::data::{HeldOut, Loader, LoaderConfig, Source, split};
@@ -13,8 +13,10 @@ use crate::error::{Error, Result};
 use crate::models::grid::{DrawCycle, Network};
 use crate::ops::elementwise::add_scaled;
 use crate::optim::adamw::{GradientReport, StepSettings};
+use crate::optim::loss_scale::{self, LossScale};
 use crate::optim::schedules::Schedules;
 use crate::poa::losses::{LossReport, StepRecord};
+use crate::poa::model::why_single;
 use crate::poa::{PoaModel, StepBatch, StepInputs};
 use crate::profile;
 use crate::tensor::{DType, Device, PendingRead, Tensor};
@@ -140,6 +142,11 @@ impl Trainer {
             reports.warn(&format!("a damaged checkpoint is passed over and set aside: {problem}"));
         }
         reports.note(&format!("device: {}", device.describe()));
+        if config.train.precision == Precision::Mixed
+            && let Some(why) = why_single(device)
+        {
+            reports.warn(&format!("train.precision is \"mixed\", and {why}: it trains in single precision"));
+        }
         reports.note(&format!("data: {}, {} images to train on", train.describe(), train.len()));
         let count = model.student.values().layout().elements();
         reports.note(&format!("{} sub-networks; {count} parameters", model.grid.entries().len()));
@@ -385,11 +392,7 @@ impl Trainer {
             self.skipped.1 = 0;
         } else {
             self.skipped = (self.skipped.0 + 1, self.skipped.1 + 1);
-            self.reports.warn(&format!(
-                "step {}: loss or gradients are not finite; the step is skipped (sub-network {}, learning rate {:.2e}). \
-                 If this goes on, lower optim.base_lr",
-                s.step, s.network, s.settings.lr
-            ));
+            self.tell_skipped(&s, report.loss_scale);
         }
         if s.records.is_empty() {
             self.reports.progress.step(done, None, s.settings.lr);
@@ -407,9 +410,26 @@ impl Trainer {
             gradient_norms: modules.zip(report.norms).collect(),
             health: s.records[0].health()?,
             skipped: self.skipped.0,
+            loss_scale: report.loss_scale,
         };
         self.report(&numbers);
         Ok(())
+    }
+
+    /// Says that a step was skipped. In mixed precision that is how the loss scale finds its level, until it is down to 1.
+    fn tell_skipped(&mut self, s: &StepFacts, loss_scale: Option<f64>) {
+        if let Some(scale) = loss_scale.filter(|scale| *scale > 1.0) {
+            let next = scale * loss_scale::BACKOFF as f64;
+            return self.reports.note(&format!(
+                "step {}: gradients are more than half precision holds; the step is skipped, the loss scale falls to {next}",
+                s.step
+            ));
+        }
+        self.reports.warn(&format!(
+            "step {}: loss or gradients are not finite; the step is skipped (sub-network {}, learning rate {:.2e}). \
+             If this goes on, lower optim.base_lr",
+            s.step, s.network, s.settings.lr
+        ));
     }
 
     /// Writes a step's numbers to the logs, and warns where they look bad.
@@ -507,6 +527,7 @@ impl Trainer {
             images: self.images as u64,
             metrics_bytes: self.reports.synced_metrics()?,
             seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
+            loss_scale: self.model.optimizer.loss_scale().map(LossScale::get).transpose()?,
         };
         let dir = checkpoint_dir(self.folder.checkpoints(), done);
         let path = save(&self.model, &self.config, &state, &dir)?;
@@ -549,6 +570,7 @@ fn initialise(model: &PoaModel, path: &Path, reports: &mut Reports) -> Result<()
         model.student.values().write(name, values)?;
         model.teacher.values().write(name, values)
     })?;
+    model.values_changed()?;
     reports.say(&import.summary());
     Ok(())
 }

@@ -150,7 +150,7 @@ impl Vit {
     ) -> Result<(Var, Vec<SequenceGroup>)> {
         let s = &self.sizes;
         let fan_in = 3 * s.patch * s.patch;
-        let weight = parameters.var("backbone.patch_embed.proj.weight")?;
+        let weight = parameters.operand("backbone.patch_embed.proj.weight")?;
         let projection = LinearWeights {
             weight: weight.view(|w| w.reshape(&[s.width, fan_in])?.slice(0, 0..width))?,
             bias: Some(vector(parameters, "backbone.patch_embed.proj.bias", width)?),

@@ -1,0 +1,257 @@
+//! Training in mixed precision: the numbers stay near those of single precision, overflow skips a step and moves the loss
+//! scale, a resumed run continues bit for bit, and what has no half precision says so.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
+
+use half::f16;
+use poa_gpu::config::Config;
+use poa_gpu::data::settings::loader_config;
+use poa_gpu::data::{self, Batch, Loader};
+use poa_gpu::optim::adamw::{GradientReport, StepSettings};
+use poa_gpu::optim::loss_scale::ScaleState;
+use poa_gpu::poa::losses::LossReport;
+use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
+use poa_gpu::tensor::{Device, DeviceChoice};
+use poa_gpu::train::checkpoint::Checkpoint;
+use poa_gpu::train::run_folder::RunFolder;
+use poa_gpu::train::save::RunState;
+use poa_gpu::train::trainer::{Outcome, Start, Trainer};
+
+const MIXED: &str = "train.precision=\"mixed\"";
+
+fn demo(settings: &[&str]) -> Config {
+    let mut config = Config::recipe("demo").unwrap();
+    config.apply(settings).unwrap();
+    config.resolve(1).unwrap();
+    config
+}
+
+fn gpu() -> Device {
+    Device::open(&DeviceChoice::Gpu).expect("these tests need a wgpu adapter; kernels-tests/run installs one")
+}
+
+fn batches(config: &Config) -> impl Iterator<Item = Batch> {
+    let mut loader = Loader::new(data::open("shapes").unwrap(), loader_config(config).unwrap()).unwrap();
+    std::iter::from_fn(move || Some(loader.next().unwrap()))
+}
+
+/// Forward, backward and the gradients' norms of one step.
+fn step(model: &PoaModel, config: &Config, batch: &Batch) -> (LossReport, GradientReport) {
+    let inputs = StepBatch {
+        images: batch.images,
+        global: &batch.global,
+        global_size: config.crops.global_crops_size,
+        local: &batch.local,
+        local_size: config.crops.local_crops_size,
+        masks: Some(&batch.masks),
+    };
+    let network = model.grid.named("middle").unwrap();
+    let record = model.forward_backward(&inputs, &mut StepInputs::new(network, 0.05)).unwrap();
+    model.optimizer.measure(model.student.gradients().unwrap(), &record.total).unwrap();
+    let control = model.optimizer.control().to_vec::<f32>().unwrap();
+    (record.read(&model.settings.weights).unwrap(), GradientReport::from_control(&control))
+}
+
+fn update(model: &PoaModel, lr: f64) {
+    let settings = StepSettings { lr, last_layer_lr: lr, weight_decay: 0.04, teacher_momentum: 0.99 };
+    model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
+}
+
+#[test]
+fn losses_and_gradients_are_near_those_of_single_precision() {
+    let device = gpu();
+    let settings = ["train.batch_size_per_gpu=4", "student.layerscale=0.1"];
+    let single = demo(&settings);
+    let mixed = demo(&[&settings[..], &[MIXED]].concat());
+    let batch = batches(&single).next().unwrap();
+    let models = [&single, &mixed].map(|c| PoaModel::new(c, &device, 5).unwrap());
+    // as much as this first step's gradients bear
+    let scale = 256.0;
+    models[1].optimizer.loss_scale().unwrap().set(ScaleState { scale, good_steps: 0 }).unwrap();
+    let [(losses, report), (half_losses, half_report)] = [0, 1].map(|i| step(&models[i], &single, &batch));
+    assert_eq!((report.loss_scale, half_report.loss_scale), (None, Some(scale as f64)));
+    for ((name, want), (_, got)) in losses.components.iter().zip(&half_losses.components) {
+        assert!((got - want).abs() <= 5e-3 * want.abs(), "{name}: {got}, {want} in single precision");
+    }
+    for (got, want) in half_report.norms.iter().zip(&report.norms) {
+        assert!((got / want - 1.0).abs() < 1e-2, "a gradient's norm is {got}, {want} in single precision");
+    }
+    let [single, mixed] = [&models[0], &models[1]].map(|m| m.student.gradients().unwrap());
+    for place in single.layout().places() {
+        let name = &place.spec.name;
+        let (a, b) = (mixed.read(name).unwrap(), single.read(name).unwrap());
+        let square = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>();
+        let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| (*a / scale) as f64 - *b as f64).collect();
+        let length = square(&b.iter().map(|v| *v as f64).collect::<Vec<_>>());
+        let error = (square(&difference) / length.max(1e-30)).sqrt();
+        assert!(error < 3e-2, "gradient of {name}: {error:e} from that of single precision");
+    }
+}
+
+/// The teacher's and the student's halves are the rounded values after every kind of change.
+#[test]
+fn halves_follow_the_values() {
+    let config = demo(&["train.batch_size_per_gpu=4", MIXED]);
+    let model = PoaModel::new(&config, &gpu(), 5).unwrap();
+    let batch = batches(&config).next().unwrap();
+    let check = |when: &str| {
+        for parameters in [&model.student, &model.teacher] {
+            let halves = parameters.halves().unwrap();
+            for (values, halves) in parameters.values().buffers().iter().zip(halves.buffers()) {
+                let rounded = values.to_vec::<f32>().unwrap().into_iter().map(f16::from_f32);
+                assert!(rounded.eq(halves.to_vec::<f16>().unwrap()), "{when}");
+            }
+        }
+    };
+    check("new");
+    step(&model, &config, &batch);
+    update(&model, 0.01);
+    check("updated");
+    let bias =
+        vec![0.3; model.student.values().get("backbone.blocks.0.mlp.fc1.linear.bias").unwrap().elements()];
+    model.student.values().write("backbone.blocks.0.mlp.fc1.linear.bias", &bias).unwrap();
+    model.values_changed().unwrap();
+    check("written");
+}
+
+#[test]
+fn overflow_skips_the_step_and_halves_the_loss_scale() {
+    let config = demo(&["train.batch_size_per_gpu=4", MIXED]);
+    let model = PoaModel::new(&config, &gpu(), 5).unwrap();
+    let batch = batches(&config).next().unwrap();
+    let snapshot = |m: &PoaModel| {
+        let sets = [m.student.values(), m.teacher.values(), &m.optimizer.m, &m.optimizer.v];
+        sets.map(|s| s.buffers().iter().flat_map(|b| b.to_vec::<f32>().unwrap()).collect::<Vec<_>>())
+    };
+    let before = snapshot(&model);
+    let scale = model.optimizer.loss_scale().unwrap();
+    scale.set(ScaleState { scale: (1u64 << 40) as f32, good_steps: 7 }).unwrap();
+    let (losses, report) = step(&model, &config, &batch);
+    assert!(losses.total.is_finite(), "the forward pass knows nothing of the scale");
+    assert!(!report.finite);
+    update(&model, 0.1);
+    assert!(snapshot(&model) == before, "a skipped step moved something");
+    assert_eq!(scale.get().unwrap(), ScaleState { scale: (1u64 << 39) as f32, good_steps: 0 });
+    // it falls until gradients fit, and then training goes on
+    let mut steps = 0;
+    while !step(&model, &config, &batch).1.finite {
+        update(&model, 0.1);
+        steps += 1;
+        assert!(steps < 40, "no scale fits");
+    }
+    update(&model, 0.1);
+    let after = snapshot(&model);
+    assert!(after[0] != before[0] && after.iter().flatten().all(|v| v.is_finite()));
+    assert_eq!(scale.get().unwrap().good_steps, 1);
+}
+
+fn folder(name: &str) -> PathBuf {
+    let path = std::env::temp_dir().join(format!("poa-mixed-{name}-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&path);
+    path
+}
+
+/// Trains to step `stop` in a folder, from its newest checkpoint where it has one.
+fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome {
+    let config = demo(settings);
+    let resume = out.exists();
+    let run = match resume {
+        true => RunFolder::open(out).unwrap(),
+        false => RunFolder::create(Some(out), "demo", &config).unwrap(),
+    };
+    let start = Start { resume, quiet: true, ..Start::default() };
+    let mut trainer = Trainer::new(config, device, data::open("shapes").unwrap(), run, &start).unwrap();
+    trainer.stop_after(stop);
+    trainer.run(&AtomicBool::new(false)).unwrap()
+}
+
+/// The lines of `metrics.jsonl` with a loss, without what depends on the clock.
+fn metrics(out: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let mut lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+    lines.retain(|l| l.get("loss").is_some());
+    lines.iter_mut().for_each(|l| drop(l.as_object_mut().unwrap().remove("time")));
+    lines
+}
+
+const SMALL: [&str; 6] = [
+    "train.batch_size_per_gpu=8",
+    "student.max_depth=2",
+    "dino.head_hidden_dim=128",
+    "evaluation.train_images=50",
+    "evaluation.val_images=20",
+    "evaluation.k=[5]",
+];
+
+#[test]
+fn fifty_steps_have_the_losses_of_single_precision() {
+    let run = |name: &str, precision: &str| {
+        let settings = [&SMALL[..], &["train.total_steps=50", "train.log_every=5", precision]].concat();
+        let out = folder(name);
+        train(&out, &gpu(), &settings, usize::MAX);
+        let losses: Vec<f64> = metrics(&out).iter().map(|l| l["loss"].as_f64().unwrap()).collect();
+        let skipped = metrics(&out).last().unwrap()["skipped"].as_u64().unwrap();
+        std::fs::remove_dir_all(out).unwrap();
+        (losses, skipped)
+    };
+    let (single, _) = run("single", "train.precision=\"f32\"");
+    let (mixed, skipped) = run("mixed", MIXED);
+    assert_eq!(single.len(), mixed.len());
+    assert!(skipped <= 3, "{skipped} steps were skipped");
+    for (i, (got, want)) in mixed.iter().zip(&single).enumerate() {
+        assert!((got / want - 1.0).abs() <= 0.02, "after {} steps: {got}, {want} in single precision", 5 * i);
+    }
+    let first = single[0];
+    assert!(single.last().unwrap() < &(0.98 * first), "nothing was learnt: {single:?}");
+}
+
+#[test]
+fn a_resumed_run_continues_bit_for_bit() {
+    let settings =
+        [&SMALL[..], &["train.total_steps=6", "train.log_every=1", "student.drop_path_rate=0.3", MIXED]]
+            .concat();
+    let run = |name: &str, stops: &[usize]| {
+        let out = folder(name);
+        let outcomes: Vec<Outcome> = stops.iter().map(|stop| train(&out, &gpu(), &settings, *stop)).collect();
+        let last = outcomes.last().unwrap();
+        let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
+        let files = files.map(|f| std::fs::read(last.checkpoint.join(f)).unwrap());
+        let state: RunState = Checkpoint::open(&last.checkpoint).unwrap().state().unwrap();
+        let lines = metrics(&out);
+        std::fs::remove_dir_all(out).unwrap();
+        (files, state.loss_scale, lines)
+    };
+    let (whole, pieces) = (run("whole", &[6]), run("pieces", &[2, 3, 6]));
+    assert!(whole.1.is_some_and(|s| s.good_steps > 0), "{:?}", whole.1);
+    assert_eq!(whole.1, pieces.1, "loss scale");
+    assert_eq!(whole.2, pieces.2, "metrics");
+    assert!(whole.0 == pieces.0, "parameters and moments");
+    assert!(whole.2.iter().all(|l| l.get("loss_scale").is_some()));
+}
+
+/// A device without half precision trains in single precision, to the bit, and says so once.
+#[test]
+fn the_cpu_trains_in_single_precision() {
+    let run = |name: &str, precision: &str| {
+        let out = folder(name);
+        let settings = [&SMALL[..], &["train.total_steps=2", precision]].concat();
+        let outcome = train(&out, &Device::cpu(), &settings, usize::MAX);
+        let weights = std::fs::read(outcome.checkpoint.join("student.safetensors")).unwrap();
+        let log = std::fs::read_to_string(out.join("train.log")).unwrap();
+        std::fs::remove_dir_all(out).unwrap();
+        (weights, log.matches("single precision").count())
+    };
+    let (single, mixed) = (run("cpu-single", "train.precision=\"f32\""), run("cpu-mixed", MIXED));
+    assert!(single.0 == mixed.0);
+    assert_eq!((single.1, mixed.1), (0, 1));
+}
+
+#[test]
+fn other_backbones_refuse_it() {
+    for recipe in ["demo_swin", "demo_resnet"] {
+        let mut config = Config::recipe(recipe).unwrap();
+        let error = config.apply(&[MIXED]).and_then(|()| config.resolve(1)).unwrap_err().to_string();
+        assert!(error.contains("train.precision") && !error.contains('\n'), "{error}");
+    }
+}
