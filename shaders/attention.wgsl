@@ -34,23 +34,23 @@ struct Params {
 }
 
 #ifdef FORWARD
-@group(0) @binding(0) var<storage, read_write> out: array<Act>;
+@group(0) @binding(0) var<storage, read_write> out: array<Cell>;
 @group(0) @binding(1) var<storage, read_write> lse: array<f32>;
-@group(0) @binding(2) var<storage, read> qkv: array<Act>;
+@group(0) @binding(2) var<storage, read> qkv: array<Cell>;
 #endif
 #ifdef BACKWARD_Q
-@group(0) @binding(0) var<storage, read_write> dqkv: array<Act>;
+@group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
 @group(0) @binding(1) var<storage, read_write> delta: array<f32>;
-@group(0) @binding(2) var<storage, read> qkv: array<Act>;
-@group(0) @binding(3) var<storage, read> dout: array<Act>;
+@group(0) @binding(2) var<storage, read> qkv: array<Cell>;
+@group(0) @binding(3) var<storage, read> dout: array<Cell>;
 @group(0) @binding(4) var<storage, read> lse: array<f32>;
-@group(0) @binding(5) var<storage, read> out: array<Act>;
+@group(0) @binding(5) var<storage, read> out: array<Cell>;
 #endif
 #ifdef BACKWARD_KV
-@group(0) @binding(0) var<storage, read_write> dqkv: array<Act>;
+@group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
 @group(0) @binding(1) var<storage, read> delta: array<f32>;
-@group(0) @binding(2) var<storage, read> qkv: array<Act>;
-@group(0) @binding(3) var<storage, read> dout: array<Act>;
+@group(0) @binding(2) var<storage, read> qkv: array<Cell>;
+@group(0) @binding(3) var<storage, read> dout: array<Cell>;
 @group(0) @binding(4) var<storage, read> lse: array<f32>;
 #endif
 
@@ -207,15 +207,10 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
     let result = p.out_offset + at.first * p.out_stride + at.head * HEAD;
     var mean: Each;
-    for (var e = 0u; e < HEAD; e++) {
-        for (var o = 0u; o < OWN; o++) {
-            let row = owned(at, lane, o);
-            mean[o] += f32(out[result + row * p.out_stride + e]) * f32(dout[cotangent + row * p.dout_stride + e]);
-        }
-    }
     var level: Each;
     for (var o = 0u; o < OWN; o++) {
         let row = owned(at, lane, o);
+        mean[o] = dot_out(result + row * p.out_stride, cotangent + row * p.dout_stride);
         level[o] = lse[p.lse_offset + saved + row];
         if row == at.start + o * WG + lane { delta[p.delta_offset + saved + row] = mean[o]; }
     }

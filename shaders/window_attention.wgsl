@@ -31,27 +31,27 @@ struct Params {
 }
 
 #ifdef FORWARD
-@group(0) @binding(0) var<storage, read_write> out: array<f32>;
+@group(0) @binding(0) var<storage, read_write> out: array<Cell>;
 @group(0) @binding(1) var<storage, read_write> saved: array<f32>;
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<Cell>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<f32>;
 #endif
 #ifdef BACKWARD_Q
-@group(0) @binding(0) var<storage, read_write> dqkv: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
 @group(0) @binding(1) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(2) var<storage, read_write> sums: array<f32>;
-@group(0) @binding(3) var<storage, read> qkv: array<f32>;
-@group(0) @binding(4) var<storage, read> dout: array<f32>;
-@group(0) @binding(5) var<storage, read> out: array<f32>;
+@group(0) @binding(3) var<storage, read> qkv: array<Cell>;
+@group(0) @binding(4) var<storage, read> dout: array<Cell>;
+@group(0) @binding(5) var<storage, read> out: array<Cell>;
 @group(0) @binding(6) var<storage, read> index: array<u32>;
 @group(0) @binding(7) var<storage, read> bias: array<f32>;
 #endif
 #ifdef BACKWARD_KV
-@group(0) @binding(0) var<storage, read_write> dqkv: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
 @group(0) @binding(1) var<storage, read> saved: array<f32>;
-@group(0) @binding(2) var<storage, read> qkv: array<f32>;
-@group(0) @binding(3) var<storage, read> dout: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<Cell>;
+@group(0) @binding(3) var<storage, read> dout: array<Cell>;
 @group(0) @binding(4) var<storage, read> index: array<u32>;
 @group(0) @binding(5) var<storage, read> bias: array<f32>;
 #endif
@@ -241,7 +241,7 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
             let cotangent = p.dout_offset + row * p.dout_stride + at.head * HEAD;
             // padded queries have no cotangent
             let kept = row_of(own[o]) < p.rows;
-            for (var e = 0u; e < HEAD; e++) { mean[o] += out[result + e] * dout[cotangent + e]; }
+            mean[o] = dot_out(result, cotangent);
             for (var c = 0u; c < CHUNKS; c++) { dy[o][c] = dout8(cotangent, c); }
             level[o] = select(-NEG_INF, saved[saved_at(0u, at.head, row)], kept);
         }

@@ -1,7 +1,16 @@
 // What the attention kernels share: rows in chunks of eight elements, those that an invocation owns, those that stream past,
 // and what is computed of the two. The including shader binds `qkv` and, for FORWARD `out`, otherwise `dout` and `dqkv`,
-// of half precision where HALF.
+// of half precision where HALF, as arrays of `Cell`: vectors where VEC4, which needs aligned rows and heads of a multiple
+// of eight.
 #include "act.wgsl"
+
+#ifdef VEC4
+alias Cell = vec4<Act>;
+const CELL: u32 = 4u;
+#else
+alias Cell = Act;
+const CELL: u32 = 1u;
+#endif
 
 const CHUNKS: u32 = (HEAD + 7u) / 8u;
 
@@ -16,7 +25,10 @@ fn add8(x: Eight, f: f32, y: Eight) -> Eight { return Eight(x.a + f * y.a, x.b +
 
 // Chunk c of the row of `qkv` from `at`.
 fn qkv8(at: u32, c: u32) -> Eight {
-    let i = at + 8u * c;
+    let i = (at + 8u * c) / CELL;
+#ifdef VEC4
+    return Eight(vec4<f32>(qkv[i]), vec4<f32>(qkv[i + 1u]));
+#else
 #ifdef RAGGED
     let n = HEAD - 8u * c;
     let m = min(n, 8u) - 1u;
@@ -27,12 +39,16 @@ fn qkv8(at: u32, c: u32) -> Eight {
     return Eight(vec4(f32(qkv[i]), f32(qkv[i + 1u]), f32(qkv[i + 2u]), f32(qkv[i + 3u])),
                  vec4(f32(qkv[i + 4u]), f32(qkv[i + 5u]), f32(qkv[i + 6u]), f32(qkv[i + 7u])));
 #endif
+#endif
 }
 
 #ifndef FORWARD
 // The same of `dout`.
 fn dout8(at: u32, c: u32) -> Eight {
-    let i = at + 8u * c;
+    let i = (at + 8u * c) / CELL;
+#ifdef VEC4
+    return Eight(vec4<f32>(dout[i]), vec4<f32>(dout[i + 1u]));
+#else
 #ifdef RAGGED
     let n = HEAD - 8u * c;
     let m = min(n, 8u) - 1u;
@@ -43,11 +59,62 @@ fn dout8(at: u32, c: u32) -> Eight {
     return Eight(vec4(f32(dout[i]), f32(dout[i + 1u]), f32(dout[i + 2u]), f32(dout[i + 3u])),
                  vec4(f32(dout[i + 4u]), f32(dout[i + 5u]), f32(dout[i + 6u]), f32(dout[i + 7u])));
 #endif
+#endif
+}
+#endif
+
+#ifdef BACKWARD_Q
+// Σ out·do over the row, whose parts lie at these places.
+fn dot_out(result: u32, cotangent: u32) -> f32 {
+    var sum = 0.0;
+#ifdef VEC4
+    for (var c = 0u; c < CHUNKS; c++) {
+        let i = result / 4u + 2u * c;
+        sum += dot8(Eight(vec4<f32>(out[i]), vec4<f32>(out[i + 1u])), dout8(cotangent, c));
+    }
+#else
+    for (var e = 0u; e < HEAD; e++) { sum += f32(out[result + e]) * f32(dout[cotangent + e]); }
+#endif
+    return sum;
 }
 #endif
 
 // The streaming side. Each row has two parts: `x` is q or k, `y` is v or do.
 #ifdef BROADCAST
+#ifdef VEC4
+// The elements of a row that this invocation holds for its subgroup: one vector of each four chunks.
+alias Stream = array<vec4<f32>, (CHUNKS + 3u) / 4u>;
+
+// Called with constants once loops are unrolled: half a chunk each of two invocations.
+fn chunk_of(v: vec4<f32>, c: u32) -> Eight {
+    let from_ = 2u * (c % 4u);
+    return Eight(
+        vec4(subgroupShuffle(v.x, from_), subgroupShuffle(v.y, from_), subgroupShuffle(v.z, from_), subgroupShuffle(v.w, from_)),
+        vec4(subgroupShuffle(v.x, from_ + 1u), subgroupShuffle(v.y, from_ + 1u), subgroupShuffle(v.z, from_ + 1u), subgroupShuffle(v.w, from_ + 1u)));
+}
+fn chunk_x(held: ptr<function, Stream>, c: u32) -> Eight { return chunk_of((*held)[c / 4u], c); }
+fn chunk_y(held: ptr<function, Stream>, c: u32) -> Eight { return chunk_of((*held)[c / 4u], c); }
+
+fn stream_x(at: u32, sub: u32) -> Stream {
+    var held: Stream;
+    for (var i = 0u; i < (CHUNKS + 3u) / 4u; i++) {
+        held[i] = vec4<f32>(qkv[at / 4u + min(8u * i + sub, HEAD / 4u - 1u)]);
+    }
+    return held;
+}
+
+fn stream_y(at: u32, sub: u32) -> Stream {
+#ifdef BACKWARD_KV
+    var held: Stream;
+    for (var i = 0u; i < (CHUNKS + 3u) / 4u; i++) {
+        held[i] = vec4<f32>(dout[at / 4u + min(8u * i + sub, HEAD / 4u - 1u)]);
+    }
+    return held;
+#else
+    return stream_x(at, sub);
+#endif
+}
+#else
 // The elements of a row that this invocation holds for its subgroup: one of each chunk.
 alias Stream = array<f32, CHUNKS>;
 
@@ -88,6 +155,7 @@ fn stream_y(at: u32, sub: u32) -> Stream {
     return stream_x(at, sub);
 #endif
 }
+#endif
 #else
 var<workgroup> tile_x: array<Eight, TILE * CHUNKS>;
 var<workgroup> tile_y: array<Eight, TILE * CHUNKS>;
@@ -113,6 +181,16 @@ fn read_row(at: u32, factor: f32) -> Row {
 fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
     for (var c = 0u; c < CHUNKS; c++) {
         let value = times8((*rows)[o][c], factor);
+#ifdef VEC4
+        let to = at / 4u + 2u * c;
+#ifdef FORWARD
+        out[to] = Cell(value.a);
+        out[to + 1u] = Cell(value.b);
+#else
+        dqkv[to] = Cell(value.a);
+        dqkv[to + 1u] = Cell(value.b);
+#endif
+#else
         for (var e = 0u; e < 8u; e++) {
             if 8u * c + e < HEAD {
                 let v = select(value.a[e & 3u], value.b[e & 3u], e > 3u);
@@ -123,6 +201,7 @@ fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
 #endif
             }
         }
+#endif
     }
 }
 

@@ -13,7 +13,7 @@ use crate::cpu::math;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::rows::{RowPlan, fours, long_plan, long_plans};
-use crate::ops::sinkhorn::{Targets, inverse_temperature, over_temperature};
+use crate::ops::sinkhorn::{TERM, Targets, inverse_temperature, over_temperature};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
@@ -117,6 +117,9 @@ impl CrossEntropy<'_> {
                 ),
             ));
         }
+        // softmax, the partner's and at least one target, once for the losses and once more for the gradient
+        let terms = if self.partner.is_some() { 3 } else { 2 } * if self.gradient { 2 } else { 1 };
+        profile::flops(TERM * (terms * n * k) as f64);
         match self.logits.device() {
             Device::Cpu(_) => self.run_cpu(),
             Device::Gpu(gpu) => {

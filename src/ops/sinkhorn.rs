@@ -90,6 +90,9 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     all
 }
 
+/// Operations of exp(l/τ + a + b).
+pub(super) const TERM: f64 = profile::EXPONENTIAL + 10.0;
+
 /// A number as the sum of two f32.
 fn split(x: f64) -> (f32, f32) {
     (x as f32, (x - x as f32 as f64) as f32)
@@ -280,6 +283,7 @@ impl Targets {
                     let units = if vec4 { k / 4 } else { k } as u32;
                     let grid = [units.div_ceil(COLUMNS), count as u32, 1];
                     let tensors = [&parts, chunk, &self.row_scale];
+                    profile::flops(TERM * (x.rows * x.cols) as f64);
                     gpu.dispatch(&kernel(Pass::Columns, columns(vec4)), &tensors, &params, grid)?;
                     at += count;
                 }
@@ -300,6 +304,7 @@ impl Targets {
     fn column_pass_cpu(&self) -> Result<()> {
         const BLOCK: usize = COLUMN_BLOCK;
         const GROUP: usize = 8;
+        profile::flops(TERM * (self.rows() * self.prototypes()) as f64);
         let chunks: Vec<_> = self
             .logits
             .iter()
@@ -360,6 +365,7 @@ impl Targets {
             let params = SinkhornParams { a_offset: a.layout().offset as u32, ..self.params(x) };
             let tensors = [&self.row_scale, chunk, &self.column_scale];
             let plan = long_plan(x.cols, fours(&[x], &[&self.column_scale]), gpu.caps());
+            profile::flops(TERM * (x.rows * x.cols) as f64);
             gpu.dispatch(&kernel(Pass::Rows, plan), &tensors, &params, gpu.caps().grid(x.rows))?;
         }
         Ok(())
@@ -370,6 +376,7 @@ impl Targets {
     /// others', so no sum vanishes.
     fn row_pass_cpu(&self, columns: bool) -> Result<()> {
         let k = self.prototypes();
+        profile::flops(TERM * (self.rows() * k) as f64);
         let (b, inverse) = (self.column_scale.cpu::<f32>(), inverse_temperature(self.temperature));
         let strip = CPU_STRIP.max(self.rows().div_ceil(STRIPS));
         let mut strips = Vec::new();

@@ -8,6 +8,7 @@ use super::head::{Backward, Forward, Head, Sizes, take, with_scratch};
 use crate::cpu::simd::{LANES, padded};
 use crate::cpu::{SyncPtr, math};
 use crate::error::Result;
+use crate::profile;
 use crate::tensor::Tensor;
 
 /// Scores of a block of queries, at most: with what goes with them they should stay in the second-level cache.
@@ -55,6 +56,7 @@ pub(super) fn forward(call: &Call) -> Result<()> {
     let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
     let lse = SyncPtr(call.lse.cpu_mut::<f32>().as_mut_ptr());
     let arch = Arch::new();
+    profile::flops(call.flops(&call.groups, 2));
     tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
         let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
         let (n, w) = (block(length).min(padded(length)), padded(d));
@@ -104,6 +106,7 @@ pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bo
     let dout = dout.cpu::<f32>();
     let gradient = SyncPtr(dqkv.cpu_mut::<f32>().as_mut_ptr());
     let arch = Arch::new();
+    profile::flops(call.flops(&call.groups, 5));
     tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
         let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
         let result = Head { data: out, rows: ro, column: head * d, d };

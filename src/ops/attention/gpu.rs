@@ -3,8 +3,10 @@
 use super::{Call, SequenceGroup};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Defines, GpuDevice, Kernel, Shader, params};
+use crate::ops::rows::fours;
 use crate::ops::{activation_types, half_define};
-use crate::tensor::{DType, Tensor};
+use crate::profile;
+use crate::tensor::{DType, Rows, Tensor};
 
 const SHADER: Shader =
     Shader { name: "attention.wgsl", source: include_str!("../../../shaders/attention.wgsl") };
@@ -105,26 +107,37 @@ impl Plan {
         problem.groups.iter().map(idle).sum()
     }
 
-    fn kernel(&self, pass: Pass, dtype: DType) -> Kernel {
+    fn kernel(&self, pass: Pass, dtype: DType, vec4: bool) -> Kernel {
         let (entry, flag) = match pass {
             Pass::Forward => ("forward", "FORWARD"),
             Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
             Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
         };
-        let mut defines = self.defines();
+        let mut defines = self.defines(vec4);
         defines.push((flag, 1));
         defines.extend(half_define(dtype));
         Kernel::new::<AttentionParams>(SHADER, entry, defines)
     }
 
-    /// The constants that the plan stands for.
-    pub(in crate::ops) fn defines(&self) -> Defines {
+    /// The constants that the plan stands for, where rows are read in vectors or not.
+    pub(in crate::ops) fn defines(&self, vec4: bool) -> Defines {
         let mut defines =
             vec![("WG", self.lanes), ("OWN", self.own), ("TILE", self.tile), ("HEAD", self.head_dim)];
         defines.extend((self.variant == Variant::Broadcast).then_some(("BROADCAST", 1)));
         defines.extend((!self.head_dim.is_multiple_of(8)).then_some(("RAGGED", 1)));
+        defines.extend(vec4.then_some(("VEC4", 1)));
         defines
     }
+}
+
+/// Whether heads of `head_dim` elements can be read four elements at a time in matrices of these rows.
+pub(in crate::ops) fn in_vectors(head_dim: usize, rows: &[Rows]) -> bool {
+    head_dim.is_multiple_of(8) && fours(rows, &[])
+}
+
+/// Whether kernels for such heads may be asked for that read vectors.
+pub(in crate::ops) fn vector_choices(head_dim: usize) -> &'static [bool] {
+    if head_dim.is_multiple_of(8) { &[false, true] } else { &[false] }
 }
 
 /// Every plan that an adapter with these capabilities can run, for tests and benchmarks.
@@ -168,19 +181,21 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         for plan in plans(&problem, caps) {
             for dtype in activation_types(caps) {
                 let passes = [Pass::Forward, Pass::BackwardQ, Pass::BackwardKv];
-                all.extend(passes.map(|pass| plan.kernel(pass, dtype)));
+                for &vec4 in vector_choices(head_dim) {
+                    all.extend(passes.map(|pass| plan.kernel(pass, dtype, vec4)));
+                }
             }
         }
     }
     all
 }
 
-/// Calls `launch(params, workgroups)` for every dispatch: four groups of sequences each.
+/// Calls `launch(params, workgroups, groups)` for every four groups of sequences.
 fn launches(
     call: &Call,
     plan: &Plan,
     mut params: AttentionParams,
-    mut launch: impl FnMut(&AttentionParams, usize) -> Result<()>,
+    mut launch: impl FnMut(&AttentionParams, usize, &[SequenceGroup]) -> Result<()>,
 ) -> Result<()> {
     let mut first = 0;
     for groups in call.groups.chunks(GROUPS) {
@@ -198,7 +213,7 @@ fn launches(
         [params.end_0, params.end_1, params.end_2, params.end_3] = table.map(|t| t.0);
         [params.first_0, params.first_1, params.first_2, params.first_3] = table.map(|t| t.1);
         [params.length_0, params.length_1, params.length_2, params.length_3] = table.map(|t| t.2);
-        launch(&params, end)?;
+        launch(&params, end, groups)?;
     }
     Ok(())
 }
@@ -219,14 +234,12 @@ fn params(call: &Call) -> Result<AttentionParams> {
 }
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
-    launches(call, plan, params(call)?, |params, workgroups| {
+    let rows = [call.qkv.rows("attention")?, call.out.rows("attention")?];
+    let kernel = plan.kernel(Pass::Forward, call.qkv.dtype(), in_vectors(call.head_dim, &rows));
+    launches(call, plan, params(call)?, |params, workgroups, groups| {
+        profile::flops(call.flops(groups, 2));
         let tensors = [&call.out, &call.lse, &call.qkv];
-        gpu.dispatch(
-            &plan.kernel(Pass::Forward, call.qkv.dtype()),
-            &tensors,
-            params,
-            gpu.caps().grid(workgroups),
-        )
+        gpu.dispatch(&kernel, &tensors, params, gpu.caps().grid(workgroups))
     })
 }
 
@@ -247,11 +260,16 @@ pub(super) fn backward(
         delta_offset: delta.layout().offset as u32,
         ..params(call)?
     };
-    launches(call, plan, params, |params, workgroups| {
+    let rows = [rd, rg, call.qkv.rows("attention")?, call.out.rows("attention")?];
+    let vec4 = in_vectors(call.head_dim, &rows);
+    let [q, kv] = [Pass::BackwardQ, Pass::BackwardKv].map(|p| plan.kernel(p, call.qkv.dtype(), vec4));
+    launches(call, plan, params, |params, workgroups, groups| {
         let grid = gpu.caps().grid(workgroups);
         let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse, &call.out];
-        gpu.dispatch(&plan.kernel(Pass::BackwardQ, call.qkv.dtype()), &tensors, params, grid)?;
+        profile::flops(call.flops(groups, 3));
+        gpu.dispatch(&q, &tensors, params, grid)?;
         let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse];
-        gpu.dispatch(&plan.kernel(Pass::BackwardKv, call.qkv.dtype()), &tensors, params, grid)
+        profile::flops(call.flops(groups, 4));
+        gpu.dispatch(&kv, &tensors, params, grid)
     })
 }

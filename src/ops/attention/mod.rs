@@ -11,6 +11,7 @@ mod gpu;
 pub(in crate::ops) mod head;
 
 pub use gpu::{Plan, Problem, Variant, kernels, plan, plans};
+pub(in crate::ops) use gpu::{in_vectors, vector_choices};
 
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -79,6 +80,11 @@ impl Call {
         })
     }
 
+    /// See [`flops`].
+    fn flops(&self, groups: &[SequenceGroup], products: usize) -> f64 {
+        flops(groups, self.heads, self.head_dim, products)
+    }
+
     fn forward(&self) -> Result<()> {
         match (self.qkv.device(), &self.plan) {
             (Device::Gpu(device), Some(plan)) => gpu::forward(self, device, plan),
@@ -99,6 +105,12 @@ impl Call {
             _ => cpu::backward(self, dout, dqkv, accumulate),
         }
     }
+}
+
+/// Floating-point operations of so many products that make scores or take them, and of an exponential a score.
+pub(in crate::ops) fn flops(groups: &[SequenceGroup], heads: usize, head_dim: usize, products: usize) -> f64 {
+    let scores: usize = groups.iter().map(|g| g.count * g.length.pow(2) * heads).sum();
+    scores as f64 * ((2 * products * head_dim) as f64 + profile::EXPONENTIAL)
 }
 
 /// The groups that hold rows; neighbours of one length become one.

@@ -82,6 +82,7 @@ fn row(entry: u32) -> usize {
 }
 
 pub(super) fn forward(call: &Call) -> Result<()> {
+    call.say_flops(2);
     let (rx, ro) = (call.qkv.rows("window_attention")?, call.out.rows("window_attention")?);
     let g = Geometry::new(call)?;
     let sizes = g.sizes;
@@ -133,6 +134,7 @@ impl Sums {
 }
 
 pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, dbias: Option<Target>) -> Result<()> {
+    call.say_flops(5);
     let g = Geometry::new(call)?;
     let (d, width) = (call.head_dim, call.heads * call.head_dim);
     let rg = dqkv.rows("window_attention")?;

@@ -4,7 +4,7 @@ use super::Call;
 use crate::autograd::Target;
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
-use crate::ops::attention::{Plan, Problem, plans};
+use crate::ops::attention::{Plan, Problem, in_vectors, plans, vector_choices};
 use crate::ops::fill::fill;
 use crate::ops::reduce::column_sum;
 use crate::tensor::{DType, Tensor};
@@ -75,13 +75,13 @@ enum Pass {
     BackwardKv,
 }
 
-fn kernel(plan: &Plan, pass: Pass, window: usize) -> Kernel {
+fn kernel(plan: &Plan, pass: Pass, window: usize, vec4: bool) -> Kernel {
     let (entry, flag) = match pass {
         Pass::Forward => ("forward", "FORWARD"),
         Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
         Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
     };
-    let mut defines = plan.defines();
+    let mut defines = plan.defines(vec4);
     defines.extend([("WINDOW", window as u32), (flag, 1)]);
     Kernel::new::<WindowParams>(ATTENTION, entry, defines)
 }
@@ -100,7 +100,9 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     for (head_dim, window) in [(4, 2), (16, 7), (32, 7), (32, 12)] {
         for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim }, caps) {
             let passes = [Pass::Forward, Pass::BackwardQ, Pass::BackwardKv];
-            all.extend(passes.map(|pass| kernel(&plan, pass, window)));
+            for &vec4 in vector_choices(head_dim) {
+                all.extend(passes.map(|pass| kernel(&plan, pass, window, vec4)));
+            }
         }
     }
     all
@@ -134,8 +136,10 @@ fn workgroups(call: &Call, plan: &Plan, items: usize) -> usize {
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let tensors = [&call.out, &call.saved, &call.qkv, &call.windows.index, &call.bias];
-    let kernel = kernel(plan, Pass::Forward, call.windows.window());
+    let rows = [call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
+    let kernel = kernel(plan, Pass::Forward, call.windows.window(), in_vectors(call.head_dim, &rows));
     let grid = gpu.caps().grid(workgroups(call, plan, call.windows.count()));
+    call.say_flops(2);
     gpu.dispatch(&kernel, &tensors, &params(call)?, grid)
 }
 
@@ -163,13 +167,18 @@ pub(super) fn backward(
         sums_offset: sums.layout().offset as u32,
         ..params(call)?
     };
+    let rows = [rd, rg, call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
+    let vec4 = in_vectors(call.head_dim, &rows);
+    let kernel = |pass| kernel(plan, pass, windows.window(), vec4);
     let (index, bias) = (&windows.index, &call.bias);
     let grid = gpu.caps().grid(workgroups(call, plan, parts));
     let tensors = [dqkv, &call.saved, &sums, &call.qkv, dout, &call.out, index, bias];
-    gpu.dispatch(&kernel(plan, Pass::BackwardQ, windows.window()), &tensors, &params, grid)?;
+    call.say_flops(3);
+    gpu.dispatch(&kernel(Pass::BackwardQ), &tensors, &params, grid)?;
     let grid = gpu.caps().grid(workgroups(call, plan, windows.count()));
     let tensors = [dqkv, &call.saved, &call.qkv, dout, index, bias];
-    gpu.dispatch(&kernel(plan, Pass::BackwardKv, windows.window()), &tensors, &params, grid)?;
+    call.say_flops(4);
+    gpu.dispatch(&kernel(Pass::BackwardKv), &tensors, &params, grid)?;
     sum_padding(call, gpu, dout, dqkv)?;
     dbias.map_or(Ok(()), |target| fold_bias(call, gpu, &sums, &target))
 }

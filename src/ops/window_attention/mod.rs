@@ -18,7 +18,7 @@ pub use windows::{MapGroup, Windows};
 
 use crate::autograd::{Tape, Target, Var};
 use crate::error::{Error, Result};
-use crate::ops::attention::{Plan, Problem, SequenceGroup, plan};
+use crate::ops::attention::{self, Plan, Problem, SequenceGroup, plan};
 use crate::ops::elementwise::add_assign;
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
@@ -78,6 +78,12 @@ impl Call {
             scale,
             plan,
         })
+    }
+
+    /// Says what the next kernel does: so many products, as in [`crate::ops::attention`].
+    fn say_flops(&self, products: usize) {
+        let groups = problem(&self.windows, self.heads, self.head_dim).groups;
+        profile::flops(attention::flops(&groups, self.heads, self.head_dim, products));
     }
 
     fn forward(&self) -> Result<()> {
