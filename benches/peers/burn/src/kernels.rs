@@ -18,7 +18,7 @@ use poa_gpu::tensor::{DType, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use crate::case::{Case, Devices, Outputs, read_ours, read_theirs};
+use crate::case::{Case, Devices, Outputs, TOLERANCE, read_ours, read_theirs};
 
 const ROWS: usize = 788;
 const WIDTH: usize = 384;
@@ -53,6 +53,7 @@ pub fn product([m, n, k]: [usize; 3], devices: &Devices) -> Case {
     let (c, d) = (devices.theirs([m, k], &x), devices.theirs([k, n], &transposed(&y, n, k)));
     let device = devices.ours.clone();
     Case {
+        tolerance: TOLERANCE,
         ours: Box::new(move || {
             let out = Tensor::empty(&device, &[m, n], DType::F32).expect("a result");
             let b = Matrix::new(&b).expect("a matrix").t();
@@ -72,6 +73,7 @@ pub fn softmax_rows(devices: &Devices) -> Case {
     let x = random(1, ROWS * WIDTH);
     let (a, b) = (Var::constant(devices.ours([ROWS, WIDTH], &x)), devices.theirs([ROWS, WIDTH], &x));
     Case {
+        tolerance: TOLERANCE,
         ours: Box::new(move || {
             let y = ops::softmax::softmax(&Tape::no_grad(), &a, 1.0).expect("our softmax");
             read_ours(vec![y.value().clone()])
@@ -88,6 +90,7 @@ pub fn gelus(devices: &Devices) -> Case {
     let x = random(1, ROWS * WIDTH);
     let (a, b) = (Var::constant(devices.ours([ROWS, WIDTH], &x)), devices.theirs([ROWS, WIDTH], &x));
     Case {
+        tolerance: TOLERANCE,
         ours: Box::new(move || {
             let y = ops::elementwise::gelu(&Tape::no_grad(), &a).expect("our GELU");
             read_ours(vec![y.value().clone()])
@@ -133,6 +136,7 @@ pub fn norm(backward: bool, devices: &Devices) -> Case {
         (devices.theirs([ROWS, WIDTH], &x), devices.theirs([WIDTH], &gamma), devices.theirs([WIDTH], &beta));
     let eps = NORM_EPS as f64;
     Case {
+        tolerance: TOLERANCE,
         ours,
         theirs: match backward {
             false => Box::new(move || {
@@ -185,6 +189,7 @@ pub fn attention_heads(backward: bool, devices: &Devices) -> Case {
     // [images, heads, length, dim] to [rows, width]
     let packed_rows = move |t: BurnTensor<4>| -> BurnTensor<2> { t.swap_dims(1, 2).reshape([rows, width]) };
     Case {
+        tolerance: TOLERANCE,
         ours,
         theirs: match backward {
             false => Box::new(move || {
