@@ -42,7 +42,10 @@ const SHORT_SUM: u32 = 32u;
 // Results wait here for the epilogue, which loops over them: compiled for every result apart it would take longer to
 // build than all the rest, and seconds with GELU.
 var<workgroup> parked: array<vec4<f32>, 8u * ROWS>;
+// The short sum of the last k, and those before it. Indexed by constants alone once loops are unrolled: llvmpipe
+// reads and writes what is indexed by variables lane by lane, in private memory as in workgroup memory.
 var<private> sums: array<vec4<f32>, ROWS>;
+var<private> totals: array<vec4<f32>, ROWS>;
 var<private> left: array<vec4<f32>, BLOCKS>;
 
 #ifdef WINDOW
@@ -63,10 +66,10 @@ fn add_rows(s: u32, x: f32, right: vec4<f32>) {
     sums[s + 7u] = fma(vec4(subgroupBroadcast(x, 7u)), right, sums[s + 7u]);
 }
 
-// Adds the sums so far to those that wait, and starts anew.
-fn park(lane: u32) {
+// Ends the short sums and begins others.
+fn gather_sums() {
     for (var i = 0u; i < ROWS; i++) {
-        parked[8u * i + lane] += sums[i];
+        totals[i] += sums[i];
         sums[i] = vec4(0.0);
     }
 }
@@ -105,15 +108,15 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
     find_rows(job, lane);
     for (var i = 0u; i < ROWS; i++) {
         sums[i] = vec4(0.0);
-        parked[8u * i + lane] = vec4(0.0);
+        totals[i] = vec4(0.0);
     }
     for (var group = 0u; group < p.k_groups; group++) {
         enter_group(job, group);
         let b_from = b_group(group);
         var k = job.first;
         for (; k + 4u <= job.last; k += 4u) {
-            // long sums are made of short ones, which rounds less; every lane parks and takes back its own: no barrier
-            if (k - job.first) % SHORT_SUM == SHORT_SUM - 4u { park(lane); }
+            // long sums are made of short ones, which rounds less
+            if (k - job.first) % SHORT_SUM == SHORT_SUM - 4u { gather_sums(); }
             load_four(k);
 #ifdef B_VEC4
 #ifdef B_ALONG_K
@@ -151,7 +154,9 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
             for (var i = 0u; i < BLOCKS; i++) { add_rows(8u * i, left[i].x, right); }
         }
     }
-    park(lane);
+    gather_sums();
+    // every lane takes back what it parks: no barrier
+    for (var i = 0u; i < ROWS; i++) { parked[8u * i + lane] = totals[i]; }
     let rows = min(ROWS, p.m - job.row);
     let cols = min(4u, max(p.n, col) - col);
     for (var i = 0u; i < rows; i++) {
