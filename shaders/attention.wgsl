@@ -1,14 +1,15 @@
 // Self-attention inside sequences, one head at a time (Dao et al. 2022, in the form that needs no atomics).
-//   forward       o = softmax(s)·v with s = scale·q·kᵀ; saved: lse[head, row] = log Σ exp(s)
-//   backward_q    delta[head, row] = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k
+//   forward       o = softmax(s)·v with s = scale·q·kᵀ; saved: lse = log Σ exp(s)
+//   backward_q    delta = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k
 //   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
 // dqkv is written (=). No score leaves the registers.
 //
 // qkv [rows, 3·width] with q, k and v side by side, out and do [rows, width], width = heads·HEAD; rows may lie apart.
+// saved [2, heads, rows]: lse and delta.
 //
 // Every invocation owns OWN rows of one side (queries, or keys in backward_kv) and keeps them and its sums in
-// registers; the rows of the other side stream past, TILE at a time:
-//   by default   through workgroup memory: 2·TILE·HEAD floats
+// registers; the rows of the other side stream past, STEP at a time:
+//   by default   through workgroup memory, which takes TILE of them: 2·TILE·HEAD floats
 //   BROADCAST    through registers: the eight invocations of a subgroup load eight neighbouring elements and
 //                broadcast them. Needs subgroups of eight; for software adapters, whose loads cost most.
 // Rows are handled in chunks of eight elements; where HEAD is not a multiple of eight (RAGGED) the rest is zero.
@@ -26,7 +27,7 @@ struct Params {
     out_offset: u32, out_stride: u32,
     dout_offset: u32, dout_stride: u32,
     dqkv_offset: u32, dqkv_stride: u32,
-    lse_offset: u32, delta_offset: u32,
+    saved_offset: u32,
     end_0: u32, end_1: u32, end_2: u32, end_3: u32,
     first_0: u32, first_1: u32, first_2: u32, first_3: u32,
     length_0: u32, length_1: u32, length_2: u32, length_3: u32,
@@ -35,23 +36,21 @@ struct Params {
 
 #ifdef FORWARD
 @group(0) @binding(0) var<storage, read_write> out: array<Cell>;
-@group(0) @binding(1) var<storage, read_write> lse: array<f32>;
+@group(0) @binding(1) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(2) var<storage, read> qkv: array<Cell>;
 #endif
 #ifdef BACKWARD_Q
 @group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
-@group(0) @binding(1) var<storage, read_write> delta: array<f32>;
+@group(0) @binding(1) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(2) var<storage, read> qkv: array<Cell>;
 @group(0) @binding(3) var<storage, read> dout: array<Cell>;
-@group(0) @binding(4) var<storage, read> lse: array<f32>;
-@group(0) @binding(5) var<storage, read> out: array<Cell>;
+@group(0) @binding(4) var<storage, read> out: array<Cell>;
 #endif
 #ifdef BACKWARD_KV
 @group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
-@group(0) @binding(1) var<storage, read> delta: array<f32>;
+@group(0) @binding(1) var<storage, read> saved: array<f32>;
 @group(0) @binding(2) var<storage, read> qkv: array<Cell>;
 @group(0) @binding(3) var<storage, read> dout: array<Cell>;
-@group(0) @binding(4) var<storage, read> lse: array<f32>;
 #endif
 
 const ROWS: u32 = WG * OWN;
@@ -72,6 +71,11 @@ fn place(workgroup: u32) -> Place {
     let i = workgroup - from_;
     let j = i / blocks;
     return Place(first + j / p.heads * length, length, j % p.heads, (i % blocks) * ROWS);
+}
+
+// Where lse (kind 0) or delta (kind 1) of a sequence's row is.
+fn saved_at(kind: u32, at: Place, row: u32) -> u32 {
+    return p.saved_offset + (kind * p.heads + at.head) * p.rows + at.first + row;
 }
 
 // The owned rows. Invocation `lane` owns rows start + lane + o·WG, o < OWN; those past the sequence's end repeat its
@@ -108,22 +112,25 @@ fn store(rows: Rows, factors: Each, base: u32, stride: u32, at: Place, lane: u32
 }
 
 #ifndef BROADCAST
-// Fills both tiles with the first n rows from `x` and `y` on.
-fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, n: u32, lane: u32) {
+// Fills both tiles with the rows of the other side from `first` on: row r of a part starts at `x` + r·`x_stride`.
+fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, at: Place, first: u32, lane: u32) {
     workgroupBarrier();
-    for (var i = lane; i < n * CHUNKS; i += WG) {
-        let j = i / CHUNKS;
+    for (var i = lane; i < min(TILE, at.length - first) * CHUNKS; i += WG) {
+        let row = first + i / CHUNKS;
         let c = i % CHUNKS;
-        tile_x[i] = qkv8(x + j * x_stride, c);
+        tile_x[i] = qkv8(x + row * x_stride, c);
 #ifdef BACKWARD_KV
-        tile_y[i] = dout8(y + j * y_stride, c);
+        tile_y[i] = dout8(y + row * y_stride, c);
 #else
-        tile_y[i] = qkv8(y + j * y_stride, c);
+        tile_y[i] = qkv8(y + row * y_stride, c);
 #endif
     }
     workgroupBarrier();
 }
 #endif
+
+// Streaming rows past the sequence's end repeat its last row and weigh nothing.
+fn streaming(at: Place, row: u32) -> u32 { return min(row, at.length - 1u); }
 
 #ifdef FORWARD
 @compute @workgroup_size(WG)
@@ -137,54 +144,40 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let at = place(workgroup);
     let width = p.heads * HEAD;
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
+    let k = base + width;
+    let v = k + width;
     var q = own_qkv(base, at, lane, p.scale);
     var sum: Rows;
     var most: Each;
     var total: Each;
     for (var o = 0u; o < OWN; o++) { most[o] = NEG_INF; }
-    for (var key = 0u; key < at.length; key += TILE) {
-        let n = min(TILE, at.length - key);
-        let k = base + width + key * p.qkv_stride;
-        let v = k + width;
+    for (var key = 0u; key < at.length; key += STEP) {
 #ifndef BROADCAST
-        fill_tiles(k, p.qkv_stride, v, p.qkv_stride, n, lane);
+        if key % TILE == 0u { fill_tiles(k, p.qkv_stride, v, p.qkv_stride, at, key, lane); }
 #endif
-        // one longer than the loops over it, which therefore stay loops on software adapters
-        var s: array<array<f32, TILE + 1u>, OWN>;
-        var peak = most;
-        for (var j = 0u; j < n; j++) {
+        var x: Streams;
+        var y: Streams;
+        for (var j = 0u; j < STEP; j++) {
+            let row = streaming(at, key + j);
 #ifdef BROADCAST
-            var x = stream_x(k + j * p.qkv_stride, sub);
+            x[j] = stream_x(k + row * p.qkv_stride, sub);
+            y[j] = stream_y(v + row * p.qkv_stride, sub);
 #else
-            var x = j * CHUNKS;
+            x[j] = row % TILE * CHUNKS;
+            y[j] = row % TILE * CHUNKS;
 #endif
-            var score = dots(&q, &x);
-            for (var o = 0u; o < OWN; o++) {
-                s[o][j] = score[o];
-                peak[o] = max(peak[o], score[o]);
-            }
         }
-        raise(&most, &peak, &total, &sum);
-        for (var j = 0u; j < n; j++) {
-#ifdef BROADCAST
-            var y = stream_y(v + j * p.qkv_stride, sub);
-#else
-            var y = j * CHUNKS;
-#endif
-            var weight: Each;
-            for (var o = 0u; o < OWN; o++) {
-                weight[o] = exp_accurate(s[o][j] - peak[o]);
-                total[o] += weight[o];
-            }
-            add_y(&sum, &weight, &y);
+        var s = dots_x(&q, &x);
+        for (var j = 1u; j < STEP; j++) {
+            for (var o = 0u; o < OWN; o++) { s[j][o] = select(NEG_INF, s[j][o], key + j < at.length); }
         }
+        var shrink = take_scores(&s, &most, &total);
+        shrink_add_y(&sum, &shrink, &s, &y);
     }
     var share: Each;
     for (var o = 0u; o < OWN; o++) {
         let row = at.start + o * WG + lane;
-        if row < at.length {
-            lse[p.lse_offset + at.head * p.rows + at.first + row] = most[o] + log_accurate(total[o]);
-        }
+        if row < at.length { saved[saved_at(0u, at, row)] = most[o] + log_accurate(total[o]); }
         share[o] = 1.0 / total[o];
     }
     store(sum, share, p.out_offset + at.first * p.out_stride + at.head * HEAD, p.out_stride, at, lane);
@@ -203,7 +196,8 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     let at = place(workgroup);
     let width = p.heads * HEAD;
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
-    let saved = at.head * p.rows + at.first;
+    let k = base + width;
+    let v = k + width;
     let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
     let result = p.out_offset + at.first * p.out_stride + at.head * HEAD;
     var mean: Each;
@@ -211,33 +205,37 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     for (var o = 0u; o < OWN; o++) {
         let row = owned(at, lane, o);
         mean[o] = dot_out(result + row * p.out_stride, cotangent + row * p.dout_stride);
-        level[o] = lse[p.lse_offset + saved + row];
-        if row == at.start + o * WG + lane { delta[p.delta_offset + saved + row] = mean[o]; }
+        level[o] = saved[saved_at(0u, at, row)];
+        if row == at.start + o * WG + lane { saved[saved_at(1u, at, row)] = mean[o]; }
     }
     var q = own_qkv(base, at, lane, p.scale);
     var dy = own_dout(cotangent, at, lane);
     var sum: Rows;
-    for (var key = 0u; key < at.length; key += TILE) {
-        let n = min(TILE, at.length - key);
-        let k = base + width + key * p.qkv_stride;
-        let v = k + width;
+    for (var key = 0u; key < at.length; key += STEP) {
 #ifndef BROADCAST
-        fill_tiles(k, p.qkv_stride, v, p.qkv_stride, n, lane);
+        if key % TILE == 0u { fill_tiles(k, p.qkv_stride, v, p.qkv_stride, at, key, lane); }
 #endif
-        for (var j = 0u; j < n; j++) {
+        var x: Streams;
+        var y: Streams;
+        for (var j = 0u; j < STEP; j++) {
+            let row = streaming(at, key + j);
 #ifdef BROADCAST
-            var x = stream_x(k + j * p.qkv_stride, sub);
-            var y = stream_y(v + j * p.qkv_stride, sub);
+            x[j] = stream_x(k + row * p.qkv_stride, sub);
+            y[j] = stream_y(v + row * p.qkv_stride, sub);
 #else
-            var x = j * CHUNKS;
-            var y = j * CHUNKS;
+            x[j] = row % TILE * CHUNKS;
+            y[j] = row % TILE * CHUNKS;
 #endif
-            let products = both_dots(&q, &dy, &x, &y);
-            var s = products.x;
-            var ds = products.y;
-            for (var o = 0u; o < OWN; o++) { ds[o] = exp_accurate(s[o] - level[o]) * (ds[o] - mean[o]); }
-            add_x(&sum, &ds, &x);
         }
+        var s = dots_x(&q, &x);
+        var ds = dots_y(&dy, &y);
+        for (var j = 0u; j < STEP; j++) {
+            for (var o = 0u; o < OWN; o++) {
+                let gradient = exp_accurate(s[j][o] - level[o]) * (ds[j][o] - mean[o]);
+                ds[j][o] = select(0.0, gradient, key + j < at.length);
+            }
+        }
+        add_x(&sum, &ds, &x);
     }
     var factor: Each;
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
@@ -258,38 +256,46 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let width = p.heads * HEAD;
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
     let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
-    let saved = at.head * p.rows + at.first;
     var k = own_qkv(base + width, at, lane, p.scale);
     var v = own_qkv(base + 2u * width, at, lane, 1.0);
     var dk: Rows;
     var dv: Rows;
-    for (var query = 0u; query < at.length; query += TILE) {
-        let n = min(TILE, at.length - query);
-        let q = base + query * p.qkv_stride;
-        let d = cotangent + query * p.dout_stride;
-#ifndef BROADCAST
-        fill_tiles(q, p.qkv_stride, d, p.dout_stride, n, lane);
-#endif
-        for (var j = 0u; j < n; j++) {
+    for (var query = 0u; query < at.length; query += STEP) {
 #ifdef BROADCAST
-            var x = stream_x(q + j * p.qkv_stride, sub);
-            var y = stream_y(d + j * p.dout_stride, sub);
+        // the first four invocations of a subgroup read lse of the next four queries, the others delta
+        let levels = saved[saved_at(sub / 4u, at, streaming(at, query + sub % 4u))];
 #else
-            var x = j * CHUNKS;
-            var y = j * CHUNKS;
+        if query % TILE == 0u { fill_tiles(base, p.qkv_stride, cotangent, p.dout_stride, at, query, lane); }
 #endif
-            let products = both_dots(&k, &v, &x, &y);
-            var s = products.x;
-            var ds = products.y;
-            let level = lse[p.lse_offset + saved + query + j];
-            let mean = delta[p.delta_offset + saved + query + j];
-            for (var o = 0u; o < OWN; o++) {
-                s[o] = exp_accurate(s[o] - level);
-                ds[o] = s[o] * (ds[o] - mean);
-            }
-            add_x(&dk, &ds, &x);
-            add_y(&dv, &s, &y);
+        var x: Streams;
+        var y: Streams;
+        for (var j = 0u; j < STEP; j++) {
+            let row = streaming(at, query + j);
+#ifdef BROADCAST
+            x[j] = stream_x(base + row * p.qkv_stride, sub);
+            y[j] = stream_y(cotangent + row * p.dout_stride, sub);
+#else
+            x[j] = row % TILE * CHUNKS;
+            y[j] = row % TILE * CHUNKS;
+#endif
         }
+        var s = dots_x(&k, &x);
+        var ds = dots_y(&v, &y);
+        for (var j = 0u; j < STEP; j++) {
+#ifdef BROADCAST
+            let level = subgroupShuffle(levels, j);
+            let mean = subgroupShuffle(levels, 4u + j);
+#else
+            let level = saved[saved_at(0u, at, streaming(at, query + j))];
+            let mean = saved[saved_at(1u, at, streaming(at, query + j))];
+#endif
+            for (var o = 0u; o < OWN; o++) {
+                s[j][o] = select(0.0, exp_accurate(s[j][o] - level), query + j < at.length);
+                ds[j][o] = s[j][o] * (ds[j][o] - mean);
+            }
+        }
+        add_x(&dk, &ds, &x);
+        add_y(&dv, &s, &y);
     }
     let to = p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD + width;
     var factor: Each;

@@ -114,9 +114,9 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
         enter_group(job, group);
         let b_from = b_group(group);
         var k = job.first;
-        for (; k + 4u <= job.last; k += 4u) {
-            // long sums are made of short ones, which rounds less
-            if (k - job.first) % SHORT_SUM == SHORT_SUM - 4u { gather_sums(); }
+        for (; k + 4u <= job.last;) {
+            let stop = min(k + SHORT_SUM, job.last);
+            for (; k + 4u <= stop; k += 4u) {
             load_four(k);
 #ifdef B_VEC4
 #ifdef B_ALONG_K
@@ -145,6 +145,8 @@ fn broadcast(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
             add_step(2u, four(at_2, col_at));
             add_step(3u, four(at_3, col_at));
 #endif
+            }
+            gather_sums();
         }
         // what four do not divide
         for (; k < job.last; k++) {

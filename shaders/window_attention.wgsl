@@ -1,7 +1,7 @@
 // Self-attention inside the windows of maps, one head at a time, with a relative position bias and the shift's mask.
 //   forward       o = softmax(s)·v with s = scale·q·kᵀ + bias + mask; saved: log Σ exp(s)
 //   backward_q    delta = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k; and what other kernels sum:
-//                 sums[part, head, key, query] = Σ ds over the part's windows, and for every query Σ ds and Σ exp(s − lse)
+//                 sums[part, head, query, key] = Σ ds over the part's windows, and for every query Σ ds and Σ exp(s − lse)
 //                 over the padded keys
 //   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
 // dqkv is written (=) but for its last row where that stands for padded tokens.
@@ -9,10 +9,12 @@
 // qkv [rows, 3·width], or [rows + 1, 3·width] with the row of all padded tokens last; out and do [rows, width]; rows may
 // lie apart and are in the order of the maps. index [windows, LENGTH] says for every token of a window which row it is
 // (`rows` for padding), and in its four highest bits its region: regions do not see each other. saved [4, heads, rows]:
-// lse, delta, Σ ds and Σ exp(s − lse) over padded keys. bias [(2·WINDOW − 1)², heads].
+// lse, delta, Σ ds and Σ exp(s − lse) over padded keys. bias [2, heads, LENGTH, PITCH]: that of pairs of an owned and a
+// streaming token, for owned queries and then for owned keys, from spread_bias of window_gradients.wgsl. As in sums, rows
+// are padded to a multiple of four: bias with NEG_INF, so that tokens past the window's end weigh nothing.
 //
-// Rows are owned and streamed as in attention.wgsl: a workgroup of WG invocations takes WG·OWN tokens of a window and
-// head. Grid, folded: (window, head, block of tokens); in backward_q (part, head, block), a part being `per_part` windows
+// Rows are owned and streamed as in attention.wgsl, four tokens at a time: a workgroup of WG invocations takes WG·OWN
+// tokens of a window and head. Grid, folded: (window, head, block of tokens); in backward_q (part, head, block), a part being `per_part` windows
 // that one workgroup handles in turn, so that their ds can be added up in one place.
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -25,8 +27,7 @@ struct Params {
     out_offset: u32, out_stride: u32,
     dout_offset: u32, dout_stride: u32,
     dqkv_offset: u32, dqkv_stride: u32,
-    saved_offset: u32, sums_offset: u32, index_offset: u32,
-    bias_offset: u32, bias_stride: u32,
+    saved_offset: u32, sums_offset: u32, index_offset: u32, bias_offset: u32,
     scale: f32,
 }
 
@@ -35,17 +36,17 @@ struct Params {
 @group(0) @binding(1) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(2) var<storage, read> qkv: array<Cell>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
-@group(0) @binding(4) var<storage, read> bias: array<f32>;
+@group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 #endif
 #ifdef BACKWARD_Q
 @group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
 @group(0) @binding(1) var<storage, read_write> saved: array<f32>;
-@group(0) @binding(2) var<storage, read_write> sums: array<f32>;
+@group(0) @binding(2) var<storage, read_write> sums: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read> qkv: array<Cell>;
 @group(0) @binding(4) var<storage, read> dout: array<Cell>;
 @group(0) @binding(5) var<storage, read> out: array<Cell>;
 @group(0) @binding(6) var<storage, read> index: array<u32>;
-@group(0) @binding(7) var<storage, read> bias: array<f32>;
+@group(0) @binding(7) var<storage, read> bias: array<vec4<f32>>;
 #endif
 #ifdef BACKWARD_KV
 @group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
@@ -53,10 +54,12 @@ struct Params {
 @group(0) @binding(2) var<storage, read> qkv: array<Cell>;
 @group(0) @binding(3) var<storage, read> dout: array<Cell>;
 @group(0) @binding(4) var<storage, read> index: array<u32>;
-@group(0) @binding(5) var<storage, read> bias: array<f32>;
+@group(0) @binding(5) var<storage, read> bias: array<vec4<f32>>;
 #endif
 
 const LENGTH: u32 = WINDOW * WINDOW;
+// A row of pairs in vectors of four: what STEP is here.
+const FOURS: u32 = (LENGTH + 3u) / 4u;
 const BLOCKS: u32 = (LENGTH + WG * OWN - 1u) / (WG * OWN);
 const MASKED: f32 = -100.0;
 
@@ -74,14 +77,20 @@ fn row_of(e: u32) -> u32 { return e & 0x0fffffffu; }
 fn real_row(e: u32) -> u32 { return min(row_of(e), p.rows - 1u); }
 fn saved_at(kind: u32, head: u32, row: u32) -> u32 { return p.saved_offset + (kind * p.heads + head) * p.rows + row; }
 
-// Place of a token in the bias table, as far as it follows from the token alone: that of query − key + CENTRE.
-fn spot(token: u32) -> u32 { return (token / WINDOW) * (2u * WINDOW - 1u) + token % WINDOW; }
-const CENTRE: u32 = 2u * WINDOW * (WINDOW - 1u);
-
-// Bias and mask of a score; spots and entries of query and key.
-fn extra(query: u32, key: u32, a: u32, b: u32, head: u32) -> f32 {
-    let value = bias[p.bias_offset + (query + CENTRE - key) * p.bias_stride + head];
-    return value + select(MASKED, 0.0, (a >> 28u) == (b >> 28u));
+// What is added to the products of owned and streaming rows: bias, of owned queries or keys, and the shift's mask between
+// these tokens' entries.
+fn add_bias(products: Pairs, side: u32, at: Place, lane: u32, first: u32, own: array<u32, OWN>, entries: array<u32, STEP>) -> Pairs {
+    var scores = products;
+    var mine = own;
+    var theirs = entries;
+    for (var o = 0u; o < OWN; o++) {
+        let row = (side * p.heads + at.head) * LENGTH + token(at, lane, o);
+        let added = bias[p.bias_offset / 4u + row * FOURS + first / 4u];
+        for (var j = 0u; j < STEP; j++) {
+            scores[j][o] += added[j] + select(MASKED, 0.0, (mine[o] >> 28u) == (theirs[j] >> 28u));
+        }
+    }
+    return scores;
 }
 
 // The owned tokens. Invocation `lane` owns tokens start + lane + o·WG, o < OWN; those past the window's end repeat its last
@@ -92,12 +101,6 @@ fn own_entries(at: Place, window: u32, lane: u32) -> array<u32, OWN> {
     var entries: array<u32, OWN>;
     for (var o = 0u; o < OWN; o++) { entries[o] = entry(window, token(at, lane, o)); }
     return entries;
-}
-
-fn own_spots(at: Place, lane: u32) -> array<u32, OWN> {
-    var spots: array<u32, OWN>;
-    for (var o = 0u; o < OWN; o++) { spots[o] = spot(token(at, lane, o)); }
-    return spots;
 }
 
 fn own_qkv(base: u32, entries: array<u32, OWN>, factor: f32) -> Rows {
@@ -121,10 +124,10 @@ fn store(rows: Rows, factors: Each, base: u32, stride: u32, at: Place, entries: 
 }
 
 #ifndef BROADCAST
-// Fills both tiles with the n tokens of a window from `first` on: `x` and `y` are where row 0 of each part starts.
-fn fill_tiles(x: u32, y: u32, window: u32, first: u32, n: u32, lane: u32) {
+// Fills both tiles with the tokens of a window from `first` on: `x` and `y` are where row 0 of each part starts.
+fn fill_tiles(x: u32, y: u32, window: u32, first: u32, lane: u32) {
     workgroupBarrier();
-    for (var i = lane; i < n * CHUNKS; i += WG) {
+    for (var i = lane; i < min(TILE, LENGTH - first) * CHUNKS; i += WG) {
         let e = entry(window, first + i / CHUNKS);
         let c = i % CHUNKS;
         tile_x[i] = qkv8(x + row_of(e) * p.qkv_stride, c);
@@ -137,6 +140,22 @@ fn fill_tiles(x: u32, y: u32, window: u32, first: u32, n: u32, lane: u32) {
     workgroupBarrier();
 }
 #endif
+
+// The entries of the STEP tokens from `first` on; past the window's end the last one's again.
+fn streaming(window: u32, first: u32,
+#ifdef BROADCAST
+             sub: u32,
+#endif
+) -> array<u32, STEP> {
+    var entries: array<u32, STEP>;
+#ifdef BROADCAST
+    let held = entry(window, min(first + sub % STEP, LENGTH - 1u));
+    for (var j = 0u; j < STEP; j++) { entries[j] = subgroupShuffle(held, j); }
+#else
+    for (var j = 0u; j < STEP; j++) { entries[j] = entry(window, min(first + j, LENGTH - 1u)); }
+#endif
+    return entries;
+}
 
 #ifdef FORWARD
 @compute @workgroup_size(WG)
@@ -153,49 +172,32 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let k = base + width;
     let v = k + width;
     var own = own_entries(at, at.item, lane);
-    var spots = own_spots(at, lane);
     var q = own_qkv(base, own, p.scale);
     var sum: Rows;
     var most: Each;
     var total: Each;
     for (var o = 0u; o < OWN; o++) { most[o] = NEG_INF; }
-    for (var key = 0u; key < LENGTH; key += TILE) {
-        let n = min(TILE, LENGTH - key);
-#ifndef BROADCAST
-        fill_tiles(k, v, at.item, key, n, lane);
-#endif
-        // one longer than the loops over it, which therefore stay loops on software adapters
-        var s: array<array<f32, TILE + 1u>, OWN>;
-        var peak = most;
-        for (var j = 0u; j < n; j++) {
-            let e = entry(at.item, key + j);
-            let there = spot(key + j);
+    for (var key = 0u; key < LENGTH; key += STEP) {
 #ifdef BROADCAST
-            var x = stream_x(k + row_of(e) * p.qkv_stride, sub);
+        var entries = streaming(at.item, key, sub);
 #else
-            var x = j * CHUNKS;
+        if key % TILE == 0u { fill_tiles(k, v, at.item, key, lane); }
+        var entries = streaming(at.item, key);
 #endif
-            var products = dots(&q, &x);
-            for (var o = 0u; o < OWN; o++) {
-                let score = products[o] + extra(spots[o], there, own[o], e, at.head);
-                s[o][j] = score;
-                peak[o] = max(peak[o], score);
-            }
-        }
-        raise(&most, &peak, &total, &sum);
-        for (var j = 0u; j < n; j++) {
+        var x: Streams;
+        var y: Streams;
+        for (var j = 0u; j < STEP; j++) {
 #ifdef BROADCAST
-            var y = stream_y(v + row_of(entry(at.item, key + j)) * p.qkv_stride, sub);
+            x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, sub);
+            y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, sub);
 #else
-            var y = j * CHUNKS;
+            x[j] = min(key + j, LENGTH - 1u) % TILE * CHUNKS;
+            y[j] = x[j];
 #endif
-            var weight: Each;
-            for (var o = 0u; o < OWN; o++) {
-                weight[o] = exp_accurate(s[o][j] - peak[o]);
-                total[o] += weight[o];
-            }
-            add_y(&sum, &weight, &y);
         }
+        var s = add_bias(dots_x(&q, &x), 0u, at, lane, key, own, entries);
+        var shrink = take_scores(&s, &most, &total);
+        shrink_add_y(&sum, &shrink, &s, &y);
     }
     var share: Each;
     for (var o = 0u; o < OWN; o++) {
@@ -223,8 +225,7 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     let base = p.qkv_offset + at.head * HEAD;
     let k = base + width;
     let v = k + width;
-    let sums_at = p.sums_offset + workgroup / BLOCKS * LENGTH * LENGTH;
-    var spots = own_spots(at, lane);
+    let sums_at = p.sums_offset / 4u + workgroup / BLOCKS * LENGTH * FOURS;
     var factor: Each;
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
     let first = at.item * p.per_part;
@@ -248,38 +249,42 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
         var padded_ds: Each;
         var padded_weight: Each;
         var sum: Rows;
-        for (var key = 0u; key < LENGTH; key += TILE) {
-            let n = min(TILE, LENGTH - key);
-#ifndef BROADCAST
-            fill_tiles(k, v, window, key, n, lane);
-#endif
-            for (var j = 0u; j < n; j++) {
-                let e = entry(window, key + j);
-                let there = spot(key + j);
+        for (var key = 0u; key < LENGTH; key += STEP) {
 #ifdef BROADCAST
-                var x = stream_x(k + row_of(e) * p.qkv_stride, sub);
-                var y = stream_y(v + row_of(e) * p.qkv_stride, sub);
+            var entries = streaming(window, key, sub);
 #else
-                var x = j * CHUNKS;
-                var y = j * CHUNKS;
+            if key % TILE == 0u { fill_tiles(k, v, window, key, lane); }
+            var entries = streaming(window, key);
 #endif
-                let products = both_dots(&q, &dy, &x, &y);
-                var s = products.x;
-                var ds = products.y;
-                let padded = f32(row_of(e) >= p.rows);
+            var x: Streams;
+            var y: Streams;
+            for (var j = 0u; j < STEP; j++) {
+#ifdef BROADCAST
+                x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, sub);
+                y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, sub);
+#else
+                x[j] = min(key + j, LENGTH - 1u) % TILE * CHUNKS;
+                y[j] = x[j];
+#endif
+            }
+            var s = add_bias(dots_x(&q, &x), 0u, at, lane, key, own, entries);
+            var ds = dots_y(&dy, &y);
+            for (var j = 0u; j < STEP; j++) {
+                let padded = f32(row_of(entries[j]) >= p.rows);
                 for (var o = 0u; o < OWN; o++) {
-                    let weight = exp_accurate(s[o] + extra(spots[o], there, own[o], e, at.head) - level[o]);
-                    ds[o] = weight * (ds[o] - mean[o]);
-                    padded_ds[o] += padded * ds[o];
+                    let weight = exp_accurate(s[j][o] - level[o]);
+                    ds[j][o] = weight * (ds[j][o] - mean[o]);
+                    padded_ds[o] += padded * ds[j][o];
                     padded_weight[o] += padded * weight;
                 }
-                add_x(&sum, &ds, &x);
-                for (var o = 0u; o < OWN; o++) {
-                    let query = at.start + o * WG + lane;
-                    if query < LENGTH {
-                        let to = sums_at + (key + j) * LENGTH + query;
-                        if window == first { sums[to] = ds[o]; } else { sums[to] += ds[o]; }
-                    }
+            }
+            add_x(&sum, &ds, &x);
+            for (var o = 0u; o < OWN; o++) {
+                let query = at.start + o * WG + lane;
+                if query < LENGTH {
+                    let to = sums_at + query * FOURS + key / 4u;
+                    let four = vec4(ds[0][o], ds[1][o], ds[2][o], ds[3][o]);
+                    if window == first { sums[to] = four; } else { sums[to] += four; }
                 }
             }
         }
@@ -310,40 +315,49 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let q = p.qkv_offset + at.head * HEAD;
     let d = p.dout_offset + at.head * HEAD;
     var own = own_entries(at, at.item, lane);
-    var spots = own_spots(at, lane);
     var k = own_qkv(q + width, own, p.scale);
     var v = own_qkv(q + 2u * width, own, 1.0);
     var dk: Rows;
     var dv: Rows;
-    for (var query = 0u; query < LENGTH; query += TILE) {
-        let n = min(TILE, LENGTH - query);
-#ifndef BROADCAST
-        fill_tiles(q, d, at.item, query, n, lane);
-#endif
-        for (var j = 0u; j < n; j++) {
-            let e = entry(at.item, query + j);
-            let there = spot(query + j);
-            let row = real_row(e);
+    for (var query = 0u; query < LENGTH; query += STEP) {
 #ifdef BROADCAST
-            var x = stream_x(q + row * p.qkv_stride, sub);
-            var y = stream_y(d + row * p.dout_stride, sub);
+        var entries = streaming(at.item, query, sub);
+        // the first four invocations of a subgroup read lse of the next four queries, the others delta
+        let levels = saved[saved_at(sub / 4u, at.head, real_row(entry(at.item, min(query + sub % 4u, LENGTH - 1u))))];
 #else
-            var x = j * CHUNKS;
-            var y = j * CHUNKS;
+        if query % TILE == 0u { fill_tiles(q, d, at.item, query, lane); }
+        var entries = streaming(at.item, query);
 #endif
-            let products = both_dots(&k, &v, &x, &y);
-            var s = products.x;
-            var ds = products.y;
-            // padded queries have no cotangent
-            let level = select(-NEG_INF, saved[saved_at(0u, at.head, row)], row_of(e) < p.rows);
-            let mean = saved[saved_at(1u, at.head, row)];
-            for (var o = 0u; o < OWN; o++) {
-                s[o] = exp_accurate(s[o] + extra(there, spots[o], e, own[o], at.head) - level);
-                ds[o] = s[o] * (ds[o] - mean);
-            }
-            add_x(&dk, &ds, &x);
-            add_y(&dv, &s, &y);
+        var x: Streams;
+        var y: Streams;
+        for (var j = 0u; j < STEP; j++) {
+#ifdef BROADCAST
+            x[j] = stream_x(q + row_of(entries[j]) * p.qkv_stride, sub);
+            y[j] = stream_y(d + real_row(entries[j]) * p.dout_stride, sub);
+#else
+            x[j] = min(query + j, LENGTH - 1u) % TILE * CHUNKS;
+            y[j] = x[j];
+#endif
         }
+        var s = add_bias(dots_x(&k, &x), 1u, at, lane, query, own, entries);
+        var ds = dots_y(&v, &y);
+        for (var j = 0u; j < STEP; j++) {
+#ifdef BROADCAST
+            let saved_level = subgroupShuffle(levels, j);
+            let mean = subgroupShuffle(levels, 4u + j);
+#else
+            let saved_level = saved[saved_at(0u, at.head, real_row(entries[j]))];
+            let mean = saved[saved_at(1u, at.head, real_row(entries[j]))];
+#endif
+            // padded queries have no cotangent
+            let level = select(-NEG_INF, saved_level, row_of(entries[j]) < p.rows);
+            for (var o = 0u; o < OWN; o++) {
+                s[j][o] = exp_accurate(s[j][o] - level);
+                ds[j][o] = s[j][o] * (ds[j][o] - mean);
+            }
+        }
+        add_x(&dk, &ds, &x);
+        add_y(&dv, &s, &y);
     }
     let to = p.dqkv_offset + at.head * HEAD + width;
     var factor: Each;

@@ -1,11 +1,44 @@
-// What the backward passes of window attention leave to be summed.
-//   fold_bias     dbias[r, head] (=, or += where `accumulate`) the sum of ds [heads, keys, queries] over the pairs of a query
+// What window attention needs before it and leaves to be summed, for windows of `window`² tokens. Rows of pairs are padded to
+// a multiple of four.
+//   spread_bias   pairs[side, head, own, other] the bias of a query and a key: own is the query on side 0, the key on side 1.
+//                 Padding is NEG_INF. Grid: one invocation an element of pairs, folded.
+//   fold_bias     dbias[r, head] (=, or += where `accumulate`) the sum of ds [heads, queries, keys] over the pairs of a query
 //                 and a key whose distance is r. Grid: one invocation an element of dbias, folded.
 //   sum_padding   parts[part, c] = Σ over the part's rows of w[row]·x[row, c]: the first `cols` columns with x = q and w the
 //                 saved Σ ds over padded keys, times `scale`; then as many with x = do and w = Σ exp(s − lse).
 //                 Grid: (ceil(2·cols / WG), parts).
 #include "params.wgsl"
 #include "grid.wgsl"
+
+#ifdef SPREAD_BIAS
+#include "math.wgsl"
+
+struct Params { heads: u32, window: u32, pairs_offset: u32, bias_offset: u32, bias_stride: u32 }
+
+@group(0) @binding(0) var<storage, read_write> pairs: array<f32>;
+@group(0) @binding(1) var<storage, read> bias: array<f32>;
+
+@compute @workgroup_size(WG)
+fn spread_bias(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+               @builtin(local_invocation_index) lane: u32) {
+    let at = workgroup_index(wid, nwg) * WG + lane;
+    let w = p.window;
+    let length = w * w;
+    let pitch = (length + 3u) / 4u * 4u;
+    if at >= 2u * p.heads * length * pitch { return; }
+    let other = at % pitch;
+    let own = at / pitch % length;
+    let head = at / (pitch * length) % p.heads;
+    let own_is_key = at / (pitch * length) >= p.heads;
+    let query = select(own, other, own_is_key);
+    let key = select(other, own, own_is_key);
+    let down = query / w + w - 1u - key / w;
+    let across = query % w + w - 1u - key % w;
+    var value = NEG_INF;
+    if other < length { value = bias[p.bias_offset + (down * (2u * w - 1u) + across) * p.bias_stride + head]; }
+    pairs[p.pairs_offset + at] = value;
+}
+#endif
 
 #ifdef FOLD_BIAS
 struct Params {
@@ -28,11 +61,12 @@ fn fold_bias(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
     let down = r / span;
     let across = r % span;
     let length = w * w;
+    let pitch = (length + 3u) / 4u * 4u;
     var total = 0.0;
     for (var y = max(down, w - 1u) - (w - 1u); y < min(w, down + 1u); y++) {
         for (var x = max(across, w - 1u) - (w - 1u); x < min(w, across + 1u); x++) {
             let key = (y + w - 1u - down) * w + x + w - 1u - across;
-            total += sums[p.sums_offset + (head * length + key) * length + y * w + x];
+            total += sums[p.sums_offset + (head * length + y * w + x) * pitch + key];
         }
     }
     let to = p.out_offset + r * p.out_stride + head;

@@ -1,5 +1,5 @@
-// What the attention kernels share: rows in chunks of eight elements, those that an invocation owns, those that stream past,
-// and what is computed of the two. The including shader binds `qkv` and, for FORWARD `out`, otherwise `dout` and `dqkv`,
+// What the attention kernels share: rows in chunks of eight elements, those that an invocation owns, those that stream past
+// STEP at a time, and what is computed of the two. The including shader binds `qkv` and, for FORWARD `out`, otherwise `dout` and `dqkv`,
 // of half precision where HALF, as arrays of `Cell`: vectors where VEC4, which needs aligned rows and heads of a multiple
 // of eight.
 #include "act.wgsl"
@@ -79,7 +79,9 @@ fn dot_out(result: u32, cotangent: u32) -> f32 {
 }
 #endif
 
-// The streaming side. Each row has two parts: `x` is q or k, `y` is v or do.
+// The streaming side. Each row has two parts: `x` is q or k, `y` is v or do. Loops over the STEP rows that are handled
+// together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of them.
+alias Streams = array<Stream, STEP>;
 #ifdef BROADCAST
 #ifdef VEC4
 // The elements of a row that this invocation holds for its subgroup: one vector of each four chunks.
@@ -92,8 +94,8 @@ fn chunk_of(v: vec4<f32>, c: u32) -> Eight {
         vec4(subgroupShuffle(v.x, from_), subgroupShuffle(v.y, from_), subgroupShuffle(v.z, from_), subgroupShuffle(v.w, from_)),
         vec4(subgroupShuffle(v.x, from_ + 1u), subgroupShuffle(v.y, from_ + 1u), subgroupShuffle(v.z, from_ + 1u), subgroupShuffle(v.w, from_ + 1u)));
 }
-fn chunk_x(held: ptr<function, Stream>, c: u32) -> Eight { return chunk_of((*held)[c / 4u], c); }
-fn chunk_y(held: ptr<function, Stream>, c: u32) -> Eight { return chunk_of((*held)[c / 4u], c); }
+fn chunk_x(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c / 4u], c); }
+fn chunk_y(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c / 4u], c); }
 
 fn stream_x(at: u32, sub: u32) -> Stream {
     var held: Stream;
@@ -123,8 +125,8 @@ fn chunk(v: f32) -> Eight {
         vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
         vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
 }
-fn chunk_x(held: ptr<function, Stream>, c: u32) -> Eight { return chunk((*held)[c]); }
-fn chunk_y(held: ptr<function, Stream>, c: u32) -> Eight { return chunk((*held)[c]); }
+fn chunk_x(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk((*held)[j][c]); }
+fn chunk_y(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk((*held)[j][c]); }
 
 fn stream_x(at: u32, sub: u32) -> Stream {
     var held: Stream;
@@ -162,8 +164,8 @@ var<workgroup> tile_y: array<Eight, TILE * CHUNKS>;
 
 // Where a row starts in the tiles.
 alias Stream = u32;
-fn chunk_x(start: ptr<function, Stream>, c: u32) -> Eight { return tile_x[*start + c]; }
-fn chunk_y(start: ptr<function, Stream>, c: u32) -> Eight { return tile_y[*start + c]; }
+fn chunk_x(start: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tile_x[(*start)[j] + c]; }
+fn chunk_y(start: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tile_y[(*start)[j] + c]; }
 #endif
 
 // The rows that an invocation owns, and a number for each.
@@ -205,56 +207,89 @@ fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
     }
 }
 
-// sum += factor·x
-fn add_x(sum: ptr<function, Rows>, factor: ptr<function, Each>, x: ptr<function, Stream>) {
-    for (var c = 0u; c < CHUNKS; c++) {
-        let e = chunk_x(x, c);
-        for (var o = 0u; o < OWN; o++) { (*sum)[o][c] = add8((*sum)[o][c], (*factor)[o], e); }
-    }
-}
+// A number for each pair of a streaming and an owned row.
+alias Pairs = array<Each, STEP>;
 
-// sum += factor·y
-fn add_y(sum: ptr<function, Rows>, factor: ptr<function, Each>, y: ptr<function, Stream>) {
-    for (var c = 0u; c < CHUNKS; c++) {
-        let e = chunk_y(y, c);
-        for (var o = 0u; o < OWN; o++) { (*sum)[o][c] = add8((*sum)[o][c], (*factor)[o], e); }
-    }
-}
-
-#ifdef FORWARD
 // own·x
-fn dots(own: ptr<function, Rows>, x: ptr<function, Stream>) -> Each {
-    var result: Each;
-    for (var c = 0u; c < CHUNKS; c++) {
-        let e = chunk_x(x, c);
-        for (var o = 0u; o < OWN; o++) { result[o] += dot8((*own)[o][c], e); }
-    }
-    return result;
-}
-
-// Takes the largest scores up to `peak`: the sums so far shrink.
-fn raise(most: ptr<function, Each>, peak: ptr<function, Each>, total: ptr<function, Each>, sum: ptr<function, Rows>) {
-    for (var o = 0u; o < OWN; o++) {
-        let shrink = exp_accurate((*most)[o] - (*peak)[o]);
-        (*most)[o] = (*peak)[o];
-        (*total)[o] *= shrink;
-        for (var c = 0u; c < CHUNKS; c++) { (*sum)[o][c] = times8((*sum)[o][c], shrink); }
-    }
-}
-#else
-// own_x·x and own_y·y
-struct Dots { x: Each, y: Each }
-
-fn both_dots(own_x: ptr<function, Rows>, own_y: ptr<function, Rows>, x: ptr<function, Stream>, y: ptr<function, Stream>) -> Dots {
-    var result: Dots;
-    for (var c = 0u; c < CHUNKS; c++) {
-        let ex = chunk_x(x, c);
-        let ey = chunk_y(y, c);
-        for (var o = 0u; o < OWN; o++) {
-            result.x[o] += dot8((*own_x)[o][c], ex);
-            result.y[o] += dot8((*own_y)[o][c], ey);
+fn dots_x(own: ptr<function, Rows>, x: ptr<function, Streams>) -> Pairs {
+    var result: Pairs;
+    for (var j = 0u; j < STEP; j++) {
+        for (var c = 0u; c < CHUNKS; c++) {
+            let e = chunk_x(x, j, c);
+            for (var o = 0u; o < OWN; o++) { result[j][o] += dot8((*own)[o][c], e); }
         }
     }
     return result;
+}
+
+#ifdef FORWARD
+// The running softmax takes these scores: they become exp(score − most), where `most` may have grown. Gives what the sums
+// so far shrink by.
+fn take_scores(scores: ptr<function, Pairs>, most: ptr<function, Each>, total: ptr<function, Each>) -> Each {
+    var shrink: Each;
+    for (var o = 0u; o < OWN; o++) {
+        var peak = (*most)[o];
+        for (var j = 0u; j < STEP; j++) { peak = max(peak, (*scores)[j][o]); }
+        shrink[o] = exp_accurate((*most)[o] - peak);
+        (*most)[o] = peak;
+        (*total)[o] *= shrink[o];
+        for (var j = 0u; j < STEP; j++) {
+            (*scores)[j][o] = exp_accurate((*scores)[j][o] - peak);
+            (*total)[o] += (*scores)[j][o];
+        }
+    }
+    return shrink;
+}
+
+// sum = shrink·sum + factor·y
+fn shrink_add_y(sum: ptr<function, Rows>, shrink: ptr<function, Each>, factor: ptr<function, Pairs>, y: ptr<function, Streams>) {
+    for (var c = 0u; c < CHUNKS; c++) {
+        var e: array<Eight, STEP>;
+        for (var j = 0u; j < STEP; j++) { e[j] = chunk_y(y, j, c); }
+        for (var o = 0u; o < OWN; o++) {
+            var total = times8((*sum)[o][c], (*shrink)[o]);
+            for (var j = 0u; j < STEP; j++) { total = add8(total, (*factor)[j][o], e[j]); }
+            (*sum)[o][c] = total;
+        }
+    }
+}
+#else
+// own·y
+fn dots_y(own: ptr<function, Rows>, y: ptr<function, Streams>) -> Pairs {
+    var result: Pairs;
+    for (var j = 0u; j < STEP; j++) {
+        for (var c = 0u; c < CHUNKS; c++) {
+            let e = chunk_y(y, j, c);
+            for (var o = 0u; o < OWN; o++) { result[j][o] += dot8((*own)[o][c], e); }
+        }
+    }
+    return result;
+}
+
+// sum += factor·x
+fn add_x(sum: ptr<function, Rows>, factor: ptr<function, Pairs>, x: ptr<function, Streams>) {
+    for (var c = 0u; c < CHUNKS; c++) {
+        var e: array<Eight, STEP>;
+        for (var j = 0u; j < STEP; j++) { e[j] = chunk_x(x, j, c); }
+        for (var o = 0u; o < OWN; o++) {
+            var total = (*sum)[o][c];
+            for (var j = 0u; j < STEP; j++) { total = add8(total, (*factor)[j][o], e[j]); }
+            (*sum)[o][c] = total;
+        }
+    }
+}
+#endif
+#ifdef BACKWARD_KV
+// sum += factor·y
+fn add_y(sum: ptr<function, Rows>, factor: ptr<function, Pairs>, y: ptr<function, Streams>) {
+    for (var c = 0u; c < CHUNKS; c++) {
+        var e: array<Eight, STEP>;
+        for (var j = 0u; j < STEP; j++) { e[j] = chunk_y(y, j, c); }
+        for (var o = 0u; o < OWN; o++) {
+            var total = (*sum)[o][c];
+            for (var j = 0u; j < STEP; j++) { total = add8(total, (*factor)[j][o], e[j]); }
+            (*sum)[o][c] = total;
+        }
+    }
 }
 #endif

@@ -54,7 +54,7 @@ pub(super) fn forward(call: &Call) -> Result<()> {
     let (d, width, scale) = (call.head_dim, call.heads * call.head_dim, call.scale);
     let qkv = call.qkv.cpu::<f32>();
     let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
-    let lse = SyncPtr(call.lse.cpu_mut::<f32>().as_mut_ptr());
+    let lse = SyncPtr(call.saved.cpu_mut::<f32>().as_mut_ptr());
     let arch = Arch::new();
     profile::flops(call.flops(&call.groups, 2));
     tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
@@ -102,7 +102,7 @@ pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bo
     let rx = call.qkv.rows("attention")?;
     let (ro, rd, rg) = (call.out.rows("attention")?, dout.rows("attention")?, dqkv.rows("attention")?);
     let (d, width, scale) = (call.head_dim, call.heads * call.head_dim, call.scale);
-    let (qkv, out, lse) = (call.qkv.cpu::<f32>(), call.out.cpu::<f32>(), call.lse.cpu::<f32>());
+    let (qkv, out, lse) = (call.qkv.cpu::<f32>(), call.out.cpu::<f32>(), call.saved.cpu::<f32>());
     let dout = dout.cpu::<f32>();
     let gradient = SyncPtr(dqkv.cpu_mut::<f32>().as_mut_ptr());
     let arch = Arch::new();

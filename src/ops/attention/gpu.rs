@@ -22,8 +22,7 @@ params!(AttentionParams {
     dout_stride: u32,
     dqkv_offset: u32,
     dqkv_stride: u32,
-    lse_offset: u32,
-    delta_offset: u32,
+    saved_offset: u32,
     end_0: u32,
     end_1: u32,
     end_2: u32,
@@ -73,8 +72,10 @@ pub struct Plan {
     pub lanes: u32,
     /// Rows that an invocation owns.
     pub own: u32,
-    /// Rows of the other side that are handled together.
+    /// Rows of the other side that are in workgroup memory together.
     pub tile: u32,
+    /// Rows of the other side that are handled together, of those.
+    pub step: u32,
     /// Elements of a head.
     pub head_dim: u32,
 }
@@ -89,11 +90,11 @@ enum Pass {
 impl Plan {
     fn tiled(head_dim: usize, lanes: u32) -> Self {
         let tile = if head_dim <= 64 { 16 } else { 8 };
-        Self { variant: Variant::Tiled, lanes, own: 1, tile, head_dim: head_dim as u32 }
+        Self { variant: Variant::Tiled, lanes, own: 1, tile, step: 4, head_dim: head_dim as u32 }
     }
 
     fn broadcast(head_dim: usize, own: u32) -> Self {
-        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 32, head_dim: head_dim as u32 }
+        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 0, step: 2, head_dim: head_dim as u32 }
     }
 
     /// Rows of a workgroup.
@@ -121,8 +122,8 @@ impl Plan {
 
     /// The constants that the plan stands for, where rows are read in vectors or not.
     pub(in crate::ops) fn defines(&self, vec4: bool) -> Defines {
-        let mut defines =
-            vec![("WG", self.lanes), ("OWN", self.own), ("TILE", self.tile), ("HEAD", self.head_dim)];
+        let mut defines = vec![("WG", self.lanes), ("OWN", self.own), ("STEP", self.step)];
+        defines.extend([("TILE", self.tile), ("HEAD", self.head_dim)]);
         defines.extend((self.variant == Variant::Broadcast).then_some(("BROADCAST", 1)));
         defines.extend((!self.head_dim.is_multiple_of(8)).then_some(("RAGGED", 1)));
         defines.extend(vec4.then_some(("VEC4", 1)));
@@ -227,7 +228,7 @@ fn params(call: &Call) -> Result<AttentionParams> {
         qkv_stride: rx.stride as u32,
         out_offset: ro.offset as u32,
         out_stride: ro.stride as u32,
-        lse_offset: call.lse.layout().offset as u32,
+        saved_offset: call.saved.layout().offset as u32,
         scale: call.scale,
         ..Default::default()
     })
@@ -238,7 +239,7 @@ pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let kernel = plan.kernel(Pass::Forward, call.qkv.dtype(), in_vectors(call.head_dim, &rows));
     launches(call, plan, params(call)?, |params, workgroups, groups| {
         profile::flops(call.flops(groups, 2));
-        let tensors = [&call.out, &call.lse, &call.qkv];
+        let tensors = [&call.out, &call.saved, &call.qkv];
         gpu.dispatch(&kernel, &tensors, params, gpu.caps().grid(workgroups))
     })
 }
@@ -251,13 +252,11 @@ pub(super) fn backward(
     dqkv: &Tensor,
 ) -> Result<()> {
     let (rd, rg) = (dout.rows("attention")?, dqkv.rows("attention")?);
-    let delta = Tensor::empty(dqkv.device(), call.lse.shape(), DType::F32)?;
     let params = AttentionParams {
         dout_offset: rd.offset as u32,
         dout_stride: rd.stride as u32,
         dqkv_offset: rg.offset as u32,
         dqkv_stride: rg.stride as u32,
-        delta_offset: delta.layout().offset as u32,
         ..params(call)?
     };
     let rows = [rd, rg, call.qkv.rows("attention")?, call.out.rows("attention")?];
@@ -265,10 +264,10 @@ pub(super) fn backward(
     let [q, kv] = [Pass::BackwardQ, Pass::BackwardKv].map(|p| plan.kernel(p, call.qkv.dtype(), vec4));
     launches(call, plan, params, |params, workgroups, groups| {
         let grid = gpu.caps().grid(workgroups);
-        let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse, &call.out];
+        let tensors = [dqkv, &call.saved, &call.qkv, dout, &call.out];
         profile::flops(call.flops(groups, 3));
         gpu.dispatch(&q, &tensors, params, grid)?;
-        let tensors = [dqkv, &delta, &call.qkv, dout, &call.lse];
+        let tensors = [dqkv, &call.saved, &call.qkv, dout];
         profile::flops(call.flops(groups, 4));
         gpu.dispatch(&kv, &tensors, params, grid)
     })

@@ -34,8 +34,8 @@ struct Call {
     qkv: Tensor,
     /// `[rows, heads·head_dim]`
     out: Tensor,
-    /// `[heads, rows]`: log-sum-exp of the scaled scores.
-    lse: Tensor,
+    /// `[1, heads, rows]`: log-sum-exp of the scaled scores; on a GPU `[2, ..]`, with D of the backward pass.
+    saved: Tensor,
     /// Groups that hold rows.
     groups: Vec<SequenceGroup>,
     heads: usize,
@@ -71,7 +71,7 @@ impl Call {
         Ok(Self {
             qkv: qkv.clone(),
             out: Tensor::empty(device, &[rows, cols / 3], qkv.dtype())?,
-            lse: Tensor::empty(device, &[heads, rows], DType::F32)?,
+            saved: Tensor::empty(device, &[if plan.is_some() { 2 } else { 1 }, heads, rows], DType::F32)?,
             groups,
             heads,
             head_dim,

@@ -1,6 +1,6 @@
 //! Window attention on a GPU: the three kernels of `window_attention.wgsl`, and the sums that follow.
 
-use super::Call;
+use super::{Call, Windows};
 use crate::autograd::Target;
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
@@ -19,6 +19,8 @@ const WG: u32 = 64;
 /// `SUMS` elements, below 10 MiB where windows have 49 tokens.
 const PARTS: usize = 1024;
 const SUMS: usize = 16 << 20;
+/// Tokens of the other side that are handled together: a vector of pairs.
+const STEP: u32 = 4;
 /// Rows that an invocation sums for the row of padding.
 const PADDING_ROWS: usize = 256;
 
@@ -39,8 +41,15 @@ params!(WindowParams {
     sums_offset: u32,
     index_offset: u32,
     bias_offset: u32,
-    bias_stride: u32,
     scale: f32,
+});
+
+params!(SpreadParams {
+    heads: u32,
+    window: u32,
+    pairs_offset: u32,
+    bias_offset: u32,
+    bias_stride: u32,
 });
 
 params!(FoldParams {
@@ -81,9 +90,13 @@ fn kernel(plan: &Plan, pass: Pass, window: usize, vec4: bool) -> Kernel {
         Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
         Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
     };
-    let mut defines = plan.defines(vec4);
+    let mut defines = Plan { step: STEP, ..plan.clone() }.defines(vec4);
     defines.extend([("WINDOW", window as u32), (flag, 1)]);
     Kernel::new::<WindowParams>(ATTENTION, entry, defines)
+}
+
+fn spread_kernel() -> Kernel {
+    Kernel::new::<SpreadParams>(GRADIENTS, "spread_bias", vec![("WG", WG), ("SPREAD_BIAS", 1)])
 }
 
 fn fold_kernel() -> Kernel {
@@ -96,7 +109,7 @@ fn padding_kernel() -> Kernel {
 
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut all = vec![fold_kernel(), padding_kernel()];
+    let mut all = vec![spread_kernel(), fold_kernel(), padding_kernel()];
     for (head_dim, window) in [(4, 2), (16, 7), (32, 7), (32, 12)] {
         for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim }, caps) {
             let passes = [Pass::Forward, Pass::BackwardQ, Pass::BackwardKv];
@@ -110,7 +123,6 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
 
 fn params(call: &Call) -> Result<WindowParams> {
     let (rx, ro) = (call.qkv.rows("window_attention")?, call.out.rows("window_attention")?);
-    let bias = call.bias.rows("window_attention")?;
     Ok(WindowParams {
         heads: call.heads as u32,
         rows: call.windows.rows() as u32,
@@ -122,11 +134,32 @@ fn params(call: &Call) -> Result<WindowParams> {
         out_stride: ro.stride as u32,
         saved_offset: call.saved.layout().offset as u32,
         index_offset: call.windows.index.layout().offset as u32,
-        bias_offset: bias.offset as u32,
-        bias_stride: bias.stride as u32,
         scale: call.scale,
         ..Default::default()
     })
+}
+
+/// Elements of a row of pairs of tokens.
+fn pitch(windows: &Windows) -> usize {
+    windows.window().pow(2).next_multiple_of(STEP as usize)
+}
+
+/// `[2, heads, tokens, pitch]`: the bias of every pair of tokens, for owned queries and for owned keys.
+fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
+    let tokens = call.windows.window().pow(2);
+    let shape = [2, call.heads, tokens, pitch(&call.windows)];
+    let pairs = Tensor::empty(call.bias.device(), &shape, DType::F32)?;
+    let bias = call.bias.rows("window_attention")?;
+    let params = SpreadParams {
+        heads: call.heads as u32,
+        window: call.windows.window() as u32,
+        pairs_offset: pairs.layout().offset as u32,
+        bias_offset: bias.offset as u32,
+        bias_stride: bias.stride as u32,
+    };
+    let grid = gpu.caps().grid(pairs.elements().div_ceil(WG as usize));
+    gpu.dispatch(&spread_kernel(), &[&pairs, &call.bias], &params, grid)?;
+    Ok(pairs)
 }
 
 /// Workgroups for so many windows or parts.
@@ -135,12 +168,14 @@ fn workgroups(call: &Call, plan: &Plan, items: usize) -> usize {
 }
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
-    let tensors = [&call.out, &call.saved, &call.qkv, &call.windows.index, &call.bias];
+    let bias = spread_bias(call, gpu)?;
+    let tensors = [&call.out, &call.saved, &call.qkv, &call.windows.index, &bias];
     let rows = [call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
     let kernel = kernel(plan, Pass::Forward, call.windows.window(), in_vectors(call.head_dim, &rows));
     let grid = gpu.caps().grid(workgroups(call, plan, call.windows.count()));
     call.say_flops(2);
-    gpu.dispatch(&kernel, &tensors, &params(call)?, grid)
+    let params = WindowParams { bias_offset: bias.layout().offset as u32, ..params(call)? };
+    gpu.dispatch(&kernel, &tensors, &params, grid)
 }
 
 pub(super) fn backward(
@@ -153,12 +188,14 @@ pub(super) fn backward(
 ) -> Result<()> {
     let windows = &call.windows;
     let (rd, rg) = (dout.rows("window_attention")?, dqkv.rows("window_attention")?);
-    let length = windows.window().pow(2);
-    let most = (PARTS / call.heads).min(SUMS / (call.heads * length * length)).max(1);
+    let pairs = call.heads * windows.window().pow(2) * pitch(windows);
+    let most = (PARTS / call.heads).min(SUMS / pairs).max(1);
     let per_part = windows.count().div_ceil(most);
     let parts = windows.count().div_ceil(per_part);
-    let sums = Tensor::empty(dqkv.device(), &[parts, call.heads * length * length], DType::F32)?;
+    let sums = Tensor::empty(dqkv.device(), &[parts, pairs], DType::F32)?;
+    let bias = spread_bias(call, gpu)?;
     let params = WindowParams {
+        bias_offset: bias.layout().offset as u32,
         per_part: per_part as u32,
         dout_offset: rd.offset as u32,
         dout_stride: rd.stride as u32,
@@ -170,13 +207,13 @@ pub(super) fn backward(
     let rows = [rd, rg, call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
     let vec4 = in_vectors(call.head_dim, &rows);
     let kernel = |pass| kernel(plan, pass, windows.window(), vec4);
-    let (index, bias) = (&windows.index, &call.bias);
+    let index = &windows.index;
     let grid = gpu.caps().grid(workgroups(call, plan, parts));
-    let tensors = [dqkv, &call.saved, &sums, &call.qkv, dout, &call.out, index, bias];
+    let tensors = [dqkv, &call.saved, &sums, &call.qkv, dout, &call.out, index, &bias];
     call.say_flops(3);
     gpu.dispatch(&kernel(Pass::BackwardQ), &tensors, &params, grid)?;
     let grid = gpu.caps().grid(workgroups(call, plan, windows.count()));
-    let tensors = [dqkv, &call.saved, &call.qkv, dout, index, bias];
+    let tensors = [dqkv, &call.saved, &call.qkv, dout, index, &bias];
     call.say_flops(4);
     gpu.dispatch(&kernel(Pass::BackwardKv), &tensors, &params, grid)?;
     sum_padding(call, gpu, dout, dqkv)?;
