@@ -157,6 +157,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #endif
         var x: Streams;
         var y: Streams;
+        var s: Pairs;
         for (var j = 0u; j < STEP; j++) {
             let row = streaming(at, key + j);
 #ifdef BROADCAST
@@ -164,11 +165,9 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
             y[j] = stream_y(v + row * p.qkv_stride, sub);
 #else
             x[j] = row % TILE * CHUNKS;
-            y[j] = row % TILE * CHUNKS;
+            y[j] = x[j];
 #endif
-        }
-        var s = dots_x(&q, &x);
-        for (var j = 1u; j < STEP; j++) {
+            s[j] = dots_x(&q, &x, j);
             for (var o = 0u; o < OWN; o++) { s[j][o] = select(NEG_INF, s[j][o], key + j < at.length); }
         }
         var shrink = take_scores(&s, &most, &total);
@@ -200,16 +199,16 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
     let v = k + width;
     let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
     let result = p.out_offset + at.first * p.out_stride + at.head * HEAD;
+    var dy = own_dout(cotangent, at, lane);
     var mean: Each;
     var level: Each;
     for (var o = 0u; o < OWN; o++) {
         let row = owned(at, lane, o);
-        mean[o] = dot_out(result + row * p.out_stride, cotangent + row * p.dout_stride);
+        mean[o] = dot_out(result + row * p.out_stride, &dy, o);
         level[o] = saved[saved_at(0u, at, row)];
         if row == at.start + o * WG + lane { saved[saved_at(1u, at, row)] = mean[o]; }
     }
     var q = own_qkv(base, at, lane, p.scale);
-    var dy = own_dout(cotangent, at, lane);
     var sum: Rows;
     for (var key = 0u; key < at.length; key += STEP) {
 #ifndef BROADCAST
@@ -217,21 +216,21 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
 #endif
         var x: Streams;
         var y: Streams;
+        var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
             let row = streaming(at, key + j);
 #ifdef BROADCAST
             x[j] = stream_x(k + row * p.qkv_stride, sub);
+            var s = dots_x(&q, &x, j);
             y[j] = stream_y(v + row * p.qkv_stride, sub);
 #else
             x[j] = row % TILE * CHUNKS;
-            y[j] = row % TILE * CHUNKS;
+            y[j] = x[j];
+            var s = dots_x(&q, &x, j);
 #endif
-        }
-        var s = dots_x(&q, &x);
-        var ds = dots_y(&dy, &y);
-        for (var j = 0u; j < STEP; j++) {
+            ds[j] = dots_y(&dy, &y, j);
             for (var o = 0u; o < OWN; o++) {
-                let gradient = exp_accurate(s[j][o] - level[o]) * (ds[j][o] - mean[o]);
+                let gradient = exp_accurate(s[o] - level[o]) * (ds[j][o] - mean[o]);
                 ds[j][o] = select(0.0, gradient, key + j < at.length);
             }
         }
@@ -269,26 +268,24 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #endif
         var x: Streams;
         var y: Streams;
+        var s: Pairs;
+        var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
             let row = streaming(at, query + j);
 #ifdef BROADCAST
             x[j] = stream_x(base + row * p.qkv_stride, sub);
+            s[j] = dots_x(&k, &x, j);
             y[j] = stream_y(cotangent + row * p.dout_stride, sub);
-#else
-            x[j] = row % TILE * CHUNKS;
-            y[j] = row % TILE * CHUNKS;
-#endif
-        }
-        var s = dots_x(&k, &x);
-        var ds = dots_y(&v, &y);
-        for (var j = 0u; j < STEP; j++) {
-#ifdef BROADCAST
             let level = subgroupShuffle(levels, j);
             let mean = subgroupShuffle(levels, 4u + j);
 #else
-            let level = saved[saved_at(0u, at, streaming(at, query + j))];
-            let mean = saved[saved_at(1u, at, streaming(at, query + j))];
+            x[j] = row % TILE * CHUNKS;
+            y[j] = x[j];
+            s[j] = dots_x(&k, &x, j);
+            let level = saved[saved_at(0u, at, row)];
+            let mean = saved[saved_at(1u, at, row)];
 #endif
+            ds[j] = dots_y(&v, &y, j);
             for (var o = 0u; o < OWN; o++) {
                 s[j][o] = select(0.0, exp_accurate(s[j][o] - level), query + j < at.length);
                 ds[j][o] = s[j][o] * (ds[j][o] - mean);

@@ -186,6 +186,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #endif
         var x: Streams;
         var y: Streams;
+        var products: Pairs;
         for (var j = 0u; j < STEP; j++) {
 #ifdef BROADCAST
             x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, sub);
@@ -194,8 +195,9 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
             x[j] = min(key + j, LENGTH - 1u) % TILE * CHUNKS;
             y[j] = x[j];
 #endif
+            products[j] = dots_x(&q, &x, j);
         }
-        var s = add_bias(dots_x(&q, &x), 0u, at, lane, key, own, entries);
+        var s = add_bias(products, 0u, at, lane, key, own, entries);
         var shrink = take_scores(&s, &most, &total);
         shrink_add_y(&sum, &shrink, &s, &y);
     }
@@ -242,8 +244,8 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
             let cotangent = p.dout_offset + row * p.dout_stride + at.head * HEAD;
             // padded queries have no cotangent
             let kept = row_of(own[o]) < p.rows;
-            mean[o] = dot_out(result, cotangent);
             for (var c = 0u; c < CHUNKS; c++) { dy[o][c] = dout8(cotangent, c); }
+            mean[o] = dot_out(result, &dy, o);
             level[o] = select(-NEG_INF, saved[saved_at(0u, at.head, row)], kept);
         }
         var padded_ds: Each;
@@ -258,17 +260,21 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
 #endif
             var x: Streams;
             var y: Streams;
+            var products: Pairs;
+            var ds: Pairs;
             for (var j = 0u; j < STEP; j++) {
 #ifdef BROADCAST
                 x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, sub);
+                products[j] = dots_x(&q, &x, j);
                 y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, sub);
 #else
                 x[j] = min(key + j, LENGTH - 1u) % TILE * CHUNKS;
                 y[j] = x[j];
+                products[j] = dots_x(&q, &x, j);
 #endif
+                ds[j] = dots_y(&dy, &y, j);
             }
-            var s = add_bias(dots_x(&q, &x), 0u, at, lane, key, own, entries);
-            var ds = dots_y(&dy, &y);
+            var s = add_bias(products, 0u, at, lane, key, own, entries);
             for (var j = 0u; j < STEP; j++) {
                 let padded = f32(row_of(entries[j]) >= p.rows);
                 for (var o = 0u; o < OWN; o++) {
@@ -330,17 +336,21 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #endif
         var x: Streams;
         var y: Streams;
+        var products: Pairs;
+        var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
 #ifdef BROADCAST
             x[j] = stream_x(q + row_of(entries[j]) * p.qkv_stride, sub);
+            products[j] = dots_x(&k, &x, j);
             y[j] = stream_y(d + real_row(entries[j]) * p.dout_stride, sub);
 #else
             x[j] = min(query + j, LENGTH - 1u) % TILE * CHUNKS;
             y[j] = x[j];
+            products[j] = dots_x(&k, &x, j);
 #endif
+            ds[j] = dots_y(&v, &y, j);
         }
-        var s = add_bias(dots_x(&k, &x), 1u, at, lane, query, own, entries);
-        var ds = dots_y(&v, &y);
+        var s = add_bias(products, 1u, at, lane, query, own, entries);
         for (var j = 0u; j < STEP; j++) {
 #ifdef BROADCAST
             let saved_level = subgroupShuffle(levels, j);

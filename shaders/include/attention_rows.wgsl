@@ -63,22 +63,6 @@ fn dout8(at: u32, c: u32) -> Eight {
 }
 #endif
 
-#ifdef BACKWARD_Q
-// Σ out·do over the row, whose parts lie at these places.
-fn dot_out(result: u32, cotangent: u32) -> f32 {
-    var sum = 0.0;
-#ifdef VEC4
-    for (var c = 0u; c < CHUNKS; c++) {
-        let i = result / 4u + 2u * c;
-        sum += dot8(Eight(vec4<f32>(out[i]), vec4<f32>(out[i + 1u])), dout8(cotangent, c));
-    }
-#else
-    for (var e = 0u; e < HEAD; e++) { sum += f32(out[result + e]) * f32(dout[cotangent + e]); }
-#endif
-    return sum;
-}
-#endif
-
 // The streaming side. Each row has two parts: `x` is q or k, `y` is v or do. Loops over the STEP rows that are handled
 // together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of them.
 alias Streams = array<Stream, STEP>;
@@ -179,6 +163,26 @@ fn read_row(at: u32, factor: f32) -> Row {
     return row;
 }
 
+#ifdef BACKWARD_Q
+// Σ out·do over owned row o of `dy`, whose part of `out` lies there.
+fn dot_out(at: u32, dy: ptr<function, Rows>, o: u32) -> f32 {
+    var sum = 0.0;
+    for (var c = 0u; c < CHUNKS; c++) {
+        let d = (*dy)[o][c];
+#ifdef VEC4
+        let i = at / 4u + 2u * c;
+        sum += dot8(Eight(vec4<f32>(out[i]), vec4<f32>(out[i + 1u])), d);
+#else
+        for (var e = 0u; e < 8u; e++) {
+            let other = select(d.a[e & 3u], d.b[e & 3u], e > 3u);
+            if 8u * c + e < HEAD { sum += f32(out[at + 8u * c + e]) * other; }
+        }
+#endif
+    }
+    return sum;
+}
+#endif
+
 // Writes (=) row o of `rows` times a factor to `out` in FORWARD and to `dqkv` otherwise, from `at` on.
 fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
     for (var c = 0u; c < CHUNKS; c++) {
@@ -210,14 +214,12 @@ fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
 // A number for each pair of a streaming and an owned row.
 alias Pairs = array<Each, STEP>;
 
-// own·x
-fn dots_x(own: ptr<function, Rows>, x: ptr<function, Streams>) -> Pairs {
-    var result: Pairs;
-    for (var j = 0u; j < STEP; j++) {
-        for (var c = 0u; c < CHUNKS; c++) {
-            let e = chunk_x(x, j, c);
-            for (var o = 0u; o < OWN; o++) { result[j][o] += dot8((*own)[o][c], e); }
-        }
+// own·x for streaming row j.
+fn dots_x(own: ptr<function, Rows>, x: ptr<function, Streams>, j: u32) -> Each {
+    var result: Each;
+    for (var c = 0u; c < CHUNKS; c++) {
+        let e = chunk_x(x, j, c);
+        for (var o = 0u; o < OWN; o++) { result[o] += dot8((*own)[o][c], e); }
     }
     return result;
 }
@@ -254,14 +256,12 @@ fn shrink_add_y(sum: ptr<function, Rows>, shrink: ptr<function, Each>, factor: p
     }
 }
 #else
-// own·y
-fn dots_y(own: ptr<function, Rows>, y: ptr<function, Streams>) -> Pairs {
-    var result: Pairs;
-    for (var j = 0u; j < STEP; j++) {
-        for (var c = 0u; c < CHUNKS; c++) {
-            let e = chunk_y(y, j, c);
-            for (var o = 0u; o < OWN; o++) { result[j][o] += dot8((*own)[o][c], e); }
-        }
+// own·y for streaming row j.
+fn dots_y(own: ptr<function, Rows>, y: ptr<function, Streams>, j: u32) -> Each {
+    var result: Each;
+    for (var c = 0u; c < CHUNKS; c++) {
+        let e = chunk_y(y, j, c);
+        for (var o = 0u; o < OWN; o++) { result[o] += dot8((*own)[o][c], e); }
     }
     return result;
 }

@@ -40,6 +40,9 @@ params!(AttentionParams {
 
 /// Groups of sequences that one dispatch takes.
 const GROUPS: usize = 4;
+/// Chunks of eight elements that an invocation of a broadcast kernel takes up in one go: llvmpipe compiles more for
+/// longer than a second.
+const UNROLLED_CHUNKS: u32 = 100;
 /// Largest head that the kernels take.
 const MAX_HEAD: usize = 128;
 
@@ -80,11 +83,34 @@ pub struct Plan {
     pub head_dim: u32,
 }
 
+/// The kernels of attention, in windows or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
+pub(in crate::ops) enum Pass {
     Forward,
     BackwardQ,
     BackwardKv,
+}
+
+impl Pass {
+    pub(in crate::ops) const ALL: [Self; 3] = [Self::Forward, Self::BackwardQ, Self::BackwardKv];
+
+    /// Rows that an invocation keeps for every one it owns: operands and sums.
+    fn kept_rows(self) -> u32 {
+        match self {
+            Self::Forward => 2,
+            Self::BackwardQ => 3,
+            Self::BackwardKv => 4,
+        }
+    }
+
+    /// Its entry point, and the flag that it is built with.
+    pub(in crate::ops) fn names(self) -> (&'static str, &'static str) {
+        match self {
+            Self::Forward => ("forward", "FORWARD"),
+            Self::BackwardQ => ("backward_q", "BACKWARD_Q"),
+            Self::BackwardKv => ("backward_kv", "BACKWARD_KV"),
+        }
+    }
 }
 
 impl Plan {
@@ -95,6 +121,18 @@ impl Plan {
 
     fn broadcast(head_dim: usize, own: u32) -> Self {
         Self { variant: Variant::Broadcast, lanes: 8, own, tile: 0, step: 2, head_dim: head_dim as u32 }
+    }
+
+    /// The plan of one of the kernels. With broadcasts all rows that an invocation owns are code, which is to be compiled
+    /// within a second.
+    pub(in crate::ops) fn of(&self, pass: Pass) -> Self {
+        let chunks = self.head_dim.div_ceil(8) * self.step * pass.kept_rows();
+        let most = match self.variant {
+            Variant::Tiled => self.own,
+            Variant::Broadcast => (UNROLLED_CHUNKS / chunks).max(1),
+        };
+        let own = [4, 2, 1].into_iter().find(|own| *own <= self.own.min(most)).unwrap_or(1);
+        Self { own, ..self.clone() }
     }
 
     /// Rows of a workgroup.
@@ -109,12 +147,8 @@ impl Plan {
     }
 
     fn kernel(&self, pass: Pass, dtype: DType, vec4: bool) -> Kernel {
-        let (entry, flag) = match pass {
-            Pass::Forward => ("forward", "FORWARD"),
-            Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
-            Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
-        };
-        let mut defines = self.defines(vec4);
+        let (entry, flag) = pass.names();
+        let mut defines = self.of(pass).defines(vec4);
         defines.push((flag, 1));
         defines.extend(half_define(dtype));
         Kernel::new::<AttentionParams>(SHADER, entry, defines)
@@ -145,7 +179,6 @@ pub(in crate::ops) fn vector_choices(head_dim: usize) -> &'static [bool] {
 pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
     let mut all: Vec<_> = [32, 64, 128].map(|lanes| Plan::tiled(problem.head_dim, lanes)).into();
     if caps.fixed_subgroup_size() == Some(8) {
-        // code and compile time (2 s a kernel at 16 chunks) grow with the chunks that an invocation owns
         let chunks = problem.head_dim.div_ceil(8);
         let own = [1, 2, 4].into_iter().filter(|own| *own == 1 || own * chunks <= 16);
         all.extend(own.map(|own| Plan::broadcast(problem.head_dim, own as u32)));
@@ -181,9 +214,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         let problem = Problem { groups: Vec::new(), heads: 1, head_dim };
         for plan in plans(&problem, caps) {
             for dtype in activation_types(caps) {
-                let passes = [Pass::Forward, Pass::BackwardQ, Pass::BackwardKv];
                 for &vec4 in vector_choices(head_dim) {
-                    all.extend(passes.map(|pass| plan.kernel(pass, dtype, vec4)));
+                    all.extend(Pass::ALL.map(|pass| plan.kernel(pass, dtype, vec4)));
                 }
             }
         }
@@ -237,7 +269,7 @@ fn params(call: &Call) -> Result<AttentionParams> {
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let rows = [call.qkv.rows("attention")?, call.out.rows("attention")?];
     let kernel = plan.kernel(Pass::Forward, call.qkv.dtype(), in_vectors(call.head_dim, &rows));
-    launches(call, plan, params(call)?, |params, workgroups, groups| {
+    launches(call, &plan.of(Pass::Forward), params(call)?, |params, workgroups, groups| {
         profile::flops(call.flops(groups, 2));
         let tensors = [&call.out, &call.saved, &call.qkv];
         gpu.dispatch(&kernel, &tensors, params, gpu.caps().grid(workgroups))
@@ -261,14 +293,13 @@ pub(super) fn backward(
     };
     let rows = [rd, rg, call.qkv.rows("attention")?, call.out.rows("attention")?];
     let vec4 = in_vectors(call.head_dim, &rows);
-    let [q, kv] = [Pass::BackwardQ, Pass::BackwardKv].map(|p| plan.kernel(p, call.qkv.dtype(), vec4));
-    launches(call, plan, params, |params, workgroups, groups| {
-        let grid = gpu.caps().grid(workgroups);
-        let tensors = [dqkv, &call.saved, &call.qkv, dout, &call.out];
-        profile::flops(call.flops(groups, 3));
-        gpu.dispatch(&q, &tensors, params, grid)?;
-        let tensors = [dqkv, &call.saved, &call.qkv, dout];
-        profile::flops(call.flops(groups, 4));
-        gpu.dispatch(&kv, &tensors, params, grid)
-    })
+    let tensors = [dqkv, &call.saved, &call.qkv, dout, &call.out];
+    for (pass, tensors, products) in [(Pass::BackwardQ, &tensors[..], 3), (Pass::BackwardKv, &tensors[..4], 4)] {
+        let kernel = plan.kernel(pass, call.qkv.dtype(), vec4);
+        launches(call, &plan.of(pass), params, |params, workgroups, groups| {
+            profile::flops(call.flops(groups, products));
+            gpu.dispatch(&kernel, tensors, params, gpu.caps().grid(workgroups))
+        })?;
+    }
+    Ok(())
 }

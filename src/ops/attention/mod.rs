@@ -11,7 +11,7 @@ mod gpu;
 pub(in crate::ops) mod head;
 
 pub use gpu::{Plan, Problem, Variant, kernels, plan, plans};
-pub(in crate::ops) use gpu::{in_vectors, vector_choices};
+pub(in crate::ops) use gpu::{Pass, in_vectors, vector_choices};
 
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};

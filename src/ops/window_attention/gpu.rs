@@ -4,7 +4,7 @@ use super::{Call, Windows};
 use crate::autograd::Target;
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
-use crate::ops::attention::{Plan, Problem, in_vectors, plans, vector_choices};
+use crate::ops::attention::{Pass, Plan, Problem, in_vectors, plans, vector_choices};
 use crate::ops::fill::fill;
 use crate::ops::reduce::column_sum;
 use crate::tensor::{DType, Tensor};
@@ -77,20 +77,14 @@ params!(PaddingParams {
     scale: f32,
 });
 
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Pass {
-    Forward,
-    BackwardQ,
-    BackwardKv,
+/// The plan with steps of a vector of pairs.
+fn in_fours(plan: &Plan) -> Plan {
+    Plan { step: STEP, ..plan.clone() }
 }
 
 fn kernel(plan: &Plan, pass: Pass, window: usize, vec4: bool) -> Kernel {
-    let (entry, flag) = match pass {
-        Pass::Forward => ("forward", "FORWARD"),
-        Pass::BackwardQ => ("backward_q", "BACKWARD_Q"),
-        Pass::BackwardKv => ("backward_kv", "BACKWARD_KV"),
-    };
-    let mut defines = Plan { step: STEP, ..plan.clone() }.defines(vec4);
+    let (entry, flag) = pass.names();
+    let mut defines = in_fours(plan).of(pass).defines(vec4);
     defines.extend([("WINDOW", window as u32), (flag, 1)]);
     Kernel::new::<WindowParams>(ATTENTION, entry, defines)
 }
@@ -112,9 +106,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = vec![spread_kernel(), fold_kernel(), padding_kernel()];
     for (head_dim, window) in [(4, 2), (16, 7), (32, 7), (32, 12)] {
         for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim }, caps) {
-            let passes = [Pass::Forward, Pass::BackwardQ, Pass::BackwardKv];
             for &vec4 in vector_choices(head_dim) {
-                all.extend(passes.map(|pass| kernel(&plan, pass, window, vec4)));
+                all.extend(Pass::ALL.map(|pass| kernel(&plan, pass, window, vec4)));
             }
         }
     }
@@ -163,8 +156,8 @@ fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
 }
 
 /// Workgroups for so many windows or parts.
-fn workgroups(call: &Call, plan: &Plan, items: usize) -> usize {
-    items * call.heads * call.windows.window().pow(2).div_ceil(plan.rows())
+fn workgroups(call: &Call, plan: &Plan, pass: Pass, items: usize) -> usize {
+    items * call.heads * call.windows.window().pow(2).div_ceil(in_fours(plan).of(pass).rows())
 }
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
@@ -172,7 +165,7 @@ pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let tensors = [&call.out, &call.saved, &call.qkv, &call.windows.index, &bias];
     let rows = [call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
     let kernel = kernel(plan, Pass::Forward, call.windows.window(), in_vectors(call.head_dim, &rows));
-    let grid = gpu.caps().grid(workgroups(call, plan, call.windows.count()));
+    let grid = gpu.caps().grid(workgroups(call, plan, Pass::Forward, call.windows.count()));
     call.say_flops(2);
     let params = WindowParams { bias_offset: bias.layout().offset as u32, ..params(call)? };
     gpu.dispatch(&kernel, &tensors, &params, grid)
@@ -208,11 +201,11 @@ pub(super) fn backward(
     let vec4 = in_vectors(call.head_dim, &rows);
     let kernel = |pass| kernel(plan, pass, windows.window(), vec4);
     let index = &windows.index;
-    let grid = gpu.caps().grid(workgroups(call, plan, parts));
+    let grid = gpu.caps().grid(workgroups(call, plan, Pass::BackwardQ, parts));
     let tensors = [dqkv, &call.saved, &sums, &call.qkv, dout, &call.out, index, &bias];
     call.say_flops(3);
     gpu.dispatch(&kernel(Pass::BackwardQ), &tensors, &params, grid)?;
-    let grid = gpu.caps().grid(workgroups(call, plan, windows.count()));
+    let grid = gpu.caps().grid(workgroups(call, plan, Pass::BackwardKv, windows.count()));
     let tensors = [dqkv, &call.saved, &call.qkv, dout, index, &bias];
     call.say_flops(4);
     gpu.dispatch(&kernel(Pass::BackwardKv), &tensors, &params, grid)?;
