@@ -40,9 +40,9 @@ params!(AttentionParams {
 
 /// Groups of sequences that one dispatch takes.
 const GROUPS: usize = 4;
-/// Chunks of eight elements that an invocation of a broadcast kernel takes up in one go: llvmpipe compiles more for
-/// longer than a second.
-const UNROLLED_CHUNKS: u32 = 100;
+/// Chunks of eight elements that an invocation of a broadcast kernel keeps, and takes up in one step: llvmpipe compiles
+/// more for longer than a second.
+const UNROLLED_CHUNKS: u32 = 160;
 /// Largest head that the kernels take.
 const MAX_HEAD: usize = 128;
 
@@ -126,7 +126,7 @@ impl Plan {
     /// The plan of one of the kernels. With broadcasts all rows that an invocation owns are code, which is to be compiled
     /// within a second.
     pub(in crate::ops) fn of(&self, pass: Pass) -> Self {
-        let chunks = self.head_dim.div_ceil(8) * self.step * pass.kept_rows();
+        let chunks = self.head_dim.div_ceil(8) * pass.kept_rows() * (self.step + 1);
         let most = match self.variant {
             Variant::Tiled => self.own,
             Variant::Broadcast => (UNROLLED_CHUNKS / chunks).max(1),
