@@ -14,25 +14,12 @@
 //                broadcast them. Needs subgroups of eight; for software adapters, whose loads cost most.
 // Rows are handled in chunks of eight elements; where HEAD is not a multiple of eight (RAGGED) the rest is zero.
 //
-// Grid: one workgroup of WG invocations for WG·OWN rows of a sequence and head, folded. Up to four groups of
-// sequences: group i ends before workgroup end_i, starts at row first_i and has sequences of length_i rows.
+// Grid: one workgroup of WG invocations for WG·OWN rows of a sequence and head, folded; see include/sequences.wgsl.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
+#include "sequences.wgsl"
 #include "attention_rows.wgsl"
-
-struct Params {
-    heads: u32, rows: u32,
-    qkv_offset: u32, qkv_stride: u32,
-    out_offset: u32, out_stride: u32,
-    dout_offset: u32, dout_stride: u32,
-    dqkv_offset: u32, dqkv_stride: u32,
-    saved_offset: u32,
-    end_0: u32, end_1: u32, end_2: u32, end_3: u32,
-    first_0: u32, first_1: u32, first_2: u32, first_3: u32,
-    length_0: u32, length_1: u32, length_2: u32, length_3: u32,
-    scale: f32,
-}
 
 #ifdef FORWARD
 @group(0) @binding(0) var<storage, read_write> out: array<Cell>;
@@ -54,29 +41,6 @@ struct Params {
 #endif
 
 const ROWS: u32 = WG * OWN;
-
-// What a workgroup works on: rows [start, start + ROWS) of the sequence of `length` rows from row `first`.
-struct Place { first: u32, length: u32, head: u32, start: u32 }
-
-fn workgroups() -> u32 { return p.end_3; }
-
-fn place(workgroup: u32) -> Place {
-    var from_ = 0u;
-    var first = p.first_0;
-    var length = p.length_0;
-    if workgroup >= p.end_0 { from_ = p.end_0; first = p.first_1; length = p.length_1; }
-    if workgroup >= p.end_1 { from_ = p.end_1; first = p.first_2; length = p.length_2; }
-    if workgroup >= p.end_2 { from_ = p.end_2; first = p.first_3; length = p.length_3; }
-    let blocks = (length + ROWS - 1u) / ROWS;
-    let i = workgroup - from_;
-    let j = i / blocks;
-    return Place(first + j / p.heads * length, length, j % p.heads, (i % blocks) * ROWS);
-}
-
-// Where lse (kind 0) or delta (kind 1) of a sequence's row is.
-fn saved_at(kind: u32, at: Place, row: u32) -> u32 {
-    return p.saved_offset + (kind * p.heads + at.head) * p.rows + at.first + row;
-}
 
 // The owned rows. Invocation `lane` owns rows start + lane + o·WG, o < OWN; those past the sequence's end repeat its
 // last row and are not written.

@@ -2,8 +2,8 @@
 // multiplies small matrices of FRAGMENT×FRAGMENT as a whole and adds them up in single precision.
 // Shapes, strides, bindings and epilogues: include/matmul.wgsl. WIDE: A and B are read eight elements at a time, C four.
 // Grid: one workgroup a tile of BM×BN, batch and part of K, folded. Workgroup: 32·(BM / SIDE)·(BN / SIDE).
-// A subgroup makes SIDE×SIDE results, FRAGMENTS×FRAGMENTS small matrices (two; four where FOUR), each a variable of its own,
-// since arrays of them are not allowed. Tiles of A and B, BK deep, are staged in two buffers: while one is multiplied the
+// A subgroup makes SIDE×SIDE results, FRAGMENTS×FRAGMENTS small matrices, each a variable of its own, since arrays of them are
+// not allowed. Tiles of A and B, BK deep, are staged in two buffers: while one is multiplied the
 // next tile travels from memory through registers into the other, with one barrier a step. What lies beyond the edges is
 // staged as zero. A row of a staged tile has eight elements of padding, so that the rows of a small matrix lie in different
 // banks; rows start at multiples of 16 bytes. The tiles lie as A and B do in memory (rows of a tile run along K, or where
@@ -44,14 +44,30 @@ const PARK_ROW: u32 = FRAGMENT / 4u + 1u;
 struct Eight { low: vec4<f16>, high: vec4<f16> }
 #endif
 
-var<workgroup> a_tile: array<vec4<f16>, 2u * A_TILE>;
-var<workgroup> b_tile: array<vec4<f16>, 2u * B_TILE>;
+// Two tiles of A, then two of B.
+var<workgroup> staged: array<vec4<f16>, 2u * (A_TILE + B_TILE)>;
 var<workgroup> parked: array<vec4<f32>, SUBGROUPS * FRAGMENT * PARK_ROW>;
 // On their way from memory.
 var<private> next_a: array<Eight, A_EIGHTS>;
 var<private> next_b: array<Eight, B_EIGHTS>;
 
 #include "cooperative.wgsl"
+
+// The small matrix of A from a row and k of a buffer on, and that of B from a column and k.
+fn left(buffer: u32, row: u32, k: u32) -> Left {
+#ifdef A_ALONG_M
+    return left_by_columns(buffer * A_TILE + k * A_ROW + row / 4u, A_ROW);
+#else
+    return left_by_rows(buffer * A_TILE + row * A_ROW + k / 4u, A_ROW);
+#endif
+}
+fn right(buffer: u32, col: u32, k: u32) -> Right {
+#ifdef B_ALONG_K
+    return right_by_columns(2u * A_TILE + buffer * B_TILE + col * B_ROW + k / 4u, B_ROW);
+#else
+    return right_by_rows(2u * A_TILE + buffer * B_TILE + k * B_ROW + col / 4u, B_ROW);
+#endif
+}
 
 // Place of an invocation's i-th eight in a tile: (row or column of C, k).
 fn a_place(i: u32) -> vec2<u32> {
@@ -143,18 +159,18 @@ fn stage(buffer: u32, lane: u32) {
 #else
         let to = buffer * A_TILE + at.x * A_ROW + at.y / 4u;
 #endif
-        a_tile[to] = next_a[t].low;
-        a_tile[to + 1u] = next_a[t].high;
+        staged[to] = next_a[t].low;
+        staged[to + 1u] = next_a[t].high;
     }
     for (var t = 0u; t < B_EIGHTS; t++) {
         let at = b_place(lane + t * WG);
 #ifdef B_ALONG_K
-        let to = buffer * B_TILE + at.x * B_ROW + at.y / 4u;
+        let to = 2u * A_TILE + buffer * B_TILE + at.x * B_ROW + at.y / 4u;
 #else
-        let to = buffer * B_TILE + at.y * B_ROW + at.x / 4u;
+        let to = 2u * A_TILE + buffer * B_TILE + at.y * B_ROW + at.x / 4u;
 #endif
-        b_tile[to] = next_b[t].low;
-        b_tile[to + 1u] = next_b[t].high;
+        staged[to] = next_b[t].low;
+        staged[to + 1u] = next_b[t].high;
     }
 }
 
@@ -196,24 +212,11 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     }
     let y = subgroup / ACROSS * SIDE;
     let x = subgroup % ACROSS * SIDE;
-    var s00: Sum;
-    var s01: Sum;
-    var s10: Sum;
-    var s11: Sum;
-#ifdef FOUR
-    var s02: Sum;
-    var s03: Sum;
-    var s12: Sum;
-    var s13: Sum;
-    var s20: Sum;
-    var s21: Sum;
-    var s22: Sum;
-    var s23: Sum;
-    var s30: Sum;
-    var s31: Sum;
-    var s32: Sum;
-    var s33: Sum;
-#endif
+#repeat Y FRAGMENTS
+#repeat X FRAGMENTS
+    var s$Y$X: Sum;
+#end
+#end
     let count = p.k_groups * steps();
     fetch(job, 0u, lane);
     stage(0u, lane);
@@ -222,36 +225,15 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         let buffer = step % 2u;
         if step + 1u < count { fetch(job, step + 1u, lane); }
         for (var k = 0u; k < BK; k += FRAGMENT) {
-            let a0 = left(buffer, y, k);
-            let a1 = left(buffer, y + FRAGMENT, k);
-#ifdef FOUR
-            let a2 = left(buffer, y + 2u * FRAGMENT, k);
-            let a3 = left(buffer, y + 3u * FRAGMENT, k);
-#endif
-            let b0 = right(buffer, x, k);
-            s00 = multiply_add(a0, b0, s00);
-            s10 = multiply_add(a1, b0, s10);
-#ifdef FOUR
-            s20 = multiply_add(a2, b0, s20);
-            s30 = multiply_add(a3, b0, s30);
-#endif
-            let b1 = right(buffer, x + FRAGMENT, k);
-            s01 = multiply_add(a0, b1, s01);
-            s11 = multiply_add(a1, b1, s11);
-#ifdef FOUR
-            s21 = multiply_add(a2, b1, s21);
-            s31 = multiply_add(a3, b1, s31);
-            let b2 = right(buffer, x + 2u * FRAGMENT, k);
-            s02 = multiply_add(a0, b2, s02);
-            s12 = multiply_add(a1, b2, s12);
-            s22 = multiply_add(a2, b2, s22);
-            s32 = multiply_add(a3, b2, s32);
-            let b3 = right(buffer, x + 3u * FRAGMENT, k);
-            s03 = multiply_add(a0, b3, s03);
-            s13 = multiply_add(a1, b3, s13);
-            s23 = multiply_add(a2, b3, s23);
-            s33 = multiply_add(a3, b3, s33);
-#endif
+#repeat Y FRAGMENTS
+            let a$Y = left(buffer, y + $Yu * FRAGMENT, k);
+#end
+#repeat X FRAGMENTS
+            let b$X = right(buffer, x + $Xu * FRAGMENT, k);
+#repeat Y FRAGMENTS
+            s$Y$X = multiply_add(a$Y, b$X, s$Y$X);
+#end
+#end
         }
         // the other buffer was last read before the barrier
         if step + 1u < count { stage(1u - buffer, lane); }
@@ -260,38 +242,10 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let own = subgroup * FRAGMENT * PARK_ROW;
     let row = job.row + y;
     let col = job.col + x;
-    park(s00, own);
-    finish_parked(job, row, col, own, sub);
-    park(s01, own);
-    finish_parked(job, row, col + FRAGMENT, own, sub);
-    park(s10, own);
-    finish_parked(job, row + FRAGMENT, col, own, sub);
-    park(s11, own);
-    finish_parked(job, row + FRAGMENT, col + FRAGMENT, own, sub);
-#ifdef FOUR
-    park(s02, own);
-    finish_parked(job, row, col + 2u * FRAGMENT, own, sub);
-    park(s03, own);
-    finish_parked(job, row, col + 3u * FRAGMENT, own, sub);
-    park(s12, own);
-    finish_parked(job, row + FRAGMENT, col + 2u * FRAGMENT, own, sub);
-    park(s13, own);
-    finish_parked(job, row + FRAGMENT, col + 3u * FRAGMENT, own, sub);
-    park(s20, own);
-    finish_parked(job, row + 2u * FRAGMENT, col, own, sub);
-    park(s21, own);
-    finish_parked(job, row + 2u * FRAGMENT, col + FRAGMENT, own, sub);
-    park(s22, own);
-    finish_parked(job, row + 2u * FRAGMENT, col + 2u * FRAGMENT, own, sub);
-    park(s23, own);
-    finish_parked(job, row + 2u * FRAGMENT, col + 3u * FRAGMENT, own, sub);
-    park(s30, own);
-    finish_parked(job, row + 3u * FRAGMENT, col, own, sub);
-    park(s31, own);
-    finish_parked(job, row + 3u * FRAGMENT, col + FRAGMENT, own, sub);
-    park(s32, own);
-    finish_parked(job, row + 3u * FRAGMENT, col + 2u * FRAGMENT, own, sub);
-    park(s33, own);
-    finish_parked(job, row + 3u * FRAGMENT, col + 3u * FRAGMENT, own, sub);
-#endif
+#repeat Y FRAGMENTS
+#repeat X FRAGMENTS
+    park(s$Y$X, own, PARK_ROW);
+    finish_parked(job, row + $Yu * FRAGMENT, col + $Xu * FRAGMENT, own, sub);
+#end
+#end
 }

@@ -55,7 +55,7 @@ impl Case {
     }
 
     fn problem(&self) -> Problem {
-        Problem { groups: self.groups.clone(), heads: self.heads, head_dim: self.d }
+        Problem { groups: self.groups.clone(), heads: self.heads, head_dim: self.d, half: false }
     }
 
     fn operand(&self) -> Operand {
@@ -176,6 +176,6 @@ fn shapes_that_do_not_fit_are_errors() {
     assert!(attention(&tape, &qkv(6, 24), &groups(&[(2, 3)]), 5, 1.0).is_err());
     assert!(attention(&tape, &qkv(6, 3 * 129), &groups(&[(2, 3)]), 1, 1.0).is_err());
     let Device::Gpu(gpu) = &device else { unreachable!("gpu() is a GPU") };
-    let problem = Problem { groups: groups(&[(1, 4)]), heads: 1, head_dim: 64 };
+    let problem = Problem { groups: groups(&[(1, 4)]), heads: 1, head_dim: 64, half: false };
     assert!(plans(&problem, gpu.caps()).contains(&plan(&problem, gpu.caps()).unwrap()));
 }

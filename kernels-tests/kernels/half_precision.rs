@@ -1,7 +1,9 @@
 //! Activations of half precision on a GPU: every operation that takes them beside the CPU's single precision on the same
 //! rounded values.
 
-use poa_gpu::ops::attention::{Problem, SequenceGroup, attention, attention_planned, plans};
+use std::collections::HashSet;
+
+use poa_gpu::ops::attention::{Problem, SequenceGroup, attention, attention_planned, plain_plans, plans};
 use poa_gpu::ops::elementwise::{gelu, scale};
 use poa_gpu::ops::gather::narrow_rows;
 use poa_gpu::ops::layer_norm::layer_norm;
@@ -94,9 +96,9 @@ fn residuals() {
 #[test]
 fn attention_with_every_plan() {
     let groups = [SequenceGroup { count: 2, length: 21 }, SequenceGroup { count: 1, length: 37 }];
+    let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
     for head_dim in [6, 16, 64] {
-        let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim };
-        let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
+        let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
         for plan in plans(&problem, device.caps()) {
             let operand = (Operand::new(1, &[79, 6 * head_dim]).strided(), true);
             check_half(&format!("attention {plan:?}"), &[operand], |tape, v| {
@@ -108,6 +110,33 @@ fn attention_with_every_plan() {
             });
         }
     }
+}
+
+/// The kernels for cooperative matrices, with plain arithmetic in the matrices' place.
+#[test]
+fn tiles_of_cooperative_attention() {
+    let groups = [SequenceGroup { count: 2, length: 21 }, SequenceGroup { count: 1, length: 75 }];
+    let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
+    let mut fragments = HashSet::new();
+    for head_dim in [16, 64, 80] {
+        let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
+        for plan in plain_plans(&problem, device.caps()) {
+            fragments.insert((plan.variant, plan.lanes));
+            // dense, and in rows and cotangents that lie apart: the latter in vectors, or else with other kernels
+            for operand in
+                [Operand::new(1, &[117, 6 * head_dim]), Operand::new(1, &[117, 6 * head_dim]).strided()]
+            {
+                check_half(&format!("attention {plan:?}"), &[(operand, true)], |tape, v| {
+                    let scale = 1.0 / (head_dim as f32).sqrt();
+                    Ok(vec![match v[0].value().device() {
+                        Device::Cpu(_) => attention(tape, &v[0], &groups, 2, scale)?,
+                        Device::Gpu(_) => attention_planned(tape, &v[0], &groups, 2, scale, &plan)?,
+                    }])
+                });
+            }
+        }
+    }
+    assert!(fragments.len() >= 2, "only {fragments:?} fit");
 }
 
 #[test]

@@ -441,8 +441,8 @@ fn plans_of_half_precision() {
         workgroup_size: 1024,
         ..Caps::minimal()
     };
-    let with = Caps { cooperative: Cooperative { sixteen: true, eight: false }, ..without.clone() };
-    let eight = Caps { cooperative: Cooperative { sixteen: false, eight: true }, ..without.clone() };
+    let with = Caps { cooperative: Cooperative { eight: false, ..Cooperative::ALL }, ..without.clone() };
+    let eight = Caps { cooperative: Cooperative { sixteen: false, ..Cooperative::ALL }, ..without.clone() };
     let tile = |caps: &Caps, m, n, precision| {
         let variant = plan(&problem(m, n, 1024, precision), caps).variant;
         (matches!(variant, Variant::Cooperative { .. }), variant.tile())

@@ -11,7 +11,7 @@ fn every_variant_validates_and_translates() {
         subgroups: true,
         subgroup_size: (32, 32),
         f16: true,
-        cooperative: Cooperative { sixteen: true, eight: true },
+        cooperative: Cooperative::ALL,
         immediates: true,
         workgroup_bytes: 48 * 1024,
         workgroup_size: 1024,

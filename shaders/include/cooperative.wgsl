@@ -1,5 +1,6 @@
-// The small matrices of matmul_cooperative.wgsl, which binds the staged tiles: FRAGMENT×FRAGMENT of A, of B, and of sums.
-// An operation with T loads or stores by rows, without it by columns; strides count in elements of the array.
+// Small matrices of FRAGMENT×FRAGMENT: of A and of B in half precision, which are read from `staged`, and of sums in single,
+// which are written to `parked`: two arrays of vectors of four that the including shader has in workgroup memory. Places and
+// strides count in vectors. A matrix lies by rows (an element's right neighbour is next to it) or by columns.
 // PLAIN does the same with plain arithmetic, the sums of a small matrix spread over the 32 invocations that stand for a
 // subgroup: slow, and a test of everything around it on adapters without cooperative matrices.
 #ifdef PLAIN
@@ -10,29 +11,28 @@ alias Sum = array<f32, FRAGMENT * FRAGMENT / 32u>;
 
 var<private> own_lane: u32;
 
-fn left_element(m: Left, r: u32, c: u32) -> f32 {
-    let i = m.at + r * m.down + c * m.across;
-    return f32(a_tile[i / 4u][i % 4u]);
-}
-fn right_element(m: Right, r: u32, c: u32) -> f32 {
-    let i = m.at + r * m.down + c * m.across;
-    return f32(b_tile[i / 4u][i % 4u]);
-}
+fn left_by_rows(at: u32, stride: u32) -> Left { return Left(4u * at, 4u * stride, 1u); }
+fn left_by_columns(at: u32, stride: u32) -> Left { return Left(4u * at, 1u, 4u * stride); }
+fn right_by_rows(at: u32, stride: u32) -> Right { return Right(4u * at, 4u * stride, 1u); }
+fn right_by_columns(at: u32, stride: u32) -> Right { return Right(4u * at, 1u, 4u * stride); }
+
+fn element(i: u32) -> f32 { return f32(staged[i / 4u][i % 4u]); }
+
 fn multiply_add(a: Left, b: Right, c: Sum) -> Sum {
     var sum = c;
     for (var i = 0u; i < FRAGMENT * FRAGMENT / 32u; i++) {
         let e = own_lane + 32u * i;
-        for (var k = 0u; k < FRAGMENT; k++) {
-            sum[i] += left_element(a, e / FRAGMENT, k) * right_element(b, k, e % FRAGMENT);
-        }
+        let row = a.at + e / FRAGMENT * a.down;
+        let col = b.at + e % FRAGMENT * b.across;
+        for (var k = 0u; k < FRAGMENT; k++) { sum[i] += element(row + k * a.across) * element(col + k * b.down); }
     }
     return sum;
 }
-fn park(sum: Sum, own: u32) {
+fn park(sum: Sum, at: u32, stride: u32) {
     var values = sum;
     for (var i = 0u; i < FRAGMENT * FRAGMENT / 32u; i++) {
         let e = own_lane + 32u * i;
-        let to = 4u * own + e / FRAGMENT * 4u * PARK_ROW + e % FRAGMENT;
+        let to = 4u * (at + e / FRAGMENT * stride) + e % FRAGMENT;
         parked[to / 4u][to % 4u] = values[i];
     }
 }
@@ -49,47 +49,10 @@ alias Right = coop_mat16x16<f16, B>;
 alias Sum = coop_mat16x16<f32, C>;
 #endif
 
+fn left_by_rows(at: u32, stride: u32) -> Left { return coopLoadT<Left>(&staged[at], stride); }
+fn left_by_columns(at: u32, stride: u32) -> Left { return coopLoad<Left>(&staged[at], stride); }
+fn right_by_rows(at: u32, stride: u32) -> Right { return coopLoadT<Right>(&staged[at], stride); }
+fn right_by_columns(at: u32, stride: u32) -> Right { return coopLoad<Right>(&staged[at], stride); }
 fn multiply_add(a: Left, b: Right, c: Sum) -> Sum { return coopMultiplyAdd(a, b, c); }
-fn park(sum: Sum, own: u32) {
-    let stride = PARK_ROW;
-    coopStoreT(sum, &parked[own], stride);
-}
+fn park(sum: Sum, at: u32, stride: u32) { coopStoreT(sum, &parked[at], stride); }
 #endif
-
-// The small matrix of A from a row and k of a buffer on, and that of B from a column and k.
-fn left(buffer: u32, row: u32, k: u32) -> Left {
-    let stride = A_ROW;
-#ifdef A_ALONG_M
-    let from_ = buffer * A_TILE + k * A_ROW + row / 4u;
-#ifdef PLAIN
-    return Left(4u * from_, 1u, 4u * stride);
-#else
-    return coopLoad<Left>(&a_tile[from_], stride);
-#endif
-#else
-    let from_ = buffer * A_TILE + row * A_ROW + k / 4u;
-#ifdef PLAIN
-    return Left(4u * from_, 4u * stride, 1u);
-#else
-    return coopLoadT<Left>(&a_tile[from_], stride);
-#endif
-#endif
-}
-fn right(buffer: u32, col: u32, k: u32) -> Right {
-    let stride = B_ROW;
-#ifdef B_ALONG_K
-    let from_ = buffer * B_TILE + col * B_ROW + k / 4u;
-#ifdef PLAIN
-    return Right(4u * from_, 1u, 4u * stride);
-#else
-    return coopLoad<Right>(&b_tile[from_], stride);
-#endif
-#else
-    let from_ = buffer * B_TILE + k * B_ROW + col / 4u;
-#ifdef PLAIN
-    return Right(4u * from_, 4u * stride, 1u);
-#else
-    return coopLoadT<Right>(&b_tile[from_], stride);
-#endif
-#endif
-}

@@ -31,7 +31,7 @@ fn attentions(bench: &Bench, sink: &mut Sink) -> Result<()> {
         let name = format!("{}x{length}x{dim}", count * heads);
         let mut plans = vec![(String::new(), None)];
         if let (Device::Gpu(gpu), true) = (&bench.device, bench.full() && length == 197) {
-            let problem = attention::Problem { groups: groups.to_vec(), heads, head_dim: dim };
+            let problem = attention::Problem { groups: groups.to_vec(), heads, head_dim: dim, half: false };
             let all = attention::plans(&problem, gpu.caps());
             plans.extend(all.into_iter().map(|plan| (format!(" {:?}", plan.variant), Some(plan))));
         }

@@ -29,13 +29,15 @@ pub struct Caps {
     pub storage_buffers: u32,
 }
 
-/// Sizes of cooperative matrices (tensor cores) that an adapter multiplies.
+/// Cooperative matrices (tensor cores) that an adapter multiplies, and what may use them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cooperative {
     /// 16×16 by 16×16.
     pub sixteen: bool,
     /// 8×8 by 8×8.
     pub eight: bool,
+    /// Whether attention may use them.
+    pub attention: bool,
 }
 
 impl Cooperative {
@@ -50,15 +52,19 @@ impl Cooperative {
             all.iter()
                 .any(|p| [p.m_size, p.n_size, p.k_size] == [n; 3] && (p.ab_type, p.cr_type) == (F16, F32))
         };
-        Self { sixteen: has(16), eight: has(8) }
+        Self { sixteen: has(16), eight: has(8), attention: true }
     }
 
     /// Every size there may be.
-    pub const ALL: Self = Self { sixteen: true, eight: true };
+    pub const ALL: Self = Self { sixteen: true, eight: true, attention: true };
 
     /// The sizes that both have.
     pub fn and(self, other: Self) -> Self {
-        Self { sixteen: self.sixteen && other.sixteen, eight: self.eight && other.eight }
+        Self {
+            sixteen: self.sixteen && other.sixteen,
+            eight: self.eight && other.eight,
+            attention: self.attention && other.attention,
+        }
     }
 
     /// Whether any size is there.

@@ -112,7 +112,7 @@ pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
         all.push(("matmul, half", product(matmul::Precision::Half, 12_608, 1536, 384)));
     }
     let groups = vec![attention::SequenceGroup { count: 64, length: 197 }];
-    let problem = attention::Problem { groups, heads: 6, head_dim: 64 };
+    let problem = attention::Problem { groups, heads: 6, head_dim: 64, half: false };
     all.extend([
         ("matmul, large", product(matmul::Precision::Single, 12_608, 1536, 384)),
         ("matmul, small", product(matmul::Precision::Single, 16, 384, 384)),

@@ -6,7 +6,7 @@ use super::storage::{Memory, Storage};
 use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::gpu::{self, Cooperative, GpuDevice};
-use crate::ops::matmul::self_test;
+use crate::ops::{attention, matmul};
 use crate::profile::{self, Profile};
 
 /// Where tensors live and operations run. A handle; cloning shares the device. Devices stay on their thread.
@@ -68,7 +68,12 @@ impl Device {
     fn open_adapter(adapter: &wgpu::Adapter) -> Result<Self> {
         let open = |allowed| GpuDevice::open(adapter, allowed).map(Rc::new);
         let gpu = open(Cooperative::ALL)?;
-        let (works, failures) = self_test(&Self::Gpu(gpu.clone()), &gpu);
+        let device = Self::Gpu(gpu.clone());
+        let (mut works, mut failures) = matmul::self_test(&device, &gpu);
+        let of_attention = attention::self_test(&device, &gpu);
+        works.attention &= of_attention.is_empty();
+        failures.extend(of_attention);
+        drop(device);
         if failures.is_empty() {
             return Ok(Self::Gpu(gpu));
         }

@@ -11,6 +11,11 @@ use crate::tensor::{DType, Rows, Tensor};
 const SHADER: Shader =
     Shader { name: "attention.wgsl", source: include_str!("../../../shaders/attention.wgsl") };
 
+const COOPERATIVE: Shader = Shader {
+    name: "attention_cooperative.wgsl",
+    source: include_str!("../../../shaders/attention_cooperative.wgsl"),
+};
+
 params!(AttentionParams {
     heads: u32,
     rows: u32,
@@ -55,6 +60,8 @@ pub struct Problem {
     pub heads: usize,
     /// Elements of q, k and v of a head.
     pub head_dim: usize,
+    /// Half precision, in rows that are read four elements at a time: what cooperative matrices take.
+    pub half: bool,
 }
 
 /// How the other side's rows reach an invocation.
@@ -64,6 +71,14 @@ pub enum Variant {
     Tiled,
     /// Through subgroup broadcasts; subgroups of eight.
     Broadcast,
+    /// Through workgroup memory, to subgroups of 32 that multiply small matrices as a whole (tensor cores), of half precision.
+    /// **Not yet run on hardware.**
+    Cooperative {
+        /// Side of the small matrices: 8 or 16.
+        fragment: u32,
+        /// Plain arithmetic in their place; see [`plain_plans`].
+        plain: bool,
+    },
 }
 
 /// A choice of kernels.
@@ -73,7 +88,7 @@ pub struct Plan {
     pub variant: Variant,
     /// Invocations in a workgroup.
     pub lanes: u32,
-    /// Rows that an invocation owns.
+    /// Rows that an invocation owns; with cooperative matrices a subgroup owns as many as they have.
     pub own: u32,
     /// Rows of the other side that are in workgroup memory together.
     pub tile: u32,
@@ -123,12 +138,48 @@ impl Plan {
         Self { variant: Variant::Broadcast, lanes: 8, own, tile: 0, step: 2, head_dim: head_dim as u32 }
     }
 
+    /// On cooperative matrices, with as many subgroups as the adapter has workgroup memory for.
+    fn cooperative(head_dim: usize, fragment: u32, plain: bool, caps: &Caps) -> Option<Self> {
+        let variant = Variant::Cooperative { fragment, plain };
+        let tile = 32;
+        let plans = [4, 2, 1].map(|subgroups| Self {
+            variant,
+            lanes: 32 * subgroups,
+            own: 1,
+            tile,
+            step: tile,
+            head_dim: head_dim as u32,
+        });
+        let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
+        let runs = plain || (has && caps.cooperative.attention && caps.fixed_subgroup_size() == Some(32));
+        let possible = runs && caps.f16 && head_dim.is_multiple_of(16) && head_dim as u32 <= 8 * fragment;
+        let fits = |plan: &Self| plan.lanes <= caps.workgroup_size && plan.bytes() <= caps.workgroup_bytes;
+        plans.into_iter().find(|plan| possible && fits(plan))
+    }
+
+    /// Bytes of workgroup memory on cooperative matrices: those of backward_kv or of forward, see the shader.
+    fn bytes(&self) -> u32 {
+        let (rows, tile, head) = (self.rows() as u32, self.tile, self.head_dim);
+        let (staged, pairs) = (2 * head + 16, 2 * tile + 16);
+        let forward = (rows + 2 * tile) * staged + rows * pairs + rows * (4 * head.max(tile) + 16);
+        let backward = 2 * (rows + tile) * staged + 2 * rows * pairs + rows * (4 * tile + 16);
+        forward.max(backward)
+    }
+
+    /// The plan where rows are read in vectors or not: without, cooperative matrices are out of the question.
+    fn where_read(&self, vec4: bool) -> Self {
+        match self.variant {
+            Variant::Cooperative { .. } if !vec4 => Self::tiled(self.head_dim as usize, 64),
+            _ => self.clone(),
+        }
+    }
+
     /// The plan of one of the kernels. With broadcasts all rows that an invocation owns are code, which is to be compiled
     /// within a second.
     pub(in crate::ops) fn of(&self, pass: Pass) -> Self {
         let chunks = self.head_dim.div_ceil(8) * pass.kept_rows() * (self.step + 1);
         let most = match self.variant {
-            Variant::Tiled => self.own,
+            Variant::Tiled | Variant::Cooperative { .. } => self.own,
             Variant::Broadcast => (UNROLLED_CHUNKS / chunks).max(1),
         };
         let own = [4, 2, 1].into_iter().find(|own| *own <= self.own.min(most)).unwrap_or(1);
@@ -137,7 +188,10 @@ impl Plan {
 
     /// Rows of a workgroup.
     pub(in crate::ops) fn rows(&self) -> usize {
-        (self.lanes * self.own) as usize
+        match self.variant {
+            Variant::Cooperative { fragment, .. } => (self.lanes / 32 * fragment) as usize,
+            _ => (self.lanes * self.own) as usize,
+        }
     }
 
     /// Rows that workgroups handle although the sequences do not have them.
@@ -148,10 +202,26 @@ impl Plan {
 
     fn kernel(&self, pass: Pass, dtype: DType, vec4: bool) -> Kernel {
         let (entry, flag) = pass.names();
-        let mut defines = self.of(pass).defines(vec4);
+        let (shader, mut defines) = match self.variant {
+            Variant::Cooperative { fragment, plain } => {
+                let mut defines = vec![("FRAGMENT", fragment), ("FRAGMENTS", self.head_dim / fragment)];
+                defines.extend([
+                    ("SUBGROUPS", self.lanes / 32),
+                    ("TILE", self.tile),
+                    ("HEAD", self.head_dim),
+                ]);
+                defines.extend((fragment == 8).then_some(("EIGHT", 1)));
+                defines.extend(plain.then_some(("PLAIN", 1)));
+                (COOPERATIVE, defines)
+            }
+            _ => {
+                let mut defines = self.of(pass).defines(vec4);
+                defines.extend(half_define(dtype));
+                (SHADER, defines)
+            }
+        };
         defines.push((flag, 1));
-        defines.extend(half_define(dtype));
-        Kernel::new::<AttentionParams>(SHADER, entry, defines)
+        Kernel::new::<AttentionParams>(shader, entry, defines)
     }
 
     /// The constants that the plan stands for, where rows are read in vectors or not.
@@ -183,7 +253,16 @@ pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
         let own = [1, 2, 4].into_iter().filter(|own| *own == 1 || own * chunks <= 16);
         all.extend(own.map(|own| Plan::broadcast(problem.head_dim, own as u32)));
     }
+    if problem.half {
+        all.extend([16, 8].iter().filter_map(|&n| Plan::cooperative(problem.head_dim, n, false, caps)));
+    }
     all
+}
+
+/// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on adapters without
+/// them: no plan has them.
+pub fn plain_plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
+    [16, 8].iter().filter_map(|&n| Plan::cooperative(problem.head_dim, n, true, caps)).collect()
 }
 
 /// The plan for a problem.
@@ -194,15 +273,21 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Result<Plan> {
         return Err(Error::shape("attention", text));
     }
     let candidates = plans(problem, caps);
-    let wanted = if caps.software { Variant::Broadcast } else { Variant::Tiled };
+    let last_choice = |variant| match variant {
+        // the larger small matrices are the faster ones
+        Variant::Cooperative { fragment, .. } => 16 - fragment,
+        Variant::Broadcast if caps.software => 20,
+        Variant::Tiled => 30,
+        Variant::Broadcast => 40,
+    };
     let rows: usize = problem.groups.iter().map(|g| g.count * g.length).sum();
     // a row of the other side costs its arithmetic for every owned row, idle or not, and its loads once
     let cost = |plan: &Plan| {
         let shared = match plan.variant {
-            Variant::Tiled => plan.rows() / 8,
+            Variant::Tiled | Variant::Cooperative { .. } => plan.rows() / 8,
             Variant::Broadcast => plan.own as usize,
         };
-        (plan.variant != wanted, (rows + plan.idle(problem)) * (shared + 1) * 64 / shared)
+        (last_choice(plan.variant), (rows + plan.idle(problem)) * (shared + 1) * 64 / shared)
     };
     Ok(candidates.into_iter().min_by_key(cost).expect("there is always a plan"))
 }
@@ -211,11 +296,14 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Result<Plan> {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
     for head_dim in [4, 32, 64, 80, 128] {
-        let problem = Problem { groups: Vec::new(), heads: 1, head_dim };
+        let problem = Problem { groups: Vec::new(), heads: 1, head_dim, half: caps.f16 };
         for plan in plans(&problem, caps) {
+            let cooperative = matches!(plan.variant, Variant::Cooperative { .. });
             for dtype in activation_types(caps) {
                 for &vec4 in vector_choices(head_dim) {
-                    all.extend(Pass::ALL.map(|pass| plan.kernel(pass, dtype, vec4)));
+                    if !cooperative || (vec4 && dtype == DType::F16) {
+                        all.extend(Pass::ALL.map(|pass| plan.kernel(pass, dtype, vec4)));
+                    }
                 }
             }
         }
@@ -268,7 +356,9 @@ fn params(call: &Call) -> Result<AttentionParams> {
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let rows = [call.qkv.rows("attention")?, call.out.rows("attention")?];
-    let kernel = plan.kernel(Pass::Forward, call.qkv.dtype(), in_vectors(call.head_dim, &rows));
+    let vec4 = in_vectors(call.head_dim, &rows);
+    let plan = &plan.where_read(vec4);
+    let kernel = plan.kernel(Pass::Forward, call.qkv.dtype(), vec4);
     launches(call, &plan.of(Pass::Forward), params(call)?, |params, workgroups, groups| {
         profile::flops(call.flops(groups, 2));
         let tensors = [&call.out, &call.saved, &call.qkv];
@@ -293,8 +383,11 @@ pub(super) fn backward(
     };
     let rows = [rd, rg, call.qkv.rows("attention")?, call.out.rows("attention")?];
     let vec4 = in_vectors(call.head_dim, &rows);
+    let plan = &plan.where_read(vec4);
     let tensors = [dqkv, &call.saved, &call.qkv, dout, &call.out];
-    for (pass, tensors, products) in [(Pass::BackwardQ, &tensors[..], 3), (Pass::BackwardKv, &tensors[..4], 4)] {
+    for (pass, tensors, products) in
+        [(Pass::BackwardQ, &tensors[..], 3), (Pass::BackwardKv, &tensors[..4], 4)]
+    {
         let kernel = plan.kernel(pass, call.qkv.dtype(), vec4);
         launches(call, &plan.of(pass), params, |params, workgroups, groups| {
             profile::flops(call.flops(groups, products));

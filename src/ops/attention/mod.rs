@@ -9,9 +9,11 @@
 mod cpu;
 mod gpu;
 pub(in crate::ops) mod head;
+mod self_test;
 
-pub use gpu::{Plan, Problem, Variant, kernels, plan, plans};
 pub(in crate::ops) use gpu::{Pass, in_vectors, vector_choices};
+pub use gpu::{Plan, Problem, Variant, kernels, plain_plans, plan, plans};
+pub use self_test::self_test;
 
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -65,7 +67,10 @@ impl Call {
             Device::Cpu(_) => None,
             Device::Gpu(gpu) => Some(match plan {
                 Some(plan) => plan.clone(),
-                None => gpu::plan(&Problem { groups: groups.clone(), heads, head_dim }, gpu.caps())?,
+                None => {
+                    let half = qkv.dtype() == DType::F16 && in_vectors(head_dim, &[qkv.rows("attention")?]);
+                    gpu::plan(&Problem { groups: groups.clone(), heads, head_dim, half }, gpu.caps())?
+                }
             }),
         };
         Ok(Self {

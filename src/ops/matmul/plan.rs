@@ -372,7 +372,6 @@ impl Plan {
                 defines.extend(plain.then_some(("PLAIN", 1)));
                 defines.extend(self.wide.then_some(("WIDE", 1)));
                 defines.extend((fragment == 8).then_some(("EIGHT", 1)));
-                defines.extend((fragments == 4).then_some(("FOUR", 1)));
                 defines.extend([("BM", rows), ("BN", cols), ("BK", depth)]);
                 defines.extend([("FRAGMENT", fragment), ("FRAGMENTS", fragments), ("BAND", BAND)]);
                 kernel(COOPERATIVE, "cooperative", defines)

@@ -44,13 +44,7 @@ params!(WindowParams {
     scale: f32,
 });
 
-params!(SpreadParams {
-    heads: u32,
-    window: u32,
-    pairs_offset: u32,
-    bias_offset: u32,
-    bias_stride: u32,
-});
+params!(SpreadParams { heads: u32, window: u32, pairs_offset: u32, bias_offset: u32, bias_stride: u32 });
 
 params!(FoldParams {
     heads: u32,
@@ -105,7 +99,7 @@ fn padding_kernel() -> Kernel {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = vec![spread_kernel(), fold_kernel(), padding_kernel()];
     for (head_dim, window) in [(4, 2), (16, 7), (32, 7), (32, 12)] {
-        for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim }, caps) {
+        for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim, half: false }, caps) {
             for &vec4 in vector_choices(head_dim) {
                 all.extend(Pass::ALL.map(|pass| kernel(&plan, pass, window, vec4)));
             }

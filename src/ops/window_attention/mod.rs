@@ -105,7 +105,7 @@ impl Call {
 /// The same work as sequences: what plans are made for.
 pub fn problem(windows: &Windows, heads: usize, head_dim: usize) -> Problem {
     let group = SequenceGroup { count: windows.count(), length: windows.window().pow(2) };
-    Problem { groups: vec![group], heads, head_dim }
+    Problem { groups: vec![group], heads, head_dim, half: false }
 }
 
 /// Self-attention of `qkv` `[rows, 3·heads·head_dim]` (q, k and v side by side, each heads × head_dim wide, rows in the order

@@ -1,0 +1,323 @@
+// Self-attention as in attention.wgsl, of half precision, on cooperative matrices (tensor cores): a subgroup of 32 owns
+// FRAGMENT rows of one side (queries, or keys in backward_kv), a workgroup SUBGROUPS times as many. The rows of the other
+// side stream past, TILE at a time, staged in workgroup memory as the owned ones are.
+// Products of owned and streaming rows are parked in workgroup memory in single precision, where PER_ROW invocations take up
+// a row between them: they make weights of scores, of half precision again, for the second product.
+//   forward       its sums wait in the registers of those invocations, since they shrink as larger scores come
+//   backward_*    their sums need not, and stay small matrices to the end
+// Rows past a sequence's end are staged as zero; streaming ones weigh nothing, owned ones are not written.
+// What is computed, bindings and grid: attention.wgsl; rows of all matrices start at multiples of four elements, and HEAD is
+// a multiple of 16. Barriers stand in uniform control flow throughout. The small matrices: include/cooperative.wgsl.
+enable f16;
+#include "params.wgsl"
+#include "grid.wgsl"
+#include "math.wgsl"
+#include "sequences.wgsl"
+
+#ifdef FORWARD
+@group(0) @binding(0) var<storage, read_write> out: array<vec4<f16>>;
+@group(0) @binding(1) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<vec4<f16>>;
+#endif
+#ifdef BACKWARD_Q
+@group(0) @binding(0) var<storage, read_write> dqkv: array<vec4<f16>>;
+@group(0) @binding(1) var<storage, read_write> saved: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<vec4<f16>>;
+@group(0) @binding(3) var<storage, read> dout: array<vec4<f16>>;
+@group(0) @binding(4) var<storage, read> out: array<vec4<f16>>;
+#endif
+#ifdef BACKWARD_KV
+@group(0) @binding(0) var<storage, read_write> dqkv: array<vec4<f16>>;
+@group(0) @binding(1) var<storage, read> saved: array<f32>;
+@group(0) @binding(2) var<storage, read> qkv: array<vec4<f16>>;
+@group(0) @binding(3) var<storage, read> dout: array<vec4<f16>>;
+#endif
+
+const WG: u32 = 32u * SUBGROUPS;
+const ROWS: u32 = FRAGMENT * SUBGROUPS;
+// Invocations of a subgroup that share a row, and vectors of four that one of them takes.
+const PER_ROW: u32 = 32u / FRAGMENT;
+const PAIR_FOURS: u32 = TILE / 4u / PER_ROW;
+const HEAD_FOURS: u32 = HEAD / 4u / PER_ROW;
+
+// Rows in workgroup memory in vectors of four, with padding that puts neighbours into different banks.
+const TILE_ROW: u32 = HEAD / 4u + 2u;
+const PAIR_ROW: u32 = TILE / 4u + 2u;
+#ifdef FORWARD
+const PARK_ROW: u32 = max(HEAD, TILE) / 4u + 1u;
+#else
+const PARK_ROW: u32 = TILE / 4u + 1u;
+#endif
+
+// What is staged, one after the other: owned rows (q, or k in backward_kv; do, or v), streaming rows, and what each pair of
+// them weighs: exp(score − lse) and, in the backward passes, the scores' gradient.
+const OWN_X: u32 = 0u;
+const OWN_Y: u32 = OWN_X + ROWS * TILE_ROW;
+#ifdef FORWARD
+const TILE_X: u32 = OWN_Y;
+#else
+const TILE_X: u32 = OWN_Y + ROWS * TILE_ROW;
+#endif
+const TILE_Y: u32 = TILE_X + TILE * TILE_ROW;
+const GRADIENTS: u32 = TILE_Y + TILE * TILE_ROW;
+#ifdef BACKWARD_KV
+const WEIGHTS: u32 = GRADIENTS + ROWS * PAIR_ROW;
+#else
+const WEIGHTS: u32 = GRADIENTS;
+#endif
+var<workgroup> staged: array<vec4<f16>, WEIGHTS + ROWS * PAIR_ROW>;
+var<workgroup> parked: array<vec4<f32>, ROWS * PARK_ROW>;
+
+#include "cooperative.wgsl"
+
+// Stages `rows` rows of a sequence from `first` on, whose row 0 is at `base`.
+fn stage_qkv(to: u32, base: u32, first: u32, rows: u32, length: u32, lane: u32) {
+    for (var i = lane; i < rows * (HEAD / 4u); i += WG) {
+        let r = i / (HEAD / 4u);
+        let c = i % (HEAD / 4u);
+        var value = vec4<f16>();
+        if first + r < length { value = qkv[(base + (first + r) * p.qkv_stride) / 4u + c]; }
+        staged[to + r * TILE_ROW + c] = value;
+    }
+}
+
+#ifndef FORWARD
+fn stage_dout(to: u32, base: u32, first: u32, rows: u32, length: u32, lane: u32) {
+    for (var i = lane; i < rows * (HEAD / 4u); i += WG) {
+        let r = i / (HEAD / 4u);
+        let c = i % (HEAD / 4u);
+        var value = vec4<f16>();
+        if first + r < length { value = dout[(base + (first + r) * p.dout_stride) / 4u + c]; }
+        staged[to + r * TILE_ROW + c] = value;
+    }
+}
+#endif
+
+// Parks own·otherᵀ: FRAGMENT owned rows, TILE streaming ones.
+fn park_products(own: u32, other: u32, to: u32) {
+    for (var n = 0u; n < TILE; n += FRAGMENT) {
+        var sum: Sum;
+        for (var f = 0u; f < HEAD; f += FRAGMENT) {
+            let rows = left_by_rows(own + f / 4u, TILE_ROW);
+            sum = multiply_add(rows, right_by_columns(other + n * TILE_ROW + f / 4u, TILE_ROW), sum);
+        }
+        park(sum, to + n / 4u, PARK_ROW);
+    }
+}
+
+fn exp4(x: vec4<f32>) -> vec4<f32> {
+    return vec4(exp_accurate(x.x), exp_accurate(x.y), exp_accurate(x.z), exp_accurate(x.w));
+}
+
+// Four scores from products, those of the rows from `other` on; no weight past the sequence's end.
+fn four_scores(products: vec4<f32>, other: u32, length: u32) -> vec4<f32> {
+    return select(vec4(NEG_INF), p.scale * products, vec4(other, other + 1u, other + 2u, other + 3u) < vec4(length));
+}
+
+#ifdef FORWARD
+@compute @workgroup_size(WG)
+fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+#ifdef PLAIN
+           @builtin(local_invocation_index) lane: u32) {
+    let subgroup = lane / 32u;
+    let sub = lane % 32u;
+    own_lane = sub;
+#else
+           @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32,
+           @builtin(subgroup_invocation_id) sub: u32) {
+#endif
+    let workgroup = workgroup_index(wid, nwg);
+    if workgroup >= workgroups() { return; }
+    let at = place(workgroup);
+    let width = p.heads * HEAD;
+    let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
+    let own = subgroup * FRAGMENT;
+    let r = own + sub / PER_ROW;
+    let part = sub % PER_ROW;
+    stage_qkv(OWN_X, base, at.start, ROWS, at.length, lane);
+    var sum: array<vec4<f32>, HEAD_FOURS>;
+    var most = NEG_INF;
+    var total = 0.0;
+    for (var key = 0u; key < at.length; key += TILE) {
+        workgroupBarrier();
+        stage_qkv(TILE_X, base + width, key, TILE, at.length, lane);
+        stage_qkv(TILE_Y, base + 2u * width, key, TILE, at.length, lane);
+        workgroupBarrier();
+        park_products(OWN_X + own * TILE_ROW, TILE_X, own * PARK_ROW);
+        workgroupBarrier();
+        var peak = most;
+        for (var i = 0u; i < TILE / 4u; i++) {
+            let s = four_scores(parked[r * PARK_ROW + i], key + 4u * i, at.length);
+            peak = max(peak, max(max(s.x, s.y), max(s.z, s.w)));
+        }
+        let shrink = exp_accurate(most - peak);
+        total *= shrink;
+        for (var t = 0u; t < PAIR_FOURS; t++) {
+            let i = part + PER_ROW * t;
+            let weight = exp4(four_scores(parked[r * PARK_ROW + i], key + 4u * i, at.length) - peak);
+            total += dot(weight, vec4(1.0));
+            staged[WEIGHTS + r * PAIR_ROW + i] = vec4<f16>(weight);
+        }
+        most = peak;
+        workgroupBarrier();
+        for (var f = 0u; f < HEAD; f += FRAGMENT) {
+            var product: Sum;
+            for (var n = 0u; n < TILE; n += FRAGMENT) {
+                let weights = left_by_rows(WEIGHTS + own * PAIR_ROW + n / 4u, PAIR_ROW);
+                product = multiply_add(weights, right_by_rows(TILE_Y + n * TILE_ROW + f / 4u, TILE_ROW), product);
+            }
+            park(product, own * PARK_ROW + f / 4u, PARK_ROW);
+        }
+        workgroupBarrier();
+        for (var t = 0u; t < HEAD_FOURS; t++) {
+            sum[t] = shrink * sum[t] + parked[r * PARK_ROW + part + PER_ROW * t];
+        }
+    }
+    // the invocations of a row have summed weights of different columns
+    workgroupBarrier();
+    parked[lane] = vec4(total);
+    workgroupBarrier();
+    var all = 0.0;
+    for (var i = 0u; i < PER_ROW; i++) { all += parked[lane - part + i].x; }
+    let row = at.start + r;
+    if row < at.length {
+        let to = (p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD) / 4u;
+        for (var t = 0u; t < HEAD_FOURS; t++) { out[to + part + PER_ROW * t] = vec4<f16>(sum[t] / all); }
+        if part == 0u { saved[saved_at(0u, at, row)] = most + log_accurate(all); }
+    }
+}
+#else
+
+// Writes (=) a small matrix of sums that the subgroup has parked, times a factor: columns from `col` on of `dqkv`'s rows.
+fn write_parked(at: Place, r: u32, part: u32, base: u32, col: u32, factor: f32) {
+    let row = at.start + r;
+    if row < at.length {
+        let to = (base + row * p.dqkv_stride + col) / 4u;
+        for (var i = part; i < FRAGMENT / 4u; i += PER_ROW) {
+            dqkv[to + i] = vec4<f16>(factor * parked[r * PARK_ROW + i]);
+        }
+    }
+}
+
+@compute @workgroup_size(WG)
+#ifdef BACKWARD_Q
+fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+#else
+fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+#endif
+#ifdef PLAIN
+               @builtin(local_invocation_index) lane: u32) {
+    let subgroup = lane / 32u;
+    let sub = lane % 32u;
+    own_lane = sub;
+#else
+               @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32,
+               @builtin(subgroup_invocation_id) sub: u32) {
+#endif
+    let workgroup = workgroup_index(wid, nwg);
+    if workgroup >= workgroups() { return; }
+    let at = place(workgroup);
+    let width = p.heads * HEAD;
+    let q = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
+    let k = q + width;
+    let v = k + width;
+    let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
+    let own = subgroup * FRAGMENT;
+    let r = own + sub / PER_ROW;
+    let part = sub % PER_ROW;
+#ifdef BACKWARD_Q
+    stage_qkv(OWN_X, q, at.start, ROWS, at.length, lane);
+    stage_dout(OWN_Y, cotangent, at.start, ROWS, at.length, lane);
+    // the invocations of a row sum do·o over different columns; rows past the end weigh nothing
+    let row = at.start + r;
+    var level = -NEG_INF;
+    var partial = 0.0;
+    if row < at.length {
+        level = saved[saved_at(0u, at, row)];
+        let o = (p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD) / 4u;
+        let d = (cotangent + row * p.dout_stride) / 4u;
+        for (var c = part; c < HEAD / 4u; c += PER_ROW) { partial += dot(vec4<f32>(out[o + c]), vec4<f32>(dout[d + c])); }
+    }
+    parked[lane] = vec4(partial);
+    workgroupBarrier();
+    var mean = 0.0;
+    for (var i = 0u; i < PER_ROW; i++) { mean += parked[lane - part + i].x; }
+    if row < at.length && part == 0u { saved[saved_at(1u, at, row)] = mean; }
+#else
+    stage_qkv(OWN_X, k, at.start, ROWS, at.length, lane);
+    stage_qkv(OWN_Y, v, at.start, ROWS, at.length, lane);
+#endif
+#repeat F FRAGMENTS
+    var x_$F: Sum;
+#ifdef BACKWARD_KV
+    var y_$F: Sum;
+#endif
+#end
+    for (var other = 0u; other < at.length; other += TILE) {
+        workgroupBarrier();
+#ifdef BACKWARD_Q
+        stage_qkv(TILE_X, k, other, TILE, at.length, lane);
+        stage_qkv(TILE_Y, v, other, TILE, at.length, lane);
+#else
+        stage_qkv(TILE_X, q, other, TILE, at.length, lane);
+        stage_dout(TILE_Y, cotangent, other, TILE, at.length, lane);
+#endif
+        workgroupBarrier();
+        park_products(OWN_X + own * TILE_ROW, TILE_X, own * PARK_ROW);
+        workgroupBarrier();
+        var weight: array<vec4<f32>, PAIR_FOURS>;
+        for (var t = 0u; t < PAIR_FOURS; t++) {
+            let i = part + PER_ROW * t;
+            let from_ = other + 4u * i;
+#ifdef BACKWARD_KV
+            var level: vec4<f32>;
+            for (var e = 0u; e < 4u; e++) { level[e] = saved[saved_at(0u, at, min(from_ + e, at.length - 1u))]; }
+#endif
+            weight[t] = exp4(four_scores(parked[r * PARK_ROW + i], from_, at.length) - level);
+#ifdef BACKWARD_KV
+            staged[WEIGHTS + r * PAIR_ROW + i] = vec4<f16>(weight[t]);
+#endif
+        }
+        workgroupBarrier();
+        park_products(OWN_Y + own * TILE_ROW, TILE_Y, own * PARK_ROW);
+        workgroupBarrier();
+        for (var t = 0u; t < PAIR_FOURS; t++) {
+            let i = part + PER_ROW * t;
+#ifdef BACKWARD_KV
+            let from_ = other + 4u * i;
+            var mean: vec4<f32>;
+            for (var e = 0u; e < 4u; e++) { mean[e] = saved[saved_at(1u, at, min(from_ + e, at.length - 1u))]; }
+#endif
+            staged[GRADIENTS + r * PAIR_ROW + i] = vec4<f16>(weight[t] * (parked[r * PARK_ROW + i] - mean));
+        }
+        workgroupBarrier();
+        for (var n = 0u; n < TILE; n += FRAGMENT) {
+            let gradients = left_by_rows(GRADIENTS + own * PAIR_ROW + n / 4u, PAIR_ROW);
+#ifdef BACKWARD_KV
+            let weights = left_by_rows(WEIGHTS + own * PAIR_ROW + n / 4u, PAIR_ROW);
+#endif
+#repeat F FRAGMENTS
+            x_$F = multiply_add(gradients, right_by_rows(TILE_X + n * TILE_ROW + $Fu * FRAGMENT / 4u, TILE_ROW), x_$F);
+#ifdef BACKWARD_KV
+            y_$F = multiply_add(weights, right_by_rows(TILE_Y + n * TILE_ROW + $Fu * FRAGMENT / 4u, TILE_ROW), y_$F);
+#endif
+#end
+        }
+    }
+    let to = p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD;
+#repeat F FRAGMENTS
+    workgroupBarrier();
+    park(x_$F, own * PARK_ROW, PARK_ROW);
+    workgroupBarrier();
+#ifdef BACKWARD_Q
+    write_parked(at, r, part, to, $Fu * FRAGMENT, p.scale);
+#else
+    write_parked(at, r, part, to + width, $Fu * FRAGMENT, p.scale);
+    workgroupBarrier();
+    park(y_$F, own * PARK_ROW, PARK_ROW);
+    workgroupBarrier();
+    write_parked(at, r, part, to + 2u * width, $Fu * FRAGMENT, 1.0);
+#endif
+#end
+}
+#endif
