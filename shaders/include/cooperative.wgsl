@@ -24,7 +24,9 @@ fn multiply_add(a: Left, b: Right, c: Sum) -> Sum {
         let e = own_lane + 32u * i;
         let row = a.at + e / FRAGMENT * a.down;
         let col = b.at + e % FRAGMENT * b.across;
-        for (var k = 0u; k < FRAGMENT; k++) { sum[i] += element(row + k * a.across) * element(col + k * b.down); }
+        // no constant, so that it stays a loop: unrolled it takes llvmpipe a minute to compile
+        let side = FRAGMENT + own_lane / 32u;
+        for (var k = 0u; k < side; k++) { sum[i] += element(row + k * a.across) * element(col + k * b.down); }
     }
     return sum;
 }

@@ -75,7 +75,7 @@ fn matmuls(bench: &Bench, sink: &mut Sink) -> Result<()> {
 }
 
 /// What operands of products may be made of.
-fn operand_types(device: &Device) -> Vec<DType> {
+pub(super) fn operand_types(device: &Device) -> Vec<DType> {
     match device {
         Device::Gpu(gpu) if gpu.caps().f16 => vec![DType::F32, DType::F16],
         _ => vec![DType::F32],
@@ -139,7 +139,7 @@ fn product(
 }
 
 /// The elements of a view with any strides, of either precision.
-fn single(t: &Tensor) -> Result<Vec<f32>> {
+pub(super) fn single(t: &Tensor) -> Result<Vec<f32>> {
     match t.dtype() {
         DType::F16 => Ok(t.to_vec::<half::f16>()?.into_iter().map(f32::from).collect()),
         _ => t.to_vec(),
