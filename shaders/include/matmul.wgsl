@@ -132,8 +132,10 @@ fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
     let tiles = across * ((p.m + tile_rows - 1u) / tile_rows);
     let z = index / tiles;
     let tile = index % tiles;
-    let batch = z / p.parts;
-    let first = (z % p.parts) * p.k_part;
+    // what one part reads stays in cache for all batches: those of a convolution's gradient are taps of the same maps
+    let part = z / p.batches;
+    let batch = z % p.batches;
+    let first = part * p.k_part;
 #ifdef WINDOW
     let a_from = p.a_offset;
     let b_from = p.b_offset;
@@ -150,8 +152,9 @@ fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
     let y = tile / across;
     let x = tile % across;
 #endif
-    return Job(batch < p.batches, batch, y * tile_rows, x * tile_cols,
-               first, min(first + p.k_part, p.k), a_from, b_from, p.c_offset + z * p.c_batch);
+    let c_from = p.c_offset + (batch * p.parts + part) * p.c_batch;
+    return Job(part < p.parts, batch, y * tile_rows, x * tile_cols,
+               first, min(first + p.k_part, p.k), a_from, b_from, c_from);
 }
 
 #ifdef WIDE

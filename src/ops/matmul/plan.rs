@@ -285,6 +285,8 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
 
 /// Rows of tiles that cooperative workgroups take together, so that what neighbours read is in cache.
 const BAND: u32 = 8;
+/// Rows of a tall operand that a processor's cache holds.
+const CACHED_ROWS: usize = 1024;
 /// Cores of a large GPU.
 const CORES: usize = 128;
 
@@ -321,13 +323,18 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
 /// Tall K and few tiles: weight gradients.
 fn choose_parts(problem: &Problem, variant: Variant, caps: &Caps) -> usize {
     // workgroups that keep the adapter busy, and the shortest part worth its partial sums
-    let (busy, shortest) = if caps.software { (8, 1024) } else { (256, 256) };
+    let (busy, shortest): (usize, usize) = if caps.software { (8, 1024) } else { (256, 256) };
     let (rows, cols) = variant.tile();
     let tiles = problem.batch * problem.m.div_ceil(rows) * problem.n.div_ceil(cols);
-    if problem.k_groups > 1 || tiles >= busy {
+    let Problem { m, n, k, .. } = *problem;
+    // along M a tile reads a piece of every row of both operands; on a processor they should stay in its cache until all
+    // tiles have read them, unless the partial sums are larger than they are
+    let tall = caps.software && problem.a_along_m && k > 2 * CACHED_ROWS;
+    let pieces = if tall { k.div_ceil(CACHED_ROWS).min((m + n) * k / (m * n).max(1)) } else { 1 };
+    if problem.k_groups > 1 {
         return 1;
     }
-    busy.div_ceil(tiles).min(problem.k / shortest).max(1)
+    busy.div_ceil(tiles).min(k / shortest).max(pieces).max(1)
 }
 
 impl Plan {
