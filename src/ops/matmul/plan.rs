@@ -286,7 +286,7 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
 /// Rows of tiles that cooperative workgroups take together, so that what neighbours read is in cache.
 const BAND: u32 = 8;
 /// Rows of a tall operand that a processor's cache holds.
-const CACHED_ROWS: usize = 1024;
+const CACHED_ROWS: usize = 2048;
 /// Cores of a large GPU.
 const CORES: usize = 128;
 
