@@ -46,7 +46,7 @@ params!(AttentionParams {
 /// Groups of sequences that one dispatch takes.
 const GROUPS: usize = 4;
 /// Chunks of eight elements that an invocation of a broadcast kernel keeps, and takes up in one step: llvmpipe compiles
-/// more for longer than a second.
+/// more for longer than a second. Of half precision, which is to be converted, three quarters.
 const UNROLLED_CHUNKS: u32 = 160;
 /// Largest head that the kernels take.
 const MAX_HEAD: usize = 128;
@@ -176,11 +176,12 @@ impl Plan {
 
     /// The plan of one of the kernels. With broadcasts all rows that an invocation owns are code, which is to be compiled
     /// within a second.
-    pub(in crate::ops) fn of(&self, pass: Pass) -> Self {
+    pub(in crate::ops) fn of(&self, pass: Pass, dtype: DType) -> Self {
         let chunks = self.head_dim.div_ceil(8) * pass.kept_rows() * (self.step + 1);
+        let unrolled = UNROLLED_CHUNKS * if dtype == DType::F16 { 3 } else { 4 } / 4;
         let most = match self.variant {
             Variant::Tiled | Variant::Cooperative { .. } => self.own,
-            Variant::Broadcast => (UNROLLED_CHUNKS / chunks).max(1),
+            Variant::Broadcast => (unrolled / chunks).max(1),
         };
         let own = [4, 2, 1].into_iter().find(|own| *own <= self.own.min(most)).unwrap_or(1);
         Self { own, ..self.clone() }
@@ -215,7 +216,7 @@ impl Plan {
                 (COOPERATIVE, defines)
             }
             _ => {
-                let mut defines = self.of(pass).defines(vec4);
+                let mut defines = self.of(pass, dtype).defines(vec4);
                 defines.extend(half_define(dtype));
                 (SHADER, defines)
             }
@@ -359,7 +360,7 @@ pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let vec4 = in_vectors(call.head_dim, &rows);
     let plan = &plan.where_read(vec4);
     let kernel = plan.kernel(Pass::Forward, call.qkv.dtype(), vec4);
-    launches(call, &plan.of(Pass::Forward), params(call)?, |params, workgroups, groups| {
+    launches(call, &plan.of(Pass::Forward, call.qkv.dtype()), params(call)?, |params, workgroups, groups| {
         profile::flops(call.flops(groups, 2));
         let tensors = [&call.out, &call.saved, &call.qkv];
         gpu.dispatch(&kernel, &tensors, params, gpu.caps().grid(workgroups))
@@ -389,7 +390,7 @@ pub(super) fn backward(
         [(Pass::BackwardQ, &tensors[..], 3), (Pass::BackwardKv, &tensors[..4], 4)]
     {
         let kernel = plan.kernel(pass, call.qkv.dtype(), vec4);
-        launches(call, &plan.of(pass), params, |params, workgroups, groups| {
+        launches(call, &plan.of(pass, call.qkv.dtype()), params, |params, workgroups, groups| {
             profile::flops(call.flops(groups, products));
             gpu.dispatch(&kernel, tensors, params, gpu.caps().grid(workgroups))
         })?;

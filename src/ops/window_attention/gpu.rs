@@ -78,7 +78,7 @@ fn in_fours(plan: &Plan) -> Plan {
 
 fn kernel(plan: &Plan, pass: Pass, window: usize, vec4: bool) -> Kernel {
     let (entry, flag) = pass.names();
-    let mut defines = in_fours(plan).of(pass).defines(vec4);
+    let mut defines = in_fours(plan).of(pass, DType::F32).defines(vec4);
     defines.extend([("WINDOW", window as u32), (flag, 1)]);
     Kernel::new::<WindowParams>(ATTENTION, entry, defines)
 }
@@ -151,7 +151,7 @@ fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
 
 /// Workgroups for so many windows or parts.
 fn workgroups(call: &Call, plan: &Plan, pass: Pass, items: usize) -> usize {
-    items * call.heads * call.windows.window().pow(2).div_ceil(in_fours(plan).of(pass).rows())
+    items * call.heads * call.windows.window().pow(2).div_ceil(in_fours(plan).of(pass, DType::F32).rows())
 }
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
