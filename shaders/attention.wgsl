@@ -82,11 +82,11 @@ fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, at: Place, first: u3
     for (var i = lane; i < min(TILE, at.length - first) * CHUNKS; i += WG) {
         let row = first + i / CHUNKS;
         let c = i % CHUNKS;
-        tile_x[i] = qkv8(x + row * x_stride, c);
+        tiles[i] = qkv8(x + row * x_stride, c);
 #ifdef BACKWARD_KV
-        tile_y[i] = dout8(y + row * y_stride, c);
+        tiles[TILE_Y + i] = dout8(y + row * y_stride, c);
 #else
-        tile_y[i] = qkv8(y + row * y_stride, c);
+        tiles[TILE_Y + i] = qkv8(y + row * y_stride, c);
 #endif
     }
     workgroupBarrier();
@@ -124,18 +124,13 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         var s: Pairs;
         for (var j = 0u; j < STEP; j++) {
             let row = streaming(at, key + j);
-#ifdef BROADCAST
-            x[j] = stream_x(k + row * p.qkv_stride, sub);
-            y[j] = stream_y(v + row * p.qkv_stride, sub);
-#else
-            x[j] = row % TILE * CHUNKS;
-            y[j] = x[j];
-#endif
-            s[j] = dots_x(&q, &x, j);
+            x[j] = stream_x(k + row * p.qkv_stride, row, sub);
+            y[j] = stream_y(v + row * p.qkv_stride, row, sub);
+            s[j] = dots(&q, &x, j);
             for (var o = 0u; o < OWN; o++) { s[j][o] = select(NEG_INF, s[j][o], key + j < at.length); }
         }
         var shrink = take_scores(&s, &most, &total);
-        shrink_add_y(&sum, &shrink, &s, &y);
+        shrink_add(&sum, &shrink, &s, &y);
     }
     var share: Each;
     for (var o = 0u; o < OWN; o++) {
@@ -183,22 +178,16 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
         var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
             let row = streaming(at, key + j);
-#ifdef BROADCAST
-            x[j] = stream_x(k + row * p.qkv_stride, sub);
-            var s = dots_x(&q, &x, j);
-            y[j] = stream_y(v + row * p.qkv_stride, sub);
-#else
-            x[j] = row % TILE * CHUNKS;
-            y[j] = x[j];
-            var s = dots_x(&q, &x, j);
-#endif
-            ds[j] = dots_y(&dy, &y, j);
+            x[j] = stream_x(k + row * p.qkv_stride, row, sub);
+            var s = dots(&q, &x, j);
+            y[j] = stream_y(v + row * p.qkv_stride, row, sub);
+            ds[j] = dots(&dy, &y, j);
             for (var o = 0u; o < OWN; o++) {
                 let gradient = exp_accurate(s[o] - level[o]) * (ds[j][o] - mean[o]);
                 ds[j][o] = select(0.0, gradient, key + j < at.length);
             }
         }
-        add_x(&sum, &ds, &x);
+        add(&sum, &ds, &x);
     }
     var factor: Each;
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
@@ -236,27 +225,24 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
             let row = streaming(at, query + j);
+            x[j] = stream_x(base + row * p.qkv_stride, row, sub);
+            s[j] = dots(&k, &x, j);
+            y[j] = stream_y(cotangent + row * p.dout_stride, row, sub);
 #ifdef BROADCAST
-            x[j] = stream_x(base + row * p.qkv_stride, sub);
-            s[j] = dots_x(&k, &x, j);
-            y[j] = stream_y(cotangent + row * p.dout_stride, sub);
             let level = subgroupShuffle(levels, j);
             let mean = subgroupShuffle(levels, 4u + j);
 #else
-            x[j] = row % TILE * CHUNKS;
-            y[j] = x[j];
-            s[j] = dots_x(&k, &x, j);
             let level = saved[saved_at(0u, at, row)];
             let mean = saved[saved_at(1u, at, row)];
 #endif
-            ds[j] = dots_y(&v, &y, j);
+            ds[j] = dots(&v, &y, j);
             for (var o = 0u; o < OWN; o++) {
                 s[j][o] = select(0.0, exp_accurate(s[j][o] - level), query + j < at.length);
                 ds[j][o] = s[j][o] * (ds[j][o] - mean);
             }
         }
-        add_x(&dk, &ds, &x);
-        add_y(&dv, &s, &y);
+        add(&dk, &ds, &x);
+        add(&dv, &s, &y);
     }
     let to = p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD + width;
     var factor: Each;

@@ -130,32 +130,37 @@ fn fill_tiles(x: u32, y: u32, window: u32, first: u32, lane: u32) {
     for (var i = lane; i < min(TILE, LENGTH - first) * CHUNKS; i += WG) {
         let e = entry(window, first + i / CHUNKS);
         let c = i % CHUNKS;
-        tile_x[i] = qkv8(x + row_of(e) * p.qkv_stride, c);
+        tiles[i] = qkv8(x + row_of(e) * p.qkv_stride, c);
 #ifdef BACKWARD_KV
-        tile_y[i] = dout8(y + real_row(e) * p.dout_stride, c);
+        tiles[TILE_Y + i] = dout8(y + real_row(e) * p.dout_stride, c);
 #else
-        tile_y[i] = qkv8(y + row_of(e) * p.qkv_stride, c);
+        tiles[TILE_Y + i] = qkv8(y + row_of(e) * p.qkv_stride, c);
 #endif
     }
     workgroupBarrier();
 }
 #endif
 
-// The entries of the STEP tokens from `first` on; past the window's end the last one's again.
-fn streaming(window: u32, first: u32,
+// Streaming tokens past the window's end repeat its last one.
+fn streaming(token: u32) -> u32 { return min(token, LENGTH - 1u); }
+
 #ifdef BROADCAST
-             sub: u32,
-#endif
-) -> array<u32, STEP> {
+// The entry, of those of the STEP tokens from `first` on, that this invocation holds for its subgroup.
+fn held_entry(window: u32, first: u32, sub: u32) -> u32 { return entry(window, streaming(first + sub % STEP)); }
+
+fn all_entries(held: u32) -> array<u32, STEP> {
     var entries: array<u32, STEP>;
-#ifdef BROADCAST
-    let held = entry(window, min(first + sub % STEP, LENGTH - 1u));
     for (var j = 0u; j < STEP; j++) { entries[j] = subgroupShuffle(held, j); }
-#else
-    for (var j = 0u; j < STEP; j++) { entries[j] = entry(window, min(first + j, LENGTH - 1u)); }
-#endif
     return entries;
 }
+#else
+// The entries of the STEP tokens from `first` on.
+fn read_entries(window: u32, first: u32) -> array<u32, STEP> {
+    var entries: array<u32, STEP>;
+    for (var j = 0u; j < STEP; j++) { entries[j] = entry(window, streaming(first + j)); }
+    return entries;
+}
+#endif
 
 #ifdef FORWARD
 @compute @workgroup_size(WG)
@@ -179,27 +184,22 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     for (var o = 0u; o < OWN; o++) { most[o] = NEG_INF; }
     for (var key = 0u; key < LENGTH; key += STEP) {
 #ifdef BROADCAST
-        var entries = streaming(at.item, key, sub);
+        var entries = all_entries(held_entry(at.item, key, sub));
 #else
         if key % TILE == 0u { fill_tiles(k, v, at.item, key, lane); }
-        var entries = streaming(at.item, key);
+        var entries = read_entries(at.item, key);
 #endif
         var x: Streams;
         var y: Streams;
         var products: Pairs;
         for (var j = 0u; j < STEP; j++) {
-#ifdef BROADCAST
-            x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, sub);
-            y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, sub);
-#else
-            x[j] = min(key + j, LENGTH - 1u) % TILE * CHUNKS;
-            y[j] = x[j];
-#endif
-            products[j] = dots_x(&q, &x, j);
+            x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
+            y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
+            products[j] = dots(&q, &x, j);
         }
         var s = add_bias(products, 0u, at, lane, key, own, entries);
         var shrink = take_scores(&s, &most, &total);
-        shrink_add_y(&sum, &shrink, &s, &y);
+        shrink_add(&sum, &shrink, &s, &y);
     }
     var share: Each;
     for (var o = 0u; o < OWN; o++) {
@@ -253,26 +253,20 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
         var sum: Rows;
         for (var key = 0u; key < LENGTH; key += STEP) {
 #ifdef BROADCAST
-            var entries = streaming(window, key, sub);
+            var entries = all_entries(held_entry(window, key, sub));
 #else
             if key % TILE == 0u { fill_tiles(k, v, window, key, lane); }
-            var entries = streaming(window, key);
+            var entries = read_entries(window, key);
 #endif
             var x: Streams;
             var y: Streams;
             var products: Pairs;
             var ds: Pairs;
             for (var j = 0u; j < STEP; j++) {
-#ifdef BROADCAST
-                x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, sub);
-                products[j] = dots_x(&q, &x, j);
-                y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, sub);
-#else
-                x[j] = min(key + j, LENGTH - 1u) % TILE * CHUNKS;
-                y[j] = x[j];
-                products[j] = dots_x(&q, &x, j);
-#endif
-                ds[j] = dots_y(&dy, &y, j);
+                x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
+                products[j] = dots(&q, &x, j);
+                y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
+                ds[j] = dots(&dy, &y, j);
             }
             var s = add_bias(products, 0u, at, lane, key, own, entries);
             for (var j = 0u; j < STEP; j++) {
@@ -284,7 +278,7 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
                     padded_weight[o] += padded * weight;
                 }
             }
-            add_x(&sum, &ds, &x);
+            add(&sum, &ds, &x);
             for (var o = 0u; o < OWN; o++) {
                 let query = at.start + o * WG + lane;
                 if query < LENGTH {
@@ -327,34 +321,29 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     var dv: Rows;
     for (var query = 0u; query < LENGTH; query += STEP) {
 #ifdef BROADCAST
-        var entries = streaming(at.item, query, sub);
+        let held = held_entry(at.item, query, sub);
+        var entries = all_entries(held);
         // the first four invocations of a subgroup read lse of the next four queries, the others delta
-        let levels = saved[saved_at(sub / 4u, at.head, real_row(entry(at.item, min(query + sub % 4u, LENGTH - 1u))))];
+        let levels = saved[saved_at(sub / STEP, at.head, real_row(held))];
 #else
         if query % TILE == 0u { fill_tiles(q, d, at.item, query, lane); }
-        var entries = streaming(at.item, query);
+        var entries = read_entries(at.item, query);
 #endif
         var x: Streams;
         var y: Streams;
         var products: Pairs;
         var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
-#ifdef BROADCAST
-            x[j] = stream_x(q + row_of(entries[j]) * p.qkv_stride, sub);
-            products[j] = dots_x(&k, &x, j);
-            y[j] = stream_y(d + real_row(entries[j]) * p.dout_stride, sub);
-#else
-            x[j] = min(query + j, LENGTH - 1u) % TILE * CHUNKS;
-            y[j] = x[j];
-            products[j] = dots_x(&k, &x, j);
-#endif
-            ds[j] = dots_y(&v, &y, j);
+            x[j] = stream_x(q + row_of(entries[j]) * p.qkv_stride, streaming(query + j), sub);
+            products[j] = dots(&k, &x, j);
+            y[j] = stream_y(d + real_row(entries[j]) * p.dout_stride, streaming(query + j), sub);
+            ds[j] = dots(&v, &y, j);
         }
         var s = add_bias(products, 1u, at, lane, query, own, entries);
         for (var j = 0u; j < STEP; j++) {
 #ifdef BROADCAST
             let saved_level = subgroupShuffle(levels, j);
-            let mean = subgroupShuffle(levels, 4u + j);
+            let mean = subgroupShuffle(levels, STEP + j);
 #else
             let saved_level = saved[saved_at(0u, at.head, real_row(entries[j]))];
             let mean = saved[saved_at(1u, at.head, real_row(entries[j]))];
@@ -366,8 +355,8 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
                 ds[j][o] = s[j][o] * (ds[j][o] - mean);
             }
         }
-        add_x(&dk, &ds, &x);
-        add_y(&dv, &s, &y);
+        add(&dk, &ds, &x);
+        add(&dv, &s, &y);
     }
     let to = p.dqkv_offset + at.head * HEAD + width;
     var factor: Each;

@@ -3,7 +3,9 @@
 
 use std::collections::HashSet;
 
-use poa_gpu::ops::attention::{Problem, SequenceGroup, attention, attention_planned, plain_plans, plans};
+use poa_gpu::ops::attention::{
+    Plan, Problem, SequenceGroup, attention, attention_planned, plain_plans, plans,
+};
 use poa_gpu::ops::elementwise::{gelu, scale};
 use poa_gpu::ops::gather::narrow_rows;
 use poa_gpu::ops::layer_norm::layer_norm;
@@ -93,6 +95,17 @@ fn residuals() {
     }
 }
 
+/// Attention of two heads by this plan on a GPU.
+fn check_attention(operand: Operand, groups: &[SequenceGroup], plan: &Plan) {
+    check_half(&format!("attention {plan:?}"), &[(operand, true)], |tape, v| {
+        let scale = 1.0 / (plan.head_dim as f32).sqrt();
+        Ok(vec![match v[0].value().device() {
+            Device::Cpu(_) => attention(tape, &v[0], groups, 2, scale)?,
+            Device::Gpu(_) => attention_planned(tape, &v[0], groups, 2, scale, plan)?,
+        }])
+    });
+}
+
 #[test]
 fn attention_with_every_plan() {
     let groups = [SequenceGroup { count: 2, length: 21 }, SequenceGroup { count: 1, length: 37 }];
@@ -100,14 +113,7 @@ fn attention_with_every_plan() {
     for head_dim in [6, 16, 64] {
         let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
         for plan in plans(&problem, device.caps()) {
-            let operand = (Operand::new(1, &[79, 6 * head_dim]).strided(), true);
-            check_half(&format!("attention {plan:?}"), &[operand], |tape, v| {
-                let scale = 1.0 / (head_dim as f32).sqrt();
-                Ok(vec![match v[0].value().device() {
-                    Device::Cpu(_) => attention(tape, &v[0], &groups, 2, scale)?,
-                    Device::Gpu(_) => attention_planned(tape, &v[0], &groups, 2, scale, &plan)?,
-                }])
-            });
+            check_attention(Operand::new(1, &[79, 6 * head_dim]).strided(), &groups, &plan);
         }
     }
 }
@@ -123,14 +129,7 @@ fn tiles_of_cooperative_attention() {
         let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
         for plan in plain_plans(&problem, device.caps()) {
             fragments.insert(plan.variant);
-            let operand = Operand { placing, ..Operand::new(1, &[117, 6 * head_dim]) };
-            check_half(&format!("attention {plan:?}"), &[(operand, true)], |tape, v| {
-                let scale = 1.0 / (head_dim as f32).sqrt();
-                Ok(vec![match v[0].value().device() {
-                    Device::Cpu(_) => attention(tape, &v[0], &groups, 2, scale)?,
-                    Device::Gpu(_) => attention_planned(tape, &v[0], &groups, 2, scale, &plan)?,
-                }])
-            });
+            check_attention(Operand { placing, ..Operand::new(1, &[117, 6 * head_dim]) }, &groups, &plan);
         }
     }
     assert_eq!(fragments.len(), 2, "only {fragments:?} fit");

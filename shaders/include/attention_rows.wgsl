@@ -66,6 +66,7 @@ fn dout8(at: u32, c: u32) -> Eight {
 // The streaming side. Each row has two parts: `x` is q or k, `y` is v or do. Loops over the STEP rows that are handled
 // together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of them.
 alias Streams = array<Stream, STEP>;
+// stream_x and stream_y take the place `at` of a part of row `row` of the other side in memory, where it may be staged already.
 #ifdef BROADCAST
 #ifdef VEC4
 // The elements of a row that this invocation holds for its subgroup: one vector of each four chunks.
@@ -78,10 +79,9 @@ fn chunk_of(v: vec4<f32>, c: u32) -> Eight {
         vec4(subgroupShuffle(v.x, from_), subgroupShuffle(v.y, from_), subgroupShuffle(v.z, from_), subgroupShuffle(v.w, from_)),
         vec4(subgroupShuffle(v.x, from_ + 1u), subgroupShuffle(v.y, from_ + 1u), subgroupShuffle(v.z, from_ + 1u), subgroupShuffle(v.w, from_ + 1u)));
 }
-fn chunk_x(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c / 4u], c); }
-fn chunk_y(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c / 4u], c); }
+fn chunk(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c / 4u], c); }
 
-fn stream_x(at: u32, sub: u32) -> Stream {
+fn stream_x(at: u32, row: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var i = 0u; i < (CHUNKS + 3u) / 4u; i++) {
         held[i] = vec4<f32>(qkv[at / 4u + min(8u * i + sub, HEAD / 4u - 1u)]);
@@ -89,7 +89,7 @@ fn stream_x(at: u32, sub: u32) -> Stream {
     return held;
 }
 
-fn stream_y(at: u32, sub: u32) -> Stream {
+fn stream_y(at: u32, row: u32, sub: u32) -> Stream {
 #ifdef BACKWARD_KV
     var held: Stream;
     for (var i = 0u; i < (CHUNKS + 3u) / 4u; i++) {
@@ -97,22 +97,21 @@ fn stream_y(at: u32, sub: u32) -> Stream {
     }
     return held;
 #else
-    return stream_x(at, sub);
+    return stream_x(at, row, sub);
 #endif
 }
 #else
 // The elements of a row that this invocation holds for its subgroup: one of each chunk.
 alias Stream = array<f32, CHUNKS>;
 
-fn chunk(v: f32) -> Eight {
+fn chunk_of(v: f32) -> Eight {
     return Eight(
         vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
         vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
 }
-fn chunk_x(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk((*held)[j][c]); }
-fn chunk_y(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk((*held)[j][c]); }
+fn chunk(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c]); }
 
-fn stream_x(at: u32, sub: u32) -> Stream {
+fn stream_x(at: u32, row: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var c = 0u; c < CHUNKS; c++) {
         let e = 8u * c + sub;
@@ -125,7 +124,7 @@ fn stream_x(at: u32, sub: u32) -> Stream {
     return held;
 }
 
-fn stream_y(at: u32, sub: u32) -> Stream {
+fn stream_y(at: u32, row: u32, sub: u32) -> Stream {
 #ifdef BACKWARD_KV
     var held: Stream;
     for (var c = 0u; c < CHUNKS; c++) {
@@ -138,18 +137,24 @@ fn stream_y(at: u32, sub: u32) -> Stream {
     }
     return held;
 #else
-    return stream_x(at, sub);
+    return stream_x(at, row, sub);
 #endif
 }
 #endif
 #else
-var<workgroup> tile_x: array<Eight, TILE * CHUNKS>;
-var<workgroup> tile_y: array<Eight, TILE * CHUNKS>;
+// TILE rows of x, then as many of y.
+var<workgroup> tiles: array<Eight, 2u * TILE * CHUNKS>;
+const TILE_Y: u32 = TILE * CHUNKS;
 
 // Where a row starts in the tiles.
 alias Stream = u32;
-fn chunk_x(start: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tile_x[(*start)[j] + c]; }
-fn chunk_y(start: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tile_y[(*start)[j] + c]; }
+fn chunk(start: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tiles[(*start)[j] + c]; }
+
+fn stream_x(at: u32, row: u32, sub: u32) -> Stream { return row % TILE * CHUNKS; }
+fn stream_y(at: u32, row: u32, sub: u32) -> Stream { return TILE_Y + row % TILE * CHUNKS; }
+
+// Nobody's place in a subgroup is asked for.
+const sub: u32 = 0u;
 #endif
 
 // The rows that an invocation owns, and a number for each.
@@ -214,11 +219,11 @@ fn write_row(rows: ptr<function, Rows>, o: u32, factor: f32, at: u32) {
 // A number for each pair of a streaming and an owned row.
 alias Pairs = array<Each, STEP>;
 
-// own·x for streaming row j.
-fn dots_x(own: ptr<function, Rows>, x: ptr<function, Streams>, j: u32) -> Each {
+// Products of the owned rows and streaming row j.
+fn dots(own: ptr<function, Rows>, x: ptr<function, Streams>, j: u32) -> Each {
     var result: Each;
     for (var c = 0u; c < CHUNKS; c++) {
-        let e = chunk_x(x, j, c);
+        let e = chunk(x, j, c);
         for (var o = 0u; o < OWN; o++) { result[o] += dot8((*own)[o][c], e); }
     }
     return result;
@@ -243,11 +248,11 @@ fn take_scores(scores: ptr<function, Pairs>, most: ptr<function, Each>, total: p
     return shrink;
 }
 
-// sum = shrink·sum + factor·y
-fn shrink_add_y(sum: ptr<function, Rows>, shrink: ptr<function, Each>, factor: ptr<function, Pairs>, y: ptr<function, Streams>) {
+// sum = shrink·sum + factor·x
+fn shrink_add(sum: ptr<function, Rows>, shrink: ptr<function, Each>, factor: ptr<function, Pairs>, x: ptr<function, Streams>) {
     for (var c = 0u; c < CHUNKS; c++) {
         var e: array<Eight, STEP>;
-        for (var j = 0u; j < STEP; j++) { e[j] = chunk_y(y, j, c); }
+        for (var j = 0u; j < STEP; j++) { e[j] = chunk(x, j, c); }
         for (var o = 0u; o < OWN; o++) {
             var total = times8((*sum)[o][c], (*shrink)[o]);
             for (var j = 0u; j < STEP; j++) { total = add8(total, (*factor)[j][o], e[j]); }
@@ -256,35 +261,11 @@ fn shrink_add_y(sum: ptr<function, Rows>, shrink: ptr<function, Each>, factor: p
     }
 }
 #else
-// own·y for streaming row j.
-fn dots_y(own: ptr<function, Rows>, y: ptr<function, Streams>, j: u32) -> Each {
-    var result: Each;
-    for (var c = 0u; c < CHUNKS; c++) {
-        let e = chunk_y(y, j, c);
-        for (var o = 0u; o < OWN; o++) { result[o] += dot8((*own)[o][c], e); }
-    }
-    return result;
-}
-
 // sum += factor·x
-fn add_x(sum: ptr<function, Rows>, factor: ptr<function, Pairs>, x: ptr<function, Streams>) {
+fn add(sum: ptr<function, Rows>, factor: ptr<function, Pairs>, x: ptr<function, Streams>) {
     for (var c = 0u; c < CHUNKS; c++) {
         var e: array<Eight, STEP>;
-        for (var j = 0u; j < STEP; j++) { e[j] = chunk_x(x, j, c); }
-        for (var o = 0u; o < OWN; o++) {
-            var total = (*sum)[o][c];
-            for (var j = 0u; j < STEP; j++) { total = add8(total, (*factor)[j][o], e[j]); }
-            (*sum)[o][c] = total;
-        }
-    }
-}
-#endif
-#ifdef BACKWARD_KV
-// sum += factor·y
-fn add_y(sum: ptr<function, Rows>, factor: ptr<function, Pairs>, y: ptr<function, Streams>) {
-    for (var c = 0u; c < CHUNKS; c++) {
-        var e: array<Eight, STEP>;
-        for (var j = 0u; j < STEP; j++) { e[j] = chunk_y(y, j, c); }
+        for (var j = 0u; j < STEP; j++) { e[j] = chunk(x, j, c); }
         for (var o = 0u; o < OWN; o++) {
             var total = (*sum)[o][c];
             for (var j = 0u; j < STEP; j++) { total = add8(total, (*factor)[j][o], e[j]); }

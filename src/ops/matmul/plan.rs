@@ -322,6 +322,9 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
 
 /// Tall K and few tiles: weight gradients.
 fn choose_parts(problem: &Problem, variant: Variant, caps: &Caps) -> usize {
+    if problem.k_groups > 1 {
+        return 1;
+    }
     // workgroups that keep the adapter busy, and the shortest part worth its partial sums
     let (busy, shortest): (usize, usize) = if caps.software { (8, 1024) } else { (256, 256) };
     let (rows, cols) = variant.tile();
@@ -331,9 +334,6 @@ fn choose_parts(problem: &Problem, variant: Variant, caps: &Caps) -> usize {
     // tiles have read them, unless the partial sums are larger than they are
     let tall = caps.software && problem.a_along_m && k > 2 * CACHED_ROWS;
     let pieces = if tall { k.div_ceil(CACHED_ROWS).min((m + n) * k / (m * n).max(1)) } else { 1 };
-    if problem.k_groups > 1 {
-        return 1;
-    }
     busy.div_ceil(tiles).min(k / shortest).max(pieces).max(1)
 }
 

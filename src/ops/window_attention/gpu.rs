@@ -71,14 +71,14 @@ params!(PaddingParams {
     scale: f32,
 });
 
-/// The plan with steps of a vector of pairs.
-fn in_fours(plan: &Plan) -> Plan {
-    Plan { step: STEP, ..plan.clone() }
+/// The plan of one of the kernels, in steps of a vector of pairs.
+fn plan_of(plan: &Plan, pass: Pass) -> Plan {
+    Plan { step: STEP, ..plan.clone() }.of(pass, DType::F32)
 }
 
 fn kernel(plan: &Plan, pass: Pass, window: usize, vec4: bool) -> Kernel {
     let (entry, flag) = pass.names();
-    let mut defines = in_fours(plan).of(pass, DType::F32).defines(vec4);
+    let mut defines = plan_of(plan, pass).defines(vec4);
     defines.extend([("WINDOW", window as u32), (flag, 1)]);
     Kernel::new::<WindowParams>(ATTENTION, entry, defines)
 }
@@ -131,7 +131,8 @@ fn pitch(windows: &Windows) -> usize {
     windows.window().pow(2).next_multiple_of(STEP as usize)
 }
 
-/// `[2, heads, tokens, pitch]`: the bias of every pair of tokens, for owned queries and for owned keys.
+/// `[2, heads, tokens, pitch]`: the bias of every pair of tokens, for owned queries and for owned keys. Made for either pass:
+/// it is small beside what a pass reads, but kept from forward to backward it would be there for every block at once.
 fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
     let tokens = call.windows.window().pow(2);
     let shape = [2, call.heads, tokens, pitch(&call.windows)];
@@ -151,7 +152,7 @@ fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
 
 /// Workgroups for so many windows or parts.
 fn workgroups(call: &Call, plan: &Plan, pass: Pass, items: usize) -> usize {
-    items * call.heads * call.windows.window().pow(2).div_ceil(in_fours(plan).of(pass, DType::F32).rows())
+    items * call.heads * call.windows.window().pow(2).div_ceil(plan_of(plan, pass).rows())
 }
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
