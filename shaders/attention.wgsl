@@ -96,6 +96,19 @@ fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, at: Place, first: u3
 // Streaming rows past the sequence's end repeat its last row and weigh nothing.
 fn streaming(at: Place, row: u32) -> u32 { return min(row, at.length - 1u); }
 
+// The STEP rows from `first` on, and where those of a part begin that starts at `base`.
+fn streaming_rows(at: Place, first: u32) -> Places {
+    var rows: Places;
+    for (var j = 0u; j < STEP; j++) { rows[j] = streaming(at, first + j); }
+    return rows;
+}
+
+fn places(rows: Places, base: u32, stride: u32) -> Places {
+    var from_ = rows;
+    for (var j = 0u; j < STEP; j++) { from_[j] = base + from_[j] * stride; }
+    return from_;
+}
+
 #ifdef FORWARD
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -119,13 +132,11 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #ifndef BROADCAST
         if key % TILE == 0u { fill_tiles(k, p.qkv_stride, v, p.qkv_stride, at, key, lane); }
 #endif
-        var x: Streams;
-        var y: Streams;
+        let rows = streaming_rows(at, key);
+        var x = stream_x(places(rows, k, p.qkv_stride), rows, sub);
+        var y = stream_y(places(rows, v, p.qkv_stride), rows, sub);
         var s: Pairs;
         for (var j = 0u; j < STEP; j++) {
-            let row = streaming(at, key + j);
-            x[j] = stream_x(k + row * p.qkv_stride, row, sub);
-            y[j] = stream_y(v + row * p.qkv_stride, row, sub);
             s[j] = dots(&q, &x, j);
             for (var o = 0u; o < OWN; o++) { s[j][o] = select(NEG_INF, s[j][o], key + j < at.length); }
         }
@@ -173,14 +184,12 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
 #ifndef BROADCAST
         if key % TILE == 0u { fill_tiles(k, p.qkv_stride, v, p.qkv_stride, at, key, lane); }
 #endif
-        var x: Streams;
-        var y: Streams;
+        let rows = streaming_rows(at, key);
+        var x = stream_x(places(rows, k, p.qkv_stride), rows, sub);
+        var y = stream_y(places(rows, v, p.qkv_stride), rows, sub);
         var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
-            let row = streaming(at, key + j);
-            x[j] = stream_x(k + row * p.qkv_stride, row, sub);
             var s = dots(&q, &x, j);
-            y[j] = stream_y(v + row * p.qkv_stride, row, sub);
             ds[j] = dots(&dy, &y, j);
             for (var o = 0u; o < OWN; o++) {
                 let gradient = exp_accurate(s[o] - level[o]) * (ds[j][o] - mean[o]);
@@ -219,21 +228,19 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #else
         if query % TILE == 0u { fill_tiles(base, p.qkv_stride, cotangent, p.dout_stride, at, query, lane); }
 #endif
-        var x: Streams;
-        var y: Streams;
+        var rows = streaming_rows(at, query);
+        var x = stream_x(places(rows, base, p.qkv_stride), rows, sub);
+        var y = stream_y(places(rows, cotangent, p.dout_stride), rows, sub);
         var s: Pairs;
         var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
-            let row = streaming(at, query + j);
-            x[j] = stream_x(base + row * p.qkv_stride, row, sub);
             s[j] = dots(&k, &x, j);
-            y[j] = stream_y(cotangent + row * p.dout_stride, row, sub);
 #ifdef BROADCAST
             let level = subgroupShuffle(levels, j);
             let mean = subgroupShuffle(levels, 4u + j);
 #else
-            let level = saved[saved_at(0u, at, row)];
-            let mean = saved[saved_at(1u, at, row)];
+            let level = saved[saved_at(0u, at, rows[j])];
+            let mean = saved[saved_at(1u, at, rows[j])];
 #endif
             ds[j] = dots(&v, &y, j);
             for (var o = 0u; o < OWN; o++) {

@@ -144,6 +144,28 @@ fn fill_tiles(x: u32, y: u32, window: u32, first: u32, lane: u32) {
 // Streaming tokens past the window's end repeat its last one.
 fn streaming(token: u32) -> u32 { return min(token, LENGTH - 1u); }
 
+// The STEP tokens from `first` on.
+fn streaming_tokens(first: u32) -> Places {
+    var tokens: Places;
+    for (var j = 0u; j < STEP; j++) { tokens[j] = streaming(first + j); }
+    return tokens;
+}
+
+// Where these tokens begin in the part of qkv that starts at `base`, and in do.
+fn qkv_places(entries: array<u32, STEP>, base: u32) -> Places {
+    var places = entries;
+    for (var j = 0u; j < STEP; j++) { places[j] = base + row_of(places[j]) * p.qkv_stride; }
+    return places;
+}
+
+#ifdef BACKWARD_KV
+fn dout_places(entries: array<u32, STEP>, base: u32) -> Places {
+    var places = entries;
+    for (var j = 0u; j < STEP; j++) { places[j] = base + real_row(places[j]) * p.dout_stride; }
+    return places;
+}
+#endif
+
 #ifdef BROADCAST
 // The entry, of those of the STEP tokens from `first` on, that this invocation holds for its subgroup.
 fn held_entry(window: u32, first: u32, sub: u32) -> u32 { return entry(window, streaming(first + sub % STEP)); }
@@ -189,14 +211,11 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         if key % TILE == 0u { fill_tiles(k, v, at.item, key, lane); }
         var entries = read_entries(at.item, key);
 #endif
-        var x: Streams;
-        var y: Streams;
+        let tokens = streaming_tokens(key);
+        var x = stream_x(qkv_places(entries, k), tokens, sub);
+        var y = stream_y(qkv_places(entries, v), tokens, sub);
         var products: Pairs;
-        for (var j = 0u; j < STEP; j++) {
-            x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
-            y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
-            products[j] = dots(&q, &x, j);
-        }
+        for (var j = 0u; j < STEP; j++) { products[j] = dots(&q, &x, j); }
         var s = add_bias(products, 0u, at, lane, key, own, entries);
         var shrink = take_scores(&s, &most, &total);
         shrink_add(&sum, &shrink, &s, &y);
@@ -258,14 +277,13 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
             if key % TILE == 0u { fill_tiles(k, v, window, key, lane); }
             var entries = read_entries(window, key);
 #endif
-            var x: Streams;
-            var y: Streams;
+            let tokens = streaming_tokens(key);
+            var x = stream_x(qkv_places(entries, k), tokens, sub);
+            var y = stream_y(qkv_places(entries, v), tokens, sub);
             var products: Pairs;
             var ds: Pairs;
             for (var j = 0u; j < STEP; j++) {
-                x[j] = stream_x(k + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
                 products[j] = dots(&q, &x, j);
-                y[j] = stream_y(v + row_of(entries[j]) * p.qkv_stride, streaming(key + j), sub);
                 ds[j] = dots(&dy, &y, j);
             }
             var s = add_bias(products, 0u, at, lane, key, own, entries);
@@ -329,14 +347,13 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         if query % TILE == 0u { fill_tiles(q, d, at.item, query, lane); }
         var entries = read_entries(at.item, query);
 #endif
-        var x: Streams;
-        var y: Streams;
+        let tokens = streaming_tokens(query);
+        var x = stream_x(qkv_places(entries, q), tokens, sub);
+        var y = stream_y(dout_places(entries, d), tokens, sub);
         var products: Pairs;
         var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
-            x[j] = stream_x(q + row_of(entries[j]) * p.qkv_stride, streaming(query + j), sub);
             products[j] = dots(&k, &x, j);
-            y[j] = stream_y(d + real_row(entries[j]) * p.dout_stride, streaming(query + j), sub);
             ds[j] = dots(&v, &y, j);
         }
         var s = add_bias(products, 1u, at, lane, query, own, entries);

@@ -65,53 +65,49 @@ fn dout8(at: u32, c: u32) -> Eight {
 
 // The streaming side. Each row has two parts: `x` is q or k, `y` is v or do. Loops over the STEP rows that are handled
 // together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of them.
-alias Streams = array<Stream, STEP>;
-// stream_x and stream_y take the place `at` of a part of row `row` of the other side in memory, where it may be staged already.
+// Where the STEP rows begin in memory, and which rows of their sequence they are.
+alias Places = array<u32, STEP>;
 #ifdef BROADCAST
+#ifdef PACKED
+// Of two rows of at most sixteen elements, the vector that this invocation holds for its subgroup: one load for both.
+alias Stream = vec4<f32>;
+alias Streams = array<Stream, STEP / 2u>;
+
+fn held_x(first: u32, second: u32, sub: u32) -> Stream {
+    return vec4<f32>(qkv[select(second, first, sub < 4u) / 4u + min(sub % 4u, HEAD / 4u - 1u)]);
+}
+#ifdef BACKWARD_KV
+fn held_y(first: u32, second: u32, sub: u32) -> Stream {
+    return vec4<f32>(dout[select(second, first, sub < 4u) / 4u + min(sub % 4u, HEAD / 4u - 1u)]);
+}
+#endif
+#else
+// The elements of a row that this invocation holds for its subgroup.
 #ifdef VEC4
-// The elements of a row that this invocation holds for its subgroup: one vector of each four chunks.
+// One vector of each four chunks.
 alias Stream = array<vec4<f32>, (CHUNKS + 3u) / 4u>;
 
-// Called with constants once loops are unrolled: half a chunk each of two invocations.
-fn chunk_of(v: vec4<f32>, c: u32) -> Eight {
-    let from_ = 2u * (c % 4u);
-    return Eight(
-        vec4(subgroupShuffle(v.x, from_), subgroupShuffle(v.y, from_), subgroupShuffle(v.z, from_), subgroupShuffle(v.w, from_)),
-        vec4(subgroupShuffle(v.x, from_ + 1u), subgroupShuffle(v.y, from_ + 1u), subgroupShuffle(v.z, from_ + 1u), subgroupShuffle(v.w, from_ + 1u)));
-}
-fn chunk(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c / 4u], c); }
-
-fn stream_x(at: u32, row: u32, sub: u32) -> Stream {
+fn held_x(at: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var i = 0u; i < (CHUNKS + 3u) / 4u; i++) {
         held[i] = vec4<f32>(qkv[at / 4u + min(8u * i + sub, HEAD / 4u - 1u)]);
     }
     return held;
 }
-
-fn stream_y(at: u32, row: u32, sub: u32) -> Stream {
 #ifdef BACKWARD_KV
+fn held_y(at: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var i = 0u; i < (CHUNKS + 3u) / 4u; i++) {
         held[i] = vec4<f32>(dout[at / 4u + min(8u * i + sub, HEAD / 4u - 1u)]);
     }
     return held;
-#else
-    return stream_x(at, row, sub);
-#endif
 }
+#endif
 #else
-// The elements of a row that this invocation holds for its subgroup: one of each chunk.
+// One of each chunk.
 alias Stream = array<f32, CHUNKS>;
 
-fn chunk_of(v: f32) -> Eight {
-    return Eight(
-        vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
-        vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
-}
-fn chunk(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return chunk_of((*held)[j][c]); }
-
-fn stream_x(at: u32, row: u32, sub: u32) -> Stream {
+fn held_x(at: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var c = 0u; c < CHUNKS; c++) {
         let e = 8u * c + sub;
@@ -123,9 +119,8 @@ fn stream_x(at: u32, row: u32, sub: u32) -> Stream {
     }
     return held;
 }
-
-fn stream_y(at: u32, row: u32, sub: u32) -> Stream {
 #ifdef BACKWARD_KV
+fn held_y(at: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var c = 0u; c < CHUNKS; c++) {
         let e = 8u * c + sub;
@@ -136,22 +131,77 @@ fn stream_y(at: u32, row: u32, sub: u32) -> Stream {
 #endif
     }
     return held;
-#else
-    return stream_x(at, row, sub);
-#endif
 }
+#endif
+#endif
+alias Streams = array<Stream, STEP>;
+#endif
+
+#ifdef VEC4
+// Eight elements of a row, half of them each of two invocations: of `from_` and the next. Called with constants once loops
+// are unrolled.
+fn eight_of(v: vec4<f32>, from_: u32) -> Eight {
+    return Eight(
+        vec4(subgroupShuffle(v.x, from_), subgroupShuffle(v.y, from_), subgroupShuffle(v.z, from_), subgroupShuffle(v.w, from_)),
+        vec4(subgroupShuffle(v.x, from_ + 1u), subgroupShuffle(v.y, from_ + 1u), subgroupShuffle(v.z, from_ + 1u), subgroupShuffle(v.w, from_ + 1u)));
+}
+#ifdef PACKED
+fn chunk(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return eight_of((*held)[j / 2u], 4u * (j % 2u) + 2u * c); }
+#else
+fn chunk(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return eight_of((*held)[j][c / 4u], 2u * (c % 4u)); }
+#endif
+#else
+fn eight_of(v: f32) -> Eight {
+    return Eight(
+        vec4(subgroupBroadcast(v, 0u), subgroupBroadcast(v, 1u), subgroupBroadcast(v, 2u), subgroupBroadcast(v, 3u)),
+        vec4(subgroupBroadcast(v, 4u), subgroupBroadcast(v, 5u), subgroupBroadcast(v, 6u), subgroupBroadcast(v, 7u)));
+}
+fn chunk(held: ptr<function, Streams>, j: u32, c: u32) -> Eight { return eight_of((*held)[j][c]); }
+#endif
+
+fn stream_x(at: Places, rows: Places, sub: u32) -> Streams {
+    var places = at;
+    var held: Streams;
+#ifdef PACKED
+    for (var j = 0u; j < STEP; j += 2u) { held[j / 2u] = held_x(places[j], places[j + 1u], sub); }
+#else
+    for (var j = 0u; j < STEP; j++) { held[j] = held_x(places[j], sub); }
+#endif
+    return held;
+}
+
+#ifdef BACKWARD_KV
+fn stream_y(at: Places, rows: Places, sub: u32) -> Streams {
+    var places = at;
+    var held: Streams;
+#ifdef PACKED
+    for (var j = 0u; j < STEP; j += 2u) { held[j / 2u] = held_y(places[j], places[j + 1u], sub); }
+#else
+    for (var j = 0u; j < STEP; j++) { held[j] = held_y(places[j], sub); }
+#endif
+    return held;
+}
+#else
+fn stream_y(at: Places, rows: Places, sub: u32) -> Streams { return stream_x(at, rows, sub); }
 #endif
 #else
 // TILE rows of x, then as many of y.
 var<workgroup> tiles: array<Eight, 2u * TILE * CHUNKS>;
 const TILE_Y: u32 = TILE * CHUNKS;
 
-// Where a row starts in the tiles.
-alias Stream = u32;
-fn chunk(start: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tiles[(*start)[j] + c]; }
+// Where the rows start in the tiles.
+alias Streams = array<u32, STEP>;
+fn chunk(starts: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tiles[(*starts)[j] + c]; }
 
-fn stream_x(at: u32, row: u32, sub: u32) -> Stream { return row % TILE * CHUNKS; }
-fn stream_y(at: u32, row: u32, sub: u32) -> Stream { return TILE_Y + row % TILE * CHUNKS; }
+fn starts_in_tiles(first: u32, rows: Places) -> Streams {
+    var numbers = rows;
+    var starts: Streams;
+    for (var j = 0u; j < STEP; j++) { starts[j] = first + numbers[j] % TILE * CHUNKS; }
+    return starts;
+}
+
+fn stream_x(at: Places, rows: Places, sub: u32) -> Streams { return starts_in_tiles(0u, rows); }
+fn stream_y(at: Places, rows: Places, sub: u32) -> Streams { return starts_in_tiles(TILE_Y, rows); }
 
 // Nobody's place in a subgroup is asked for.
 const sub: u32 = 0u;

@@ -232,6 +232,9 @@ impl Plan {
         defines.extend((self.variant == Variant::Broadcast).then_some(("BROADCAST", 1)));
         defines.extend((!self.head_dim.is_multiple_of(8)).then_some(("RAGGED", 1)));
         defines.extend(vec4.then_some(("VEC4", 1)));
+        // a load of a vector for eight lanes has room for two such rows
+        let packed = self.variant == Variant::Broadcast && vec4 && self.head_dim <= 16;
+        defines.extend(packed.then_some(("PACKED", 1)));
         defines
     }
 }

@@ -7,6 +7,7 @@ use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::attention::{Pass, Plan, Problem, in_vectors, plans, vector_choices};
 use crate::ops::fill::fill;
 use crate::ops::reduce::column_sum;
+use crate::ops::rows::summing_teams;
 use crate::tensor::{DType, Tensor};
 
 const ATTENTION: Shader =
@@ -15,9 +16,7 @@ const GRADIENTS: Shader =
     Shader { name: "window_gradients.wgsl", source: include_str!("../../../shaders/window_gradients.wgsl") };
 /// Invocations of a workgroup in the sums.
 const WG: u32 = 64;
-/// Parts of the windows, times heads, that sum dS on their own: so many fill a large device. They sum into no more than
-/// `SUMS` elements, below 10 MiB where windows have 49 tokens.
-const PARTS: usize = 1024;
+/// Elements that the parts of the windows may sum dS into: below 10 MiB where windows have 49 tokens.
 const SUMS: usize = 16 << 20;
 /// Tokens of the other side that are handled together: a vector of pairs.
 const STEP: u32 = 4;
@@ -177,7 +176,8 @@ pub(super) fn backward(
     let windows = &call.windows;
     let (rd, rg) = (dout.rows("window_attention")?, dqkv.rows("window_attention")?);
     let pairs = call.heads * windows.window().pow(2) * pitch(windows);
-    let most = (PARTS / call.heads).min(SUMS / pairs).max(1);
+    // parts that sum on their own, times heads: enough to fill a device, few where summing them up is not for nothing
+    let most = (summing_teams(gpu.caps()) / call.heads).min(SUMS / pairs).max(1);
     let per_part = windows.count().div_ceil(most);
     let parts = windows.count().div_ceil(per_part);
     let sums = Tensor::empty(dqkv.device(), &[parts, pairs], DType::F32)?;
