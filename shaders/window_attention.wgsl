@@ -4,6 +4,8 @@
 //                 sums[part, head, query, key] = Σ ds over the part's windows, and for every query Σ ds and Σ exp(s − lse)
 //                 over the padded keys
 //   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
+//   backward      both at once, where an invocation adds up faster than it reads: owned keys, and what queries get is summed
+//                 over the subgroup; its sums are [part, head, key, query]
 // dqkv is written (=) but for its last row where that stands for padded tokens.
 //
 // qkv [rows, 3·width], or [rows + 1, 3·width] with the row of all padded tokens last; out and do [rows, width]; rows may
@@ -14,12 +16,16 @@
 // are padded to a multiple of four: bias with NEG_INF, so that tokens past the window's end weigh nothing.
 //
 // Rows are owned and streamed as in attention.wgsl, four tokens at a time: a workgroup of WG invocations takes WG·OWN
-// tokens of a window and head. Grid, folded: (window, head, block of tokens); in backward_q (part, head, block), a part being `per_part` windows
-// that one workgroup handles in turn, so that their ds can be added up in one place.
+// tokens of a window and head. Grid, folded: (window, head, block of tokens); in backward_q (part, head, block) and in backward
+// (part, head), a part being `per_part` windows that one workgroup handles in turn, so that their ds can be added up in one
+// place.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
 #include "attention_rows.wgsl"
+#ifdef BACKWARD
+#include "over_lanes.wgsl"
+#endif
 
 struct Params {
     heads: u32, rows: u32, windows: u32, per_part: u32,
@@ -28,6 +34,7 @@ struct Params {
     dout_offset: u32, dout_stride: u32,
     dqkv_offset: u32, dqkv_stride: u32,
     saved_offset: u32, sums_offset: u32, index_offset: u32, bias_offset: u32,
+    padded: u32,
     scale: f32,
 }
 
@@ -38,7 +45,7 @@ struct Params {
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 @group(0) @binding(4) var<storage, read> bias: array<vec4<f32>>;
 #endif
-#ifdef BACKWARD_Q
+#ifdef SUMS_DS
 @group(0) @binding(0) var<storage, read_write> dqkv: array<Cell>;
 @group(0) @binding(1) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(2) var<storage, read_write> sums: array<vec4<f32>>;
@@ -131,7 +138,7 @@ fn fill_tiles(x: u32, y: u32, window: u32, first: u32, lane: u32) {
         let e = entry(window, first + i / CHUNKS);
         let c = i % CHUNKS;
         tiles[i] = qkv8(x + row_of(e) * p.qkv_stride, c);
-#ifdef BACKWARD_KV
+#ifdef Y_IS_DO
         tiles[TILE_Y + i] = dout8(y + real_row(e) * p.dout_stride, c);
 #else
         tiles[TILE_Y + i] = qkv8(y + row_of(e) * p.qkv_stride, c);
@@ -158,7 +165,7 @@ fn qkv_places(entries: array<u32, STEP>, base: u32) -> Places {
     return places;
 }
 
-#ifdef BACKWARD_KV
+#ifdef Y_IS_DO
 fn dout_places(entries: array<u32, STEP>, base: u32) -> Places {
     var places = entries;
     for (var j = 0u; j < STEP; j++) { places[j] = base + real_row(places[j]) * p.dout_stride; }
@@ -381,5 +388,105 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     store(dk, factor, to, p.dqkv_stride, at, own, lane);
     for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }
     store(dv, factor, to + width, p.dqkv_stride, at, own, lane);
+}
+#endif
+
+#ifdef BACKWARD
+fn dqkv_places(entries: array<u32, STEP>, base: u32) -> Places {
+    var places = entries;
+    for (var j = 0u; j < STEP; j++) { places[j] = base + row_of(places[j]) * p.dqkv_stride; }
+    return places;
+}
+
+fn out_places(entries: array<u32, STEP>, base: u32) -> Places {
+    var places = entries;
+    for (var j = 0u; j < STEP; j++) { places[j] = base + real_row(places[j]) * p.out_stride; }
+    return places;
+}
+
+@compute @workgroup_size(WG)
+fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+            @builtin(subgroup_invocation_id) sub: u32, @builtin(local_invocation_index) lane: u32) {
+    let workgroup = workgroup_index(wid, nwg);
+    if workgroup >= (p.windows + p.per_part - 1u) / p.per_part * p.heads { return; }
+    let part = workgroup / p.heads;
+    let head = workgroup % p.heads;
+    let width = p.heads * HEAD;
+    let q = p.qkv_offset + head * HEAD;
+    let d = p.dout_offset + head * HEAD;
+    let y_of_d = p.out_offset + head * HEAD;
+    let dq = p.dqkv_offset + head * HEAD;
+    let sums_at = p.sums_offset / 4u + workgroup * LENGTH * FOURS;
+    let first = part * p.per_part;
+    let last = min(first + p.per_part, p.windows);
+    for (var window = first; window < last; window++) {
+        for (var start = 0u; start < LENGTH; start += WG * OWN) {
+            let at = Place(window, head, start);
+            var own = own_entries(at, window, lane);
+            var k = own_qkv(q + width, own, p.scale);
+            var v = own_qkv(q + 2u * width, own, 1.0);
+            var dk: Rows;
+            var dv: Rows;
+            for (var query = 0u; query < LENGTH; query += STEP) {
+                let held = held_entry(window, query, sub);
+                var entries = all_entries(held);
+                let levels = saved[saved_at(0u, head, real_row(held))];
+                let tokens = streaming_tokens(query);
+                var x = stream_x(qkv_places(entries, q), tokens, sub);
+                var y = stream_y(dout_places(entries, d), tokens, sub);
+                var deltas = stream_deltas(&y, out_places(entries, y_of_d), sub);
+                var products: Pairs;
+                var ds: Pairs;
+                for (var j = 0u; j < STEP; j++) {
+                    products[j] = dots(&k, &x, j);
+                    ds[j] = dots(&v, &y, j);
+                }
+                var s = add_bias(products, 1u, at, lane, query, own, entries);
+                var kept: array<bool, STEP>;
+                // of the keys that are padding: Σ ds of the four queries, then Σ exp(s − lse)
+                var over_padding: array<f32, 8>;
+                for (var j = 0u; j < STEP; j++) {
+                    kept[j] = row_of(entries[j]) < p.rows && query + j < LENGTH;
+                    // padded queries have no cotangent
+                    let level = select(-NEG_INF, subgroupShuffle(levels, j), kept[j]);
+                    for (var o = 0u; o < OWN; o++) {
+                        // a token that repeats the last one has been counted
+                        let weight = select(0.0, exp_accurate(s[j][o] - level), start + o * WG + lane < LENGTH);
+                        s[j][o] = weight;
+                        ds[j][o] = weight * (ds[j][o] - deltas[j]);
+                        let padding = f32(row_of(own[o]) >= p.rows);
+                        over_padding[j] += padding * ds[j][o];
+                        over_padding[4u + j] += padding * weight;
+                    }
+                }
+                add(&dk, &ds, &x);
+                add(&dv, &s, &y);
+                give(&k, &ds, dqkv_places(entries, dq), kept, start > 0u, sub);
+                for (var o = 0u; o < OWN; o++) {
+                    let key = start + o * WG + lane;
+                    if key < LENGTH {
+                        let to = sums_at + key * FOURS + query / 4u;
+                        let four = vec4(ds[0][o], ds[1][o], ds[2][o], ds[3][o]);
+                        if window == first { sums[to] = four; } else { sums[to] += four; }
+                    }
+                }
+                if p.padded != 0u {
+                    var terms: array<vec4<f32>, 8>;
+                    for (var i = 0u; i < 8u; i++) { terms[i] = vec4(over_padding[i]); }
+                    let total = totals(terms, sub).x;
+                    // the first four invocations hold the queries' entries, and so do the last four
+                    if row_of(held) < p.rows && query + sub % 4u < LENGTH {
+                        let to = saved_at(2u + sub / 4u, head, row_of(held));
+                        if start > 0u { saved[to] += total; } else { saved[to] = total; }
+                    }
+                }
+            }
+            var factor: Each;
+            for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
+            store(dk, factor, dq + width, p.dqkv_stride, at, own, lane);
+            for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }
+            store(dv, factor, dq + 2u * width, p.dqkv_stride, at, own, lane);
+        }
+    }
 }
 #endif

@@ -2,8 +2,8 @@
 // a multiple of four.
 //   spread_bias   pairs[side, head, own, other] the bias of a query and a key: own is the query on side 0, the key on side 1.
 //                 Padding is NEG_INF. Grid: one invocation an element of pairs, folded.
-//   fold_bias     dbias[r, head] (=, or += where `accumulate`) the sum of ds [heads, queries, keys] over the pairs of a query
-//                 and a key whose distance is r. Grid: one invocation an element of dbias, folded.
+//   fold_bias     dbias[r, head] (=, or += where `accumulate`) the sum of ds [heads, queries, keys], or [heads, keys, queries]
+//                 where `key_first`, over the pairs of a query and a key whose distance is r. Grid: one invocation an element of dbias, folded.
 //   sum_padding   parts[part, c] = Σ over the part's rows of w[row]·x[row, c]: the first `cols` columns with x = q and w the
 //                 saved Σ ds over padded keys, times `scale`; then as many with x = do and w = Σ exp(s − lse).
 //                 Grid: (ceil(2·cols / WG), parts).
@@ -42,7 +42,7 @@ fn spread_bias(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 
 #ifdef FOLD_BIAS
 struct Params {
-    heads: u32, window: u32, sums_offset: u32, out_offset: u32, out_stride: u32, accumulate: u32,
+    heads: u32, window: u32, key_first: u32, sums_offset: u32, out_offset: u32, out_stride: u32, accumulate: u32,
 }
 
 @group(0) @binding(0) var<storage, read_write> dbias: array<f32>;
@@ -66,7 +66,9 @@ fn fold_bias(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
     for (var y = max(down, w - 1u) - (w - 1u); y < min(w, down + 1u); y++) {
         for (var x = max(across, w - 1u) - (w - 1u); x < min(w, across + 1u); x++) {
             let key = (y + w - 1u - down) * w + x + w - 1u - across;
-            total += sums[p.sums_offset + (head * length + y * w + x) * pitch + key];
+            let query = y * w + x;
+            let pair = select(query * pitch + key, key * pitch + query, p.key_first != 0u);
+            total += sums[p.sums_offset + head * length * pitch + pair];
         }
     }
     let to = p.out_offset + r * p.out_stride + head;

@@ -168,7 +168,7 @@ fn of_maps_of_several_sizes() {
 
 #[test]
 fn of_heads_of_any_size() {
-    for d in [1, 4, 12, 16, 20, 32, 64, 128] {
+    for d in [1, 4, 12, 16, 20, 24, 32, 40, 64, 128] {
         let case = Case::new(&[(1, 5, 4)], 4, 2, 2, d);
         case.run(case.operands(), None);
     }
@@ -186,7 +186,7 @@ fn of_strided_slices_and_parameters() {
 
 #[test]
 fn with_every_plan() {
-    for (d, window) in [(4, 4), (16, 7), (30, 3)] {
+    for (d, window) in [(4, 4), (16, 7), (24, 5), (30, 3)] {
         let case =
             Case::new(&[(3, 2 * window, window), (2, window - 1, window + 1)], window, window / 2, 2, d);
         let windows = Windows::new(&gpu(), &case.maps, window, 0).unwrap();

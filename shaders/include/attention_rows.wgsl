@@ -63,7 +63,7 @@ fn dout8(at: u32, c: u32) -> Eight {
 }
 #endif
 
-// The streaming side. Each row has two parts: `x` is q or k, `y` is v or do. Loops over the STEP rows that are handled
+// The streaming side. Each row has two parts: `x` is q or k, `y` is v, or do where Y_IS_DO. Loops over the STEP rows that are handled
 // together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of them.
 // Where the STEP rows begin in memory, and which rows of their sequence they are.
 alias Places = array<u32, STEP>;
@@ -76,7 +76,7 @@ alias Streams = array<Stream, STEP / 2u>;
 fn held_x(first: u32, second: u32, sub: u32) -> Stream {
     return vec4<f32>(qkv[select(second, first, sub < 4u) / 4u + min(sub % 4u, HEAD / 4u - 1u)]);
 }
-#ifdef BACKWARD_KV
+#ifdef Y_IS_DO
 fn held_y(first: u32, second: u32, sub: u32) -> Stream {
     return vec4<f32>(dout[select(second, first, sub < 4u) / 4u + min(sub % 4u, HEAD / 4u - 1u)]);
 }
@@ -94,7 +94,7 @@ fn held_x(at: u32, sub: u32) -> Stream {
     }
     return held;
 }
-#ifdef BACKWARD_KV
+#ifdef Y_IS_DO
 fn held_y(at: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var i = 0u; i < (CHUNKS + 3u) / 4u; i++) {
@@ -119,7 +119,7 @@ fn held_x(at: u32, sub: u32) -> Stream {
     }
     return held;
 }
-#ifdef BACKWARD_KV
+#ifdef Y_IS_DO
 fn held_y(at: u32, sub: u32) -> Stream {
     var held: Stream;
     for (var c = 0u; c < CHUNKS; c++) {
@@ -170,7 +170,7 @@ fn stream_x(at: Places, rows: Places, sub: u32) -> Streams {
     return held;
 }
 
-#ifdef BACKWARD_KV
+#ifdef Y_IS_DO
 fn stream_y(at: Places, rows: Places, sub: u32) -> Streams {
     var places = at;
     var held: Streams;

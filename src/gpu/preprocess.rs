@@ -22,6 +22,7 @@ const INCLUDES: &[(&str, &str)] = &[
     ("targets.wgsl", include_str!("../../shaders/include/targets.wgsl")),
     ("sequences.wgsl", include_str!("../../shaders/include/sequences.wgsl")),
     ("attention_rows.wgsl", include_str!("../../shaders/include/attention_rows.wgsl")),
+    ("over_lanes.wgsl", include_str!("../../shaders/include/over_lanes.wgsl")),
 ];
 
 fn broken(name: &str, what: impl std::fmt::Display) -> Error {

@@ -104,6 +104,8 @@ pub(in crate::ops) enum Pass {
     Forward,
     BackwardQ,
     BackwardKv,
+    /// Both backward passes at once: of windows alone, whose tokens are few enough for one workgroup.
+    Backward,
 }
 
 impl Pass {
@@ -114,16 +116,17 @@ impl Pass {
         match self {
             Self::Forward => 2,
             Self::BackwardQ => 3,
-            Self::BackwardKv => 4,
+            Self::BackwardKv | Self::Backward => 4,
         }
     }
 
-    /// Its entry point, and the flag that it is built with.
-    pub(in crate::ops) fn names(self) -> (&'static str, &'static str) {
+    /// Its entry point, and the flags that it is built with.
+    pub(in crate::ops) fn names(self) -> (&'static str, &'static [&'static str]) {
         match self {
-            Self::Forward => ("forward", "FORWARD"),
-            Self::BackwardQ => ("backward_q", "BACKWARD_Q"),
-            Self::BackwardKv => ("backward_kv", "BACKWARD_KV"),
+            Self::Forward => ("forward", &["FORWARD"]),
+            Self::BackwardQ => ("backward_q", &["BACKWARD_Q", "SUMS_DS"]),
+            Self::BackwardKv => ("backward_kv", &["BACKWARD_KV", "Y_IS_DO"]),
+            Self::Backward => ("backward", &["BACKWARD", "Y_IS_DO", "SUMS_DS"]),
         }
     }
 }
@@ -202,7 +205,7 @@ impl Plan {
     }
 
     fn kernel(&self, pass: Pass, dtype: DType, vec4: bool) -> Kernel {
-        let (entry, flag) = pass.names();
+        let (entry, flags) = pass.names();
         let (shader, mut defines) = match self.variant {
             Variant::Cooperative { fragment, plain } => {
                 let mut defines = vec![("FRAGMENT", fragment), ("FRAGMENTS", self.head_dim / fragment)];
@@ -221,7 +224,7 @@ impl Plan {
                 (SHADER, defines)
             }
         };
-        defines.push((flag, 1));
+        defines.extend(flags.iter().map(|flag| (*flag, 1)));
         Kernel::new::<AttentionParams>(shader, entry, defines)
     }
 
