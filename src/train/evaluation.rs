@@ -94,6 +94,16 @@ impl Evaluation {
 
     /// Evaluates the teacher after `done` steps, and draws all evaluations so far.
     pub fn run(&mut self, model: &PoaModel, done: usize, reports: &mut Reports) -> Result<()> {
+        if done == 0 {
+            // with a large network it is long before anything else is to be seen
+            let networks: Vec<String> = self.networks.iter().map(Network::to_string).collect();
+            reports.say(&format!(
+                "before the first step: k-NN of {}, {} images that vote (evaluation.train_images) and {} to classify (evaluation.val_images)",
+                networks.join(", "),
+                self.train.len(),
+                self.val.len(),
+            ));
+        }
         let (encoder, images) = (model.teacher_encoder(), (&self.train, &self.val));
         let all = knn_accuracies(encoder, &self.networks, images, &self.options, &mut |_, _, _| {})?;
         let ks = &self.options.ks;
