@@ -96,17 +96,11 @@ fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, at: Place, first: u3
 // Streaming rows past the sequence's end repeat its last row and weigh nothing.
 fn streaming(at: Place, row: u32) -> u32 { return min(row, at.length - 1u); }
 
-// The STEP rows from `first` on, and where those of a part begin that starts at `base`.
+// The STEP rows from `first` on.
 fn streaming_rows(at: Place, first: u32) -> Places {
     var rows: Places;
     for (var j = 0u; j < STEP; j++) { rows[j] = streaming(at, first + j); }
     return rows;
-}
-
-fn places(rows: Places, base: u32, stride: u32) -> Places {
-    var from_ = rows;
-    for (var j = 0u; j < STEP; j++) { from_[j] = base + from_[j] * stride; }
-    return from_;
 }
 
 #ifdef FORWARD

@@ -130,6 +130,19 @@ fn store(rows: Rows, factors: Each, base: u32, stride: u32, at: Place, entries: 
     }
 }
 
+#ifdef Y_IS_DO
+// The same of the gradients of owned keys, to their parts of dqkv.
+fn store_keys(dk: Rows, dv: Rows, at: Place, entries: array<u32, OWN>, lane: u32) {
+    let width = p.heads * HEAD;
+    let to = p.dqkv_offset + at.head * HEAD + width;
+    var factor: Each;
+    for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
+    store(dk, factor, to, p.dqkv_stride, at, entries, lane);
+    for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }
+    store(dv, factor, to + width, p.dqkv_stride, at, entries, lane);
+}
+#endif
+
 #ifndef BROADCAST
 // Fills both tiles with the tokens of a window from `first` on: `x` and `y` are where row 0 of each part starts.
 fn fill_tiles(x: u32, y: u32, window: u32, first: u32, lane: u32) {
@@ -158,20 +171,18 @@ fn streaming_tokens(first: u32) -> Places {
     return tokens;
 }
 
-// Where these tokens begin in the part of qkv that starts at `base`, and in do.
-fn qkv_places(entries: array<u32, STEP>, base: u32) -> Places {
-    var places = entries;
-    for (var j = 0u; j < STEP; j++) { places[j] = base + row_of(places[j]) * p.qkv_stride; }
-    return places;
+// The rows of these entries, and those that padded tokens take where they have none.
+fn rows_of(entries: array<u32, STEP>) -> Places {
+    var rows = entries;
+    for (var j = 0u; j < STEP; j++) { rows[j] = row_of(rows[j]); }
+    return rows;
 }
 
-#ifdef Y_IS_DO
-fn dout_places(entries: array<u32, STEP>, base: u32) -> Places {
-    var places = entries;
-    for (var j = 0u; j < STEP; j++) { places[j] = base + real_row(places[j]) * p.dout_stride; }
-    return places;
+fn real_rows(entries: array<u32, STEP>) -> Places {
+    var rows = entries;
+    for (var j = 0u; j < STEP; j++) { rows[j] = real_row(rows[j]); }
+    return rows;
 }
-#endif
 
 #ifdef BROADCAST
 // The entry, of those of the STEP tokens from `first` on, that this invocation holds for its subgroup.
@@ -188,6 +199,22 @@ fn read_entries(window: u32, first: u32) -> array<u32, STEP> {
     var entries: array<u32, STEP>;
     for (var j = 0u; j < STEP; j++) { entries[j] = entry(window, streaming(first + j)); }
     return entries;
+}
+#endif
+
+#ifdef SUMS_DS
+// Writes (=, or += where `more`) ds of the owned tokens, of which `own` is the first, and the four streaming ones from
+// `other` on to the part's sums.
+fn sum_slopes(ds: Pairs, sums_at: u32, own: u32, other: u32, more: bool) {
+    var slopes = ds;
+    for (var o = 0u; o < OWN; o++) {
+        let token = own + o * WG;
+        if token < LENGTH {
+            let to = sums_at + token * FOURS + other / 4u;
+            let four = vec4(slopes[0][o], slopes[1][o], slopes[2][o], slopes[3][o]);
+            if more { sums[to] += four; } else { sums[to] = four; }
+        }
+    }
 }
 #endif
 
@@ -219,8 +246,8 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         var entries = read_entries(at.item, key);
 #endif
         let tokens = streaming_tokens(key);
-        var x = stream_x(qkv_places(entries, k), tokens, sub);
-        var y = stream_y(qkv_places(entries, v), tokens, sub);
+        var x = stream_x(places(rows_of(entries), k, p.qkv_stride), tokens, sub);
+        var y = stream_y(places(rows_of(entries), v, p.qkv_stride), tokens, sub);
         var products: Pairs;
         for (var j = 0u; j < STEP; j++) { products[j] = dots(&q, &x, j); }
         var s = add_bias(products, 0u, at, lane, key, own, entries);
@@ -285,8 +312,8 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
             var entries = read_entries(window, key);
 #endif
             let tokens = streaming_tokens(key);
-            var x = stream_x(qkv_places(entries, k), tokens, sub);
-            var y = stream_y(qkv_places(entries, v), tokens, sub);
+            var x = stream_x(places(rows_of(entries), k, p.qkv_stride), tokens, sub);
+            var y = stream_y(places(rows_of(entries), v, p.qkv_stride), tokens, sub);
             var products: Pairs;
             var ds: Pairs;
             for (var j = 0u; j < STEP; j++) {
@@ -304,14 +331,7 @@ fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nw
                 }
             }
             add(&sum, &ds, &x);
-            for (var o = 0u; o < OWN; o++) {
-                let query = at.start + o * WG + lane;
-                if query < LENGTH {
-                    let to = sums_at + query * FOURS + key / 4u;
-                    let four = vec4(ds[0][o], ds[1][o], ds[2][o], ds[3][o]);
-                    if window == first { sums[to] = four; } else { sums[to] += four; }
-                }
-            }
+            sum_slopes(ds, sums_at, at.start + lane, key, window > first);
         }
         for (var o = 0u; o < OWN; o++) {
             let row = row_of(own[o]);
@@ -355,8 +375,8 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         var entries = read_entries(at.item, query);
 #endif
         let tokens = streaming_tokens(query);
-        var x = stream_x(qkv_places(entries, q), tokens, sub);
-        var y = stream_y(dout_places(entries, d), tokens, sub);
+        var x = stream_x(places(rows_of(entries), q, p.qkv_stride), tokens, sub);
+        var y = stream_y(places(real_rows(entries), d, p.dout_stride), tokens, sub);
         var products: Pairs;
         var ds: Pairs;
         for (var j = 0u; j < STEP; j++) {
@@ -382,28 +402,11 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         add(&dk, &ds, &x);
         add(&dv, &s, &y);
     }
-    let to = p.dqkv_offset + at.head * HEAD + width;
-    var factor: Each;
-    for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
-    store(dk, factor, to, p.dqkv_stride, at, own, lane);
-    for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }
-    store(dv, factor, to + width, p.dqkv_stride, at, own, lane);
+    store_keys(dk, dv, at, own, lane);
 }
 #endif
 
 #ifdef BACKWARD
-fn dqkv_places(entries: array<u32, STEP>, base: u32) -> Places {
-    var places = entries;
-    for (var j = 0u; j < STEP; j++) { places[j] = base + row_of(places[j]) * p.dqkv_stride; }
-    return places;
-}
-
-fn out_places(entries: array<u32, STEP>, base: u32) -> Places {
-    var places = entries;
-    for (var j = 0u; j < STEP; j++) { places[j] = base + real_row(places[j]) * p.out_stride; }
-    return places;
-}
-
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
             @builtin(subgroup_invocation_id) sub: u32, @builtin(local_invocation_index) lane: u32) {
@@ -432,9 +435,9 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
                 var entries = all_entries(held);
                 let levels = saved[saved_at(0u, head, real_row(held))];
                 let tokens = streaming_tokens(query);
-                var x = stream_x(qkv_places(entries, q), tokens, sub);
-                var y = stream_y(dout_places(entries, d), tokens, sub);
-                var deltas = stream_deltas(&y, out_places(entries, y_of_d), sub);
+                var x = stream_x(places(rows_of(entries), q, p.qkv_stride), tokens, sub);
+                var y = stream_y(places(real_rows(entries), d, p.dout_stride), tokens, sub);
+                var deltas = stream_deltas(&y, places(real_rows(entries), y_of_d, p.out_stride), sub);
                 var products: Pairs;
                 var ds: Pairs;
                 for (var j = 0u; j < STEP; j++) {
@@ -461,15 +464,8 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
                 }
                 add(&dk, &ds, &x);
                 add(&dv, &s, &y);
-                give(&k, &ds, dqkv_places(entries, dq), kept, start > 0u, sub);
-                for (var o = 0u; o < OWN; o++) {
-                    let key = start + o * WG + lane;
-                    if key < LENGTH {
-                        let to = sums_at + key * FOURS + query / 4u;
-                        let four = vec4(ds[0][o], ds[1][o], ds[2][o], ds[3][o]);
-                        if window == first { sums[to] = four; } else { sums[to] += four; }
-                    }
-                }
+                give(&k, &ds, places(rows_of(entries), dq, p.dqkv_stride), kept, start > 0u, sub);
+                sum_slopes(ds, sums_at, start + lane, query, window > first);
                 if p.padded != 0u {
                     var terms: array<vec4<f32>, 8>;
                     for (var i = 0u; i < 8u; i++) { terms[i] = vec4(over_padding[i]); }
@@ -481,11 +477,7 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
                     }
                 }
             }
-            var factor: Each;
-            for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
-            store(dk, factor, dq + width, p.dqkv_stride, at, own, lane);
-            for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }
-            store(dv, factor, dq + 2u * width, p.dqkv_stride, at, own, lane);
+            store_keys(dk, dv, at, own, lane);
         }
     }
 }

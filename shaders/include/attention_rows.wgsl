@@ -63,10 +63,19 @@ fn dout8(at: u32, c: u32) -> Eight {
 }
 #endif
 
-// The streaming side. Each row has two parts: `x` is q or k, `y` is v, or do where Y_IS_DO. Loops over the STEP rows that are handled
-// together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of them.
-// Where the STEP rows begin in memory, and which rows of their sequence they are.
+// The streaming side. Each row has two parts: `x` is q or k, `y` is v, or do where Y_IS_DO. Loops over the STEP rows that are
+// handled together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of
+// them.
+// A number for each of the STEP rows: which of its sequence or of the matrix it is, or where it begins in memory.
 alias Places = array<u32, STEP>;
+
+// Where these rows of a part begin that starts at `base`.
+fn places(rows: Places, base: u32, stride: u32) -> Places {
+    var at = rows;
+    for (var j = 0u; j < STEP; j++) { at[j] = base + at[j] * stride; }
+    return at;
+}
+
 #ifdef BROADCAST
 #ifdef PACKED
 // Of two rows of at most sixteen elements, the vector that this invocation holds for its subgroup: one load for both.

@@ -27,7 +27,7 @@ const ROWS_AT_ONCE: u32 = 1u;
 #endif
 
 // Which of the vectors of a row this invocation holds, and of which of the rows that are held at once, in group g.
-fn held_vector(g: u32, sub: u32) -> u32 { return (8u * g + sub) % (8u / ROWS_AT_ONCE * GROUPS); }
+fn held_vector(g: u32, sub: u32) -> u32 { return 8u * g + sub % (8u / ROWS_AT_ONCE); }
 fn held_row(sub: u32) -> u32 { return sub / (8u / ROWS_AT_ONCE); }
 
 // Σ out·do of each streaming row, where `y` are those of do and out's begin at `at`.

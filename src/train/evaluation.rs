@@ -98,7 +98,8 @@ impl Evaluation {
             // with a large network it is long before anything else is to be seen
             let networks: Vec<String> = self.networks.iter().map(Network::to_string).collect();
             reports.say(&format!(
-                "before the first step: k-NN of {}, {} images that vote (evaluation.train_images) and {} to classify (evaluation.val_images)",
+                "before the first step: k-NN of {}, {} images that vote (evaluation.train_images) \
+                 and {} to classify (evaluation.val_images)",
                 networks.join(", "),
                 self.train.len(),
                 self.val.len(),
