@@ -4,7 +4,6 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use super::{Bench, Event, Ready, Sink, wrong};
-use crate::config::Config;
 use crate::data::settings::loader_config;
 use crate::data::{self, Loader};
 use crate::error::{Error, Result};
@@ -12,6 +11,7 @@ use crate::optim::adamw::StepSettings;
 use crate::poa::losses::LossWeights;
 use crate::poa::{PoaModel, StepBatch, StepInputs};
 use crate::profile::Work;
+use crate::recipes::Config;
 use crate::tensor::Device;
 
 /// Memory that a step of ViT-L takes with the recipe's batch (measured on the CPU device).

@@ -10,8 +10,8 @@ use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
 use crate::cli::visualize::VisualizeArgs;
-use crate::config::{Config, recipe_name};
 use crate::error::{Error, Result};
+use crate::recipes::{Config, recipe_name};
 use crate::tensor::DeviceChoice;
 use crate::train::run_folder::{holds_run, newest_run};
 

@@ -2,9 +2,9 @@
 
 use clap::Args;
 
-use crate::config::Config;
 use crate::error::Result;
 use crate::models::backbone;
+use crate::recipes::Config;
 
 /// Arguments of `config`.
 #[derive(Debug, Clone, Args)]

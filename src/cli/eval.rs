@@ -11,11 +11,11 @@ use crate::cli::subject::image_size;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, LinearOptions, LinearReport, knn_accuracies, linear_probes};
+use crate::files::durable::replace_file;
 use crate::models::backbone::Cost;
 use crate::models::grid::Network;
 use crate::plot;
 use crate::tensor::{Device, DeviceChoice};
-use crate::train::checkpoint::replace_file;
 use crate::train::save::Teacher;
 use crate::weights::networks::choose;
 

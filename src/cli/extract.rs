@@ -5,9 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::error::{Error, Result};
+use crate::files::checkpoint;
 use crate::models::backbone;
 use crate::models::plain::Format;
-use crate::train::checkpoint;
 use crate::train::save::{TEACHER, config_of};
 use crate::weights::extract::Extraction;
 use crate::weights::networks::choose;

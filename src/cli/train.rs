@@ -4,9 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::args::TrainArgs;
-use crate::config::Config;
 use crate::data;
 use crate::error::{Error, Result};
+use crate::recipes::Config;
 use crate::tensor::Device;
 use crate::train::profiling::Profiling;
 use crate::train::run_folder::RunFolder;

@@ -3,7 +3,7 @@
 
 use rayon::prelude::*;
 
-use crate::tensor::Rows;
+use crate::layout::Rows;
 
 /// Elements a piece of work should have at least, so that handing it out costs little.
 const GRAIN: usize = 16 * 1024;

@@ -1,9 +1,9 @@
 //! From a configuration to what the loader makes.
 
-use crate::config::Config;
 use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig};
 use crate::error::Result;
 use crate::models::backbone;
+use crate::recipes::Config;
 
 /// Batches made ahead by the loader.
 const PREFETCH: usize = 2;

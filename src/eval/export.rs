@@ -9,11 +9,11 @@ use crate::autograd::{Tape, Var};
 use crate::data::{BadSample, Source, evaluation_view};
 use crate::error::{Error, Result};
 use crate::eval::Progress;
+use crate::files::tensor_writer::{RowWriter, TensorSpec};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::ops::segment_mean::segment_mean;
 use crate::tensor::Tensor;
-use crate::train::tensor_writer::{RowWriter, TensorSpec};
 
 /// Bytes of the images that go through the network together, at most (but one image).
 const BATCH_BYTES: usize = 32 << 20;

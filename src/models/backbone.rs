@@ -4,13 +4,13 @@
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
-use crate::config::{Config, Precision};
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::models::{resnet, swin, vit};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::optim::groups::LayerRule;
+use crate::recipes::{Config, Precision};
 use crate::tensor::Tensor;
 
 /// Crops of one size that go through a network together.

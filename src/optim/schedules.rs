@@ -6,7 +6,7 @@
 
 use std::f64::consts::PI;
 
-use crate::config::Config;
+use crate::recipes::Config;
 
 /// A straight warm-up followed by half a cosine.
 #[derive(Debug, Clone, Copy, PartialEq)]

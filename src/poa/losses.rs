@@ -5,10 +5,10 @@
 //! crop) and its masked patch tokens (M). Target rows are the teacher's cls tokens with the views exchanged, so that
 //! row i of the students meets row i, and its masked patch tokens.
 
-use crate::config::{Config, KoleoMix};
 use crate::error::Result;
 use crate::ops::cross_entropy::NO_TARGET;
 use crate::ops::prototype_loss::{HeadLoss, LossRow, LossRows};
+use crate::recipes::{Config, KoleoMix};
 use crate::tensor::{Device, Tensor};
 
 /// Weights of the losses.

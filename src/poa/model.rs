@@ -3,7 +3,6 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::config::{Centering, Config, Precision};
 use crate::error::Result;
 use crate::models::backbone::{self, Backbone};
 use crate::models::encoder::Encoder;
@@ -13,6 +12,7 @@ use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
 use crate::optim::adamw::{AdamW, AdamWConfig, Multipliers};
 use crate::optim::groups::{LayerRule, param_group};
 use crate::poa::losses::{LossWeights, Part};
+use crate::recipes::{Centering, Config, Precision};
 use crate::tensor::{DType, Device, Tensor};
 
 /// A head, the rows it sees, and its centres where targets are centred.

@@ -2,12 +2,10 @@
 //! receive offset and strides, so the slice of a parameter is read and written in place.
 
 mod device;
-mod layout;
 mod pending;
 mod storage;
 
 pub use device::{Device, DeviceChoice};
-pub use layout::{Layout, Rows};
 pub use pending::PendingRead;
 pub(crate) use storage::Storage;
 
@@ -15,6 +13,7 @@ use std::ops::Range;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
+pub use crate::layout::{Layout, Rows};
 use crate::profile;
 
 /// Element type of a tensor.

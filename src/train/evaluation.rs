@@ -5,13 +5,13 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::config::Config;
 use crate::data::{self, Source};
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, knn_accuracies};
 use crate::models::grid::Network;
 use crate::plot;
 use crate::poa::PoaModel;
+use crate::recipes::Config;
 use crate::train::metrics::{history, number};
 use crate::train::reports::Reports;
 use crate::train::run_folder::RunFolder;

@@ -2,8 +2,8 @@
 
 use std::collections::VecDeque;
 
-use crate::config::Config;
 use crate::poa::losses::Health;
+use crate::recipes::Config;
 
 /// Share of the run over which the loss must move.
 const WINDOW: f64 = 0.05;

@@ -1,7 +1,6 @@
 //! The training loop and what it leaves on disk.
 
 pub mod bad_samples;
-pub mod checkpoint;
 pub mod evaluation;
 pub mod health;
 pub mod metrics;
@@ -11,7 +10,4 @@ pub mod progress;
 pub mod reports;
 pub mod run_folder;
 pub mod save;
-pub mod tensor_file;
-pub mod tensor_writer;
-pub mod tensorboard;
 pub mod trainer;

@@ -2,10 +2,10 @@
 
 use serde_json::{Value, json};
 
-use crate::config::Config;
 use crate::models::grid::Network;
 use crate::optim::adamw::StepSettings;
 use crate::poa::losses::{Health, LossReport};
+use crate::recipes::Config;
 use crate::train::metrics::number;
 
 /// What is known of a step.

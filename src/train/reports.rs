@@ -6,10 +6,10 @@ use std::collections::HashSet;
 use serde_json::Value;
 
 use crate::error::Result;
+use crate::files::tensorboard::EventLog;
 use crate::train::metrics::{MetricsLog, TrainLog};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
-use crate::train::tensorboard::EventLog;
 
 /// All reports of a run.
 pub struct Reports {

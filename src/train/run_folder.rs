@@ -4,9 +4,9 @@ use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::config::Config;
 use crate::error::{Error, Result};
-use crate::train::checkpoint::replace_file;
+use crate::files::durable::replace_file;
+use crate::recipes::Config;
 
 /// What a run leaves in its folder.
 const CONTENTS: [&str; 4] = ["config.toml", "metrics.jsonl", "train.log", "checkpoints"];

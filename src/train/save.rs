@@ -5,18 +5,18 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::config::Config;
 use crate::error::{Error, Result};
+use crate::files::checkpoint::{self, Checkpoint, CheckpointWriter};
+use crate::files::tensor_file::TensorFile;
+use crate::files::tensor_writer::TensorSpec;
 use crate::models::backbone::{self, Backbone};
 use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
 use crate::optim::loss_scale::ScaleState;
 use crate::poa::PoaModel;
+use crate::recipes::Config;
 use crate::tensor::{Device, Tensor};
-use crate::train::checkpoint::{self, Checkpoint, CheckpointWriter};
-use crate::train::tensor_file::TensorFile;
-use crate::train::tensor_writer::TensorSpec;
 
 /// The numbers beside the tensors.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]

@@ -6,11 +6,11 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use crate::config::{Centering, Config, ScalingRule};
 use crate::error::{Error, Result};
+use crate::files::tensor_file::TensorFile;
 use crate::models::backbone;
 use crate::models::grid::Network;
-use crate::train::tensor_file::TensorFile;
+use crate::recipes::{Centering, Config, ScalingRule};
 
 /// The settings of a record's student that are settings here.
 const STUDENT_KEYS: [&str; 20] = [

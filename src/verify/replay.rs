@@ -5,12 +5,12 @@ use std::path::Path;
 
 use super::Fixture;
 use crate::error::{Error, Result};
+use crate::files::tensor_file::TensorFile;
+use crate::files::tensor_writer::{TensorSpec, write_tensors};
 use crate::nn::parameters::FlatBuffers;
 use crate::optim::adamw::{GradientReport, StepSettings};
 use crate::poa::{PoaModel, StepBatch, StepInputs};
 use crate::tensor::{Device, Tensor};
-use crate::train::tensor_file::TensorFile;
-use crate::train::tensor_writer::{TensorSpec, write_tensors};
 
 /// One kind of quantity and how far it is from the record.
 #[derive(Clone, Debug, PartialEq)]

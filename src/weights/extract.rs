@@ -6,11 +6,11 @@ use std::io::Write;
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files::tensor_file::TensorFile;
+use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
 use crate::models::plain::{Format, PlainNetwork};
-use crate::train::tensor_file::TensorFile;
-use crate::train::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::weights::describe::describe;
 use crate::weights::names::Catalog;
 

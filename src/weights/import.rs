@@ -7,11 +7,11 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
+use crate::files::checkpoint;
+use crate::files::tensor_file::TensorFile;
 use crate::models::backbone::Backbone;
 use crate::models::plain::{Format, Pieces, PlainName, corner};
 use crate::nn::parameters::ParameterSpec;
-use crate::train::checkpoint;
-use crate::train::tensor_file::TensorFile;
 use crate::weights::extract;
 use crate::weights::names::Catalog;
 use crate::weights::resample::{grid_side, kernels, patch_side, positions};

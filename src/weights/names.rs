@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::train::tensor_file::TensorFile;
+use crate::files::tensor_file::TensorFile;
 
 /// What wrappers and checkpoints put before a parameter's name.
 const PREFIXES: [&str; 5] = ["module.", "model.", "teacher.", "student.", "backbone."];

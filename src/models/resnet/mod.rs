@@ -11,7 +11,6 @@ mod validate;
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network};
@@ -23,6 +22,7 @@ use crate::ops::group_norm::{GroupNorm, group_norm};
 use crate::ops::mask_rows::{MaskedMaps, mask_rows};
 use crate::ops::max_pool::max_pool;
 use crate::optim::groups::LayerRule;
+use crate::recipes::Config;
 
 use block::Block;
 pub use grid::{ResNetSizes, resnet_grid};

@@ -2,11 +2,11 @@
 
 use super::block::BlockPlace;
 use super::grid::ResNetSizes;
-use crate::config::{Config, Student};
 use crate::error::{Error, Result};
 use crate::models::backbone::Cost;
 use crate::models::grid::{Network, block_ids};
 use crate::nn::parameters::{Init, ParameterSpec};
+use crate::recipes::{Config, Student};
 
 /// Stages of a ResNet.
 pub const STAGES: usize = 4;

@@ -1,9 +1,9 @@
 //! The settings of a ResNet: each check is one line that names the key and a value that works.
 
 use super::sizes::STAGES;
-use crate::config::Config;
-use crate::config::validate::{demand, whole};
 use crate::error::Result;
+use crate::recipes::Config;
+use crate::recipes::validate::{demand, whole};
 
 /// Checks the sizes that a config asks for.
 pub fn validate(config: &Config) -> Result<()> {

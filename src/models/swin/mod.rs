@@ -23,7 +23,6 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
-use crate::config::Config;
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network};
@@ -39,6 +38,7 @@ use crate::ops::patch_merge::{merge_norm, reduction};
 use crate::ops::residual::RowSubset;
 use crate::ops::window_attention::MapGroup;
 use crate::optim::groups::LayerRule;
+use crate::recipes::Config;
 use crate::tensor::{DType, Device, Tensor};
 
 use block::Block;

@@ -1,9 +1,9 @@
 //! Sizes of an elastic Swin and the parameters that follow from them.
 
-use crate::config::Student;
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
 use crate::nn::parameters::{Init, ParameterSpec};
+use crate::recipes::Student;
 
 /// ε of every LayerNorm.
 pub const NORM_EPS: f32 = 1e-5;

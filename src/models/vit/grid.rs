@@ -1,8 +1,8 @@
 //! The sub-networks of an elastic ViT.
 
-use crate::config::Student;
 use crate::error::Result;
 use crate::models::grid::{ElasticGrid, Network, sizes, width_by_depth};
+use crate::recipes::Student;
 
 /// ViT-S, ViT-B and ViT-L.
 const PAPER: [(&str, Network); 3] =

@@ -16,7 +16,6 @@ use std::rc::Rc;
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
-use crate::config::{Config, Student};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network, block_ids};
@@ -30,6 +29,7 @@ use crate::ops::patch_embed::patch_embed;
 use crate::ops::position::{bicubic_matrix, resample_positions};
 use crate::ops::tokens::{TokenGroup, TokenParameters, tokens};
 use crate::optim::groups::LayerRule;
+use crate::recipes::{Config, Student};
 use crate::tensor::{Device, Tensor};
 
 use block::Block;

@@ -1,8 +1,8 @@
 //! Sizes of a ViT that fit each other, each check one line.
 
-use crate::config::Config;
-use crate::config::validate::{demand, positive, whole};
 use crate::error::Result;
+use crate::recipes::Config;
+use crate::recipes::validate::{demand, positive, whole};
 
 /// Checks the sizes that a config asks for.
 pub fn validate(config: &Config) -> Result<()> {

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::RgbImage;
-use poa_gpu::config::Config;
 use poa_gpu::data::{BadKind, BadSample, Source, evaluation_view, open};
 use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
 use poa_gpu::eval::{KnnOptions, LabelledImages, knn_accuracies};
 use poa_gpu::poa::PoaModel;
+use poa_gpu::recipes::Config;
 use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

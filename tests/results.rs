@@ -6,7 +6,7 @@ mod support;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use poa_gpu::train::tensor_file::TensorFile;
+use poa_gpu::files::tensor_file::TensorFile;
 use support::{printed, program, refused, text};
 
 fn scratch(name: &str) -> PathBuf {
@@ -279,7 +279,7 @@ fn a_run_whose_numbers_are_not_finite_halts() {
     assert!(error.contains("steps in a row") && error.contains("optim.base_lr"), "{error}");
     let metrics = std::fs::read_to_string(Path::new(&dir).join("metrics.jsonl")).unwrap();
     assert!(metrics.lines().filter(|l| l.contains("\"loss\"")).count() < 40);
-    let saved = poa_gpu::train::checkpoint::find(Path::new(&dir)).unwrap();
+    let saved = poa_gpu::files::checkpoint::find(Path::new(&dir)).unwrap();
     saved.verify().unwrap();
     std::fs::remove_dir_all(dir).unwrap();
 }

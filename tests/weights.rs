@@ -3,7 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-use poa_gpu::config::{Config, Student};
+use poa_gpu::files::checkpoint::CheckpointWriter;
+use poa_gpu::files::tensor_file::TensorFile;
+use poa_gpu::files::tensor_writer::{TensorSpec, write_tensors};
 use poa_gpu::models::backbone::{self, Backbone};
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::{ElasticGrid, Network, block_ids};
@@ -13,10 +15,8 @@ use poa_gpu::models::swin::{Swin, SwinShape};
 use poa_gpu::models::vit::{Vit, VitSizes, vit_grid, vit_specs};
 use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use poa_gpu::ops::position::bicubic_matrix;
+use poa_gpu::recipes::{Config, Student};
 use poa_gpu::tensor::{Device, Tensor};
-use poa_gpu::train::checkpoint::CheckpointWriter;
-use poa_gpu::train::tensor_file::TensorFile;
-use poa_gpu::train::tensor_writer::{TensorSpec, write_tensors};
 use poa_gpu::verify::Fixture;
 use poa_gpu::weights::extract::Extraction;
 use poa_gpu::weights::import::{Import, Outcome};

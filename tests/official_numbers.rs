@@ -70,9 +70,9 @@ fn the_dump_holds_every_recorded_name() {
     let done = replay(&Fixture::open(&folder).unwrap(), &Device::cpu()).unwrap();
     let path = std::env::temp_dir().join(format!("poa-dump-{}.safetensors", std::process::id()));
     done.dump(&path).unwrap();
-    let written = poa_gpu::train::tensor_file::TensorFile::open(&path).unwrap();
+    let written = poa_gpu::files::tensor_file::TensorFile::open(&path).unwrap();
     let expected =
-        poa_gpu::train::tensor_file::TensorFile::open(folder.join("expected.safetensors")).unwrap();
+        poa_gpu::files::tensor_file::TensorFile::open(folder.join("expected.safetensors")).unwrap();
     for name in expected.names() {
         assert_eq!(written.shape(name).unwrap(), expected.shape(name).unwrap(), "{name}");
     }

@@ -3,13 +3,13 @@
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
-use poa_gpu::config::Config;
 use poa_gpu::data::{BadSample, Source, open};
 use poa_gpu::eval::images::TrainingOrder;
 use poa_gpu::eval::probe::Probes;
 use poa_gpu::eval::{LabelledImages, LinearOptions, linear_probes};
 use poa_gpu::models::grid::Network;
 use poa_gpu::poa::PoaModel;
+use poa_gpu::recipes::Config;
 use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;

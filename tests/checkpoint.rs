@@ -3,12 +3,12 @@
 use std::path::{Path, PathBuf};
 
 use poa_gpu::Result;
-use poa_gpu::train::checkpoint::{
+use poa_gpu::files::checkpoint::{
     Checkpoint, CheckpointWriter, Newest, checkpoint_dir, checkpoints_in, find, newest_whole, point_latest,
     prune,
 };
-use poa_gpu::train::tensor_file::{StoredType, TensorFile};
-use poa_gpu::train::tensor_writer::{TensorSpec, Values, write_tensors};
+use poa_gpu::files::tensor_file::{StoredType, TensorFile};
+use poa_gpu::files::tensor_writer::{TensorSpec, Values, write_tensors};
 use serde::{Deserialize, Serialize};
 
 fn scratch(name: &str) -> PathBuf {

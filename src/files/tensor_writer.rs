@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::checkpoint::{FileSum, Summed, beside};
+use super::durable::{FileSum, Summed, beside};
 use super::tensor_file::{METADATA, StoredType};
 use crate::error::{Error, Result};
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use poa_gpu::train::checkpoint::{Newest, checkpoints_in, find, newest_whole};
+use poa_gpu::files::checkpoint::{Newest, checkpoints_in, find, newest_whole};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use support::Folder;

@@ -5,15 +5,15 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use half::f16;
-use poa_gpu::config::Config;
 use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
+use poa_gpu::files::checkpoint::Checkpoint;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::optim::loss_scale::ScaleState;
 use poa_gpu::poa::losses::LossReport;
 use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
+use poa_gpu::recipes::Config;
 use poa_gpu::tensor::{Device, DeviceChoice};
-use poa_gpu::train::checkpoint::Checkpoint;
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::save::RunState;
 use poa_gpu::train::trainer::{Outcome, Start, Trainer};

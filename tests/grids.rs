@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use poa_gpu::config::Config;
 use poa_gpu::models::grid::{DrawCycle, ElasticGrid, Network, block_ids};
 use poa_gpu::models::resnet::{ResNetSizes, resnet_grid};
 use poa_gpu::models::swin::{SwinSizes, swin_grid};
 use poa_gpu::models::vit::vit_grid;
+use poa_gpu::recipes::Config;
 use serde_json::{Value, json};
 
 fn fixture(path: &str) -> Value {
@@ -23,7 +23,7 @@ fn stages(config: &Value, key: &str) -> [usize; 4] {
     serde_json::from_value(config[key].clone()).unwrap()
 }
 
-fn vit_of(student: &Value) -> poa_gpu::config::Student {
+fn vit_of(student: &Value) -> poa_gpu::recipes::Student {
     let mut config = Config::default();
     let keys = ["min_embed_dim", "max_embed_dim", "min_depth", "max_depth", "head_dim", "width_interval"];
     let keys = keys.iter().chain(&["depth_interval", "net_select_scale"]);

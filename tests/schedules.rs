@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use poa_gpu::config::Config;
 use poa_gpu::models::{resnet, swin, vit};
 use poa_gpu::optim::groups::{LayerRule, param_group};
 use poa_gpu::optim::schedules::Schedules;
+use poa_gpu::recipes::Config;
 use serde_json::Value;
 
 fn fixture(path: &str) -> Value {

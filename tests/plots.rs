@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use poa_gpu::eval::visualize::{Principal, attention_map, attention_panel, tiled, token_pictures, write_png};
+use poa_gpu::files::tensorboard::{EventLog, masked_crc, record, scalars_event, start_event, version_event};
 use poa_gpu::plot::{accuracy_over_parameters, accuracy_surface, lines};
-use poa_gpu::train::tensorboard::{EventLog, masked_crc, record, scalars_event, start_event, version_event};
 
 /// An empty folder of a test's own.
 fn folder(name: &str) -> PathBuf {

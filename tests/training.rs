@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use poa_gpu::Result;
-use poa_gpu::config::Config;
 use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::models::encoder::Encoder;
@@ -13,6 +12,7 @@ use poa_gpu::models::grid::Network;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::poa::losses::LossReport;
 use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
+use poa_gpu::recipes::Config;
 use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::save::{RunState, Teacher, load, save};

@@ -1,0 +1,8 @@
+//! Files as other programs know them, and files that are whole or not there: safetensors, checkpoints with checksums,
+//! TensorBoard's events.
+
+pub mod checkpoint;
+pub mod durable;
+pub mod tensor_file;
+pub mod tensor_writer;
+pub mod tensorboard;
