@@ -71,7 +71,7 @@ fn measure(request: &Request) -> Result<()> {
     (0..3).try_for_each(|_| loader.next().map(drop))?;
     let (start, mut images) = (Instant::now(), 0);
     while start.elapsed() < Duration::from_secs_f64(request.seconds) {
-        images += loader.next()?.images;
+        images += loader.next()?.images();
     }
     let rate = images as f64 / start.elapsed().as_secs_f64();
     let busy = request.threads.max(1);

@@ -8,6 +8,8 @@ use poa_gpu::data::Source;
 
 #[path = "data/augment.rs"]
 mod augment;
+#[path = "data/batch.rs"]
+mod batch;
 #[path = "data/images.rs"]
 mod images;
 #[path = "data/loader.rs"]

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use image::RgbImage;
+use poa_gpu::data::batch::WHOLE;
 use poa_gpu::data::{BadKind, BadSample, Source, evaluation_view, open};
 use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
 use poa_gpu::eval::{KnnOptions, LabelledImages, knn_accuracies};
@@ -171,13 +172,13 @@ fn images_come_in_order_and_unreadable_ones_are_left_out() {
     let readable: Vec<usize> = (0..400).filter(|i| i % 7 != 3).collect();
     // the second pass comes from memory
     for _ in 0..2 {
-        let (mut labels, mut pixels) = (Vec::<u32>::new(), Vec::new());
+        let (mut labels, mut pixels) = (Vec::<u32>::new(), Vec::<f32>::new());
         images
             .for_each_batch(|batch| {
-                labels.extend(batch.labels());
-                for part in batch.parts(&Device::cpu(), 33) {
-                    pixels.extend(part?.to_vec::<f32>()?);
-                }
+                labels.extend(batch.labels().unwrap());
+                pixels.extend(&batch.group(WHOLE)?.pixels);
+                let indices = batch.indices().unwrap();
+                assert!(indices.iter().zip(batch.labels().unwrap()).all(|(i, l)| *l == (i % 10) as u32));
                 Ok(())
             })
             .unwrap();

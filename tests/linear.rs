@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
+use poa_gpu::data::batch::WHOLE;
 use poa_gpu::data::{BadSample, Source, open};
 use poa_gpu::eval::images::TrainingOrder;
 use poa_gpu::eval::probe::Probes;
@@ -132,11 +133,7 @@ fn training_images_follow_from_seed_epoch_and_index() {
         images
             .for_each_training_batch(order, |i, batch| {
                 assert_eq!(i, all.len());
-                let pixels: Vec<f32> = batch
-                    .parts(&Device::cpu(), 100)
-                    .flat_map(|part| part.unwrap().to_vec::<f32>().unwrap())
-                    .collect();
-                all.push((batch.labels().to_vec(), pixels));
+                all.push((batch.labels().unwrap().to_vec(), batch.group(WHOLE)?.pixels.clone()));
                 Ok(())
             })
             .unwrap();

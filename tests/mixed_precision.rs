@@ -11,7 +11,7 @@ use poa_gpu::files::checkpoint::Checkpoint;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::optim::loss_scale::ScaleState;
 use poa_gpu::poa::losses::LossReport;
-use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
+use poa_gpu::poa::{PoaModel, StepInputs};
 use poa_gpu::recipes::Config;
 use poa_gpu::tensor::{Device, DeviceChoice};
 use poa_gpu::train::run_folder::RunFolder;
@@ -37,17 +37,9 @@ fn batches(config: &Config) -> impl Iterator<Item = Batch> {
 }
 
 /// Forward, backward and the gradients' norms of one step.
-fn step(model: &PoaModel, config: &Config, batch: &Batch) -> (LossReport, GradientReport) {
-    let inputs = StepBatch {
-        images: batch.images,
-        global: &batch.global,
-        global_size: config.crops.global_crops_size,
-        local: &batch.local,
-        local_size: config.crops.local_crops_size,
-        masks: Some(&batch.masks),
-    };
+fn step(model: &PoaModel, batch: &Batch) -> (LossReport, GradientReport) {
     let network = model.grid.named("middle").unwrap();
-    let record = model.forward_backward(&inputs, &mut StepInputs::new(network, 0.05)).unwrap();
+    let record = model.forward_backward(batch, &mut StepInputs::new(network, 0.05)).unwrap();
     model.optimizer.measure(model.student.gradients().unwrap(), &record.total).unwrap();
     let control = model.optimizer.control().to_vec::<f32>().unwrap();
     (record.read(&model.settings.weights).unwrap(), GradientReport::from_control(&control))
@@ -69,7 +61,7 @@ fn losses_and_gradients_are_near_those_of_single_precision() {
     // as much as this first step's gradients bear
     let scale = 256.0;
     models[1].optimizer.loss_scale().unwrap().set(ScaleState { scale, good_steps: 0 }).unwrap();
-    let [(losses, report), (half_losses, half_report)] = [0, 1].map(|i| step(&models[i], &single, &batch));
+    let [(losses, report), (half_losses, half_report)] = [0, 1].map(|i| step(&models[i], &batch));
     assert_eq!((report.loss_scale, half_report.loss_scale), (None, Some(scale as f64)));
     for ((name, want), (_, got)) in losses.components.iter().zip(&half_losses.components) {
         assert!((got - want).abs() <= 5e-3 * want.abs(), "{name}: {got}, {want} in single precision");
@@ -105,7 +97,7 @@ fn halves_follow_the_values() {
         }
     };
     check("new");
-    step(&model, &config, &batch);
+    step(&model, &batch);
     update(&model, 0.01);
     check("updated");
     let bias =
@@ -127,7 +119,7 @@ fn overflow_skips_the_step_and_halves_the_loss_scale() {
     let before = snapshot(&model);
     let scale = model.optimizer.loss_scale().unwrap();
     scale.set(ScaleState { scale: (1u64 << 40) as f32, good_steps: 7 }).unwrap();
-    let (losses, report) = step(&model, &config, &batch);
+    let (losses, report) = step(&model, &batch);
     assert!(losses.total.is_finite(), "the forward pass knows nothing of the scale");
     assert!(!report.finite);
     update(&model, 0.1);
@@ -135,7 +127,7 @@ fn overflow_skips_the_step_and_halves_the_loss_scale() {
     assert_eq!(scale.get().unwrap(), ScaleState { scale: (1u64 << 39) as f32, good_steps: 0 });
     // it falls until gradients fit, and then training goes on
     let mut steps = 0;
-    while !step(&model, &config, &batch).1.finite {
+    while !step(&model, &batch).1.finite {
         update(&model, 0.1);
         steps += 1;
         assert!(steps < 40, "no scale fits");

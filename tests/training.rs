@@ -5,13 +5,14 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use poa_gpu::Result;
+use poa_gpu::data::batch::GLOBAL;
 use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::poa::losses::LossReport;
-use poa_gpu::poa::{PoaModel, StepBatch, StepInputs};
+use poa_gpu::poa::{PoaModel, StepInputs};
 use poa_gpu::recipes::Config;
 use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
 use poa_gpu::train::run_folder::RunFolder;
@@ -53,18 +54,10 @@ fn batch(config: &Config) -> Batch {
     Loader::new(data::open("shapes").unwrap(), loader_config(config).unwrap()).unwrap().next().unwrap()
 }
 
-fn step(model: &PoaModel, config: &Config, batch: &Batch, network: Network) -> Result<LossReport> {
+fn step(model: &PoaModel, batch: &Batch, network: Network) -> Result<LossReport> {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
-    let inputs = StepBatch {
-        images: batch.images,
-        global: &batch.global,
-        global_size: config.crops.global_crops_size,
-        local: &batch.local,
-        local_size: config.crops.local_crops_size,
-        masks: Some(&batch.masks),
-    };
     let mut how = StepInputs::new(network, 0.05).with_drop_path(&mut rng);
-    let record = model.forward_backward(&inputs, &mut how)?;
+    let record = model.forward_backward(batch, &mut how)?;
     model.optimizer.measure(model.student.gradients().unwrap(), &record.total)?;
     record.read(&model.settings.weights)
 }
@@ -91,7 +84,7 @@ fn a_demo_step_is_the_same_on_both_devices() {
             [Device::cpu(), Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs one")];
         let models: Vec<PoaModel> = devices.iter().map(|d| PoaModel::new(&config, d, 5).unwrap()).collect();
         let network = models[0].grid.named("middle").unwrap();
-        let losses: Vec<_> = models.iter().map(|m| step(m, &config, &batch, network).unwrap()).collect();
+        let losses: Vec<_> = models.iter().map(|m| step(m, &batch, network).unwrap()).collect();
         for ((name, cpu), (_, gpu)) in losses[0].components.iter().zip(&losses[1].components) {
             assert!((cpu - gpu).abs() <= 5e-6 * cpu.abs(), "{settings:?} {name}: {cpu} and {gpu}");
         }
@@ -152,8 +145,8 @@ fn a_non_finite_step_changes_nothing() {
             sets.map(|s| s.buffers().iter().flat_map(|b| b.to_vec::<f32>().unwrap()).collect::<Vec<_>>())
         };
         let before = snapshot(&model);
-        batch.global[17] = f32::NAN;
-        step(&model, &config, &batch, network).unwrap();
+        batch.pixels_mut(GLOBAL).unwrap()[17] = f32::NAN;
+        step(&model, &batch, network).unwrap();
         let control = model.optimizer.control().to_vec::<f32>().unwrap();
         assert!(!GradientReport::from_control(&control).finite);
         model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
@@ -161,8 +154,8 @@ fn a_non_finite_step_changes_nothing() {
         let gradients = model.student.gradients().unwrap();
         assert!(gradients.buffers().iter().all(|b| b.to_vec::<f32>().unwrap().iter().all(|v| *v == 0.0)));
         // the next step is an ordinary one
-        batch.global[17] = 0.0;
-        step(&model, &config, &batch, network).unwrap();
+        batch.pixels_mut(GLOBAL).unwrap()[17] = 0.0;
+        step(&model, &batch, network).unwrap();
         let control = model.optimizer.control().to_vec::<f32>().unwrap();
         assert!(GradientReport::from_control(&control).finite);
         model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
@@ -179,7 +172,7 @@ fn a_checkpoint_brings_everything_back() {
     let mut model = PoaModel::new(&config, &device, 5).unwrap();
     let batch = batch(&config);
     let settings = StepSettings { lr: 1e-3, last_layer_lr: 1e-3, weight_decay: 0.1, teacher_momentum: 0.9 };
-    step(&model, &config, &batch, model.grid.smallest()).unwrap();
+    step(&model, &batch, model.grid.smallest()).unwrap();
     model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
     model.optimizer.applied = 1;
     let state = RunState { step: 1, applied: 1, seed: 5, ..RunState::default() };
@@ -203,7 +196,9 @@ fn a_checkpoint_brings_everything_back() {
     // the teacher alone, with everything it needs from the checkpoint
     let teacher = Teacher::open(&dir, &device).unwrap();
     assert_eq!((teacher.step, &teacher.config), (1, &config));
-    let images = Tensor::from_slice(&device, &[2, 3, 32, 32], &batch.global[..2 * 3 * 32 * 32]).unwrap();
+    let images =
+        Tensor::from_slice(&device, &[2, 3, 32, 32], &batch.group(GLOBAL).unwrap().pixels[..2 * 3 * 32 * 32])
+            .unwrap();
     let network = teacher.grid.named("middle").unwrap();
     let features =
         |encoder: Encoder| encoder.features(network, &images, false).unwrap().0.to_vec::<f32>().unwrap();
@@ -325,7 +320,7 @@ fn recomputed_blocks_give_the_same_gradients_in_less_memory() {
             let device = Device::open(&choice).unwrap();
             let model = PoaModel::new(&config, &device, 5).unwrap();
             let before = device.peak_bytes();
-            let report = step(&model, &config, &batch(&config), model.grid.intact()).unwrap();
+            let report = step(&model, &batch(&config), model.grid.intact()).unwrap();
             let gradients = model.student.gradients().unwrap();
             let bits: Vec<Vec<u32>> = gradients
                 .buffers()
@@ -346,43 +341,28 @@ fn recomputed_blocks_give_the_same_gradients_in_less_memory() {
     }
 }
 
-/// A batch of the demo's sizes.
-fn sized<'a>(images: usize, global: &'a [f32], local: &'a [f32], masks: &'a [u8]) -> StepBatch<'a> {
-    StepBatch { images, global, global_size: 32, local, local_size: 16, masks: Some(masks) }
-}
-
 /// Two batches of two images are one of four, where nothing looks at the batch as a whole.
 #[test]
 fn accumulated_gradients_are_those_of_the_big_batch() {
     let big =
         demo(&["train.batch_size_per_gpu=4", "train.centering=\"centering\"", "dino.koleo_loss_weight=0"]);
     let whole = batch(&big);
-    let (b, global, local) = (4, 3 * 32 * 32, 3 * 16 * 16);
-    let patches = whole.masks.len() / (2 * b);
-    // images [0, 2) and [2, 4) of every crop
-    let half = |values: &[f32], each: usize, crops: usize, part: usize| -> Vec<f32> {
-        (0..crops).flat_map(|c| values[(c * b + 2 * part) * each..][..2 * each].to_vec()).collect()
-    };
-    let masks = |part: usize| -> Vec<u8> {
-        (0..2).flat_map(|c| whole.masks[(c * b + 2 * part) * patches..][..2 * patches].to_vec()).collect()
-    };
     for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
         let device = Device::open(&choice).unwrap();
         let models = [0, 1].map(|_| PoaModel::new(&big, &device, 5).unwrap());
         let network = models[0].grid.named("middle").unwrap();
-        let run = |model: &PoaModel, batch: &StepBatch, share: f64| {
+        let run = |model: &PoaModel, batch: &Batch, share: f64| {
             let mut inputs = StepInputs { share, ..StepInputs::new(network, 0.05) };
             model.forward_backward(batch, &mut inputs).unwrap().read(&model.settings.weights).unwrap()
         };
-        let of_whole = run(&models[0], &sized(4, &whole.global, &whole.local, &whole.masks), 1.0);
+        let of_whole = run(&models[0], &whole, 1.0);
         let halves: Vec<LossReport> = (0..2)
             .map(|part| {
                 // the centres move after every batch; both must see the first ones
                 for center in models[1].heads.iter().flat_map(|h| h.centers.iter().flatten()) {
                     center.upload(&vec![0.0f32; center.elements()]).unwrap();
                 }
-                let (g, l) = (half(&whole.global, global, 2, part), half(&whole.local, local, 2, part));
-                run(&models[1], &sized(2, &g, &l, &masks(part)), 0.5)
+                run(&models[1], &whole.part(2 * part..2 * part + 2).unwrap(), 0.5)
             })
             .collect();
         let of_halves = LossReport::mean(&halves);
@@ -403,19 +383,11 @@ fn accumulated_gradients_are_those_of_the_big_batch() {
 #[test]
 fn the_health_of_a_step_is_the_same_on_both_devices() {
     let config = demo(&["train.batch_size_per_gpu=8"]);
-    let batch = batch(&config);
+    let batch = batch(&config).without_masks();
     let health = [DeviceChoice::Cpu, DeviceChoice::Gpu].map(|choice| {
         let model = PoaModel::new(&config, &Device::open(&choice).unwrap(), 5).unwrap();
-        let inputs = StepBatch {
-            images: batch.images,
-            global: &batch.global,
-            global_size: 32,
-            local: &batch.local,
-            local_size: 16,
-            masks: None,
-        };
         let mut how = StepInputs { health: true, ..StepInputs::new(model.grid.smallest(), 0.04) };
-        model.forward_backward(&inputs, &mut how).unwrap().health().unwrap().unwrap()
+        model.forward_backward(&batch, &mut how).unwrap().health().unwrap().unwrap()
     });
     let [cpu, gpu] = &health;
     assert_eq!(cpu.heads.len(), 2);

@@ -9,7 +9,7 @@ use crate::data::{self, Loader};
 use crate::error::{Error, Result};
 use crate::optim::adamw::StepSettings;
 use crate::poa::losses::LossWeights;
-use crate::poa::{PoaModel, StepBatch, StepInputs};
+use crate::poa::{PoaModel, StepInputs};
 use crate::profile::Work;
 use crate::recipes::Config;
 use crate::tensor::Device;
@@ -82,16 +82,8 @@ fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
     let last = record.clone();
     Ready::new(
         move || {
-            let inputs = StepBatch {
-                images: batch.images,
-                global: &batch.global,
-                global_size: config.crops.global_crops_size,
-                local: &batch.local,
-                local_size: config.crops.local_crops_size,
-                masks: Some(&batch.masks),
-            };
             let mut how = StepInputs::new(network, 0.04).with_drop_path(&mut rng);
-            let losses = model.forward_backward(&inputs, &mut how)?;
+            let losses = model.forward_backward(&batch, &mut how)?;
             let gradients = model.student.gradients().expect("students are trained").clone();
             model.optimizer.measure(&gradients, &losses.total)?;
             model.optimizer.update(&model.student, model.teacher.values(), settings)?;

@@ -1,30 +1,22 @@
-//! A batch in the making: one buffer that several threads write to, each its own crops.
+//! A batch in the making: a buffer for each group of crops that several threads write to, each its own crops.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
 use crate::data::loader::LoaderConfig;
-
-/// The input of one training step: B images, 2 global crops of S and L local crops of s pixels a side each.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Batch {
-    /// The step it belongs to.
-    pub step: u64,
-    /// B.
-    pub images: usize,
-    /// [2B, 3, S, S], normalised: view a of all images, then view b.
-    pub global: Vec<f32>,
-    /// [L·B, 3, s, s]: local crop 0 of all images, then local crop 1, and so on.
-    pub local: Vec<f32>,
-    /// [2B, side²], 1 where a patch is hidden.
-    pub masks: Vec<u8>,
-}
+use crate::data::source::Source;
+use crate::error::Result;
 
 /// A batch whose crops are written by several threads at once.
 pub struct Assembly {
     /// The step it is for.
     pub step: u64,
-    /// [2B, 3, S, S]
+    /// `[2B, C, S, S]`: view a of all images, then view b.
     pub global: Crops,
-    /// [L·B, 3, s, s]
+    /// `[L·B, C, s, s]`: local crop 0 of all images, then local crop 1, and so on.
     pub local: Crops,
+    /// The image that each place of the batch got.
+    indices: Vec<AtomicUsize>,
 }
 
 impl Assembly {
@@ -32,14 +24,49 @@ impl Assembly {
     pub fn new(config: &LoaderConfig, step: u64) -> Self {
         let part = |count: usize, size: usize| Crops::new(count * config.batch, 3 * size * size);
         let crops = &config.crops;
-        Self { step, global: part(2, crops.global.size), local: part(crops.local_count, crops.local.size) }
+        Self {
+            step,
+            global: part(2, crops.global.size),
+            local: part(crops.local_count, crops.local.size),
+            indices: (0..config.batch).map(|_| AtomicUsize::new(0)).collect(),
+        }
+    }
+
+    /// Notes that place `slot` of the batch has image `index` of the source.
+    pub fn note(&self, slot: usize, index: usize) {
+        // whoever finishes the batch has seen that the image was counted as done
+        self.indices[slot].store(index, Ordering::Relaxed);
     }
 
     /// The batch, once all crops are written.
-    pub fn finish(self, config: &LoaderConfig) -> Batch {
+    pub fn finish(self, config: &LoaderConfig, source: &dyn Source) -> Result<Batch> {
+        let crops = &config.crops;
         let masks = config.masks.masks(config.seed, self.step, 2 * config.batch);
-        let (global, local) = (self.global.into_vec(), self.local.into_vec());
-        Batch { step: self.step, images: config.batch, global, local, masks }
+        let mut groups = vec![CropGroup {
+            name: GLOBAL,
+            views: 2,
+            channels: 3,
+            size: crops.global.size,
+            pixels: self.global.into_vec(),
+            masks: Some(Masks { side: config.masks.side, values: masks }),
+        }];
+        if crops.local_count > 0 {
+            groups.push(CropGroup {
+                name: LOCAL,
+                views: crops.local_count,
+                channels: 3,
+                size: crops.local.size,
+                pixels: self.local.into_vec(),
+                masks: None,
+            });
+        }
+        let indices: Vec<usize> = self.indices.into_iter().map(AtomicUsize::into_inner).collect();
+        let labels: Option<Vec<u32>> = indices.iter().map(|&i| source.label(i)).collect();
+        let batch = Batch::new(config.batch, groups)?.at_step(self.step).with_indices(indices)?;
+        match labels {
+            Some(labels) => batch.with_labels(labels),
+            None => Ok(batch),
+        }
     }
 }
 

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use image::RgbImage;
 
 use crate::data::assembly::Assembly;
-pub use crate::data::assembly::Batch;
 use crate::data::augment::{CropConfig, Scratch, View, apply_into, draw};
 use crate::data::bad_samples::{BadKind, BadSample, BadSamples, Fault};
+use crate::data::batch::Batch;
 use crate::data::masks::MaskConfig;
 use crate::data::order::{Order, Pick};
 use crate::data::rng::{Purpose, stream};
@@ -108,7 +108,7 @@ impl Loader {
             }
         }
         progress.next += 1;
-        Ok(assembly.finish(&shared.config))
+        assembly.finish(&shared.config, &*shared.source)
     }
 
     /// Waits for the next batch of the workers.
@@ -130,7 +130,8 @@ impl Loader {
         drop(progress);
         // Workers let go of a batch before they count their image as done.
         let assembly = complete.and_then(|open| Arc::into_inner(open.assembly));
-        assembly.map(|a| a.finish(&shared.config)).ok_or_else(|| Halt::Crash.error(&*shared.source))
+        let assembly = assembly.ok_or_else(|| Halt::Crash.error(&*shared.source))?;
+        assembly.finish(&shared.config, &*shared.source)
     }
 
     /// Steps of one epoch.
@@ -296,7 +297,8 @@ impl Shared {
     /// Makes all crops of image `slot` of a batch.
     fn fill(&self, assembly: &Assembly, slot: usize, scratch: &mut Scratch) -> Result<(), Halt> {
         let Pick { epoch, index, repeat } = self.order.pick(assembly.step, slot);
-        let image = self.load(index, assembly.step)?;
+        let (shown, image) = self.load(index, assembly.step)?;
+        assembly.note(slot, shown);
         let (width, height) = image.dimensions();
         let (crops, batch) = (&self.config.crops, self.config.batch);
         let mut rng =
@@ -312,15 +314,15 @@ impl Shared {
         Ok(())
     }
 
-    /// Image `index`, which `step` needs, or the next one that can be read.
-    fn load(&self, index: usize, step: u64) -> Result<RgbImage, Halt> {
+    /// Image `index`, which `step` needs, or the next one that can be read, and its number.
+    fn load(&self, index: usize, step: u64) -> Result<(usize, RgbImage), Halt> {
         let len = self.source.len();
         for i in (index..len).chain(0..index) {
             if self.bad().known(i, step) {
                 continue;
             }
             let bad = match self.source.load(i) {
-                Ok(image) if image.width() > 0 && image.height() > 0 => return Ok(image),
+                Ok(image) if image.width() > 0 && image.height() > 0 => return Ok((i, image)),
                 Ok(_) => Fault::new(BadKind::Empty, "has no pixels").of(self.source.name(i)),
                 Err(bad) => bad,
             };

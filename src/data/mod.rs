@@ -11,6 +11,7 @@
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
 //! masks.rs     which patches of which global crop are hidden
 //! order.rs     which images make up which step
+//! batch.rs     what a task gets: groups of crops with masks, labels and indices
 //! loader.rs    worker threads           assembly.rs  the batch they write to
 //! settings.rs  what the loader makes for a configuration
 //! rng.rs       the random stream of every purpose
@@ -21,6 +22,7 @@
 mod assembly;
 pub mod augment;
 pub mod bad_samples;
+pub mod batch;
 mod blur;
 mod braces;
 pub mod cifar;
@@ -42,6 +44,7 @@ pub mod webdataset;
 
 pub use augment::{BlurProbabilities, Choices, Crop, CropConfig, Jitter, View, apply, draw, evaluation_view};
 pub use bad_samples::{BadKind, BadSample};
-pub use loader::{Batch, Loader, LoaderConfig};
+pub use batch::{Batch, CropGroup, Masks};
+pub use loader::{Loader, LoaderConfig};
 pub use masks::MaskConfig;
 pub use source::{HeldOut, Source, open, split};

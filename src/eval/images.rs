@@ -13,11 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::data::augment::{Scratch, apply_into};
+use crate::data::batch::{Batch, CropGroup, WHOLE};
 use crate::data::order::{Order, Pick};
 use crate::data::rng::{Purpose, stream};
 use crate::data::{BadSample, BlurProbabilities, Crop, CropConfig, Source, View, draw, evaluation_view};
 use crate::error::{Error, Result};
-use crate::tensor::{Device, Tensor};
 
 /// Images of a batch that is decoded together, at most.
 const BATCH: usize = 100;
@@ -29,28 +29,6 @@ const AHEAD: usize = 2;
 const KEPT_BYTES: usize = 1 << 30;
 /// Range of the share of an image's area that a crop for training covers.
 const CROP_SCALE: (f64, f64) = (0.08, 1.0);
-
-/// Decoded, normalised images and their classes.
-pub struct ImageBatch {
-    size: usize,
-    pixels: Vec<f32>,
-    labels: Vec<u32>,
-}
-
-impl ImageBatch {
-    /// The classes.
-    pub fn labels(&self) -> &[u32] {
-        &self.labels
-    }
-
-    /// The images `[n, 3, size, size]` on a device, at most `at_once` of them in a tensor.
-    pub fn parts(&self, device: &Device, at_once: usize) -> impl Iterator<Item = Result<Tensor>> {
-        let one = 3 * self.size * self.size;
-        self.pixels
-            .chunks(at_once.max(1) * one)
-            .map(move |part| Tensor::from_slice(device, &[part.len() / one, 3, self.size, self.size], part))
-    }
-}
 
 /// In what order images are seen to train a classifier on them.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -67,7 +45,7 @@ pub struct TrainingOrder {
 pub struct LabelledImages {
     decoder: Decoder,
     picked: Vec<u32>,
-    kept: OnceCell<Vec<ImageBatch>>,
+    kept: OnceCell<Vec<Batch>>,
 }
 
 impl LabelledImages {
@@ -118,7 +96,7 @@ impl LabelledImages {
     }
 
     /// Hands every image to `take`, in order, as [`evaluation_view`] shows it. An error of `take` ends the pass.
-    pub fn for_each_batch(&self, mut take: impl FnMut(&ImageBatch) -> Result<()>) -> Result<()> {
+    pub fn for_each_batch(&self, mut take: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
         if let Some(kept) = self.kept.get() {
             return kept.iter().try_for_each(take);
         }
@@ -130,7 +108,7 @@ impl LabelledImages {
         let view = |image: &RgbImage, _: &u32, _: &mut Scratch| evaluation_view(image, decoder.size);
         let decode = |i: usize| decoder.decode(batches[i], |index| *index as usize, view);
         decoder.ahead(batches.len(), decode, |batch| {
-            readable += batch.labels.len();
+            readable += batch.images();
             take(&batch)?;
             kept.extend(keep.then_some(batch));
             Ok(())
@@ -149,7 +127,7 @@ impl LabelledImages {
     pub fn for_each_training_batch(
         &self,
         order: TrainingOrder,
-        mut take: impl FnMut(usize, &ImageBatch) -> Result<()>,
+        mut take: impl FnMut(usize, &Batch) -> Result<()>,
     ) -> Result<()> {
         let (decoder, picked, len) = (&self.decoder, &self.picked, self.picked.len());
         let picks = Order::new(len, order.batch, order.seed);
@@ -174,7 +152,7 @@ impl LabelledImages {
         };
         let mut number = 0;
         decoder.ahead(order.batches, decode, |batch| {
-            if batch.labels.is_empty() {
+            if batch.images() == 0 {
                 return Err(decoder.nothing());
             }
             number += 1;
@@ -201,21 +179,23 @@ impl Decoder {
         picks: &[P],
         index: impl Fn(&P) -> usize + Sync,
         view: impl Fn(&RgbImage, &P, &mut Scratch) -> Vec<f32> + Sync,
-    ) -> ImageBatch {
-        let decoded: Vec<Option<(Vec<f32>, u32)>> = picks
+    ) -> Result<Batch> {
+        let decoded: Vec<Option<(usize, u32, Vec<f32>)>> = picks
             .par_iter()
             .map_init(Scratch::default, |scratch, pick| {
                 let i = index(pick);
-                Some((view(&self.load(i)?, pick, scratch), self.source.label(i)?))
+                Some((i, self.source.label(i)?, view(&self.load(i)?, pick, scratch)))
             })
             .collect();
-        let mut batch = ImageBatch { size: self.size, pixels: Vec::new(), labels: Vec::new() };
-        batch.pixels.reserve_exact(decoded.iter().flatten().map(|(pixels, _)| pixels.len()).sum());
-        for (pixels, label) in decoded.into_iter().flatten() {
-            batch.pixels.extend(pixels);
-            batch.labels.push(label);
+        let (mut indices, mut labels, mut pixels) = (Vec::new(), Vec::new(), Vec::new());
+        pixels.reserve_exact(decoded.iter().flatten().map(|(.., pixels)| pixels.len()).sum());
+        for (index, label, image) in decoded.into_iter().flatten() {
+            indices.push(index);
+            labels.push(label);
+            pixels.extend(image);
         }
-        batch
+        let group = CropGroup { name: WHOLE, views: 1, channels: 3, size: self.size, pixels, masks: None };
+        Batch::new(indices.len(), vec![group])?.with_labels(labels)?.with_indices(indices)
     }
 
     fn load(&self, i: usize) -> Option<RgbImage> {
@@ -232,8 +212,8 @@ impl Decoder {
     fn ahead(
         &self,
         count: usize,
-        make: impl Fn(usize) -> ImageBatch + Send,
-        take: impl FnMut(ImageBatch) -> Result<()>,
+        make: impl Fn(usize) -> Result<Batch> + Send,
+        mut take: impl FnMut(Batch) -> Result<()>,
     ) -> Result<()> {
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(AHEAD);
@@ -244,7 +224,7 @@ impl Decoder {
                     }
                 }
             });
-            let taken = receiver.into_iter().try_for_each(take);
+            let taken = receiver.into_iter().try_for_each(|batch| take(batch?));
             match maker.join() {
                 Ok(()) => taken,
                 Err(_) => Err(Error::file(

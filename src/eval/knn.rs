@@ -6,7 +6,7 @@ use rayon::prelude::*;
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::eval::images::LabelledImages;
-use crate::eval::pass::{Pace, Progress, groups, same_classes, through_networks};
+use crate::eval::pass::{Pace, Progress, groups, labels_of, same_classes, through_networks};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::ops::elementwise::copy;
@@ -94,14 +94,14 @@ fn features(
     let (mut labels, mut pace) = (Vec::with_capacity(images.len()), Pace::default());
     images.for_each_batch(|batch| {
         let mut last = None;
-        through_networks(encoder, networks, batch, images.size(), |i, part| {
+        through_networks(encoder, networks, batch, |i, part| {
             let (cls, _) = encoder.features(networks[i], part, false)?;
             take(i, &cls)?;
             last = Some(cls.slice(0, 0..1)?);
             Ok(())
         })?;
-        labels.extend(batch.labels());
-        advance(batch.labels().len());
+        labels.extend(labels_of(batch)?);
+        advance(batch.images());
         last.map_or(Ok(()), |last| pace.keep(&last))
     })?;
     Ok(labels)

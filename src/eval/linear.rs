@@ -7,10 +7,11 @@
 use std::f64::consts::PI;
 
 use crate::autograd::{Tape, Var};
+use crate::data::Batch;
 use crate::data::rng::{Purpose, stream};
 use crate::error::{Error, Result};
-use crate::eval::images::{ImageBatch, LabelledImages, TrainingOrder};
-use crate::eval::pass::{Pace, Progress, groups, same_classes, through_networks};
+use crate::eval::images::{LabelledImages, TrainingOrder};
+use crate::eval::pass::{Pace, Progress, groups, labels_of, same_classes, through_networks};
 use crate::eval::probe::Probes;
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
@@ -115,10 +116,10 @@ pub fn linear_probes(
         let order = TrainingOrder { batch: options.batch, batches, seed: options.seed };
         let mut pace = Pace::default();
         train.for_each_training_batch(order, |i, batch| {
-            let labels = Tensor::from_slice(encoder.device, &[batch.labels().len()], batch.labels())?;
+            let labels = Tensor::from_slice(encoder.device, &[batch.images()], labels_of(batch)?)?;
             let factor = 0.5 * (1.0 + (PI * i as f64 / batches as f64).cos());
             let mut last = None;
-            for (probes, features) in probes.iter().zip(features(encoder, group, batch, train.size())?) {
+            for (probes, features) in probes.iter().zip(features(encoder, group, batch)?) {
                 for (_, _, probes) in &probes.sets {
                     last = Some(probes.step(&features, &labels, factor)?);
                 }
@@ -128,10 +129,10 @@ pub fn linear_probes(
         })?;
         let mut seen = 0;
         val.for_each_batch(|batch| {
-            for (probes, features) in probes.iter_mut().zip(features(encoder, group, batch, val.size())?) {
-                probes.score(&features, batch.labels())?;
+            for (probes, features) in probes.iter_mut().zip(features(encoder, group, batch)?) {
+                probes.score(&features, labels_of(batch)?)?;
             }
-            seen += batch.labels().len();
+            seen += batch.images();
             progress("scoring linear probes", at * val.len() + seen, passes * val.len());
             Ok(())
         })?;
@@ -180,13 +181,8 @@ fn kinds(of: Outputs) -> Vec<Kind> {
 }
 
 /// Features `[n, (blocks + 1)·width]` of the images of a batch through every network.
-fn features(
-    encoder: Encoder<'_>,
-    networks: &[Network],
-    batch: &ImageBatch,
-    size: usize,
-) -> Result<Vec<Tensor>> {
-    let n = batch.labels().len();
+fn features(encoder: Encoder<'_>, networks: &[Network], batch: &Batch) -> Result<Vec<Tensor>> {
+    let n = batch.images();
     let empty = |network: &Network| {
         let outputs = Outputs::of(encoder, *network);
         let columns = (outputs.blocks + 1) * outputs.width;
@@ -194,7 +190,7 @@ fn features(
     };
     let all = networks.iter().map(empty).collect::<Result<Vec<_>>>()?;
     let mut filled = vec![0; networks.len()];
-    through_networks(encoder, networks, batch, size, |i, images| {
+    through_networks(encoder, networks, batch, |i, images| {
         let (cls, patches) = encoder.last_blocks(networks[i], images, BLOCKS)?;
         let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches), images.dim(0))?;
         let (first, width) = (filled[i], mean.value().dim(1));

@@ -1,8 +1,9 @@
 //! What all evaluations over images share: groups of networks that fit memory, images through all networks of a
 //! group, progress, and a device that is never far behind.
 
+use crate::data::batch::{Batch, WHOLE};
 use crate::error::{Error, Result};
-use crate::eval::images::{ImageBatch, LabelledImages};
+use crate::eval::images::LabelledImages;
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::tensor::{PendingRead, Tensor};
@@ -45,16 +46,23 @@ pub(super) fn groups(
 pub(super) fn through_networks(
     encoder: Encoder<'_>,
     networks: &[Network],
-    batch: &ImageBatch,
-    size: usize,
+    batch: &Batch,
     mut features: impl FnMut(usize, &Tensor) -> Result<()>,
 ) -> Result<()> {
+    let group = batch.group(WHOLE)?;
+    let (one, size) = (group.crop_len(), group.size);
     let at_once = networks.iter().map(|n| encoder.images_at_once(*n, size)).min().unwrap_or(1);
-    for images in batch.parts(encoder.device, at_once) {
-        let images = images?;
+    for part in group.pixels.chunks(at_once.max(1) * one) {
+        let shape = [part.len() / one, group.channels, size, size];
+        let images = Tensor::from_slice(encoder.device, &shape, part)?;
         (0..networks.len()).try_for_each(|i| features(i, &images))?;
     }
     Ok(())
+}
+
+/// The classes of a batch of labelled images.
+pub(super) fn labels_of(batch: &Batch) -> Result<&[u32]> {
+    batch.labels().ok_or_else(|| Error::shape("batch", "images without labels"))
 }
 
 /// Keeps the host at most one batch ahead of the device, whose queue would else grow with every batch uploaded.

@@ -4,6 +4,7 @@
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
+use crate::data::CropGroup;
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
@@ -11,14 +12,35 @@ use crate::models::{resnet, swin, vit};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::optim::groups::LayerRule;
 use crate::recipes::{Config, Precision};
-use crate::tensor::Tensor;
+use crate::tensor::{Device, Tensor};
 
 /// Crops of one size that go through a network together.
+#[derive(Clone)]
 pub struct CropBatch {
-    /// `[n, 3, side, side]`.
+    /// `[n, channels, side, side]`.
     pub images: Tensor,
     /// `u32 [n · cells²]`, nonzero where a patch is masked.
     pub mask: Option<Tensor>,
+}
+
+impl CropBatch {
+    /// Images `[n, channels, side, side]` without masks.
+    pub fn new(images: Tensor) -> Self {
+        Self { images, mask: None }
+    }
+
+    /// A group of crops with its masks, on a device.
+    pub fn upload(device: &Device, group: &CropGroup) -> Result<Self> {
+        let images = Tensor::from_slice(device, &group.shape(), &group.pixels)?;
+        let mask = match &group.masks {
+            Some(masks) if !masks.values.is_empty() => {
+                let words: Vec<u32> = masks.values.iter().map(|m| u32::from(*m)).collect();
+                Some(Tensor::from_slice(device, &[words.len()], &words)?)
+            }
+            _ => None,
+        };
+        Ok(Self { images, mask })
+    }
 }
 
 /// An output token: of which batch of crops, of which crop of it.

@@ -29,7 +29,13 @@ impl Encoder<'_> {
         patches: bool,
     ) -> Result<(Tensor, Option<Tensor>)> {
         let tape = Tape::no_grad();
-        let tokens = self.backbone.forward(&tape, self.parameters, network, &[crops(images)], None)?;
+        let tokens = self.backbone.forward(
+            &tape,
+            self.parameters,
+            network,
+            &[CropBatch::new(images.clone())],
+            None,
+        )?;
         let patches = if patches { Some(self.patches(&*tokens, images)?) } else { None };
         Ok((cls(&*tokens, images)?, patches))
     }
@@ -43,7 +49,8 @@ impl Encoder<'_> {
         images: &Tensor,
         count: usize,
     ) -> Result<(Vec<Tensor>, Tensor)> {
-        let blocks = self.backbone.last_blocks(self.parameters, network, &[crops(images)], count)?;
+        let blocks =
+            self.backbone.last_blocks(self.parameters, network, &[CropBatch::new(images.clone())], count)?;
         let all = blocks.iter().map(|tokens| cls(&**tokens, images)).collect::<Result<_>>()?;
         Ok((all, self.patches(&*blocks[blocks.len() - 1], images)?))
     }
@@ -70,8 +77,4 @@ impl Encoder<'_> {
 fn cls(tokens: &dyn Tokens, images: &Tensor) -> Result<Tensor> {
     let all: Vec<Token> = (0..images.dim(0)).map(|crop| Token::Cls { group: 0, crop }).collect();
     Ok(tokens.features(&Tape::no_grad(), &all)?.value().clone())
-}
-
-fn crops(images: &Tensor) -> CropBatch {
-    CropBatch { images: images.clone(), mask: None }
 }

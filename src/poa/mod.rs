@@ -5,4 +5,4 @@ pub mod model;
 pub mod step;
 
 pub use model::PoaModel;
-pub use step::{StepBatch, StepInputs};
+pub use step::StepInputs;

@@ -3,6 +3,7 @@
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
+use crate::data::batch::{Batch, GLOBAL, LOCAL, Masks};
 use crate::error::{Error, Result};
 use crate::models::backbone::{CropBatch, Token, Tokens};
 use crate::models::grid::Network;
@@ -22,22 +23,6 @@ use crate::tensor::{DType, Tensor};
 
 /// Momentum of the centres in `centering` mode.
 const CENTER_MOMENTUM: f32 = 0.9;
-
-/// The images of a step on the host.
-pub struct StepBatch<'a> {
-    /// Images B.
-    pub images: usize,
-    /// `[2B, 3, S, S]`, view a of all images first.
-    pub global: &'a [f32],
-    /// Side S of the global crops.
-    pub global_size: usize,
-    /// `[L·B, 3, s, s]`, crop by crop.
-    pub local: &'a [f32],
-    /// Side s of the local crops.
-    pub local_size: usize,
-    /// `[2B, patches]`, nonzero where a patch is masked; `None` while the masked-patch loss is off.
-    pub masks: Option<&'a [u8]>,
-}
 
 /// What a step depends on beside its images.
 pub struct StepInputs<'a> {
@@ -68,9 +53,8 @@ impl<'a> StepInputs<'a> {
 /// What is the same for all branches and heads of a step.
 struct Prepared {
     counts: RowCounts,
-    global: Tensor,
-    local: Option<Tensor>,
-    mask: Option<Tensor>,
+    /// The global crops with their masks, then the local ones.
+    crops: Vec<CropBatch>,
     /// (crop, patch) of every masked patch.
     masked: Vec<(usize, usize)>,
 }
@@ -83,7 +67,7 @@ impl PoaModel {
     ///
     /// With gradient accumulation this is called once for each batch of a step, each with its share: Sinkhorn-Knopp and
     /// KoLeo see one batch at a time, all else is the mean over the batches.
-    pub fn forward_backward(&self, batch: &StepBatch, inputs: &mut StepInputs) -> Result<StepRecord> {
+    pub fn forward_backward(&self, batch: &Batch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let prepared = self.prepare(batch)?;
         let networks = [self.grid.intact(), inputs.network];
         let teacher = self.teacher_features(&prepared)?;
@@ -94,9 +78,8 @@ impl PoaModel {
         let mut students = Vec::new();
         for network in networks {
             let _phase = profile::phase("student");
-            let crops = prepared.student_crops();
             let drop_path = inputs.drop_path.as_deref_mut();
-            let tokens = self.backbone.forward(&tape, &self.student, network, &crops, drop_path)?;
+            let tokens = self.backbone.forward(&tape, &self.student, network, &prepared.crops, drop_path)?;
             students.push(prepared.student_features(&tape, &*tokens)?);
         }
         let total = Tensor::zeros(&self.device, &[1], DType::F32)?;
@@ -151,42 +134,39 @@ impl PoaModel {
         Ok(StepRecord { counts: prepared.counts, heads, koleo: koleos, total, teacher_cls })
     }
 
-    fn prepare(&self, batch: &StepBatch) -> Result<Prepared> {
-        let (b, l) = (batch.images, self.settings.locals);
-        let (s, t) = (batch.global_size, batch.local_size);
-        let patches = self.backbone.cells(s).pow(2);
-        if batch.global.len() != 2 * b * 3 * s * s
-            || batch.local.len() != l * b * 3 * t * t
-            || batch.masks.is_some_and(|m| m.len() != 2 * b * patches)
-        {
+    /// Two global crops an image, masked or not, and as many local ones as the model has losses for.
+    fn prepare(&self, batch: &Batch) -> Result<Prepared> {
+        let (images, locals) = (batch.images(), self.settings.locals);
+        let (global, local) = (batch.group(GLOBAL)?, batch.find(LOCAL));
+        if global.views != 2 || local.map_or(0, |group| group.views) != locals {
+            let found: Vec<String> =
+                batch.groups().iter().map(|group| format!("{} `{}`", group.views, group.name)).collect();
             let problem = format!(
-                "{b} images with {} global, {} local and {:?} mask values",
-                batch.global.len(),
-                batch.local.len(),
-                batch.masks.map(<[u8]>::len)
+                "crops an image: 2 `{GLOBAL}`, {locals} `{LOCAL}` expected, got {}",
+                found.join(", ")
             );
             return Err(Error::shape("step", problem));
         }
-        let masks = batch.masks.unwrap_or_default();
         let (mut masked, mut weights) = (Vec::new(), Vec::new());
-        for (crop, mask) in masks.chunks(patches).enumerate() {
-            let first = masked.len();
-            masked.extend(mask.iter().enumerate().filter(|(_, m)| **m != 0).map(|(patch, _)| (crop, patch)));
-            let count = masked.len() - first;
-            weights.extend(std::iter::repeat_n(1.0 / count as f32, count));
+        if let Some(Masks { side, values }) = &global.masks {
+            let cells = self.backbone.cells(global.size);
+            if *side != cells {
+                let problem =
+                    format!("masks of {side}x{side} cells for crops of {cells}x{cells} patch tokens");
+                return Err(Error::shape("step", problem));
+            }
+            for (crop, mask) in values.chunks(side * side).enumerate() {
+                let first = masked.len();
+                let hidden = mask.iter().enumerate().filter(|(_, m)| **m != 0);
+                masked.extend(hidden.map(|(patch, _)| (crop, patch)));
+                let count = masked.len() - first;
+                weights.extend(std::iter::repeat_n(1.0 / count as f32, count));
+            }
         }
-        let words: Vec<u32> = masks.iter().map(|m| *m as u32).collect();
+        let crops = std::iter::once(global).chain(local);
         Ok(Prepared {
-            counts: RowCounts { images: b, locals: l, masked_weights: weights },
-            global: Tensor::from_slice(&self.device, &[2 * b, 3, s, s], batch.global)?,
-            local: match l {
-                0 => None,
-                _ => Some(Tensor::from_slice(&self.device, &[l * b, 3, t, t], batch.local)?),
-            },
-            mask: match words.is_empty() {
-                true => None,
-                false => Some(Tensor::from_slice(&self.device, &[words.len()], &words)?),
-            },
+            counts: RowCounts { images, locals, masked_weights: weights },
+            crops: crops.map(|group| CropBatch::upload(&self.device, group)).collect::<Result<_>>()?,
             masked,
         })
     }
@@ -195,7 +175,7 @@ impl PoaModel {
     fn teacher_features(&self, prepared: &Prepared) -> Result<Var> {
         let _phase = profile::phase("teacher");
         let tape = Tape::no_grad();
-        let crops = [CropBatch { images: prepared.global.clone(), mask: None }];
+        let crops = [CropBatch::new(prepared.crops[0].images.clone())];
         let tokens = self.backbone.forward(&tape, &self.teacher, self.grid.intact(), &crops, None)?;
         let b = prepared.counts.images;
         let cls = (b..2 * b).chain(0..b).map(|crop| Token::Cls { group: 0, crop });
@@ -304,11 +284,5 @@ impl Prepared {
 
     fn masked_tokens(&self) -> impl Iterator<Item = Token> + '_ {
         self.masked.iter().map(|&(crop, cell)| Token::Patch { group: 0, crop, cell })
-    }
-
-    fn student_crops(&self) -> Vec<CropBatch> {
-        let mut crops = vec![CropBatch { images: self.global.clone(), mask: self.mask.clone() }];
-        crops.extend(self.local.iter().map(|images| CropBatch { images: images.clone(), mask: None }));
-        crops
     }
 }

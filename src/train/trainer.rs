@@ -17,7 +17,7 @@ use crate::optim::loss_scale::{self, LossScale};
 use crate::optim::schedules::Schedules;
 use crate::poa::losses::{LossReport, StepRecord};
 use crate::poa::model::why_single;
-use crate::poa::{PoaModel, StepBatch, StepInputs};
+use crate::poa::{PoaModel, StepInputs};
 use crate::profile;
 use crate::recipes::{Config, Precision};
 use crate::tensor::{DType, Device, PendingRead, Tensor};
@@ -359,17 +359,8 @@ impl Trainer {
             self.loader.next()?
         };
         let mut rng = stream(config.train.seed, Purpose::DropPath, step as u64, batch as u64);
-        self.model.forward_backward(
-            &StepBatch {
-                images: images.images,
-                global: &images.global,
-                global_size: config.crops.global_crops_size,
-                local: &images.local,
-                local_size: config.crops.local_crops_size,
-                masks: masked.then_some(&images.masks[..]),
-            },
-            &mut inputs.with_drop_path(&mut rng),
-        )
+        let images = if masked { images } else { images.without_masks() };
+        self.model.forward_backward(&images, &mut inputs.with_drop_path(&mut rng))
     }
 
     fn network(&self, step: usize) -> Result<Network> {

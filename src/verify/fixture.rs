@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
 use crate::error::{Error, Result};
 use crate::files::tensor_file::TensorFile;
 use crate::models::backbone;
@@ -228,6 +229,25 @@ impl Fixture {
             ("swin", "losses after updates") => 10.0,
             _ => 1.0,
         }
+    }
+
+    /// The recorded images of a step, whose global crops have masks of `cells` a side.
+    pub(super) fn step(&self, step: usize, cells: usize) -> Result<Batch> {
+        let CropsRecord { batch: images, global_size, local_size, local_number } = self.record.crops;
+        let group = |name: &'static str, views: usize, size: usize| -> Result<CropGroup> {
+            let (stored, channels) = (format!("step{step}.{name}_crops"), 3);
+            let shape = [views * images, channels, size, size];
+            let pixels = self.batch.read_f32_as(&stored, &shape)?;
+            Ok(CropGroup { name, views, channels, size, pixels, masks: None })
+        };
+        let stored = format!("step{step}.masks");
+        self.batch.expect_shape(&stored, &[2 * images, cells * cells])?;
+        let masks = Some(Masks { side: cells, values: self.batch.read_u8(&stored)? });
+        let mut groups = vec![CropGroup { masks, ..group(GLOBAL, 2, global_size)? }];
+        if local_number > 0 {
+            groups.push(group(LOCAL, local_number, local_size)?);
+        }
+        Ok(Batch::new(images, groups)?.at_step(step as u64))
     }
 
     /// The recorded settings as a config.

@@ -9,7 +9,7 @@ use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors};
 use crate::nn::parameters::FlatBuffers;
 use crate::optim::adamw::{GradientReport, StepSettings};
-use crate::poa::{PoaModel, StepBatch, StepInputs};
+use crate::poa::{PoaModel, StepInputs};
 use crate::tensor::{Device, Tensor};
 
 /// One kind of quantity and how far it is from the record.
@@ -160,23 +160,8 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
     load(model.student.values(), &fixture.student)?;
     load(model.teacher.values(), &fixture.teacher)?;
     let mut all = Comparison { fixture, checks: Vec::new(), values: BTreeMap::new() };
-    let (b, l) = (record.crops.batch, record.crops.local_number);
-    let (gs, ls) = (record.crops.global_size, record.crops.local_size);
-    let patches = model.backbone.cells(gs).pow(2);
     for (s, step) in record.steps.iter().enumerate() {
-        let global = fixture.batch.read_f32_as(&format!("step{s}.global_crops"), &[2 * b, 3, gs, gs])?;
-        let local = fixture.batch.read_f32_as(&format!("step{s}.local_crops"), &[l * b, 3, ls, ls])?;
-        let name = format!("step{s}.masks");
-        fixture.batch.expect_shape(&name, &[2 * b, patches])?;
-        let masks = fixture.batch.read_u8(&name)?;
-        let batch = StepBatch {
-            images: b,
-            global: &global,
-            global_size: gs,
-            local: &local,
-            local_size: ls,
-            masks: Some(&masks),
-        };
+        let batch = fixture.step(s, model.backbone.cells(record.crops.global_size))?;
         let network = model.grid.named(&step.network().to_string()).map_err(|e| {
             Error::file(&fixture.name, format!("step {s} names a network outside the recorded grid: {e}"))
         })?;

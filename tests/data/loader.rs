@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use image::RgbImage;
 use poa_gpu::Error;
+use poa_gpu::data::batch::{GLOBAL, LOCAL};
 use poa_gpu::data::*;
 
 use crate::{folder, picture, save, spec};
@@ -29,13 +30,22 @@ fn batches_are_the_same_for_any_number_of_threads() {
     let source = open("shapes:50").unwrap();
     let inline = batches(&source, small(12, 0), 9);
     for (step, batch) in inline.iter().enumerate() {
-        assert_eq!((batch.step, batch.images), (step as u64, 12));
-        assert_eq!(batch.global.len(), 2 * 12 * 3 * 32 * 32);
-        assert_eq!(batch.local.len(), 3 * 12 * 3 * 16 * 16);
-        assert_eq!(batch.masks.len(), 2 * 12 * 16);
-        assert!(batch.global.iter().chain(&batch.local).all(|v| v.is_finite() && v.abs() < 3.0));
-        assert!(batch.global.chunks(3 * 32 * 32).all(|crop| crop.iter().any(|&v| v != 0.0)));
-        assert!(batch.local.chunks(3 * 16 * 16).all(|crop| crop.iter().any(|&v| v != 0.0)));
+        assert_eq!((batch.step(), batch.images(), batch.channels()), (step as u64, 12, 3));
+        let [global, local] = batch.groups() else { panic!("{} groups", batch.groups().len()) };
+        assert_eq!((global.name, global.shape()), (GLOBAL, [2 * 12, 3, 32, 32]));
+        assert_eq!((local.name, local.shape()), (LOCAL, [3 * 12, 3, 16, 16]));
+        let masks = global.masks.as_ref().unwrap();
+        assert_eq!((masks.side, masks.values.len(), &local.masks), (4, 2 * 12 * 16, &None));
+        for group in batch.groups() {
+            assert!(group.pixels.iter().all(|v| v.is_finite() && v.abs() < 3.0));
+            assert!(group.pixels.chunks(group.crop_len()).all(|crop| crop.iter().any(|&v| v != 0.0)));
+        }
+        let (labels, indices) = (batch.labels().unwrap(), batch.indices().unwrap());
+        let order = order::Order::new(50, 12, 5);
+        for (slot, (label, index)) in labels.iter().zip(indices).enumerate() {
+            assert_eq!(*index, order.pick(step as u64, slot).index);
+            assert_eq!(Some(*label), source.label(*index));
+        }
     }
     for (threads, prefetch) in [(1, 1), (2, 3), (5, 2), (16, 1)] {
         let config = LoaderConfig { prefetch, ..small(12, threads) };
@@ -74,7 +84,7 @@ fn an_epoch_shows_every_image_once() {
 fn a_batch_larger_than_the_data_repeats_images_with_other_crops() {
     let source = open("shapes:3").unwrap();
     let batch = &batches(&source, small(8, 2), 2)[1];
-    let crops: Vec<&[f32]> = batch.global[..8 * 3 * 32 * 32].chunks(3 * 32 * 32).collect();
+    let crops: Vec<&[f32]> = batch.groups()[0].pixels.chunks(3 * 32 * 32).take(8).collect();
     for i in 0..8 {
         assert!(!crops[..i].contains(&crops[i]), "crop {i} was there before");
     }

@@ -326,7 +326,7 @@ impl Backbone for Vit {
         images: &Tensor,
     ) -> Result<Option<Vec<f32>>> {
         let tape = Tape::no_grad();
-        let crops = CropBatch { images: images.clone(), mask: None };
+        let crops = CropBatch::new(images.clone());
         let (mut x, groups) = self.start(&tape, parameters, network, &[crops])?;
         let mut blocks: Vec<Block> = self.blocks(parameters, network).collect();
         let Some(last) = blocks.pop() else { return Ok(None) };
