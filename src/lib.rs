@@ -1,6 +1,7 @@
 //! POA pre-training on any GPU: an autodiff tensor engine on wgpu, elastic vision backbones, and the trainer.
 //! `ARCHITECTURE.md` says how the pieces fit together.
 #![warn(missing_docs)]
+#![warn(clippy::print_stdout, clippy::print_stderr)] // they panic where nothing can be written
 
 pub mod autograd;
 pub mod bench;
@@ -12,6 +13,7 @@ pub mod eval;
 pub mod files;
 pub mod gpu;
 mod layout;
+pub mod logging;
 pub mod models;
 pub mod nn;
 pub mod ops;

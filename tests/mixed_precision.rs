@@ -152,7 +152,7 @@ fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome
         true => RunFolder::open(out).unwrap(),
         false => RunFolder::create(Some(out), "demo", &config).unwrap(),
     };
-    let start = Start { resume, quiet: true, ..Start::default() };
+    let start = Start { resume, ..Start::default() };
     let mut trainer = Trainer::new(config, device, data::open("shapes").unwrap(), run, &start).unwrap();
     trainer.stop_after(stop);
     trainer.run(&AtomicBool::new(false)).unwrap()

@@ -291,7 +291,7 @@ fn metrics_read_back_to_the_same_bits() {
 
 #[test]
 fn progress_measures_speed() {
-    let mut progress = Progress::new(1003, 1, 64, 1000, false);
+    let mut progress = Progress::new(1003, 1, 64, 1000);
     assert_eq!(progress.images_per_second(), 0.0);
     progress.step(2, Some(Shown { loss: 3.5, waiting: 0.25 }), 1e-3);
     progress.step(3, None, 1e-3);
@@ -302,7 +302,6 @@ fn progress_measures_speed() {
     progress.pause_over(100);
     let pauses = progress.left(3).saturating_sub(without).as_secs_f64();
     assert!((0.2..2.0).contains(&pauses), "{pauses}");
-    progress.line("done");
     progress.finish();
     let text = |s| readable(std::time::Duration::from_secs(s));
     assert_eq!([text(12), text(200), text(3900), text(183_600)], ["12s", "3m 20s", "1h 05m", "2d 03h"]);

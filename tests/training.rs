@@ -34,10 +34,6 @@ fn demo(settings: &[&str]) -> Config {
     config
 }
 
-fn quiet() -> Start {
-    Start { quiet: true, ..Start::default() }
-}
-
 /// The lines of a `metrics.jsonl` without what depends on the clock.
 fn lines(path: &Path) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(path).unwrap();
@@ -116,7 +112,7 @@ fn a_run_repeats_bit_for_bit() {
             let run = RunFolder::create(Some(&out), "demo", &config).unwrap();
             let metrics = run.metrics();
             let trainer =
-                Trainer::new(config, &device, data::open("shapes").unwrap(), run, &quiet()).unwrap();
+                Trainer::new(config, &device, data::open("shapes").unwrap(), run, &Start::default()).unwrap();
             let outcome = trainer.run(&AtomicBool::new(false)).unwrap();
             let lines = lines(&metrics);
             let teacher = std::fs::read(outcome.checkpoint.join("teacher.safetensors")).unwrap();
@@ -249,7 +245,7 @@ fn in_pieces(
             0 => RunFolder::create(Some(&out), "demo", &config).unwrap(),
             _ => RunFolder::open(&out).unwrap(),
         };
-        let start = Start { resume: piece > 0, ..quiet() };
+        let start = Start { resume: piece > 0, ..Start::default() };
         let source = data::open("shapes").unwrap();
         let mut trainer = Trainer::new(config, &device, source, run, &start).unwrap();
         trainer.stop_after(*stop);

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::cli::bench::BenchArgs;
 use crate::cli::config::ConfigArgs;
@@ -11,6 +11,7 @@ use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
 use crate::cli::visualize::VisualizeArgs;
 use crate::error::{Error, Result};
+use crate::logging::console::Verbosity;
 use crate::recipes::{Config, recipe_name};
 use crate::tensor::DeviceChoice;
 use crate::train::run_folder::{holds_run, newest_run};
@@ -32,6 +33,32 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// How much is said on the way.
+    #[command(flatten)]
+    pub verbosity: VerbosityArgs,
+}
+
+/// How much is said on standard error.
+#[derive(Debug, Clone, Args)]
+pub struct VerbosityArgs {
+    /// Says more: -v what train.log gets, -vv everything (POA_LOG=LEVEL or TARGET=LEVEL,... chooses finer)
+    #[arg(long, short, global = true, action = ArgAction::Count, conflicts_with = "quiet")]
+    pub verbose: u8,
+    /// Shows warnings, errors and results alone
+    #[arg(long, short, global = true)]
+    pub quiet: bool,
+}
+
+impl VerbosityArgs {
+    /// What was asked for, if anything was.
+    pub fn level(&self) -> Option<Verbosity> {
+        match (self.quiet, self.verbose) {
+            (true, _) => Some(Verbosity::Quiet),
+            (false, 0) => None,
+            (false, 1) => Some(Verbosity::Verbose),
+            (false, _) => Some(Verbosity::Everything),
+        }
+    }
 }
 
 /// The subcommands.
@@ -102,9 +129,6 @@ pub struct TrainArgs {
     /// checkpoint. Ignored where a run is resumed
     #[arg(long, value_name = "FILE|DIR")]
     pub init: Option<PathBuf>,
-    /// Shows warnings and errors alone
-    #[arg(long, short)]
-    pub quiet: bool,
     /// Records a few steps once they run smoothly: prints a table of the kernels with their rates beside what the
     /// device can do, and writes a trace (JSON) for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]

@@ -12,6 +12,7 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, LinearOptions, LinearReport, knn_accuracies, linear_probes};
 use crate::files::durable::replace_file;
+use crate::logging::warn;
 use crate::models::backbone::Cost;
 use crate::models::grid::Network;
 use crate::plot;
@@ -58,9 +59,6 @@ pub struct Common {
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Shows results alone, no progress
-    #[arg(long, short)]
-    pub quiet: bool,
 }
 
 /// Arguments of `eval knn`.
@@ -169,7 +167,10 @@ impl Evaluated {
             let bad = images.bad_samples();
             if let Some(first) = bad.first() {
                 let count = bad.len();
-                eprintln!("{count} {what} images cannot be used, such as {}: {}", first.name, first.reason);
+                warn(format_args!(
+                    "{count} {what} images cannot be used, such as {}: {}",
+                    first.name, first.reason
+                ));
             }
         }
     }
@@ -230,7 +231,7 @@ fn knn(args: &KnnArgs) -> Result<()> {
         &subject.networks,
         (&subject.train, &subject.val),
         &options,
-        &mut bar(args.common.quiet),
+        &mut bar(),
     )?;
     subject.note_unreadable();
     let heads: Vec<String> = args.k.iter().map(|k| format!("k={k}")).collect();
@@ -280,7 +281,7 @@ fn linear(args: &LinearArgs) -> Result<()> {
         &subject.networks,
         (&subject.train, &subject.val),
         &options,
-        &mut bar(args.common.quiet),
+        &mut bar(),
     )?;
     subject.note_unreadable();
     say!("\n{:<10} {:>12} {:>8}   best classifier", "network", "parameters", "top-1");

@@ -9,6 +9,7 @@ use crate::cli::subject::{Subject, SubjectArgs};
 use crate::data;
 use crate::error::Result;
 use crate::eval::export::{ExportOptions, export_features};
+use crate::logging::warn;
 
 /// Arguments of `features`.
 #[derive(Debug, Clone, Args)]
@@ -37,24 +38,20 @@ pub struct FeaturesArgs {
     /// At most that many images, the first ones; 0 for all
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub most: usize,
-    /// Shows warnings and errors alone
-    #[arg(long, short)]
-    pub quiet: bool,
 }
 
-pub(super) fn run(args: &FeaturesArgs) -> Result<()> {
+pub(super) fn run(args: &FeaturesArgs, quiet: bool) -> Result<()> {
     let source = data::open(&args.data)?;
     let Subject { teacher, network, size, .. } = args.subject.open()?;
     let options = ExportOptions { size, patches: args.patches, images: args.images, most: args.most };
-    let mut bar = bar(args.quiet);
-    let bad = export_features(teacher.encoder(), network, &*source, &options, &args.out, &mut bar)?;
+    let bad = export_features(teacher.encoder(), network, &*source, &options, &args.out, &mut bar())?;
     for sample in bad.iter().take(10) {
-        eprintln!("{} cannot be used, its rows are zero: {}", sample.name, sample.reason);
+        warn(format_args!("{} cannot be used, its rows are zero: {}", sample.name, sample.reason));
     }
     if bad.len() > 10 {
-        eprintln!("and {} more; `readable` in the file marks them", bad.len() - 10);
+        warn(format_args!("and {} more; `readable` in the file marks them", bad.len() - 10));
     }
-    if !args.quiet {
+    if !quiet {
         say!("features of {network} at {size} pixels: {}", args.out.display());
     }
     Ok(())

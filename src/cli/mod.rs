@@ -1,12 +1,7 @@
 //! The command line: one file per subcommand.
 
-/// As `println!`, for a reader that may have gone: `poa-gpu devices | head -1` is no reason to panic.
-macro_rules! say {
-    ($($text:tt)*) => {{
-        use std::io::Write;
-        let _ = writeln!(std::io::stdout(), $($text)*);
-    }};
-}
+#[macro_use]
+mod output;
 
 pub mod args;
 mod bench;
@@ -21,18 +16,47 @@ mod train;
 mod verify;
 mod visualize;
 
+use std::process::ExitCode;
+
 use args::{Cli, Command};
-use clap::CommandFactory;
+use clap::{CommandFactory, Parser};
 
 use crate::error::Result;
+use crate::logging::console;
 
-/// Runs a parsed command line.
-pub fn run(cli: Cli) -> Result<()> {
+/// The program: does what the command line asks for, and says why where it cannot.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(e) => return told(&e),
+    };
+    match console::install(cli.verbosity.level()).and_then(|()| run(cli)) {
+        Ok(()) => output::status(),
+        Err(e) => {
+            console::line(&format!("poa-gpu: {e}"));
+            ExitCode::from(e.exit_status())
+        }
+    }
+}
+
+/// Prints help, the version, or what is wrong with the command line.
+fn told(e: &clap::Error) -> ExitCode {
+    match (e.print(), e.exit_code()) {
+        (Err(e), 0) => {
+            output::lost(e);
+            output::status()
+        }
+        (_, code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+    }
+}
+
+fn run(cli: Cli) -> Result<()> {
+    let quiet = cli.verbosity.quiet;
     match cli.command {
-        Command::Train(args) => train::run(&args),
+        Command::Train(args) => train::run(&args, quiet),
         Command::Extract(args) => extract::run(&args),
         Command::Eval(args) => eval::run(&args),
-        Command::Features(args) => features::run(&args),
+        Command::Features(args) => features::run(&args, quiet),
         Command::Visualize(args) => visualize::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Verify(args) => verify::run(&args),

@@ -1,33 +1,32 @@
 //! The progress of evaluations on the terminal.
 
-use std::io::IsTerminal;
 use std::time::Instant;
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use crate::logging;
+use crate::logging::console::Bar;
+use crate::train::progress::readable;
 
 /// Seconds between lines where there is no terminal.
 const LINE_EVERY: f64 = 10.0;
 
-/// Shows (what, done, of how many): a bar on a terminal, a line now and then elsewhere, nothing where `quiet`.
-pub(super) fn bar(quiet: bool) -> impl FnMut(&str, usize, usize) {
-    let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-        let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr_with_hz(10));
-        let style = ProgressStyle::with_template("{bar:24} {pos}/{len}  {msg}  {eta} left");
-        bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
-    });
-    let mut last = Instant::now();
+/// Shows (what, done, of how many): a bar on a terminal, a line now and then elsewhere.
+pub(super) fn bar() -> impl FnMut(&str, usize, usize) {
+    let bar = Bar::open();
+    let (mut began, mut last) = (Instant::now(), Instant::now());
+    let mut before = (String::new(), 0);
     move |what, done, total| match &bar {
         Some(bar) => {
-            bar.set_length(total as u64);
-            bar.set_message(what.to_string());
-            bar.set_position(done as u64);
-            if done == total {
-                bar.finish_and_clear();
+            // a new part has a pace of its own
+            if before.0 != what || done < before.1 {
+                (began, before.0) = (Instant::now(), what.to_string());
             }
+            before.1 = done;
+            let left = began.elapsed().mul_f64(total.saturating_sub(done) as f64 / done.max(1) as f64);
+            bar.set(done, total, format!("{what}  {} left", readable(left)));
         }
-        None if !quiet && last.elapsed().as_secs_f64() > LINE_EVERY => {
+        None if last.elapsed().as_secs_f64() > LINE_EVERY => {
             last = Instant::now();
-            eprintln!("{what}: {done} of {total}");
+            logging::info(format_args!("{what}: {done} of {total}"));
         }
         None => {}
     }

@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::cli::args::TrainArgs;
 use crate::data;
 use crate::error::{Error, Result};
+use crate::logging;
 use crate::recipes::Config;
 use crate::tensor::Device;
 use crate::train::profiling::Profiling;
 use crate::train::run_folder::RunFolder;
 use crate::train::trainer::{Outcome, Start, Trainer};
 
-pub(super) fn run(args: &TrainArgs) -> Result<()> {
+pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let earlier = match args.run_to_resume() {
         None => None,
         Some(dir) => {
@@ -35,8 +36,8 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     let source = data::open(&config.data.spec)?;
     let device = Device::open(&args.device)?;
     let shows = |text: String| {
-        if !args.quiet {
-            say!("{text}");
+        if !quiet {
+            mention!("{text}");
         }
     };
     let resume = earlier.is_some();
@@ -58,10 +59,10 @@ pub(super) fn run(args: &TrainArgs) -> Result<()> {
     shows(format!("data:    {}, {} images", source.describe(), source.len()));
     shows(format!("run:     {}", folder.dir().display()));
     let stop = stop_on_signal()?;
-    let start = Start { resume, init: args.init.clone(), quiet: args.quiet, profile };
+    let start = Start { resume, init: args.init.clone(), profile };
     let trainer = Trainer::new(config, &device, source, folder, &start)?;
     let outcome = trainer.run(&stop)?;
-    if !args.quiet {
+    if !quiet {
         report(&outcome, &device);
     }
     Ok(())
@@ -75,7 +76,7 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(130);
         }
-        eprintln!("\nending after this step; once more ends at once");
+        logging::info("\nending after this step; once more ends at once");
     })
     .map_err(|e| Error::Usage(format!("Ctrl-C cannot be caught: {e}")))?;
     Ok(stop)
@@ -83,13 +84,13 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
 
 fn report(outcome: &Outcome, device: &Device) {
     if outcome.interrupted {
-        say!("interrupted after {} steps", outcome.steps);
+        mention!("interrupted after {} steps", outcome.steps);
     }
     if !outcome.knn.is_empty() {
-        say!("\nk-NN top-1 of the teacher's sub-networks on held-out images");
-        say!("  {:<12} {:>4} {:>8} {:>8} {:>8}", "network", "k", "before", "after", "gain");
+        mention!("\nk-NN top-1 of the teacher's sub-networks on held-out images");
+        mention!("  {:<12} {:>4} {:>8} {:>8} {:>8}", "network", "k", "before", "after", "gain");
         for r in &outcome.knn {
-            say!(
+            mention!(
                 "  {:<12} {:>4} {:>7.1}% {:>7.1}% {:>+8.1}",
                 r.network.to_string(),
                 r.k,
@@ -99,6 +100,6 @@ fn report(outcome: &Outcome, device: &Device) {
             );
         }
     }
-    say!("\ncheckpoint:         {}", outcome.checkpoint.display());
-    say!("peak device memory: {} MiB", device.peak_bytes() >> 20);
+    mention!("\ncheckpoint:         {}", outcome.checkpoint.display());
+    mention!("peak device memory: {} MiB", device.peak_bytes() >> 20);
 }

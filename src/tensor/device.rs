@@ -6,6 +6,7 @@ use super::storage::{Memory, Storage};
 use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::gpu::{self, Cooperative, GpuDevice};
+use crate::logging;
 use crate::ops::{attention, matmul};
 use crate::profile::{self, Profile};
 
@@ -78,7 +79,7 @@ impl Device {
             return Ok(Self::Gpu(gpu));
         }
         for failure in failures {
-            eprintln!("warning: {} is left unused: {failure}", gpu.describe());
+            logging::warn(format_args!("warning: {} is left unused: {failure}", gpu.describe()));
         }
         drop(gpu);
         open(works).map(Self::Gpu)

@@ -1,11 +1,10 @@
 //! The progress of a run on the terminal: a bar, or plain lines where there is no terminal.
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
-use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressState, ProgressStyle};
+use crate::logging::console::Bar;
+use crate::logging::{self, Level};
 
 /// Weight of the newest step in the moving average behind the speed and the time left.
 const NEWEST: f64 = 0.1;
@@ -21,8 +20,7 @@ pub struct Shown {
 
 /// Shows how far a run is, with loss, learning rate, images a second and the time left.
 pub struct Progress {
-    quiet: bool,
-    bar: Option<ProgressBar>,
+    bar: Option<Bar>,
     total: usize,
     every: usize,
     images: usize,
@@ -36,17 +34,13 @@ pub struct Progress {
 
 impl Progress {
     /// A run of `total` steps of `images` images each, `done` of them done before; without a terminal a line is
-    /// printed every `every` steps. A quiet one shows warnings alone.
-    pub fn new(total: usize, done: usize, images: usize, every: usize, quiet: bool) -> Self {
-        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
-            let bar =
-                ProgressBar::with_draw_target(Some(total as u64), ProgressDrawTarget::stderr_with_hz(10));
-            bar.set_style(style());
-            bar.set_position(done as u64);
-            bar
-        });
+    /// shown every `every` steps.
+    pub fn new(total: usize, done: usize, images: usize, every: usize) -> Self {
+        let bar = Bar::open();
+        if let Some(bar) = &bar {
+            bar.set(done, total, String::new());
+        }
         Self {
-            quiet,
             bar,
             total,
             every: every.max(1),
@@ -71,12 +65,15 @@ impl Progress {
         }
         match &self.bar {
             Some(bar) => {
-                bar.set_message(format!("{}  {} left", self.summary, readable(self.left(done))));
-                bar.set_position(done as u64);
+                bar.set(done, self.total, format!("{}  {} left", self.summary, readable(self.left(done))));
             }
-            None if !self.quiet && (done.is_multiple_of(self.every) || done == self.total) => {
+            None if done.is_multiple_of(self.every) || done == self.total => {
                 let left = readable(self.left(done));
-                eprintln!("step {done}/{}  {}  {left} left", self.total, self.summary);
+                // the run's log has lines of its own
+                logging::show(
+                    Level::Info,
+                    format_args!("step {done}/{}  {}  {left} left", self.total, self.summary),
+                );
             }
             None => {}
         }
@@ -96,26 +93,9 @@ impl Progress {
         self.last = Instant::now();
     }
 
-    /// Prints a line above the bar, unless the run is quiet.
-    pub fn line(&self, text: &str) {
-        if !self.quiet {
-            self.warning(text);
-        }
-    }
-
-    /// Prints a line above the bar.
-    pub fn warning(&self, text: &str) {
-        match &self.bar {
-            Some(bar) => bar.suspend(|| eprintln!("{text}")),
-            None => eprintln!("{text}"),
-        }
-    }
-
     /// Removes the bar, at the end or before an error is shown.
-    pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+    pub fn finish(&mut self) {
+        self.bar = None;
     }
 
     /// Time left after `done` steps, with the pauses to come.
@@ -125,21 +105,6 @@ impl Progress {
         let seconds = steps as f64 * self.pace.unwrap_or(0.0) + pauses;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
     }
-}
-
-impl Drop for Progress {
-    fn drop(&mut self) {
-        self.finish();
-    }
-}
-
-fn style() -> ProgressStyle {
-    let style = ProgressStyle::with_template("{bar:24} {pos}/{len} {share}  {msg}");
-    let share = |state: &ProgressState, out: &mut dyn Write| {
-        // A full disk or closed terminal shows elsewhere; a bar may miss a number.
-        let _ = write!(out, "{:3.0}%", 100.0 * state.fraction());
-    };
-    style.map_or_else(|_| ProgressStyle::default_bar(), |style| style.with_key("share", share))
 }
 
 /// A duration such as `2d 03h`, `1h 05m`, `3m 20s` or `12s`.

@@ -1,87 +1,173 @@
-//! Where a run's numbers and messages go: `metrics.jsonl`, TensorBoard events, `train.log` and the terminal. A file that
-//! cannot be written (a full disk) is reported once and never ends the training.
+//! Where a run's numbers and messages go. Everything is an [`Event`] on its way to the same sinks: `train.log`,
+//! `metrics.jsonl`, TensorBoard events, and for messages the console. A file that cannot be written (a full disk) is
+//! reported once and never ends the training.
 
+use std::cell::RefCell;
 use std::collections::HashSet;
+use std::rc::Rc;
 
 use serde_json::Value;
 
 use crate::error::Result;
 use crate::files::tensorboard::EventLog;
+use crate::logging::{self, Level, Listener};
 use crate::train::metrics::{MetricsLog, TrainLog};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 
-/// All reports of a run.
-pub struct Reports {
+/// What a run reports.
+pub enum Event<'a> {
+    /// A text for people.
+    Message {
+        /// Who should see it.
+        level: Level,
+        /// One or more lines.
+        text: &'a str,
+    },
+    /// The numbers of a step.
+    Numbers {
+        /// The step, from 0.
+        step: usize,
+        /// What repeats bit for bit with the same seed.
+        values: &'a [(String, Value)],
+        /// What depends on the clock.
+        time: &'a [(&'a str, f64)],
+    },
+}
+
+/// A file of a run that takes events.
+trait Sink {
+    /// What it is called in messages.
+    fn name(&self) -> &'static str;
+    /// Writes what it keeps of an event.
+    fn take(&mut self, event: &Event) -> Result<()>;
+}
+
+impl Sink for TrainLog {
+    fn name(&self) -> &'static str {
+        "train.log"
+    }
+
+    fn take(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Message { level, text } if *level <= Level::Debug => self.line(text),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Sink for MetricsLog {
+    fn name(&self) -> &'static str {
+        "metrics.jsonl"
+    }
+
+    fn take(&mut self, event: &Event) -> Result<()> {
+        match event {
+            Event::Numbers { step, values, time } => self.write(*step, values, time),
+            Event::Message { .. } => Ok(()),
+        }
+    }
+}
+
+impl Sink for EventLog {
+    fn name(&self) -> &'static str {
+        "TensorBoard's events"
+    }
+
+    fn take(&mut self, event: &Event) -> Result<()> {
+        let Event::Numbers { step, values, time } = event else { return Ok(()) };
+        let numbers = values.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
+        let all: Vec<(&str, f64)> = numbers.chain(time.iter().copied()).collect();
+        self.scalars(*step as u64, &all)
+    }
+}
+
+/// The files of a run's reports.
+struct Files {
+    log: TrainLog,
     metrics: MetricsLog,
     events: EventLog,
-    log: TrainLog,
+    /// Those that could not be written the last time.
+    failing: HashSet<&'static str>,
+}
+
+impl Files {
+    fn take(&mut self, event: &Event) {
+        let sinks: [&mut dyn Sink; 3] = [&mut self.log, &mut self.metrics, &mut self.events];
+        for sink in sinks {
+            guard(&mut self.failing, sink.name(), sink.take(event));
+        }
+    }
+}
+
+/// Tells when a file begins to fail, and when it is well again.
+fn guard(failing: &mut HashSet<&'static str>, file: &'static str, written: Result<()>) {
+    match written {
+        Ok(()) if failing.remove(file) => {
+            logging::show(Level::Warn, format_args!("{file} can be written again"))
+        }
+        Err(e) if failing.insert(file) => {
+            logging::show(Level::Warn, format_args!("{e}; training goes on without it"));
+        }
+        _ => {}
+    }
+}
+
+impl Listener for RefCell<Files> {
+    fn message(&self, level: Level, text: &str) {
+        logging::show(level, text);
+        // what is said while a file is being written is for the console alone
+        if let Ok(mut files) = self.try_borrow_mut() {
+            files.take(&Event::Message { level, text });
+        }
+    }
+}
+
+/// All reports of a run. While they live, what the library says on this thread goes to the run's log too.
+pub struct Reports {
+    files: Rc<RefCell<Files>>,
     /// What the terminal shows.
     pub progress: Progress,
-    /// The files that could not be written the last time.
-    failing: HashSet<&'static str>,
 }
 
 impl Reports {
     /// Opens the reports in a run's folder, those of a resumed run where its checkpoint left them: after `step` steps
     /// and `metrics_bytes` of metrics.
     pub fn open(folder: &RunFolder, progress: Progress, resumed: Option<(u64, u64)>) -> Result<Self> {
-        Ok(Self {
+        let files = Rc::new(RefCell::new(Files {
             metrics: MetricsLog::open(folder.metrics(), resumed.map_or(0, |(_, bytes)| bytes))?,
             events: EventLog::create(folder.dir(), resumed.map(|(step, _)| step))?,
             log: TrainLog::open(folder.log())?,
-            progress,
             failing: HashSet::new(),
-        })
+        }));
+        logging::attach(&files);
+        Ok(Self { files, progress })
     }
 
-    /// A line for `train.log` alone.
+    /// A line for `train.log`, and for consoles that show everything.
     pub fn note(&mut self, text: &str) {
-        let written = self.log.line(text);
-        self.guard("train.log", written);
+        self.files.message(Level::Debug, text);
     }
 
     /// A line for `train.log` and the terminal.
     pub fn say(&mut self, text: &str) {
-        self.progress.line(text);
-        self.note(text);
+        self.files.message(Level::Info, text);
     }
 
     /// A line for `train.log` and the terminal, which quiet runs show too.
     pub fn warn(&mut self, text: &str) {
-        self.progress.warning(text);
-        self.note(text);
+        self.files.message(Level::Warn, text);
     }
 
     /// The numbers of a step (from 0); `time` depends on the clock.
     pub fn values(&mut self, step: usize, values: &[(String, Value)], time: &[(&str, f64)]) {
-        let written = self.metrics.write(step, values, time);
-        self.guard("metrics.jsonl", written);
-        let numbers = values.iter().filter_map(|(name, value)| Some((name.as_str(), value.as_f64()?)));
-        let all: Vec<(&str, f64)> = numbers.chain(time.iter().copied()).collect();
-        let written = self.events.scalars(step as u64, &all);
-        self.guard("TensorBoard's events", written);
+        self.files.borrow_mut().take(&Event::Numbers { step, values, time });
     }
 
     /// Forces the metrics to disk and returns their length, for a checkpoint.
     pub fn synced_metrics(&mut self) -> Result<u64> {
-        let flushed = self.events.flush();
-        self.guard("TensorBoard's events", flushed);
-        self.metrics.synced_bytes()
-    }
-
-    fn guard(&mut self, file: &'static str, written: Result<()>) {
-        match written {
-            Ok(()) => {
-                if self.failing.remove(file) {
-                    self.progress.warning(&format!("{file} can be written again"));
-                }
-            }
-            Err(e) => {
-                if self.failing.insert(file) {
-                    self.progress.warning(&format!("{e}; training goes on without it"));
-                }
-            }
-        }
+        let files = &mut *self.files.borrow_mut();
+        guard(&mut files.failing, files.events.name(), files.events.flush());
+        files.metrics.synced_bytes()
     }
 }

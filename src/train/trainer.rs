@@ -38,8 +38,6 @@ pub struct Start {
     pub resume: bool,
     /// Weights to start a new run from.
     pub init: Option<PathBuf>,
-    /// Shows warnings alone.
-    pub quiet: bool,
     /// A few steps are recorded.
     pub profile: Option<Profiling>,
 }
@@ -134,8 +132,7 @@ impl Trainer {
         };
         let total = config.total_steps();
         let first = state.step as usize;
-        let progress =
-            Progress::new(total, first, config.images_per_step(), config.train.log_every, start.quiet);
+        let progress = Progress::new(total, first, config.images_per_step(), config.train.log_every);
         let resumed = found.is_some().then_some((state.step, state.metrics_bytes));
         let mut reports = Reports::open(&folder, progress, resumed)?;
         for problem in damaged {
