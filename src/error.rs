@@ -63,6 +63,18 @@ impl Error {
         Self::Shape { op, problem: problem.into() }
     }
 
+    /// The same error, of the same kind, whose text begins with what was being done.
+    pub fn during(mut self, what: impl std::fmt::Display) -> Self {
+        let text = match &mut self {
+            Self::Config { problem, .. } | Self::File { problem, .. } | Self::Shape { problem, .. } => {
+                problem
+            }
+            Self::Usage(text) | Self::Device(text) | Self::Diverged(text) | Self::Mismatch(text) => text,
+        };
+        *text = format!("{what}: {text}");
+        self
+    }
+
     /// The exit status of the program: 2 when the call itself is at fault, 1 otherwise.
     pub fn exit_status(&self) -> u8 {
         match self {

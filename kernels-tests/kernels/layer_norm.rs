@@ -86,6 +86,24 @@ fn without_gradients_of_parameters() {
 }
 
 #[test]
+fn with_the_gradient_of_one_parameter() {
+    for wanted in [1, 2] {
+        let keep = |i: usize, o: Operand| if i == wanted { o } else { o.constant() };
+        check(
+            "layer_norm with one constant parameter",
+            &[
+                Operand::new(1, &[70, 48]).fours(),
+                keep(1, Operand::new(2, &[48]).parameter()),
+                keep(2, Operand::new(3, &[48]).parameter()),
+            ],
+            Tolerance::default(),
+            |tape, v| Ok(vec![layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?]),
+            &|x| vec![reference(&x[0], &x[1], &x[2], None)],
+        );
+    }
+}
+
+#[test]
 fn of_a_constant() {
     check(
         "layer_norm of a constant",

@@ -30,11 +30,10 @@ fn of_parameters() {
                 |tape, x| {
                     let norm = effective(x[0].value(), x[1].value())?;
                     let weight = norm.weight().clone();
-                    let (v, g) = (x[0].clone(), x[1].clone());
-                    Ok(vec![tape.record("weight_norm", &[&x[0], &x[1]], weight, move |gradients, dw| {
+                    Ok(vec![tape.record("weight_norm", [&x[0], &x[1]], weight, move |[dv, dg], dw| {
                         let two = Tensor::from_slice(dw.device(), &[1], &[2.0f32])?;
                         // the factor: half of the cotangent, twice
-                        norm.without_weight().backward(gradients, &v, &g, &half(&dw)?, &two)
+                        norm.without_weight().backward(dv, dg, &half(&dw)?, &two)
                     })])
                 },
                 &|x| vec![reference(&x[0], &x[1])],

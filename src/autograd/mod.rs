@@ -3,6 +3,9 @@
 //!
 //! Gradients of activations are written by the first operation that contributes and added to by later ones;
 //! gradients of parameters are always added to, in place, through the slice of the parameter that was used.
+//!
+//! An operation names its inputs once, to [`Tape::record`], and on the way back gets one [`InputGradient`] for each, in the
+//! same order. One that is wanted and that the operation does not settle is an error, so no gradient can be forgotten.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -11,17 +14,31 @@ use std::rc::Rc;
 use crate::error::{Error, Result};
 use crate::ops;
 use crate::profile;
-use crate::tensor::Tensor;
+use crate::tensor::{DType, Device, Tensor};
 
 /// Where the gradient of a value goes.
 #[derive(Clone)]
 enum Gradient {
     /// Nowhere: a constant.
     None,
-    /// Into the tape's slot of this number.
-    Slot(usize),
+    /// Into this slot of the tape.
+    Slot(Rc<Slot>),
     /// Added to this view of the parameters' gradients; the flag says that it happened.
     Parameter(Tensor, Rc<Cell<bool>>),
+}
+
+/// Place for the gradient of an activation, which is allocated when a gradient arrives. It does not keep the activation.
+struct Slot {
+    id: usize,
+    device: Device,
+    shape: Vec<usize>,
+    dtype: DType,
+}
+
+impl Gradient {
+    fn of(var: Option<&Var>) -> Self {
+        var.map_or(Self::None, |v| v.gradient.clone())
+    }
 }
 
 /// A value under the tape: a tensor and where its gradient goes.
@@ -70,10 +87,11 @@ impl Var {
     }
 }
 
-type Backward = Box<dyn FnOnce(&mut Gradients) -> Result<()>>;
+type Backward = Box<dyn FnOnce(&Cotangents) -> Result<()>>;
 
 struct Node {
     name: &'static str,
+    /// The slot of the output.
     output: usize,
     backward: Backward,
 }
@@ -105,37 +123,70 @@ impl Tape {
     }
 
     /// Whether an operation on `inputs` must save what its gradient needs.
-    pub fn needs(&self, inputs: &[&Var]) -> bool {
-        self.recording && inputs.iter().any(|v| v.is_tracked())
+    pub fn needs<'v, V: Into<Option<&'v Var>>>(&self, inputs: impl IntoIterator<Item = V>) -> bool {
+        self.recording && inputs.into_iter().any(|v| v.into().is_some_and(Var::is_tracked))
     }
 
-    fn slot(&self, value: Tensor) -> Var {
+    fn slot(&self, value: Tensor) -> (Var, usize) {
         let id = self.slots.get();
         self.slots.set(id + 1);
-        Var { value, gradient: Gradient::Slot(id) }
+        let (device, shape, dtype) = (value.device().clone(), value.shape().to_vec(), value.dtype());
+        (Var { value, gradient: Gradient::Slot(Rc::new(Slot { id, device, shape, dtype })) }, id)
     }
 
     /// A value whose gradient is wanted; read it from [`Gradients::get`] after [`Self::backward`].
     pub fn leaf(&self, value: Tensor) -> Var {
-        if self.recording { self.slot(value) } else { Var::constant(value) }
+        if self.recording { self.slot(value).0 } else { Var::constant(value) }
     }
 
-    /// Records an operation with one output. `backward` gets the gradients and the output's cotangent; it is not
+    /// Records an operation with one output. `backward` gets the gradients that are asked of it, one for each of `inputs`
+    /// and in their order (an input that may be missing is an `Option<&Var>`), and the output's cotangent; it is not
     /// called where none arrives. Without a tracked input nothing is recorded.
-    pub fn record(
+    pub fn record<'v, V: Into<Option<&'v Var>>, const N: usize>(
+        &self,
+        name: &'static str,
+        inputs: [V; N],
+        output: Tensor,
+        backward: impl FnOnce([InputGradient; N], Tensor) -> Result<()> + 'static,
+    ) -> Var {
+        let inputs = inputs.map(V::into);
+        if !self.needs(inputs) {
+            return Var::constant(output);
+        }
+        let wanted = inputs.map(Gradient::of);
+        self.push(name, output, move |cotangents, dy| {
+            let mut input = 0..;
+            backward(wanted.map(|g| InputGradient::new(cotangents, g, input.next())), dy)
+        })
+    }
+
+    /// As [`Self::record`] with as many inputs as there happen to be.
+    pub fn record_list(
         &self,
         name: &'static str,
         inputs: &[&Var],
         output: Tensor,
-        backward: impl FnOnce(&mut Gradients, Tensor) -> Result<()> + 'static,
+        backward: impl FnOnce(Vec<InputGradient>, Tensor) -> Result<()> + 'static,
     ) -> Var {
-        if !self.needs(inputs) {
+        if !self.needs(inputs.iter().copied()) {
             return Var::constant(output);
         }
-        let var = self.slot(output);
-        let Gradient::Slot(id) = var.gradient else { unreachable!("just made") };
-        let backward: Backward = Box::new(move |g| match g.slots.remove(&id) {
-            Some(cotangent) => backward(g, cotangent),
+        let wanted: Vec<_> = inputs.iter().map(|v| v.gradient.clone()).collect();
+        self.push(name, output, move |cotangents, dy| {
+            let each = wanted.into_iter().enumerate();
+            backward(each.map(|(i, g)| InputGradient::new(cotangents, g, Some(i))).collect(), dy)
+        })
+    }
+
+    fn push(
+        &self,
+        name: &'static str,
+        output: Tensor,
+        backward: impl FnOnce(&Cotangents, Tensor) -> Result<()> + 'static,
+    ) -> Var {
+        let (var, id) = self.slot(output);
+        let backward: Backward = Box::new(move |cotangents| match cotangents.take(id) {
+            Some(cotangent) => backward(cotangents, cotangent),
             None => Ok(()),
         });
         self.nodes.borrow_mut().push(Node { name, output: id, backward });
@@ -149,39 +200,36 @@ impl Tape {
             return f(self, input);
         }
         let output = f(&Tape::no_grad(), &Var::constant(input.value.clone()))?;
-        let segment = self.slot(output.value);
-        let Gradient::Slot(id) = segment.gradient else { unreachable!("just made") };
-        let input = input.clone();
-        let backward: Backward = Box::new(move |g| {
-            let Some(cotangent) = g.slots.remove(&id) else { return Ok(()) };
+        let (saved, wanted) = (input.value.clone(), input.gradient.clone());
+        // also where the input is a constant: what `f` brings with it has gradients
+        Ok(self.push("segment", output.value, move |cotangents, dy| {
             let tape = Tape::new();
-            let leaf = tape.leaf(input.value.clone());
+            let leaf = tape.leaf(saved);
             let output = f(&tape, &leaf)?;
-            let mut inner = tape.backward(vec![(&output, cotangent)])?;
-            let Gradient::Slot(leaf) = leaf.gradient else { unreachable!("a recording tape's leaf") };
-            inner.slots.remove(&leaf).map_or(Ok(()), |gradient| g.add(&input, gradient))
-        });
-        self.nodes.borrow_mut().push(Node { name: "segment", output: id, backward });
-        Ok(segment)
+            let gradient = tape.backward(vec![(&output, dy)])?.take(&leaf);
+            gradient.map_or(Ok(()), |gradient| cotangents.add(&wanted, gradient))
+        }))
     }
 
     /// Propagates `seeds` (a value and its cotangent each) back to leaves and parameters.
+    ///
+    /// Errors are those of the operations, with the operation named. It is one too if an operation does not settle the
+    /// gradient of an input.
     pub fn backward(self, seeds: Vec<(&Var, Tensor)>) -> Result<Gradients> {
-        let mut gradients = Gradients { slots: HashMap::new() };
+        let cotangents = Cotangents::default();
         for (var, cotangent) in seeds {
             if cotangent.shape() != var.value.shape() {
                 let problem = format!("cotangent {cotangent:?} of a value {:?}", var.value);
                 return Err(Error::shape("backward", problem));
             }
-            gradients.add(var, cotangent)?;
+            cotangents.add(&var.gradient, cotangent)?;
         }
-        for node in self.nodes.into_inner().into_iter().rev() {
-            let (name, output) = (node.name, node.output);
+        for Node { name, output, backward } in self.nodes.into_inner().into_iter().rev() {
             let _span = profile::gradient(name);
-            (node.backward)(&mut gradients)
-                .map_err(|e| Error::shape("backward", format!("of {name} (output {output}): {e}")))?;
+            let done = backward(&cotangents).and_then(|()| cotangents.check_settled());
+            done.map_err(|e| e.during(format!("backward of {name} (output {output})")))?;
         }
-        Ok(gradients)
+        Ok(Gradients { slots: cotangents.slots.into_inner() })
     }
 }
 
@@ -199,67 +247,168 @@ pub struct Target {
     pub accumulate: bool,
 }
 
-/// Cotangents on their way back.
-pub struct Gradients {
-    slots: HashMap<usize, Tensor>,
+impl Target {
+    /// The target, or in its place memory shaped like `value` whose contents nobody will read: for kernels that make
+    /// several gradients at once.
+    pub fn or_scratch(target: Option<Self>, value: &Tensor) -> Result<Self> {
+        match target {
+            Some(target) => Ok(target),
+            None => {
+                let tensor = Tensor::empty(value.device(), value.shape(), DType::F32)?;
+                Ok(Self { tensor, accumulate: false })
+            }
+        }
+    }
 }
 
-impl Gradients {
-    /// Where to write the gradient of `var`; `None` where it is not wanted. The caller must write every element
-    /// (or add to every element it has a gradient for, where `accumulate`).
-    pub fn target(&mut self, var: &Var) -> Result<Option<Target>> {
-        Ok(match &var.gradient {
+/// Cotangents on their way back.
+#[derive(Default)]
+struct Cotangents {
+    slots: RefCell<HashMap<usize, Tensor>>,
+    /// The input of the last operation whose gradient was wanted and not settled.
+    forgotten: Cell<Option<usize>>,
+}
+
+impl Cotangents {
+    fn take(&self, slot: usize) -> Option<Tensor> {
+        self.slots.borrow_mut().remove(&slot)
+    }
+
+    fn target(&self, gradient: &Gradient) -> Result<Option<Target>> {
+        Ok(match gradient {
             Gradient::None => None,
             Gradient::Parameter(tensor, touched) => {
                 touched.set(true);
                 Some(Target { tensor: tensor.clone(), accumulate: true })
             }
-            Gradient::Slot(id) => match self.slots.get(id) {
-                Some(tensor) => Some(Target { tensor: tensor.clone(), accumulate: true }),
-                None => {
-                    let (device, shape) = (var.value.device(), var.value.shape());
-                    let tensor = Tensor::empty(device, shape, var.value.dtype())?;
-                    self.slots.insert(*id, tensor.clone());
-                    Some(Target { tensor, accumulate: false })
-                }
-            },
+            Gradient::Slot(slot) => {
+                let present = self.slots.borrow().get(&slot.id).cloned();
+                Some(match present {
+                    Some(tensor) => Target { tensor, accumulate: true },
+                    None => {
+                        let tensor = Tensor::empty(&slot.device, &slot.shape, slot.dtype)?;
+                        self.slots.borrow_mut().insert(slot.id, tensor.clone());
+                        Target { tensor, accumulate: false }
+                    }
+                })
+            }
         })
     }
 
-    /// As [`Self::target`], zeroed where nothing was there yet: for operations that write only some elements.
-    pub fn target_zeroed(&mut self, var: &Var) -> Result<Option<Tensor>> {
-        let Some(target) = self.target(var)? else { return Ok(None) };
+    fn add(&self, gradient: &Gradient, value: Tensor) -> Result<()> {
+        if let Gradient::Slot(slot) = gradient
+            && !self.slots.borrow().contains_key(&slot.id)
+        {
+            self.slots.borrow_mut().insert(slot.id, value);
+            return Ok(());
+        }
+        match self.target(gradient)? {
+            Some(target) => ops::elementwise::add_assign(&target.tensor, &value),
+            None => Ok(()),
+        }
+    }
+
+    fn check_settled(&self) -> Result<()> {
+        match self.forgotten.take() {
+            Some(input) => Err(Error::shape(
+                "tape",
+                format!("the gradient of input {input} is neither written nor dismissed"),
+            )),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The gradient that is asked of an operation for one of its inputs. The operation must settle it: write it, hand it over, or
+/// say why there is none.
+pub struct InputGradient<'a> {
+    cotangents: &'a Cotangents,
+    gradient: Gradient,
+    /// Which of the operation's inputs.
+    input: usize,
+    settled: Cell<bool>,
+}
+
+impl<'a> InputGradient<'a> {
+    fn new(cotangents: &'a Cotangents, gradient: Gradient, input: Option<usize>) -> Self {
+        let settled = Cell::new(matches!(gradient, Gradient::None));
+        Self { cotangents, gradient, input: input.unwrap_or_default(), settled }
+    }
+
+    /// Whether the gradient is wanted.
+    pub fn is_wanted(&self) -> bool {
+        !matches!(self.gradient, Gradient::None)
+    }
+
+    /// Where to write the gradient now; `None` where it is not wanted. The caller must write every element (or add to
+    /// every element it has a gradient for, where `accumulate`). For kernels that make several gradients at once;
+    /// [`Self::write`] and [`Self::add_to`] read better where there is one.
+    pub fn target(&self) -> Result<Option<Target>> {
+        self.settled.set(true);
+        self.cotangents.target(&self.gradient)
+    }
+
+    /// As [`Self::target`], zeroed where nothing was there yet.
+    pub fn target_zeroed(&self) -> Result<Option<Target>> {
+        let Some(target) = self.target()? else { return Ok(None) };
         if !target.accumulate {
             ops::fill::fill(&target.tensor, 0)?;
         }
-        Ok(Some(target.tensor))
+        Ok(Some(Target { accumulate: true, ..target }))
     }
 
-    /// Hands over a finished gradient of `var`. The tensor may become the slot itself, so the caller must not use
-    /// it afterwards.
-    pub fn add(&mut self, var: &Var, gradient: Tensor) -> Result<()> {
-        match &var.gradient {
-            Gradient::None => Ok(()),
-            Gradient::Parameter(tensor, touched) => {
-                touched.set(true);
-                ops::elementwise::add_assign(tensor, &gradient)
-            }
-            Gradient::Slot(id) => match self.slots.get(id) {
-                Some(tensor) => ops::elementwise::add_assign(tensor, &gradient),
-                None => {
-                    self.slots.insert(*id, gradient);
-                    Ok(())
-                }
-            },
+    /// Lets `f(gradient, accumulate)` write the gradient, or add to it where `accumulate`, if it is wanted.
+    pub fn write(&self, f: impl FnOnce(&Tensor, bool) -> Result<()>) -> Result<()> {
+        self.target()?.map_or(Ok(()), |t| f(&t.tensor, t.accumulate))
+    }
+
+    /// Lets `f` add to the gradient, which is zero where nothing was there yet, if it is wanted: for operations that
+    /// have a gradient for some elements alone.
+    pub fn add_to(&self, f: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
+        self.target_zeroed()?.map_or(Ok(()), |t| f(&t.tensor))
+    }
+
+    /// Hands over a finished gradient. The tensor may become the input's gradient itself, so the caller must not use it
+    /// afterwards.
+    pub fn add(&self, gradient: Tensor) -> Result<()> {
+        self.settled.set(true);
+        self.cotangents.add(&self.gradient, gradient)
+    }
+
+    /// Leaves the input without a gradient; the reason is for the reader.
+    pub fn dismiss(&self, _reason: &str) -> Result<()> {
+        self.settled.set(true);
+        Ok(())
+    }
+}
+
+impl Drop for InputGradient<'_> {
+    fn drop(&mut self) {
+        if !self.settled.get() {
+            self.cotangents.forgotten.set(Some(self.input));
         }
     }
+}
 
+/// What [`Tape::backward`] leaves: the gradients of leaves.
+pub struct Gradients {
+    slots: HashMap<usize, Tensor>,
+}
+
+impl Gradients {
     /// The gradient of a leaf, if one arrived.
     pub fn get<'a>(&'a self, leaf: &'a Var) -> Option<&'a Tensor> {
         match &leaf.gradient {
-            Gradient::Slot(id) => self.slots.get(id),
+            Gradient::Slot(slot) => self.slots.get(&slot.id),
             Gradient::Parameter(tensor, _) => Some(tensor),
             Gradient::None => None,
+        }
+    }
+
+    fn take(mut self, leaf: &Var) -> Option<Tensor> {
+        match &leaf.gradient {
+            Gradient::Slot(slot) => self.slots.remove(&slot.id),
+            _ => None,
         }
     }
 }

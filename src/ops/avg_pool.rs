@@ -172,18 +172,20 @@ pub fn avg_pool(tape: &Tape, sources: &[&Var], runs: &[Run]) -> Result<Var> {
         lists[run.source].push([run.first, run.length, place]);
     }
     let y = Tensor::empty(device, &[runs.len(), cols], DType::F32)?;
-    let mut used = Vec::new();
-    for (source, list) in sources.iter().zip(lists).filter(|(_, list)| !list.is_empty()) {
+    let mut all = Vec::with_capacity(sources.len());
+    for (source, list) in sources.iter().zip(lists) {
+        if list.is_empty() {
+            all.push(None);
+            continue;
+        }
         let runs = Runs::new(device, source.value().dim(0), &list)?;
         runs.forward(source.value(), &y)?;
-        used.push(((*source).clone(), runs));
+        all.push(Some(runs));
     }
-    Ok(tape.record("avg_pool", sources, y, move |g, dy| {
-        for (source, runs) in &used {
-            if let Some(t) = g.target(source)? {
-                runs.backward(&dy, &t.tensor, t.accumulate)?;
-            }
-        }
-        Ok(())
+    Ok(tape.record_list("avg_pool", sources, y, move |gradients, dy| {
+        all.iter().zip(&gradients).try_for_each(|(runs, dx)| match runs {
+            Some(runs) => dx.write(|dx, accumulate| runs.backward(&dy, dx, accumulate)),
+            None => dx.dismiss("no run is in it"),
+        })
     }))
 }

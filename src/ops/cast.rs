@@ -109,9 +109,7 @@ pub fn cast(tape: &Tape, x: &Var, dtype: DType) -> Result<Var> {
         return Ok(x.clone());
     }
     let out = to_type(x.value(), dtype)?;
-    let input = x.clone();
-    Ok(tape.record("cast", &[x], out, move |g, dy| match g.target(&input)? {
-        Some(t) => convert(&t.tensor, &dy, None, t.accumulate),
-        None => Ok(()),
+    Ok(tape.record("cast", [x], out, move |[dx], dy| {
+        dx.write(|dx, accumulate| convert(dx, &dy, None, accumulate))
     }))
 }

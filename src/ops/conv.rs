@@ -3,7 +3,7 @@
 //! ([`crate::ops::matmul::window`]). Weights are in the official order `[out, in, down, across]` and may be slices;
 //! their gradient is added through the slice. For the windows a small copy of them has the taps in front.
 
-use crate::autograd::{Gradients, Tape, Var};
+use crate::autograd::{InputGradient, Tape, Var};
 use crate::error::{Error, Result};
 use crate::ops::fill::fill;
 use crate::ops::linear::{LinearWeights, linear};
@@ -91,10 +91,9 @@ impl Conv {
     }
 
     /// Adds gradients `[kernel, kernel, channels, out]` to those of the weights.
-    fn add_gradient(&self, g: &mut Gradients, gradient: impl FnOnce() -> Result<Tensor>) -> Result<()> {
-        let Some(target) = g.target(&self.weight)? else { return Ok(()) };
+    fn add_gradient(&self, dw: InputGradient, gradient: impl FnOnce() -> Result<Tensor>) -> Result<()> {
         let input = self.weight.value().dim(1);
-        strided_copy(&taps_first(&target.tensor), &gradient()?.slice(2, 0..input)?, target.accumulate)
+        dw.write(|dw, accumulate| strided_copy(&taps_first(dw), &gradient()?.slice(2, 0..input)?, accumulate))
     }
 }
 
@@ -172,20 +171,14 @@ pub fn conv2d(tape: &Tape, x: &Var, shape: MapShape, conv: &Conv) -> Result<(Var
     let map = shape.view(x.value())?;
     let places = after.view(&y)?;
     window_product(&map, call.window(), &call.taps, &places, conv.alpha, false, Force::default())?;
-    let input = x.clone();
-    let y = tape.record("conv2d", &[x, &conv.weight], y, move |g, dy| {
-        call.conv.add_gradient(g, || call.weight_gradient(input.value(), &dy))?;
+    let input = x.value().clone();
+    let y = tape.record("conv2d", [x, &conv.weight], y, move |[dx, dw], dy| {
+        call.conv.add_gradient(dw, || call.weight_gradient(&input, &dy))?;
         // some pixels may not have been seen by any window
         let all_seen = call.taps.dim(0) >= call.conv.stride;
         match all_seen {
-            true => match g.target(&input)? {
-                Some(t) => call.input_gradient(&dy, &t.tensor, t.accumulate),
-                None => Ok(()),
-            },
-            false => match g.target_zeroed(&input)? {
-                Some(dx) => call.input_gradient(&dy, &dx, true),
-                None => Ok(()),
-            },
+            true => dx.write(|dx, accumulate| call.input_gradient(&dy, dx, accumulate)),
+            false => dx.add_to(|dx| call.input_gradient(&dy, dx, true)),
         }
     });
     Ok((y, after))
@@ -218,8 +211,8 @@ pub fn conv_images(tape: &Tape, images: &Tensor, conv: &Conv) -> Result<(Var, Ma
     let run_taps = taps.reshape(&[kernel, 1, kernel * depth, out])?;
     window_product(&runs, window, &run_taps, &after.view(&y)?, conv.alpha, false, Force::default())?;
     let call = conv.clone();
-    let y = tape.record("conv_images", &[&conv.weight], y, move |g, dy| {
-        call.add_gradient(g, || {
+    let y = tape.record("conv_images", [&conv.weight], y, move |[dw], dy| {
+        call.add_gradient(dw, || {
             let dw = Tensor::empty(dy.device(), taps.shape(), DType::F32)?;
             let runs_dw = dw.reshape(&[kernel, 1, kernel * depth, out])?;
             window_gradient(&runs, window, &after.view(&dy)?, &runs_dw, call.alpha, Force::default())?;

@@ -200,9 +200,8 @@ pub fn gelu_backward(out: &Tensor, x: &Tensor, dy: &Tensor, accumulate: bool) ->
 pub fn gelu(tape: &Tape, x: &Var) -> Result<Var> {
     let out = Tensor::empty(x.value().device(), x.value().shape(), x.value().dtype())?;
     gelu_forward(&out, x.value())?;
-    let input = x.clone();
-    Ok(tape.record("gelu", &[x], out, move |g, dy| match g.target(&input)? {
-        Some(t) => gelu_backward(&t.tensor, input.value(), &dy, t.accumulate),
-        None => Ok(()),
+    let input = x.value().clone();
+    Ok(tape.record("gelu", [x], out, move |[dx], dy| {
+        dx.write(|dx, accumulate| gelu_backward(dx, &input, &dy, accumulate))
     }))
 }

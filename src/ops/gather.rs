@@ -38,20 +38,15 @@ pub fn gather_rows(tape: &Tape, x: &Var, index: &Tensor) -> Result<Var> {
     }
     let out = Tensor::empty(x.value().device(), &[index.elements(), rx.cols], DType::F32)?;
     gather(x.value(), index, &out)?;
-    let (vx, index) = (x.clone(), index.clone());
-    Ok(tape.record("gather_rows", &[x], out, move |g, dy| match g.target_zeroed(&vx)? {
-        Some(dx) => scatter_add(&dy, &index, &dx),
-        None => Ok(()),
-    }))
+    let index = index.clone();
+    Ok(tape.record("gather_rows", [x], out, move |[dx], dy| dx.add_to(|dx| scatter_add(&dy, &index, dx))))
 }
 
 /// Rows `start..start + count` of x `[rows, width]`; nothing is moved forward.
 pub fn narrow_rows(tape: &Tape, x: &Var, start: usize, count: usize) -> Result<Var> {
     let view = x.value().slice(0, start..start + count)?;
-    let vx = x.clone();
-    Ok(tape.record("narrow_rows", &[x], view, move |g, dy| match g.target_zeroed(&vx)? {
-        Some(dx) => crate::ops::elementwise::add_assign(&dx.slice(0, start..start + count)?, &dy),
-        None => Ok(()),
+    Ok(tape.record("narrow_rows", [x], view, move |[dx], dy| {
+        dx.add_to(|dx| crate::ops::elementwise::add_assign(&dx.slice(0, start..start + count)?, &dy))
     }))
 }
 

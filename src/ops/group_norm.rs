@@ -367,10 +367,9 @@ pub fn group_norm(
     let stats = Tensor::empty(device, &[norm.images, norm.groups, 2], DType::F32)?;
     let call = Call { norm, x: x.value().clone(), gamma: gamma.value().clone(), stats };
     call.forward(beta.value(), residual.map(Var::value), &y)?;
-    let (vx, vg, vb, vr) = (x.clone(), gamma.clone(), beta.clone(), residual.cloned());
     let saved = norm.relu.then(|| y.clone());
-    let inputs: Vec<&Var> = [Some(x), Some(gamma), Some(beta), residual].into_iter().flatten().collect();
-    Ok(tape.record("group_norm", &inputs, y, move |g, cotangent| {
+    let inputs = [Some(x), Some(gamma), Some(beta), residual];
+    Ok(tape.record("group_norm", inputs, y, move |[dx, dgamma, dbeta, dresidual], cotangent| {
         let mut dy = cotangent;
         if !dy.layout().is_contiguous() {
             let dense = Tensor::empty(dy.device(), dy.shape(), DType::F32)?;
@@ -383,17 +382,13 @@ pub fn group_norm(
         }
         let parts = call.sums(&dy)?;
         let n = parts.dim(1) / 2;
-        for (var, half) in [(&vg, 0..n), (&vb, n..2 * n)] {
-            if let Some(t) = g.target(var)? {
-                column_sum(&parts.slice(1, half)?, &t.tensor, 1.0, t.accumulate)?;
-            }
+        for (gradient, half) in [(dgamma, 0..n), (dbeta, n..2 * n)] {
+            let parts = parts.slice(1, half)?;
+            gradient.write(|sum, accumulate| column_sum(&parts, sum, 1.0, accumulate))?;
         }
-        if let Some(t) = g.target(&vx)? {
+        if let Some(t) = dx.target()? {
             call.backward_input(&dy, &parts, &t)?;
         }
-        match &vr {
-            Some(residual) => g.add(residual, dy),
-            None => Ok(()),
-        }
+        dresidual.add(dy)
     }))
 }

@@ -171,9 +171,7 @@ pub fn koleo(tape: &Tape, x: &Var, groups: usize) -> Result<Var> {
         (Tensor::empty(device, &[n, 1], DType::F32)?, Tensor::empty(device, &[1], DType::F32)?);
     saved.forward(&dots, &losses)?;
     column_sum(&losses, &loss, 1.0 / group as f32, false)?;
-    let input = normed.clone();
-    Ok(tape.record("koleo", &[&normed], loss, move |g, cotangent| match g.target(&input)? {
-        Some(t) => saved.backward(&t.tensor, &cotangent, t.accumulate),
-        None => Ok(()),
+    Ok(tape.record("koleo", [&normed], loss, move |[dx], cotangent| {
+        dx.write(|dx, accumulate| saved.backward(dx, &cotangent, accumulate))
     }))
 }

@@ -125,9 +125,8 @@ pub fn l2_normalize(tape: &Tape, x: &Var, eps: f32) -> Result<Var> {
     let y = Tensor::empty(device, x.value().shape(), DType::F32)?;
     let norms = Tensor::empty(device, &[x.value().rows("l2_normalize")?.rows], DType::F32)?;
     forward(x.value(), &y, &norms, eps)?;
-    let input = x.clone();
-    Ok(tape.record("l2_normalize", &[x], y, move |g, dy| match g.target(&input)? {
-        Some(t) => backward(input.value(), &norms, &dy, &t.tensor, t.accumulate, eps),
-        None => Ok(()),
+    let input = x.value().clone();
+    Ok(tape.record("l2_normalize", [x], y, move |[dx], dy| {
+        dx.write(|dx, accumulate| backward(&input, &norms, &dy, dx, accumulate, eps))
     }))
 }

@@ -395,17 +395,17 @@ fn normalise(
     let call =
         Call { x: x.value().clone(), gamma: gamma.value().clone(), index: index.cloned(), stats, eps, team };
     call.forward(beta.value(), &filled(&y)?)?;
-    let (vx, vg, vb) = (x.clone(), gamma.clone(), beta.clone());
-    Ok(tape.record("layer_norm", &[x, gamma, beta], y, move |g, dy| {
+    Ok(tape.record("layer_norm", [x, gamma, beta], y, move |[dx, dgamma, dbeta], dy| {
         let dy = filled(&dy)?;
-        let parameters = match (g.target(&vg)?, g.target(&vb)?) {
-            (Some(dgamma), Some(dbeta)) => Some([dgamma, dbeta]),
-            _ => None,
+        let parameters = match (dgamma.target()?, dbeta.target()?) {
+            (None, None) => None,
+            // both are made at once
+            (dgamma, dbeta) => {
+                Some([Target::or_scratch(dgamma, &call.gamma)?, Target::or_scratch(dbeta, &call.gamma)?])
+            }
         };
-        let dx = match call.index.is_some() {
-            true => g.target_zeroed(&vx)?.map(|tensor| Target { tensor, accumulate: true }),
-            false => g.target(&vx)?,
-        };
+        // rows that were not picked have no gradient
+        let dx = if call.index.is_some() { dx.target_zeroed()? } else { dx.target()? };
         call.backward(&dy, dx, parameters)
     }))
 }

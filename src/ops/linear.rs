@@ -6,7 +6,7 @@
 //! On a GPU input and weights may be of half precision; then the output is as well. Biases and the gradients of
 //! parameters are in single precision always.
 
-use crate::autograd::{Gradients, Tape, Var};
+use crate::autograd::{InputGradient, Tape, Var};
 use crate::error::{Error, Result};
 use crate::ops::matmul::{Epilogue, Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
@@ -54,23 +54,23 @@ impl LinearWeights {
     }
 
     /// dW += α·dyᵀ·x and db += Σ dy.
-    fn backward_parameters(&self, g: &mut Gradients, x: &Tensor, dy: &Tensor) -> Result<()> {
-        if let Some(t) = g.target(&self.weight)? {
-            let options = Options { alpha: self.alpha, accumulate: t.accumulate, ..Default::default() };
-            matmul(&Matrix::new(dy)?.t(), &Matrix::new(x)?, &Matrix::weight(&t.tensor)?, &options)?;
-        }
-        let Some(bias) = &self.bias else { return Ok(()) };
-        let Some(t) = g.target(bias)? else { return Ok(()) };
-        let shape = t.tensor.shape().to_vec();
-        if shape.len() == 1 {
-            return column_sum(dy, &t.tensor, 1.0, t.accumulate);
-        }
-        for group in 0..shape[0] {
-            let columns = dy.slice(1, group * shape[1]..(group + 1) * shape[1])?;
-            let part = t.tensor.slice(0, group..group + 1)?.reshape(&[shape[1]])?;
-            column_sum(&columns, &part, 1.0, t.accumulate)?;
-        }
-        Ok(())
+    fn backward_parameters(&self, [dw, db]: [InputGradient; 2], x: &Tensor, dy: &Tensor) -> Result<()> {
+        dw.write(|dw, accumulate| {
+            let options = Options { alpha: self.alpha, accumulate, ..Default::default() };
+            matmul(&Matrix::new(dy)?.t(), &Matrix::new(x)?, &Matrix::weight(dw)?, &options)
+        })?;
+        db.write(|db, accumulate| {
+            let shape = db.shape();
+            if shape.len() == 1 {
+                return column_sum(dy, db, 1.0, accumulate);
+            }
+            for group in 0..shape[0] {
+                let columns = dy.slice(1, group * shape[1]..(group + 1) * shape[1])?;
+                let part = db.slice(0, group..group + 1)?.reshape(&[shape[1]])?;
+                column_sum(&columns, &part, 1.0, accumulate)?;
+            }
+            Ok(())
+        })
     }
 
     /// dx (+)= α·dy·W, times GELU's derivative where `epilogue` says so.
@@ -98,17 +98,11 @@ pub fn linear(tape: &Tape, x: &Var, layer: &LinearWeights) -> Result<Var> {
     layer.check("linear", x.value())?;
     let y = Tensor::empty(x.value().device(), &[x.value().dim(0), layer.outputs()], x.value().dtype())?;
     layer.forward(x.value(), &y, bias_epilogue(layer.bias_vector()?))?;
-    let inputs = [x, &layer.weight, layer.bias.as_ref().unwrap_or(&layer.weight)];
-    let (input, layer) = (x.clone(), layer.clone());
-    Ok(tape.record("linear", &inputs, y, {
-        let layer = layer.clone();
-        move |g, dy| {
-            layer.backward_parameters(g, input.value(), &dy)?;
-            match g.target(&input)? {
-                Some(t) => layer.backward_input(&dy, &t.tensor, t.accumulate, Epilogue::None),
-                None => Ok(()),
-            }
-        }
+    let inputs = [Some(x), Some(&layer.weight), layer.bias.as_ref()];
+    let (input, layer) = (x.value().clone(), layer.clone());
+    Ok(tape.record("linear", inputs, y, move |[dx, dw, db], dy| {
+        layer.backward_parameters([dw, db], &input, &dy)?;
+        dx.write(|dx, accumulate| layer.backward_input(&dy, dx, accumulate, Epilogue::None))
     }))
 }
 
@@ -119,9 +113,8 @@ pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Re
     let (rows, device, dtype) = (x.value().dim(0), x.value().device(), x.value().dtype());
     let hidden = Tensor::empty(device, &[rows, fc1.outputs()], dtype)?;
     fc2.check("mlp", &hidden)?;
-    let all = [Some(x), Some(&fc1.weight), fc1.bias.as_ref(), Some(&fc2.weight), fc2.bias.as_ref()];
-    let inputs: Vec<&Var> = all.into_iter().flatten().collect();
-    let pre = match tape.needs(&inputs) {
+    let inputs = [Some(x), Some(&fc1.weight), fc1.bias.as_ref(), Some(&fc2.weight), fc2.bias.as_ref()];
+    let pre = match tape.needs(inputs) {
         true => Some(Tensor::empty(device, &[rows, fc1.outputs()], dtype)?),
         false => None,
     };
@@ -132,17 +125,14 @@ pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Re
     let y = Tensor::empty(device, &[rows, fc2.outputs()], dtype)?;
     fc2.forward(&hidden, &y, bias_epilogue(fc2.bias_vector()?))?;
     let Some(pre) = pre else { return Ok(Var::constant(y)) };
-    let (input, fc1, fc2) = (x.clone(), fc1.clone(), fc2.clone());
-    Ok(tape.record("mlp", &inputs, y, move |g, dy| {
-        fc2.backward_parameters(g, &hidden, &dy)?;
+    let (input, first, second) = (x.value().clone(), fc1.clone(), fc2.clone());
+    Ok(tape.record("mlp", inputs, y, move |[dx, dw1, db1, dw2, db2], dy| {
+        second.backward_parameters([dw2, db2], &hidden, &dy)?;
         // the hidden activation is not needed any more: its memory takes the gradient of the pre-activation
         let dpre = hidden;
-        fc2.backward_input(&dy, &dpre, false, Epilogue::GeluGrad { pre })?;
+        second.backward_input(&dy, &dpre, false, Epilogue::GeluGrad { pre })?;
         drop(dy);
-        fc1.backward_parameters(g, input.value(), &dpre)?;
-        match g.target(&input)? {
-            Some(t) => fc1.backward_input(&dpre, &t.tensor, t.accumulate, Epilogue::None),
-            None => Ok(()),
-        }
+        first.backward_parameters([dw1, db1], &input, &dpre)?;
+        dx.write(|dx, accumulate| first.backward_input(&dpre, dx, accumulate, Epilogue::None))
     }))
 }

@@ -102,19 +102,17 @@ pub fn mask_rows(tape: &Tape, x: &Var, token: &Var, maps: &[MaskedMaps]) -> Resu
     for (map, range) in ranges(maps) {
         forward(map, &x.value().slice(0, range.clone())?, token.value(), &y.slice(0, range)?)?;
     }
-    let (vx, vt, maps) = (x.clone(), token.clone(), maps.to_vec());
-    Ok(tape.record("mask_rows", &[x, token], y, move |g, dy| {
-        if let Some(t) = g.target(&vx)? {
-            for (map, range) in ranges(&maps) {
-                let (dx, dy) = (t.tensor.slice(0, range.clone())?, dy.slice(0, range)?);
-                backward_rows(map, &dy, &dx, t.accumulate)?;
-            }
-        }
-        let Some(token) = g.target_zeroed(&vt)? else { return Ok(()) };
-        for (map, range) in ranges(&maps).filter(|(map, _)| map.mask.is_some()) {
-            backward_token(map, &dy.slice(0, range)?, &token)?;
-        }
-        Ok(())
+    let maps = maps.to_vec();
+    Ok(tape.record("mask_rows", [x, token], y, move |[dx, dtoken], dy| {
+        dx.write(|dx, accumulate| {
+            ranges(&maps).try_for_each(|(map, range)| {
+                backward_rows(map, &dy.slice(0, range.clone())?, &dx.slice(0, range)?, accumulate)
+            })
+        })?;
+        dtoken.add_to(|dtoken| {
+            let mut masked = ranges(&maps).filter(|(map, _)| map.mask.is_some());
+            masked.try_for_each(|(map, range)| backward_token(map, &dy.slice(0, range)?, dtoken))
+        })
     }))
 }
 

@@ -150,10 +150,8 @@ pub fn max_pool(tape: &Tape, x: &Var, shape: MapShape) -> Result<(Var, MapShape)
     let taps = Tensor::empty(device, &[after.rows(), rx.cols], DType::U32)?;
     let pool = Pool { before: shape, after, taps };
     pool.forward(x.value(), &y)?;
-    let input = x.clone();
-    let y = tape.record("max_pool", &[x], y, move |g, dy| match g.target(&input)? {
-        Some(t) => pool.backward(&dy, &t.tensor, t.accumulate),
-        None => Ok(()),
+    let y = tape.record("max_pool", [x], y, move |[dx], dy| {
+        dx.write(|dx, accumulate| pool.backward(&dy, dx, accumulate))
     });
     Ok((y, after))
 }

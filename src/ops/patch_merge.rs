@@ -1,7 +1,7 @@
 //! Patch merging: 2×2 neighbouring rows of a map side by side, normed together, and reduced by a product (Liu et al. 2021).
 //! Gathering is part of the LayerNorm. Sliced parameters are four slices each, one a neighbour.
 
-use crate::autograd::{Tape, Target, Var};
+use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows2, math, pieces, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
@@ -267,11 +267,8 @@ impl Call {
     }
 }
 
-fn put(target: &Target, value: &Tensor) -> Result<()> {
-    match target.accumulate {
-        true => add_assign(&target.tensor, value),
-        false => copy(&target.tensor, value),
-    }
+fn put(to: &Tensor, value: &Tensor, accumulate: bool) -> Result<()> {
+    if accumulate { add_assign(to, value) } else { copy(to, value) }
 }
 
 /// LayerNorm of 2×2 neighbours of x `[rows, width]` side by side, `[merged rows, 4·width]`; γ and β are `[4, width]`, with
@@ -308,21 +305,15 @@ pub fn merge_norm(
         eps,
     };
     call.forward(beta.value(), &y)?;
-    let (vx, vg, vb) = (x.clone(), gamma.clone(), beta.clone());
-    Ok(tape.record("merge_norm", &[x, gamma, beta], y, move |g, dy| {
-        let targets = [g.target(&vg)?, g.target(&vb)?];
-        if targets.iter().any(Option::is_some) {
+    Ok(tape.record("merge_norm", [x, gamma, beta], y, move |[dx, dgamma, dbeta], dy| {
+        if dgamma.is_wanted() || dbeta.is_wanted() {
             let sums = call.parameter_sums(&dy)?;
-            for (i, target) in targets.iter().enumerate() {
-                if let Some(target) = target {
-                    put(target, &sums.slice(0, i..i + 1)?.reshape(&[4, rx.cols])?)?;
-                }
+            for (i, gradient) in [dgamma, dbeta].into_iter().enumerate() {
+                let sum = sums.slice(0, i..i + 1)?.reshape(&[4, rx.cols])?;
+                gradient.write(|to, accumulate| put(to, &sum, accumulate))?;
             }
         }
-        match g.target(&vx)? {
-            Some(t) => call.backward_input(&dy, &t.tensor, t.accumulate),
-            None => Ok(()),
-        }
+        dx.write(|dx, accumulate| call.backward_input(&dy, dx, accumulate))
     }))
 }
 
@@ -341,17 +332,16 @@ pub fn reduction(tape: &Tape, x: &Var, weight: &Var, alpha: f32) -> Result<Var> 
     let options = Options { alpha, ..Default::default() };
     let y = Tensor::empty(x.value().device(), &[x.value().dim(0), out], DType::F32)?;
     matmul(&Matrix::new(x.value())?, &transposed(weight.value())?, &Matrix::new(&y)?, &options)?;
-    let (vx, vw) = (x.clone(), weight.clone());
-    Ok(tape.record("reduction", &[x, weight], y, move |g, dy| {
-        if let Some(t) = g.target(&vw)? {
-            let options = Options { accumulate: t.accumulate, ..options.clone() };
-            let product = transposed(&t.tensor)?.t();
-            matmul(&Matrix::new(&dy)?.t(), &Matrix::new(vx.value())?, &product, &options)?;
-        }
-        let Some(t) = g.target(&vx)? else { return Ok(()) };
-        let options = Options { accumulate: t.accumulate, ..options };
-        let weight = transposed(vw.value())?.t();
-        matmul(&Matrix::new(&dy)?, &weight, &Matrix::new(&t.tensor)?, &options)
+    let (input, w) = (x.value().clone(), weight.value().clone());
+    Ok(tape.record("reduction", [x, weight], y, move |[dx, dw], dy| {
+        dw.write(|dw, accumulate| {
+            let options = Options { accumulate, ..options.clone() };
+            matmul(&Matrix::new(&dy)?.t(), &Matrix::new(&input)?, &transposed(dw)?.t(), &options)
+        })?;
+        dx.write(|dx, accumulate| {
+            let options = Options { accumulate, ..options };
+            matmul(&Matrix::new(&dy)?, &transposed(&w)?.t(), &Matrix::new(dx)?, &options)
+        })
     }))
 }
 

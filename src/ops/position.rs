@@ -53,11 +53,12 @@ pub fn resample_positions(tape: &Tape, positions: &Var, matrix: &Tensor) -> Resu
     let out = Tensor::empty(matrix.device(), &shape, DType::F32)?;
     let options = Options::default();
     matmul(&Matrix::new(matrix)?, &Matrix::new(positions.value())?, &Matrix::new(&out)?, &options)?;
-    let (input, matrix) = (positions.clone(), matrix.clone());
-    Ok(tape.record("resample_positions", &[positions], out, move |g, dy| {
-        let Some(t) = g.target(&input)? else { return Ok(()) };
-        let options = Options { accumulate: t.accumulate, ..Default::default() };
-        matmul(&Matrix::new(&matrix)?.t(), &Matrix::new(&dy)?, &Matrix::new(&t.tensor)?, &options)
+    let matrix = matrix.clone();
+    Ok(tape.record("resample_positions", [positions], out, move |[dx], dy| {
+        dx.write(|dx, accumulate| {
+            let options = Options { accumulate, ..Default::default() };
+            matmul(&Matrix::new(&matrix)?.t(), &Matrix::new(&dy)?, &Matrix::new(dx)?, &options)
+        })
     }))
 }
 

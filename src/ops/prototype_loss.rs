@@ -192,7 +192,7 @@ impl<'a> Student<'a> {
             true => Tensor::empty(value.device(), shape, DType::F32),
             false => Tensor::zeros(value.device(), shape, DType::F32),
         };
-        let gradient = if tape.needs(&[features]) { Some(new(value.shape())?) } else { None };
+        let gradient = if tape.needs([features]) { Some(new(value.shape())?) } else { None };
         let losses = new(&[value.dim(0), 2])?;
         Ok(Self { features: to_type(value, dtype)?, table, losses, gradient })
     }
@@ -267,7 +267,7 @@ pub fn prototype_loss(tape: &Tape, call: &PrototypeLoss) -> Result<HeadLoss> {
         Some(e) => Some(Student::new(tape, e, &call.rows.elastic, complete, operands)?),
         None => None,
     };
-    let dw = match tape.needs(&[call.v, call.g]) {
+    let dw = match tape.needs([call.v, call.g]) {
         true if pieces.is_empty() => Some(Tensor::zeros(&device, weight.shape(), DType::F32)?),
         true => Some(Tensor::empty(&device, weight.shape(), DType::F32)?),
         false => None,
@@ -326,21 +326,17 @@ pub fn prototype_loss(tape: &Tape, call: &PrototypeLoss) -> Result<HeadLoss> {
         weighted_total(&total, &e.losses, e.table, true)?;
     }
     let losses = (intact.losses, elastic.as_ref().map(|e| e.losses.clone()));
-    let features = [(call.intact.clone(), intact.gradient)]
-        .into_iter()
-        .chain(call.elastic.cloned().zip(elastic.map(|e| e.gradient)));
-    let features: Vec<(Var, Option<Tensor>)> = features.collect();
-    let inputs: Vec<&Var> = [call.intact, call.v, call.g].into_iter().chain(call.elastic).collect();
-    let (v, g, norm) = (call.v.clone(), call.g.clone(), norm.without_weight());
-    let total = tape.record("prototype_loss", &inputs, total, move |gradients, cotangent| {
-        for (var, dz) in features {
-            let Some(dz) = dz else { continue };
-            if let Some(t) = gradients.target(&var)? {
-                scale_by(&t.tensor, &dz, &cotangent, t.accumulate)?;
+    let made = [intact.gradient, elastic.and_then(|e| e.gradient)];
+    let norm = norm.without_weight();
+    let inputs = [Some(call.intact), call.elastic, Some(call.v), Some(call.g)];
+    let total = tape.record("prototype_loss", inputs, total, move |[intact, elastic, v, g], cotangent| {
+        for (dz, made) in [intact, elastic].into_iter().zip(made) {
+            if let Some(made) = made {
+                dz.write(|dz, accumulate| scale_by(dz, &made, &cotangent, accumulate))?;
             }
         }
         match dw {
-            Some(dw) => norm.backward(gradients, &v, &g, &dw, &cotangent),
+            Some(dw) => norm.backward(v, g, &dw, &cotangent),
             None => Ok(()),
         }
     });

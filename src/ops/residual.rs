@@ -151,12 +151,11 @@ pub fn residual(tape: &Tape, x: &Var, branch: &Var, gamma: &Var, subset: Option<
     }
     let z = Tensor::empty(x.value().device(), x.value().shape(), x.value().dtype())?;
     forward(x.value(), branch.value(), gamma.value(), subset, &z)?;
-    let (vx, vb, vg, subset) = (x.clone(), branch.clone(), gamma.clone(), subset.cloned());
-    Ok(tape.record("residual", &[x, branch, gamma], z, move |g, dz| {
-        let (dgamma, db) = (g.target(&vg)?, g.target(&vb)?);
-        let saved = Saved { branch: vb.value().clone(), gamma: vg.value().clone(), subset };
-        saved.backward(&dz, db, dgamma)?;
-        g.add(&vx, dz)
+    let saved =
+        Saved { branch: branch.value().clone(), gamma: gamma.value().clone(), subset: subset.cloned() };
+    Ok(tape.record("residual", [x, branch, gamma], z, move |[dx, db, dgamma], dz| {
+        saved.backward(&dz, db.target()?, dgamma.target()?)?;
+        dx.add(dz)
     }))
 }
 

@@ -86,9 +86,7 @@ pub fn segment_mean(tape: &Tape, x: &Var, segments: usize) -> Result<Var> {
     let length = rx.rows / segments;
     let out = Tensor::empty(x.value().device(), &[segments, rx.cols], DType::F32)?;
     forward(&out, x.value(), rx, length)?;
-    let input = x.clone();
-    Ok(tape.record("segment_mean", &[x], out, move |g, dy| match g.target(&input)? {
-        Some(t) => backward(&t.tensor, &dy, length, t.accumulate),
-        None => Ok(()),
+    Ok(tape.record("segment_mean", [x], out, move |[dx], dy| {
+        dx.write(|dx, accumulate| backward(dx, &dy, length, accumulate))
     }))
 }

@@ -122,10 +122,9 @@ impl Call {
         x.value().rows("softmax")?;
         let y = Tensor::empty(x.value().device(), x.value().shape(), DType::F32)?;
         self.forward(x.value(), &y)?;
-        let (input, saved) = (x.clone(), y.clone());
-        Ok(tape.record("softmax", &[x], y, move |g, dy| match g.target(&input)? {
-            Some(t) => self.backward(&saved, &dy, &t.tensor, t.accumulate),
-            None => Ok(()),
+        let saved = y.clone();
+        Ok(tape.record("softmax", [x], y, move |[dx], dy| {
+            dx.write(|dx, accumulate| self.backward(&saved, &dy, dx, accumulate))
         }))
     }
 }

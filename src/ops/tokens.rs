@@ -1,7 +1,7 @@
 //! The token sequence of a ViT: patch embeddings with masked ones replaced, a cls token in front, positions added.
 //! Crops of several sizes are packed one group after the other into one matrix.
 
-use crate::autograd::{Tape, Target, Var};
+use crate::autograd::{InputGradient, Tape, Var};
 use crate::cpu::{SyncPtr, pieces};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
@@ -117,40 +117,38 @@ pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> R
     }
     let mut inputs = vec![&shared.cls, &shared.cls_position, &shared.mask_token];
     inputs.extend(groups.iter().flat_map(|g| [&g.patches, &g.positions]));
-    let (groups, shared) = (groups.to_vec(), shared.clone());
-    Ok(tape.record("tokens", &inputs, out, move |g, dy| {
+    let groups = groups.to_vec();
+    Ok(tape.record_list("tokens", &inputs, out, move |gradients, dy| {
+        let (shared, of_groups) = gradients.split_at(3);
+        let [dcls, dcls_position, dmask_token] = shared else { unreachable!("three tokens are shared") };
+        if groups.iter().all(|g| g.mask.is_none()) {
+            dmask_token.dismiss("no patch is masked")?;
+        }
         let mut at = 0;
-        for group in &groups {
+        for (group, gradients) in groups.iter().zip(of_groups.chunks_exact(2)) {
             let dy = dy.slice(0, at..at + group.rows())?;
             at += group.rows();
-            if let Some(t) = g.target(&group.patches)? {
-                backward_patches(group, &dy, &t.tensor, t.accumulate)?;
-            }
+            gradients[0].write(|dx, accumulate| backward_patches(group, &dy, dx, accumulate))?;
             // sums over the crops: row 0 the cls token, then the positions, then the masked part of each position
             let n = group.patches_per_crop();
             let masked = if group.mask.is_some() { n } else { 0 };
             let sums = Tensor::empty(dy.device(), &[1 + n + masked, width], DType::F32)?;
             backward_shared(group, &dy, &sums)?;
             let cls = sums.slice(0, 0..1)?.reshape(&[width])?;
-            put(g.target(&shared.cls)?, &cls)?;
-            put(g.target(&shared.cls_position)?, &cls)?;
-            put(g.target(&group.positions)?, &sums.slice(0, 1..1 + n)?)?;
-            if masked > 0
-                && let Some(t) = g.target(&shared.mask_token)?
-            {
-                column_sum(&sums.slice(0, 1 + n..1 + 2 * n)?, &t.tensor, 1.0, t.accumulate)?;
+            put(dcls, &cls)?;
+            put(dcls_position, &cls)?;
+            put(&gradients[1], &sums.slice(0, 1..1 + n)?)?;
+            if masked > 0 {
+                let sums = sums.slice(0, 1 + n..1 + 2 * n)?;
+                dmask_token.write(|dx, accumulate| column_sum(&sums, dx, 1.0, accumulate))?;
             }
         }
         Ok(())
     }))
 }
 
-fn put(target: Option<Target>, value: &Tensor) -> Result<()> {
-    match target {
-        Some(t) if t.accumulate => add_assign(&t.tensor, value),
-        Some(t) => copy(&t.tensor, value),
-        None => Ok(()),
-    }
+fn put(gradient: &InputGradient, value: &Tensor) -> Result<()> {
+    gradient.write(|to, accumulate| if accumulate { add_assign(to, value) } else { copy(to, value) })
 }
 
 fn gpu_params(group: &TokenGroup, packed: &Tensor, patches: &Tensor) -> Result<TokenParams> {

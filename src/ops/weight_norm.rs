@@ -1,7 +1,7 @@
 //! Weight normalisation of the prototypes: every row of the effective weight is W = g·v/‖v‖ (poa-facts: projection
 //! heads; g is trained). The gradient comes from a dense dW, times a scalar that lives on the device.
 
-use crate::autograd::{Gradients, Target, Var};
+use crate::autograd::{InputGradient, Target};
 use crate::cpu::{for_rows2, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
@@ -111,28 +111,16 @@ impl WeightNorm {
 
     /// Gradients of `v` and `g` from that of the effective weight, dW `[K, D]`, times `factor` (one element, read on
     /// the device): dg = (dW·v)/‖v‖, dv = g/‖v‖·(dW − v·(dW·v)/‖v‖²).
-    pub fn backward(
-        &self,
-        g: &mut Gradients,
-        v_var: &Var,
-        g_var: &Var,
-        dw: &Tensor,
-        factor: &Tensor,
-    ) -> Result<()> {
+    pub fn backward(&self, v: InputGradient, g: InputGradient, dw: &Tensor, factor: &Tensor) -> Result<()> {
         let _span = profile::operation("weight_norm");
-        if !v_var.is_tracked() && !g_var.is_tracked() {
+        if !v.is_wanted() && !g.is_wanted() {
             return Ok(());
         }
-        let dv = match g.target(v_var)? {
-            Some(target) => target,
-            None => {
-                Target { tensor: Tensor::empty(dw.device(), self.v.shape(), DType::F32)?, accumulate: false }
-            }
-        };
+        let dv = Target::or_scratch(v.target()?, &self.v)?;
         // dg takes its own memory first: both gradients may lie in one buffer, and a kernel writes one view of it
         let dg = Tensor::empty(dw.device(), self.g.shape(), DType::F32)?;
         self.launch(&dv, &dg, dw, factor)?;
-        g.add(g_var, dg)
+        g.add(dg)
     }
 
     fn launch(&self, dv: &Target, dg: &Tensor, dw: &Tensor, factor: &Tensor) -> Result<()> {

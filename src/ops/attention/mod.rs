@@ -153,10 +153,9 @@ pub fn attention_planned(
 fn record(tape: &Tape, qkv: &Var, call: Call) -> Result<Var> {
     let _span = profile::operation("attention");
     call.forward()?;
-    let (input, out) = (qkv.clone(), call.out.clone());
-    Ok(tape.record("attention", &[qkv], out, move |g, dout| match g.target(&input)? {
-        Some(t) => call.backward(&dout, &t.tensor, t.accumulate),
-        None => Ok(()),
+    let out = call.out.clone();
+    Ok(tape.record("attention", [qkv], out, move |[dqkv], dout| {
+        dqkv.write(|dqkv, accumulate| call.backward(&dout, dqkv, accumulate))
     }))
 }
 

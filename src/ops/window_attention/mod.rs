@@ -140,14 +140,13 @@ pub fn window_attention_planned(
 fn record(tape: &Tape, qkv: &Var, bias: &Var, call: Call) -> Result<Var> {
     let _span = profile::operation("window_attention");
     call.forward()?;
-    let (vx, vb, out) = (qkv.clone(), bias.clone(), call.out.clone());
-    Ok(tape.record("window_attention", &[qkv, bias], out, move |g, dout| {
-        let dbias = g.target(&vb)?;
-        let target = g.target(&vx)?;
-        match &target {
-            Some(t) if !t.accumulate => call.backward(&dout, &t.tensor, dbias),
+    let out = call.out.clone();
+    Ok(tape.record("window_attention", [qkv, bias], out, move |[dqkv, dbias], dout| {
+        let dbias = dbias.target()?;
+        match dqkv.target()? {
+            Some(Target { tensor, accumulate: false }) => call.backward(&dout, &tensor, dbias),
             // rare: something else reads qkv too, or nothing wants its gradient
-            _ => {
+            target => {
                 let fresh = Tensor::empty(dout.device(), call.qkv.shape(), DType::F32)?;
                 call.backward(&dout, &fresh, dbias)?;
                 target.map_or(Ok(()), |t| add_assign(&t.tensor, &fresh))
