@@ -9,9 +9,11 @@ use poa_gpu::data::batch::WHOLE;
 use poa_gpu::data::{BadKind, BadSample, Source, evaluation_view, open};
 use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
 use poa_gpu::eval::{KnnOptions, LabelledImages, knn_accuracies};
+use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::ops;
 use poa_gpu::poa::PoaModel;
 use poa_gpu::recipes::Config;
-use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
+use poa_gpu::tensor::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use safetensors::SafeTensors;
@@ -19,7 +21,7 @@ use safetensors::SafeTensors;
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-tests/fixtures/knn");
 
 fn devices() -> [Device; 2] {
-    [Device::cpu(), Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")]
+    [Device::cpu(), ops::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")]
 }
 
 /// Features and their classes.

@@ -8,15 +8,17 @@ use poa_gpu::data::{BadSample, Source, open};
 use poa_gpu::eval::images::TrainingOrder;
 use poa_gpu::eval::probe::Probes;
 use poa_gpu::eval::{LabelledImages, LinearOptions, linear_probes};
+use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::models::grid::Network;
+use poa_gpu::ops;
 use poa_gpu::poa::PoaModel;
 use poa_gpu::recipes::Config;
-use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
+use poa_gpu::tensor::{Device, Tensor};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 fn devices() -> [Device; 2] {
-    [Device::cpu(), Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")]
+    [Device::cpu(), ops::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")]
 }
 
 fn random(seed: u64, n: usize, size: f32) -> Vec<f32> {

@@ -8,12 +8,14 @@ use half::f16;
 use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::files::checkpoint::Checkpoint;
+use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::ops;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::optim::loss_scale::ScaleState;
 use poa_gpu::poa::losses::LossReport;
 use poa_gpu::poa::{PoaModel, StepInputs};
 use poa_gpu::recipes::Config;
-use poa_gpu::tensor::{Device, DeviceChoice};
+use poa_gpu::tensor::Device;
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::save::RunState;
 use poa_gpu::train::trainer::{Outcome, Start, Trainer};
@@ -28,7 +30,7 @@ fn demo(settings: &[&str]) -> Config {
 }
 
 fn gpu() -> Device {
-    Device::open(&DeviceChoice::Gpu).expect("these tests need a wgpu adapter; kernels-tests/run installs one")
+    ops::open(&DeviceChoice::Gpu).expect("these tests need a wgpu adapter; kernels-tests/run installs one")
 }
 
 fn batches(config: &Config) -> impl Iterator<Item = Batch> {

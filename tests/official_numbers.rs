@@ -2,7 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
-use poa_gpu::tensor::{Device, DeviceChoice};
+use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::ops;
+use poa_gpu::tensor::Device;
 use poa_gpu::verify::{Fixture, replay};
 
 /// Replays a record and expects so many comparisons of losses, norms, gradients, student and teacher values, and features.
@@ -27,7 +29,7 @@ fn folder(name: &str) -> PathBuf {
 }
 
 fn adapter() -> Device {
-    Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")
+    ops::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs a software adapter")
 }
 
 const VIT: usize = 36 + 6 + 79 + 79 + 79 + 6;

@@ -4,9 +4,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use poa_gpu::cli::args::{Cli, Command};
+use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::optim::schedules::Schedules;
 use poa_gpu::recipes::{Blur, Centering, Config, KoleoMix, ScalingRule};
-use poa_gpu::tensor::DeviceChoice;
 use poa_gpu::train::metrics::{MetricsLog, TrainLog, history, number, timestamp};
 use poa_gpu::train::progress::{Progress, Shown, readable};
 use poa_gpu::train::run_folder::RunFolder;

@@ -1,8 +1,7 @@
 //! The tape: which gradients an operation is asked for, and what becomes of its errors.
 
 use poa_gpu::autograd::{InputGradient, Tape, Var};
-use poa_gpu::ops::elementwise::{add_scaled, scale};
-use poa_gpu::tensor::{Device, Tensor};
+use poa_gpu::tensor::{Device, Tensor, add_scaled, scale};
 use poa_gpu::{Error, Result};
 
 fn vector(values: &[f32]) -> Tensor {

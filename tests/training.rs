@@ -8,13 +8,15 @@ use poa_gpu::Result;
 use poa_gpu::data::batch::GLOBAL;
 use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
+use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
+use poa_gpu::ops;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::poa::losses::LossReport;
 use poa_gpu::poa::{PoaModel, StepInputs};
 use poa_gpu::recipes::Config;
-use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
+use poa_gpu::tensor::{Device, Tensor};
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::save::{RunState, Teacher, load, save};
 use poa_gpu::train::trainer::{Start, Trainer};
@@ -76,8 +78,7 @@ fn a_demo_step_is_the_same_on_both_devices() {
     ] {
         let config = demo(settings);
         let batch = batch(&config);
-        let devices =
-            [Device::cpu(), Device::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs one")];
+        let devices = [Device::cpu(), ops::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs one")];
         let models: Vec<PoaModel> = devices.iter().map(|d| PoaModel::new(&config, d, 5).unwrap()).collect();
         let network = models[0].grid.named("middle").unwrap();
         let losses: Vec<_> = models.iter().map(|m| step(m, &batch, network).unwrap()).collect();
@@ -107,7 +108,7 @@ fn a_run_repeats_bit_for_bit() {
                 "evaluation.train_images=100",
                 "evaluation.val_images=50",
             ]);
-            let device = Device::open(&choice).unwrap();
+            let device = ops::open(&choice).unwrap();
             let out = folder(name);
             let run = RunFolder::create(Some(&out), "demo", &config).unwrap();
             let metrics = run.metrics();
@@ -131,7 +132,7 @@ fn a_run_repeats_bit_for_bit() {
 fn a_non_finite_step_changes_nothing() {
     for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
         let config = demo(&["train.batch_size_per_gpu=4"]);
-        let device = Device::open(&choice).unwrap();
+        let device = ops::open(&choice).unwrap();
         let model = PoaModel::new(&config, &device, 5).unwrap();
         let mut batch = batch(&config);
         let network = model.grid.smallest();
@@ -240,7 +241,7 @@ fn in_pieces(
     let mut last = None;
     for (piece, stop) in stops.iter().enumerate() {
         let config = demo(settings);
-        let device = Device::open(choice).unwrap();
+        let device = ops::open(choice).unwrap();
         let run = match piece {
             0 => RunFolder::create(Some(&out), "demo", &config).unwrap(),
             _ => RunFolder::open(&out).unwrap(),
@@ -313,7 +314,7 @@ fn recomputed_blocks_give_the_same_gradients_in_less_memory() {
             ];
             config.apply(&settings).unwrap();
             config.resolve(1).unwrap();
-            let device = Device::open(&choice).unwrap();
+            let device = ops::open(&choice).unwrap();
             let model = PoaModel::new(&config, &device, 5).unwrap();
             let before = device.peak_bytes();
             let report = step(&model, &batch(&config), model.grid.intact()).unwrap();
@@ -344,7 +345,7 @@ fn accumulated_gradients_are_those_of_the_big_batch() {
         demo(&["train.batch_size_per_gpu=4", "train.centering=\"centering\"", "dino.koleo_loss_weight=0"]);
     let whole = batch(&big);
     for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
-        let device = Device::open(&choice).unwrap();
+        let device = ops::open(&choice).unwrap();
         let models = [0, 1].map(|_| PoaModel::new(&big, &device, 5).unwrap());
         let network = models[0].grid.named("middle").unwrap();
         let run = |model: &PoaModel, batch: &Batch, share: f64| {
@@ -381,7 +382,7 @@ fn the_health_of_a_step_is_the_same_on_both_devices() {
     let config = demo(&["train.batch_size_per_gpu=8"]);
     let batch = batch(&config).without_masks();
     let health = [DeviceChoice::Cpu, DeviceChoice::Gpu].map(|choice| {
-        let model = PoaModel::new(&config, &Device::open(&choice).unwrap(), 5).unwrap();
+        let model = PoaModel::new(&config, &ops::open(&choice).unwrap(), 5).unwrap();
         let mut how = StepInputs { health: true, ..StepInputs::new(model.grid.smallest(), 0.04) };
         model.forward_backward(&batch, &mut how).unwrap().health().unwrap().unwrap()
     });

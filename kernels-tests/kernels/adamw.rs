@@ -2,11 +2,13 @@
 
 use half::f16;
 use poa_gpu::autograd::Tape;
+use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, NORM_BLOCK, ParameterSpec, Parameters};
+use poa_gpu::ops;
 use poa_gpu::ops::gather::narrow_rows;
 use poa_gpu::optim::adamw::{AdamW, AdamWConfig, GradientReport, Multipliers, StepSettings};
 use poa_gpu::optim::loss_scale::{INTERVAL, START, ScaleState};
-use poa_gpu::tensor::{Device, DeviceChoice, Tensor};
+use poa_gpu::tensor::{Device, Tensor};
 
 use crate::support::{assert_close, random};
 
@@ -31,7 +33,7 @@ fn scaled(values: &[f32], factor: f32) -> Vec<f32> {
 fn the_loss_scale_moves_with_the_steps() {
     let specs = [ParameterSpec::new("backbone.a", &[5], Init::Constant(0.5))];
     let config = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, clip_grad: 1.0 };
-    for device in [Device::cpu(), Device::open(&DeviceChoice::Gpu).unwrap()] {
+    for device in [Device::cpu(), ops::open(&DeviceChoice::Gpu).unwrap()] {
         let layout = FlatLayout::new(&specs, usize::MAX).unwrap();
         let teacher = FlatBuffers::zeros(&layout, &device).unwrap();
         let student = Parameters::trained(FlatBuffers::zeros(&layout, &device).unwrap())
@@ -73,7 +75,7 @@ fn three_steps_with_clipping_decay_and_moving_average() {
     let settings = StepSettings { lr: 1e-2, last_layer_lr: 3e-3, weight_decay: 0.1, teacher_momentum: 0.9 };
     let specs: Vec<_> =
         NAMES.iter().map(|(n, len)| ParameterSpec::new(*n, &[*len], Init::Constant(0.0))).collect();
-    for device in [Device::cpu(), Device::open(&DeviceChoice::Gpu).unwrap()] {
+    for device in [Device::cpu(), ops::open(&DeviceChoice::Gpu).unwrap()] {
         // all in one buffer, and in as many as the smallest limit makes; in single and in mixed precision
         for (limit, mixed) in [(usize::MAX, false), (4 * NORM_BLOCK, false), (4 * NORM_BLOCK, true)] {
             let layout = FlatLayout::new(&specs, limit).unwrap();

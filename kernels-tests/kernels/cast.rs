@@ -2,8 +2,8 @@
 
 use half::f16;
 use poa_gpu::autograd::{Tape, Var};
-use poa_gpu::ops::cast::{cast, convert};
-use poa_gpu::tensor::{DType, Tensor};
+use poa_gpu::ops::cast::cast;
+use poa_gpu::tensor::{DType, Tensor, convert};
 
 use crate::support::{Placing, assert_close, devices, place, random};
 
@@ -93,7 +93,7 @@ fn halves_begin_at_any_element() {
         }
         assert!(whole.fences_intact().unwrap());
         assert!(whole.to_vec::<f32>().is_err());
-        poa_gpu::ops::fill::fill(&whole.slice(0, 3..6).unwrap(), 0).unwrap();
+        poa_gpu::tensor::fill(&whole.slice(0, 3..6).unwrap(), 0).unwrap();
         let mut want = values.clone();
         want[3..6].fill(f16::ZERO);
         assert_eq!(whole.to_vec::<f16>().unwrap(), want);

@@ -1,6 +1,8 @@
 //! Addition in place, scaling, GELU, fills and column sums.
 
-use poa_gpu::ops::{elementwise, fill, reduce};
+use poa_gpu::ops::gelu::gelu as gelu_of;
+use poa_gpu::ops::reduce;
+use poa_gpu::tensor;
 use poa_gpu::tensor::{DType, Tensor};
 
 use crate::support::{Operand, Placing, Tolerance, assert_close, check, devices, place, random};
@@ -42,7 +44,7 @@ fn gelu_and_its_gradient() {
                 "gelu",
                 &[x],
                 Tolerance { atol: 2e-6, rtol: 2e-6 },
-                |tape, v| Ok(vec![elementwise::gelu(tape, &v[0])?]),
+                |tape, v| Ok(vec![gelu_of(tape, &v[0])?]),
                 &|x| vec![x[0].iter().map(|v| gelu(*v)).collect()],
             );
         }
@@ -58,11 +60,11 @@ fn additions_and_scaling_in_place() {
             for placing in [Placing::Dense, Placing::Strided, Placing::Fours] {
                 let a = place(&device, &shape, &x, placing).unwrap();
                 let out = place(&device, &shape, &y, placing).unwrap();
-                elementwise::add_scaled(&out, &a, 0.5).unwrap();
+                tensor::add_scaled(&out, &a, 0.5).unwrap();
                 let want: Vec<f64> = x.iter().zip(&y).map(|(x, y)| *y as f64 + 0.5 * *x as f64).collect();
                 assert_close("add_scaled", &out.to_vec().unwrap(), &want, 1e-6, 1e-6);
                 let out = Tensor::empty(&device, &shape, DType::F32).unwrap();
-                elementwise::scale(&out, &a, -2.0).unwrap();
+                tensor::scale(&out, &a, -2.0).unwrap();
                 let want: Vec<f64> = x.iter().map(|x| -2.0 * *x as f64).collect();
                 assert_close("scale", &out.to_vec().unwrap(), &want, 0.0, 1e-7);
                 assert!(out.fences_intact().unwrap());
@@ -76,7 +78,7 @@ fn operands_of_different_shapes_are_refused() {
     for device in devices() {
         let a = Tensor::zeros(&device, &[3, 4], DType::F32).unwrap();
         let b = Tensor::zeros(&device, &[4, 3], DType::F32).unwrap();
-        let error = elementwise::add_assign(&a, &b).unwrap_err().to_string();
+        let error = tensor::add_assign(&a, &b).unwrap_err().to_string();
         assert!(error.contains("[3, 4]") && error.contains("[4, 3]"), "{error}");
     }
 }
@@ -94,7 +96,7 @@ fn fills_stay_inside_their_view() {
             )
             .unwrap();
             let view = whole.slice(0, 1..shape[0] + 1).unwrap().slice(1, 2..shape[1] + 2).unwrap();
-            fill::fill(&view, 1.5f32.to_bits()).unwrap();
+            tensor::fill(&view, 1.5f32.to_bits()).unwrap();
             assert_eq!(view.to_vec::<f32>().unwrap(), vec![1.5; n]);
             let sum: f64 = whole.to_vec::<f32>().unwrap().iter().map(|v| *v as f64).sum();
             assert_eq!(sum, 7.0 * ((shape[0] + 2) * (shape[1] + 3) - n) as f64 + 1.5 * n as f64);

@@ -6,15 +6,15 @@ use std::collections::HashSet;
 use poa_gpu::ops::attention::{
     Plan, Problem, SequenceGroup, attention, attention_planned, plain_plans, plans,
 };
-use poa_gpu::ops::elementwise::{gelu, scale};
 use poa_gpu::ops::gather::narrow_rows;
+use poa_gpu::ops::gelu::gelu;
 use poa_gpu::ops::layer_norm::layer_norm;
 use poa_gpu::ops::linear::{LinearWeights, linear, mlp};
 use poa_gpu::ops::patch_embed::patch_embed;
 use poa_gpu::ops::reduce::column_sum;
 use poa_gpu::ops::residual::{RowSubset, residual};
 use poa_gpu::ops::tokens::{TokenGroup, TokenParameters, tokens};
-use poa_gpu::tensor::{DType, Device, Tensor};
+use poa_gpu::tensor::{DType, Device, Tensor, scale};
 
 use crate::support::{Operand, Placing, assert_close, check_half, devices, gpu, place, place_half, random};
 
@@ -222,6 +222,6 @@ fn a_kernel_refuses_the_wrong_precision() {
     let gpu = gpu();
     let single = Tensor::from_slice(&gpu, &[2, 3], &random(1, 6)).unwrap();
     let half = Tensor::empty(&gpu, &[2, 3], DType::F16).unwrap();
-    let error = poa_gpu::ops::elementwise::add_assign(&single, &half).unwrap_err().to_string();
+    let error = poa_gpu::tensor::add_assign(&single, &half).unwrap_err().to_string();
     assert!(error.contains("of other elements"), "{error}");
 }

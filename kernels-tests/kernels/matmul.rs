@@ -2,11 +2,10 @@
 
 use half::f16;
 use poa_gpu::gpu::{Caps, Cooperative};
-use poa_gpu::ops::cast::to_type;
 use poa_gpu::ops::matmul::{
     self, Epilogue, Force, Matrix, Options, PLAIN, Precision, Problem, Variant, matmul_with, plan, variants,
 };
-use poa_gpu::tensor::{DType, Device, Tensor};
+use poa_gpu::tensor::{DType, Device, Tensor, to_type};
 
 use super::elementwise::gelu;
 use crate::support::{Placing, assert_close, devices, place, place_half, random};
@@ -166,7 +165,7 @@ fn check_with(case: Case, only: Option<&[Variant]>) {
             };
             if accumulate {
                 let prior = placed(&shape, &prior, Placing::Dense, half_out);
-                poa_gpu::ops::elementwise::copy(&out, &prior).unwrap();
+                poa_gpu::tensor::copy(&out, &prior).unwrap();
             }
             let epilogue = match ending {
                 Ending::None => Epilogue::None,

@@ -44,6 +44,6 @@ fn of_parameters() {
 
 fn half(t: &Tensor) -> poa_gpu::Result<Tensor> {
     let out = Tensor::from_slice(t.device(), t.shape(), &vec![0.0f32; t.elements()])?;
-    poa_gpu::ops::elementwise::scale(&out, t, 0.5)?;
+    poa_gpu::tensor::scale(&out, t, 0.5)?;
     Ok(out)
 }

@@ -7,15 +7,16 @@ use std::rc::Rc;
 
 use half::f16;
 use poa_gpu::autograd::{Tape, Var};
-use poa_gpu::ops::cast::to_type;
-use poa_gpu::tensor::{DType, Device, DeviceChoice, Element, Tensor};
+use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::ops;
+use poa_gpu::tensor::{DType, Device, Element, Tensor, to_type};
 use poa_gpu::{Error, Result};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 thread_local! {
     static DEVICES: Vec<Device> = {
-        let gpu = Device::open(&DeviceChoice::Gpu)
+        let gpu = ops::open(&DeviceChoice::Gpu)
             .expect("kernel tests need a wgpu adapter; kernels-tests/run installs a software one");
         let all = vec![Device::cpu(), gpu];
         all.iter().for_each(|d| d.set_fences(true));

@@ -12,9 +12,8 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
-use crate::ops;
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, add_assign, fill};
 
 /// Where the gradient of a value goes.
 #[derive(Clone)]
@@ -303,7 +302,7 @@ impl Cotangents {
             return Ok(());
         }
         match self.target(gradient)? {
-            Some(target) => ops::elementwise::add_assign(&target.tensor, &value),
+            Some(target) => add_assign(&target.tensor, &value),
             None => Ok(()),
         }
     }
@@ -352,7 +351,7 @@ impl<'a> InputGradient<'a> {
     pub fn target_zeroed(&self) -> Result<Option<Target>> {
         let Some(target) = self.target()? else { return Ok(None) };
         if !target.accumulate {
-            ops::fill::fill(&target.tensor, 0)?;
+            fill(&target.tensor, 0)?;
         }
         Ok(Some(Target { accumulate: true, ..target }))
     }

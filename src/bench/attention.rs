@@ -5,10 +5,9 @@ use super::{Bench, Ready, Sink, close, wrong};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::ops::attention::{self, Plan, SequenceGroup, attention, attention_planned};
-use crate::ops::cast::to_type;
 use crate::ops::window_attention::{MapGroup, Windows, window_attention};
 use crate::profile::Work;
-use crate::tensor::{DType, Device};
+use crate::tensor::{DType, Device, to_type};
 
 pub(super) fn run(bench: &Bench, sink: &mut Sink) -> Result<()> {
     if bench.wanted("attention") {

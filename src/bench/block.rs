@@ -11,12 +11,11 @@ use crate::models::vit::NORM_EPS;
 use crate::nn::elastic::{elastic_linear, vector};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use crate::ops::attention::{SequenceGroup, attention};
-use crate::ops::elementwise::{add_assign, add_scaled};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::{linear, mlp};
 use crate::ops::residual::residual;
 use crate::profile::Work;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, add_assign, add_scaled};
 
 /// Sizes of a block and of what goes through it.
 #[derive(Clone, Copy)]

@@ -3,13 +3,11 @@
 use super::{Bench, Ready, Sink, close};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::ops::cast::to_type;
 use crate::ops::conv::{Conv, MapShape, conv2d};
 use crate::ops::matmul::window::{Window, window_gradient, window_product};
 use crate::ops::matmul::{Force, Matrix, Options, Precision, Variant, matmul_with, variants};
-use crate::ops::strided_copy::strided_copy;
 use crate::profile::Work;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, strided_copy, to_type};
 
 /// How the operands of a product lie.
 #[derive(Clone, Copy, PartialEq)]

@@ -3,7 +3,7 @@
 use super::{Bench, Ready, Sink, close};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::ops::elementwise::{gelu_backward, gelu_forward};
+use crate::ops::gelu::{gelu_backward, gelu_forward};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::residual::residual;
 use crate::ops::softmax::softmax;

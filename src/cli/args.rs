@@ -11,9 +11,9 @@ use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
 use crate::cli::visualize::VisualizeArgs;
 use crate::error::{Error, Result};
+use crate::gpu::DeviceChoice;
 use crate::logging::console::Verbosity;
 use crate::recipes::{Config, recipe_name};
-use crate::tensor::DeviceChoice;
 use crate::train::run_folder::{holds_run, newest_run};
 
 /// Pre-trains a whole family of vision backbones in one run, on any GPU (POA, ECCV 2024).

@@ -4,7 +4,8 @@ use clap::Args;
 
 use crate::bench::{Bench, Event, Set, median};
 use crate::error::{Error, Result};
-use crate::tensor::{Device, DeviceChoice};
+use crate::gpu::DeviceChoice;
+use crate::ops;
 
 /// Arguments of `bench`.
 #[derive(Debug, Clone, Args)]
@@ -25,7 +26,7 @@ pub struct BenchArgs {
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
-    let device = Device::open(&args.device)?;
+    let device = ops::open(&args.device)?;
     say!("device:   {}", device.describe());
     let bench = Bench::new(device, Set::Short, args.filters.clone())?;
     say!(

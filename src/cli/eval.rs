@@ -12,11 +12,12 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, LinearOptions, LinearReport, knn_accuracies, linear_probes};
 use crate::files::durable::replace_file;
+use crate::gpu::DeviceChoice;
 use crate::logging::warn;
 use crate::models::backbone::Cost;
 use crate::models::grid::Network;
+use crate::ops;
 use crate::plot;
-use crate::tensor::{Device, DeviceChoice};
 use crate::train::save::Teacher;
 use crate::weights::networks::choose;
 
@@ -132,7 +133,7 @@ impl Evaluated {
                 }
             },
         };
-        let device = Device::open(&args.device)?;
+        let device = ops::open(&args.device)?;
         let teacher = Teacher::open(&args.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &args.network)?;
         let size = image_size(args.size, &teacher)?;

@@ -5,8 +5,10 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::error::{Error, Result};
+use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
-use crate::tensor::{Device, DeviceChoice};
+use crate::ops;
+use crate::tensor::Device;
 use crate::train::save::Teacher;
 use crate::weights::networks::choose;
 
@@ -38,7 +40,7 @@ pub(super) struct Subject {
 
 impl SubjectArgs {
     pub(super) fn open(&self) -> Result<Subject> {
-        let device = Device::open(&self.device)?;
+        let device = ops::open(&self.device)?;
         let teacher = Teacher::open(&self.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &[&self.network])?;
         let [network] = networks[..] else {

@@ -7,6 +7,7 @@ use crate::cli::args::TrainArgs;
 use crate::data;
 use crate::error::{Error, Result};
 use crate::logging;
+use crate::ops;
 use crate::recipes::Config;
 use crate::tensor::Device;
 use crate::train::profiling::Profiling;
@@ -34,7 +35,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     }
     let profile = args.profile.clone().map(Profiling::create).transpose()?;
     let source = data::open(&config.data.spec)?;
-    let device = Device::open(&args.device)?;
+    let device = ops::open(&args.device)?;
     let shows = |text: String| {
         if !quiet {
             mention!("{text}");

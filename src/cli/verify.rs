@@ -2,7 +2,7 @@
 
 use crate::cli::args::VerifyArgs;
 use crate::error::{Error, Result};
-use crate::tensor::Device;
+use crate::ops;
 use crate::verify::{Fixture, Replay, replay};
 
 pub(super) fn run(args: &VerifyArgs) -> Result<()> {
@@ -13,7 +13,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
         true => vec![Fixture::embedded()?],
         false => args.dirs.iter().map(|d| Fixture::open(d)).collect::<Result<_>>()?,
     };
-    let device = Device::open(&args.device)?;
+    let device = ops::open(&args.device)?;
     say!("device: {}", device.describe());
     let mut failed = Vec::new();
     for fixture in &fixtures {

@@ -9,11 +9,10 @@ use crate::eval::images::LabelledImages;
 use crate::eval::pass::{Pace, Progress, groups, labels_of, same_classes, through_networks};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
-use crate::ops::elementwise::copy;
 use crate::ops::l2_normalize::l2_normalize;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::top_k::{Scored, TopK};
-use crate::tensor::{DType, ELEMENT_BYTES, Tensor};
+use crate::tensor::{DType, ELEMENT_BYTES, Tensor, copy};
 
 /// Rows of a block of features; two blocks make 64 MiB of similarities.
 const BLOCK: usize = 4096;

@@ -16,9 +16,8 @@ use crate::eval::probe::Probes;
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::nn::parameters::{Init, initial_values};
-use crate::ops::elementwise::copy;
 use crate::ops::segment_mean::segment_mean;
-use crate::tensor::{DType, ELEMENT_BYTES, Tensor};
+use crate::tensor::{DType, ELEMENT_BYTES, Tensor, copy};
 
 /// Last blocks whose cls tokens are used, where a network has as many.
 const BLOCKS: usize = 4;

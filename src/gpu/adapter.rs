@@ -2,7 +2,35 @@
 
 use super::Caps;
 use crate::error::{Error, Result};
-use crate::tensor::DeviceChoice;
+
+/// What a user asked for with `--device`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A discrete, then an integrated GPU, then the CPU device; never a software adapter.
+    Auto,
+    /// The CPU device.
+    Cpu,
+    /// Any wgpu adapter, hardware before software.
+    Gpu,
+    /// The adapter with this index in `poa-gpu devices`.
+    Index(usize),
+    /// The first adapter whose name or driver contains this text (any case).
+    Name(String),
+}
+
+impl std::str::FromStr for DeviceChoice {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Ok(match text.to_ascii_lowercase().as_str() {
+            "auto" => Self::Auto,
+            "cpu" => Self::Cpu,
+            "gpu" => Self::Gpu,
+            "" => return Err(Error::Usage("--device: auto, cpu, gpu, an index or part of a name".into())),
+            _ => text.parse().map(Self::Index).unwrap_or_else(|_| Self::Name(text.to_string())),
+        })
+    }
+}
 
 /// What `poa-gpu devices` shows of an adapter.
 #[derive(Clone, Debug)]
@@ -62,6 +90,9 @@ pub fn adapters() -> Vec<AdapterSummary> {
 
 /// The adapter that was asked for; `None` where `auto` finds no GPU and means the CPU device.
 pub fn select(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
+    if *choice == DeviceChoice::Cpu {
+        return Ok(None);
+    }
     let mut all = enumerate();
     let names = || {
         let list: Vec<_> =

@@ -12,7 +12,6 @@ use super::{Caps, Cooperative, Kernel, Params};
 use crate::error::{Error, Result};
 use crate::pool::{Pool, size_class};
 use crate::profile;
-use crate::tensor::Tensor;
 
 /// Dispatches recorded before they are handed to the adapter, so that it works while the rest is recorded.
 const SUBMIT_EVERY: usize = 256;
@@ -27,6 +26,23 @@ pub(crate) struct GpuBuffer {
     bytes: usize,
     /// The submission in which a recorded command last used the buffer.
     last_use: Cell<u64>,
+}
+
+/// Memory that a kernel is to bind.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    /// All of this is bound; where the operand begins in it, parameters say.
+    pub buffer: &'a GpuBuffer,
+    /// Bytes of an element.
+    pub element_bytes: usize,
+    /// Bytes of the operand, which a profile reports.
+    pub bytes: usize,
+}
+
+/// What lies in a buffer of a GPU and can be bound: tensors.
+pub(crate) trait Bind {
+    /// The memory.
+    fn operand(&self) -> Operand<'_>;
 }
 
 /// A copy to the host that is under way.
@@ -317,7 +333,7 @@ impl GpuDevice {
     pub(crate) fn dispatch<P: Params>(
         &self,
         kernel: &Kernel,
-        tensors: &[&Tensor],
+        tensors: &[&impl Bind],
         params: &P,
         grid: [u32; 3],
     ) -> Result<()> {
@@ -325,35 +341,25 @@ impl GpuDevice {
             return Ok(());
         }
         let pipeline = self.pipeline(kernel)?;
-        if pipeline.bindings.len() != tensors.len() {
-            return Err(Error::Device(format!(
-                "kernel {} binds {} tensors, {} were given",
-                kernel.shader.name,
-                pipeline.bindings.len(),
-                tensors.len()
-            )));
-        }
-        for (i, a) in tensors.iter().enumerate() {
-            let shared = |b: &&Tensor| std::ptr::eq(a.storage().gpu_buffer(), b.storage().gpu_buffer());
-            if pipeline.bindings[i].float.is_some_and(|bytes| usize::from(bytes) != a.dtype().bytes()) {
-                return Err(Error::Device(format!(
-                    "kernel {}: binding {i} is of other elements than {a:?}",
-                    kernel.shader.name
-                )));
-            }
-            if pipeline.bindings[i].write && tensors.iter().enumerate().any(|(j, b)| j != i && shared(b)) {
-                return Err(Error::Device(format!(
-                    "kernel {}: binding {i} is written and its buffer is bound twice",
-                    kernel.shader.name
-                )));
-            }
-        }
-        let entries: Vec<_> = tensors
+        let operands: Vec<Operand> = tensors.iter().map(|t| t.operand()).collect();
+        check_operands(kernel, &pipeline.bindings, &operands)?;
+        self.record(kernel, &pipeline, &operands, bytemuck::bytes_of(params), grid)
+    }
+
+    fn record(
+        &self,
+        kernel: &Kernel,
+        pipeline: &Pipeline,
+        operands: &[Operand],
+        params: &[u8],
+        grid: [u32; 3],
+    ) -> Result<()> {
+        let entries: Vec<_> = operands
             .iter()
             .enumerate()
-            .map(|(i, t)| wgpu::BindGroupEntry {
+            .map(|(i, operand)| wgpu::BindGroupEntry {
                 binding: i as u32,
-                resource: t.storage().gpu_buffer().buffer.as_entire_binding(),
+                resource: operand.buffer.buffer.as_entire_binding(),
             })
             .collect();
         let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
@@ -363,8 +369,8 @@ impl GpuDevice {
         });
         let mut stream = self.stream.borrow_mut();
         let stream = &mut *stream;
-        for t in tensors {
-            t.storage().gpu_buffer().last_use.set(stream.submission);
+        for operand in operands {
+            operand.buffer.last_use.set(stream.submission);
         }
         let encoder =
             stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
@@ -372,7 +378,7 @@ impl GpuDevice {
         if timed {
             // a pass of its own, with a timestamp at its beginning and its end
             stream.pass = None;
-            let bytes = tensors.iter().map(|t| t.elements() * t.dtype().bytes()).sum();
+            let bytes = operands.iter().map(|operand| operand.bytes).sum();
             let timing = stream.timing.get_or_insert_with(|| Timing::new(&self.device, SUBMIT_EVERY));
             stream.pass = Some(timing.begin(encoder, kernel, grid, bytes));
         }
@@ -382,10 +388,10 @@ impl GpuDevice {
         pass.set_pipeline(&pipeline.pipeline);
         pass.set_bind_group(0, &group, &[]);
         if self.caps.immediates {
-            pass.set_immediates(0, bytemuck::bytes_of(params));
+            pass.set_immediates(0, params);
         } else {
             let at = stream.uniforms.len();
-            stream.uniforms.extend_from_slice(bytemuck::bytes_of(params));
+            stream.uniforms.extend_from_slice(params);
             stream.uniforms.resize(at + UNIFORM_STRIDE, 0);
             pass.set_bind_group(1, &self.uniform_group, &[at as u32]);
         }
@@ -494,6 +500,27 @@ impl Drop for GpuDevice {
         // recorded passes must end before their encoder goes
         self.stream.get_mut().pass = None;
     }
+}
+
+/// Whether the operands are those that the kernel declares.
+fn check_operands(kernel: &Kernel, bindings: &[Binding], operands: &[Operand]) -> Result<()> {
+    let wrong = |what: String| Err(Error::Device(format!("kernel {}: {what}", kernel.shader.name)));
+    if bindings.len() != operands.len() {
+        return wrong(format!("{} tensors are bound, {} were given", bindings.len(), operands.len()));
+    }
+    for (i, (binding, operand)) in bindings.iter().zip(operands).enumerate() {
+        if binding.float.is_some_and(|bytes| usize::from(bytes) != operand.element_bytes) {
+            return wrong(format!(
+                "binding {i} is of other elements than of {} bytes",
+                operand.element_bytes
+            ));
+        }
+        let shared = |(j, other): (usize, &Operand)| j != i && std::ptr::eq(other.buffer, operand.buffer);
+        if binding.write && operands.iter().enumerate().any(shared) {
+            return wrong(format!("binding {i} is written and its buffer is bound twice"));
+        }
+    }
+    Ok(())
 }
 
 fn check_limits(caps: &Caps, name: &str) -> Result<()> {

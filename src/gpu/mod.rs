@@ -8,9 +8,9 @@ mod kernel;
 mod preprocess;
 mod timing;
 
-pub use adapter::{AdapterSummary, adapters, select};
+pub use adapter::{AdapterSummary, DeviceChoice, adapters, select};
 pub use caps::{Caps, Cooperative};
 pub use device::GpuDevice;
-pub(crate) use device::{GpuBuffer, PendingBuffer};
+pub(crate) use device::{Bind, GpuBuffer, Operand, PendingBuffer};
 pub(crate) use kernel::params;
 pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};

@@ -5,7 +5,7 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::nn::parameters::{Init, ParameterSpec, Parameters};
 use crate::ops::cast::cast;
-use crate::ops::elementwise::gelu;
+use crate::ops::gelu::gelu;
 use crate::ops::l2_normalize::l2_normalize;
 use crate::ops::linear::{LinearWeights, linear, mlp};
 use crate::tensor::DType;

@@ -12,8 +12,7 @@ use rand::{Rng, RngExt};
 
 use crate::autograd::Var;
 use crate::error::{Error, Result};
-use crate::ops::cast::convert;
-use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor};
+use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor, convert};
 
 /// Parameters start at multiples of this many elements, so that a block of as many has one parameter.
 pub const BLOCK: usize = 64;
@@ -206,10 +205,7 @@ impl FlatBuffers {
 
     /// Overwrites everything with the values of another set of the same layout.
     pub fn copy_from(&self, other: &Self) -> Result<()> {
-        self.buffers
-            .iter()
-            .zip(&other.buffers)
-            .try_for_each(|(to, from)| crate::ops::elementwise::copy(to, from))
+        self.buffers.iter().zip(&other.buffers).try_for_each(|(to, from)| crate::tensor::copy(to, from))
     }
 }
 

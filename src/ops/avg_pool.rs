@@ -5,8 +5,7 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, pieces};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise::WG;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, WG};
 
 const SHADER: Shader = Shader { name: "avg_pool.wgsl", source: include_str!("../../shaders/avg_pool.wgsl") };
 

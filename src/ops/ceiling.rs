@@ -5,10 +5,9 @@ use std::time::Instant;
 
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise::{self, copy};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::profile::Ceiling;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, copy, scale};
 
 const SHADER: Shader = Shader { name: "ceiling.wgsl", source: include_str!("../../shaders/ceiling.wgsl") };
 const WG: u32 = 256;
@@ -37,7 +36,7 @@ fn multiply_add(out: &Tensor, seed: f32) -> Result<f64> {
         Device::Cpu(_) => {
             let n = CPU_SIDE;
             let square = |at: usize| out.slice(0, at * n * n..(at + 1) * n * n)?.reshape(&[n, n]);
-            elementwise::scale(&square(0)?, &square(1)?, seed)?;
+            scale(&square(0)?, &square(1)?, seed)?;
             let [a, b, c] = [0, 1, 2].map(|at| square(at).and_then(|t| Matrix::new(&t)));
             matmul(&a?, &b?, &c?, &Options::default())?;
             Ok(2.0 * (n as f64).powi(3))

@@ -5,12 +5,10 @@
 
 use crate::autograd::{InputGradient, Tape, Var};
 use crate::error::{Error, Result};
-use crate::ops::fill::fill;
 use crate::ops::linear::{LinearWeights, linear};
 use crate::ops::matmul::Force;
 use crate::ops::matmul::window::{Window, window_gradient, window_product};
-use crate::ops::strided_copy::strided_copy;
-use crate::tensor::{DType, Layout, Tensor};
+use crate::tensor::{DType, Layout, Tensor, fill, strided_copy};
 
 /// Images of one size, as rows `[images·height·width, channels]`, pixel by pixel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -12,10 +12,10 @@ use rayon::prelude::*;
 use crate::cpu::math;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::rows::{RowPlan, fours, long_plan, long_plans};
+use crate::ops::rows::{RowPlan, long_plan, long_plans};
 use crate::ops::sinkhorn::{TERM, Targets, inverse_temperature, over_temperature};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, fours};
 
 const SHADER: Shader =
     Shader { name: "cross_entropy.wgsl", source: include_str!("../../shaders/cross_entropy.wgsl") };

@@ -46,7 +46,7 @@ pub fn gather_rows(tape: &Tape, x: &Var, index: &Tensor) -> Result<Var> {
 pub fn narrow_rows(tape: &Tape, x: &Var, start: usize, count: usize) -> Result<Var> {
     let view = x.value().slice(0, start..start + count)?;
     Ok(tape.record("narrow_rows", [x], view, move |[dx], dy| {
-        dx.add_to(|dx| crate::ops::elementwise::add_assign(&dx.slice(0, start..start + count)?, &dy))
+        dx.add_to(|dx| crate::tensor::add_assign(&dx.slice(0, start..start + count)?, &dy))
     }))
 }
 

@@ -8,10 +8,9 @@ use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{SyncPtr, for_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise;
 use crate::ops::reduce::column_sum;
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Rows, Tensor, copy};
 
 const SHADER: Shader =
     Shader { name: "group_norm.wgsl", source: include_str!("../../shaders/group_norm.wgsl") };
@@ -373,7 +372,7 @@ pub fn group_norm(
         let mut dy = cotangent;
         if !dy.layout().is_contiguous() {
             let dense = Tensor::empty(dy.device(), dy.shape(), DType::F32)?;
-            elementwise::copy(&dense, &dy)?;
+            copy(&dense, &dy)?;
             dy = dense;
         }
         if let Some(y) = &saved {

@@ -5,9 +5,9 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, for_rows2, math};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::rows::{RowPlan, fours, plan, strip};
+use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Rows, Tensor, fours};
 
 const SHADER: Shader =
     Shader { name: "l2_normalize.wgsl", source: include_str!("../../shaders/l2_normalize.wgsl") };

@@ -10,10 +10,9 @@ use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
-use crate::ops::rows::{RowPlan, Team, fours, plan, strip, summing_teams};
-use crate::ops::{activation_types, half_define};
+use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Rows, Tensor, activation_types, fours, half_define};
 
 const SHADER: Shader =
     Shader { name: "layer_norm.wgsl", source: include_str!("../../shaders/layer_norm.wgsl") };
@@ -389,7 +388,7 @@ fn normalise(
     let y = Tensor::empty(device, &shape, x.value().dtype())?;
     let filled = move |y: &Tensor| if zeros > 0 { y.slice(0, 0..rows) } else { Ok(y.clone()) };
     if zeros > 0 {
-        crate::ops::fill::fill(&y.slice(0, rows..rows + zeros)?, 0)?;
+        crate::tensor::fill(&y.slice(0, rows..rows + zeros)?, 0)?;
     }
     let stats = Tensor::empty(device, &[rows, 2], DType::F32)?;
     let call =

@@ -43,7 +43,7 @@ impl LinearWeights {
             return Ok(Some(value.reshape(&[value.elements()])?));
         }
         let dense = Tensor::empty(value.device(), value.shape(), DType::F32)?;
-        crate::ops::elementwise::copy(&dense, value)?;
+        crate::tensor::copy(&dense, value)?;
         Ok(Some(dense.reshape(&[value.elements()])?))
     }
 

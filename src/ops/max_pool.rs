@@ -6,9 +6,8 @@ use crate::cpu::{for_rows, for_rows2};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::conv::MapShape;
-use crate::ops::elementwise::WG;
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Rows, Tensor, WG};
 
 const SHADER: Shader = Shader { name: "max_pool.wgsl", source: include_str!("../../shaders/max_pool.wgsl") };
 

@@ -6,9 +6,8 @@ use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::linear::{LinearWeights, linear};
-use crate::ops::{activation_types, half_define};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Rows, Tensor, activation_types, half_define};
 
 const SHADER: Shader =
     Shader { name: "patch_embed.wgsl", source: include_str!("../../shaders/patch_embed.wgsl") };

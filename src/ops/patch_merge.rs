@@ -5,12 +5,11 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows2, math, pieces, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise::{add_assign, copy};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::window_attention::MapGroup;
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Rows, Tensor, add_assign, copy};
 
 const SHADER: Shader =
     Shader { name: "patch_merge.wgsl", source: include_str!("../../shaders/patch_merge.wgsl") };

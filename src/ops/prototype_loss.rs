@@ -16,14 +16,12 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::cast::{convert, to_type};
 use crate::ops::cross_entropy::{CrossEntropy, NO_TARGET, RowTargets, row_table};
-use crate::ops::elementwise::WG;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::sinkhorn::{Targets, even_ranges};
 use crate::ops::weight_norm;
 use crate::profile;
-use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor};
+use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor, WG, convert, to_type};
 
 const SHADER: Shader =
     Shader { name: "prototype_loss.wgsl", source: include_str!("../../shaders/prototype_loss.wgsl") };

@@ -4,10 +4,8 @@
 use crate::cpu::reduce_columns;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::rows::fours;
-use crate::ops::{activation_types, half_define};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, activation_types, fours, half_define};
 
 const SHADER: Shader = Shader { name: "reduce.wgsl", source: include_str!("../../shaders/reduce.wgsl") };
 

@@ -8,10 +8,9 @@ use crate::cpu::{SyncPtr, for_rows, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
-use crate::ops::rows::{RowPlan, Team, fours, plan, strip, summing_teams};
-use crate::ops::{activation_types, half_define};
+use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, activation_types, fours, half_define};
 
 const SHADER: Shader = Shader { name: "residual.wgsl", source: include_str!("../../shaders/residual.wgsl") };
 /// Row blocks of the first stage of γ's gradient, where rows are too long to be kept.

@@ -5,7 +5,6 @@
 //! several after another, so that what all rows share is loaded once. Hardware wants many rows in flight.
 
 use crate::gpu::{Caps, Defines};
-use crate::tensor::{Rows, Tensor};
 
 /// Elements up to which an invocation handles a row alone.
 const SHORT: usize = 16;
@@ -110,7 +109,7 @@ fn sizes(caps: &Caps) -> impl Iterator<Item = u32> {
     software.into_iter().take(if caps.software { software.len() } else { 8 })
 }
 
-/// The plan for rows of `cols` elements, whose operands are `vec4` as [`fours`] has it.
+/// The plan for rows of `cols` elements, whose operands are `vec4` as [`fours`](crate::tensor::fours) has it.
 pub(crate) fn plan(cols: usize, vec4: bool, caps: &Caps) -> RowPlan {
     let team = match caps.fixed_subgroup_size() {
         _ if cols <= SHORT => Team::Alone(64),
@@ -137,13 +136,6 @@ pub(crate) fn long_plans(caps: &Caps) -> Vec<RowPlan> {
     let mut all = [plans(0), plans(usize::MAX)].concat();
     all.dedup();
     all
-}
-
-/// Whether rows, and vectors as long as a row, can be read four elements at a time.
-pub(crate) fn fours(rows: &[Rows], vectors: &[&Tensor]) -> bool {
-    let four = |n: usize| n.is_multiple_of(4);
-    rows.iter().all(|r| four(r.cols) && four(r.offset) && four(r.stride))
-        && vectors.iter().all(|t| four(t.layout().offset))
 }
 
 /// Rows that a team takes one after the other, so that there are at most `teams` teams. Depends on sizes alone.

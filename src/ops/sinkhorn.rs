@@ -17,13 +17,11 @@ use rayon::prelude::*;
 use crate::cpu::{SyncPtr, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise;
-use crate::ops::fill::fill;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
-use crate::ops::rows::{RowPlan, Team, fours, long_plan, long_plans};
+use crate::ops::rows::{RowPlan, Team, long_plan, long_plans};
 use crate::profile;
-use crate::tensor::{DType, Device, ELEMENT_BYTES, Rows, Tensor};
+use crate::tensor::{self, DType, Device, ELEMENT_BYTES, Rows, Tensor, fill, fours};
 
 const SHADER: Shader = Shader { name: "sinkhorn.wgsl", source: include_str!("../../shaders/sinkhorn.wgsl") };
 
@@ -489,7 +487,7 @@ pub fn centering(logits: Vec<Tensor>, center: &Tensor, temperature: f64) -> Resu
             format!("centre {center:?} of {} prototypes", targets.prototypes()),
         ));
     }
-    elementwise::scale(&targets.column_scale, center, (-1.0 / temperature) as f32)?;
+    tensor::scale(&targets.column_scale, center, (-1.0 / temperature) as f32)?;
     targets.row_pass()?;
     Ok(targets)
 }
@@ -501,11 +499,11 @@ pub fn update_center(center: &Tensor, logits: &[Tensor], momentum: f32) -> Resul
         return Ok(());
     }
     let moved = Tensor::empty(center.device(), center.shape(), DType::F32)?;
-    elementwise::scale(&moved, center, momentum)?;
+    tensor::scale(&moved, center, momentum)?;
     for chunk in logits {
         column_sum(chunk, &moved, (1.0 - momentum) / rows as f32, true)?;
     }
-    elementwise::copy(center, &moved)
+    tensor::copy(center, &moved)
 }
 
 /// Even ranges of `rows` rows of `prototypes` elements that `device` can bind as one tensor.

@@ -4,9 +4,9 @@ use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, math, pieces};
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
-use crate::ops::rows::{RowPlan, Team, fours, plan, strip};
+use crate::ops::rows::{RowPlan, Team, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, fours};
 
 const SHADER: Shader = Shader { name: "softmax.wgsl", source: include_str!("../../shaders/softmax.wgsl") };
 

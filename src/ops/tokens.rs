@@ -5,11 +5,9 @@ use crate::autograd::{InputGradient, Tape, Var};
 use crate::cpu::{SyncPtr, pieces};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise::{add_assign, copy};
 use crate::ops::reduce::column_sum;
-use crate::ops::{activation_types, half_define};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, activation_types, add_assign, copy, half_define};
 
 const SHADER: Shader = Shader { name: "tokens.wgsl", source: include_str!("../../shaders/tokens.wgsl") };
 const WG: u32 = 256;

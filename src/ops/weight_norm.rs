@@ -5,9 +5,9 @@ use crate::autograd::{InputGradient, Target};
 use crate::cpu::{for_rows2, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::rows::{RowPlan, fours, plan, strip};
+use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Rows, Tensor, fours};
 
 const SHADER: Shader =
     Shader { name: "weight_norm.wgsl", source: include_str!("../../shaders/weight_norm.wgsl") };

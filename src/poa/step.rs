@@ -7,8 +7,7 @@ use crate::data::batch::{Batch, GLOBAL, LOCAL, Masks};
 use crate::error::{Error, Result};
 use crate::models::backbone::{CropBatch, Token, Tokens};
 use crate::models::grid::Network;
-use crate::ops::cast::{cast, to_type};
-use crate::ops::elementwise::add_scaled;
+use crate::ops::cast::cast;
 use crate::ops::gather::narrow_rows;
 use crate::ops::koleo::koleo;
 use crate::ops::prototype_loss::{LossRows, PrototypeLoss, Segment, prototype_loss, scale_by};
@@ -19,7 +18,7 @@ use crate::poa::PoaModel;
 use crate::poa::losses::{HeadRecord, Part, RowCounts, StepRecord};
 use crate::poa::model::PoaHead;
 use crate::profile;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, add_scaled, to_type};
 
 /// Momentum of the centres in `centering` mode.
 const CENTER_MOMENTUM: f32 = 0.9;

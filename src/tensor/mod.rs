@@ -1,13 +1,26 @@
 //! Tensors: strided views over pooled device memory. Slicing, transposing and reshaping cost nothing; kernels
-//! receive offset and strides, so the slice of a parameter is read and written in place.
+//! receive offset and strides, so the slice of a parameter is read and written in place. What has no gradient of its own
+//! stands here too: filling, copies, addition, scaling, conversion.
 
+mod cast;
 mod device;
+mod elementwise;
+mod fill;
+mod kernels;
+mod launch;
 mod pending;
 mod storage;
+mod strided_copy;
 
-pub use device::{Device, DeviceChoice};
+pub use cast::{convert, to_type};
+pub use device::Device;
+pub(crate) use elementwise::Elementwise;
+pub use elementwise::{add_assign, add_scaled, copy, scale};
+pub use fill::fill;
+pub use kernels::kernels;
+pub(crate) use launch::{WG, activation_types, common_rows, flat_rows, fours, half_define};
 pub use pending::PendingRead;
-pub(crate) use storage::Storage;
+pub use strided_copy::strided_copy;
 
 use std::ops::Range;
 use std::rc::Rc;
@@ -15,6 +28,7 @@ use std::rc::Rc;
 use crate::error::{Error, Result};
 pub use crate::layout::{Layout, Rows};
 use crate::profile;
+use storage::Storage;
 
 /// Element type of a tensor.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -75,23 +89,16 @@ impl Tensor {
     pub fn empty(device: &Device, shape: &[usize], dtype: DType) -> Result<Self> {
         let layout = Layout::contiguous(shape);
         if !device.fences() {
-            let storage = Rc::new(device.allocate(layout.elements() * dtype.bytes())?);
+            let storage = Rc::new(Storage::new(device, layout.elements() * dtype.bytes())?);
             return Ok(Self { storage, layout, dtype });
         }
         let count = layout.elements() + 2 * FENCE;
-        let storage = Rc::new(device.allocate(count * dtype.bytes())?);
+        let storage = Rc::new(Storage::new(device, count * dtype.bytes())?);
         match dtype.bytes() {
             2 => storage.write_bytes(device, 0, bytemuck::cast_slice(&vec![POISON_HALF; count]))?,
             _ => storage.write_bytes(device, 0, bytemuck::cast_slice(&vec![POISON; count]))?,
         }
         Ok(Self { storage, layout: layout.shifted(FENCE), dtype })
-    }
-
-    /// A contiguous tensor of zeros.
-    pub fn zeros(device: &Device, shape: &[usize], dtype: DType) -> Result<Self> {
-        let tensor = Self::empty(device, shape, dtype)?;
-        crate::ops::fill::fill(&tensor, 0)?;
-        Ok(tensor)
     }
 
     /// Copies host data into a new contiguous tensor.

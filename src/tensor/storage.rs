@@ -11,14 +11,18 @@ pub(crate) struct Storage {
     memory: Option<Memory>,
 }
 
-pub(crate) enum Memory {
+enum Memory {
     Cpu(CpuBuffer),
     Gpu(GpuBuffer),
 }
 
 impl Storage {
-    pub(crate) fn new(device: Device, memory: Memory) -> Self {
-        Self { device, memory: Some(memory) }
+    pub(crate) fn new(device: &Device, bytes: usize) -> Result<Self> {
+        let memory = match device {
+            Device::Cpu(cpu) => Memory::Cpu(cpu.allocate(bytes)),
+            Device::Gpu(gpu) => Memory::Gpu(gpu.allocate(bytes)?),
+        };
+        Ok(Self { device: device.clone(), memory: Some(memory) })
     }
 
     pub(crate) fn device(&self) -> &Device {

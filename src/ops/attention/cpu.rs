@@ -3,7 +3,7 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::Call;
+use super::call::Call;
 use super::head::{Backward, Forward, Head, Sizes, take, with_scratch};
 use crate::cpu::simd::{LANES, padded};
 use crate::cpu::{SyncPtr, math};

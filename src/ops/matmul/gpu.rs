@@ -1,24 +1,11 @@
 //! The GPU path: from operands to a problem, its plan, parameters and one or two dispatches.
 
+use super::params::MatmulParams;
 use super::plan::COMBINE_WG;
 use super::{Axis, Ending, Epilogue, Force, Matrix, Options, Plan, Precision, Problem, Variant, plan};
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDevice, Params, params};
+use crate::gpu::{GpuDevice, Params};
 use crate::tensor::{DType, Rows, Tensor};
-
-params!(
-    /// 128 bytes, all that may travel with a dispatch.
-    MatmulParams {
-        m: u32, m_group: u32, a_m: u32, a_m_far: u32, c_m: u32, c_m_far: u32,
-        n: u32, n_group: u32, b_n: u32, b_n_far: u32, c_n: u32, c_n_far: u32,
-        k: u32, k_groups: u32, a_k: u32, a_k_far: u32, b_k: u32, b_k_far: u32,
-        a_offset: u32, b_offset: u32, c_offset: u32,
-        a_batch: u32, b_batch: u32, c_batch: u32,
-        batches: u32, parts: u32, k_part: u32,
-        alpha: f32,
-        bias_offset: u32, pre_offset: u32, pre_stride: u32,
-    }
-);
 
 /// One dimension of the product as its two operands lay it out, cut into common groups.
 #[derive(Clone, Copy)]

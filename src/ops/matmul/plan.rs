@@ -1,7 +1,6 @@
 //! Which kernel a product gets: one pure function of the problem and the adapter's capabilities.
 
-use super::gpu::MatmulParams;
-use super::window_gpu::WindowParams;
+use super::params::{MatmulParams, WindowParams};
 use crate::gpu::{Caps, Defines, Kernel, Shader};
 
 const TILED: Shader =
@@ -263,6 +262,15 @@ pub struct Plan {
     pub wide: bool,
     /// The epilogue.
     pub ending: Ending,
+}
+
+/// Takes a decision of the plan away from it, for tests and benchmarks.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Force {
+    /// The variant, one of [`variants`].
+    pub variant: Option<Variant>,
+    /// Into how many parts K is cut.
+    pub parts: Option<usize>,
 }
 
 /// Decides how `problem` is solved on an adapter with these capabilities.

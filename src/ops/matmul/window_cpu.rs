@@ -6,7 +6,7 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::window::Geometry;
+use super::geometry::Geometry;
 use crate::cpu::SyncPtr;
 use crate::error::Result;
 use crate::tensor::Tensor;

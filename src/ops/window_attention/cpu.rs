@@ -4,7 +4,7 @@
 use pulp::Arch;
 use rayon::prelude::*;
 
-use super::Call;
+use super::call::Call;
 use super::windows::ROW_BITS;
 use crate::autograd::Target;
 use crate::cpu::{SyncPtr, math};

@@ -1,14 +1,14 @@
 //! Window attention on a GPU: the three kernels of `window_attention.wgsl`, and the sums that follow.
 
-use super::{Call, Windows};
+use super::Windows;
+use super::call::Call;
 use crate::autograd::Target;
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::attention::{Pass, Plan, Problem, Variant, in_vectors, plans, vector_choices};
-use crate::ops::fill::fill;
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::summing_teams;
-use crate::tensor::{DType, Tensor};
+use crate::tensor::{DType, Tensor, fill};
 
 const ATTENTION: Shader =
     Shader { name: "window_attention.wgsl", source: include_str!("../../../shaders/window_attention.wgsl") };

@@ -3,10 +3,8 @@
 use crate::cpu::for_rows;
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise::{WG, flat_rows};
-use crate::ops::{activation_types, half_define};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, WG, activation_types, flat_rows, half_define};
 
 const SHADER: Shader = Shader { name: "fill.wgsl", source: include_str!("../../shaders/fill.wgsl") };
 
@@ -19,7 +17,7 @@ fn kernel(dtype: DType) -> Kernel {
 }
 
 /// All variants.
-pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
     activation_types(caps).map(kernel).collect()
 }
 
@@ -51,5 +49,14 @@ pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
             let kernel = kernel(t.dtype());
             gpu.dispatch(&kernel, &[t], &params, gpu.caps().grid((count as usize).div_ceil(WG as usize)))
         }
+    }
+}
+
+impl Tensor {
+    /// A contiguous tensor of zeros.
+    pub fn zeros(device: &Device, shape: &[usize], dtype: DType) -> Result<Self> {
+        let tensor = Self::empty(device, shape, dtype)?;
+        fill(&tensor, 0)?;
+        Ok(tensor)
     }
 }

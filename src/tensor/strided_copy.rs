@@ -3,9 +3,8 @@
 use crate::cpu::{SyncPtr, pieces};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
-use crate::ops::elementwise::WG;
 use crate::profile;
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, Tensor, WG};
 
 const SHADER: Shader =
     Shader { name: "strided_copy.wgsl", source: include_str!("../../shaders/strided_copy.wgsl") };
@@ -33,7 +32,7 @@ fn kernel() -> Kernel {
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
+pub(super) fn kernels(_: &Caps) -> Vec<Kernel> {
     vec![kernel()]
 }
 

@@ -1,0 +1,324 @@
+//! Which kernels attention gets: one pure function of the problem and the adapter's capabilities.
+
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Defines, Kernel, Shader, params};
+use crate::tensor::{DType, Rows, activation_types, fours, half_define};
+
+const SHADER: Shader =
+    Shader { name: "attention.wgsl", source: include_str!("../../../shaders/attention.wgsl") };
+
+const COOPERATIVE: Shader = Shader {
+    name: "attention_cooperative.wgsl",
+    source: include_str!("../../../shaders/attention_cooperative.wgsl"),
+};
+
+params!(AttentionParams {
+    heads: u32,
+    rows: u32,
+    qkv_offset: u32,
+    qkv_stride: u32,
+    out_offset: u32,
+    out_stride: u32,
+    dout_offset: u32,
+    dout_stride: u32,
+    dqkv_offset: u32,
+    dqkv_stride: u32,
+    saved_offset: u32,
+    end_0: u32,
+    end_1: u32,
+    end_2: u32,
+    end_3: u32,
+    first_0: u32,
+    first_1: u32,
+    first_2: u32,
+    first_3: u32,
+    length_0: u32,
+    length_1: u32,
+    length_2: u32,
+    length_3: u32,
+    scale: f32,
+});
+
+/// Groups of sequences that one dispatch takes.
+pub(super) const GROUPS: usize = 4;
+/// Chunks of eight elements that an invocation of a broadcast kernel keeps, and takes up in one step: llvmpipe compiles
+/// more for longer than a second. Of half precision, which is to be converted, three quarters.
+const UNROLLED_CHUNKS: u32 = 160;
+/// Largest head that the kernels take.
+const MAX_HEAD: usize = 128;
+
+/// `count` sequences of `length` rows, one after the other.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SequenceGroup {
+    /// Number of sequences.
+    pub count: usize,
+    /// Rows of each.
+    pub length: usize,
+}
+
+/// What is to be computed.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Problem {
+    /// The sequences.
+    pub groups: Vec<SequenceGroup>,
+    /// Heads.
+    pub heads: usize,
+    /// Elements of q, k and v of a head.
+    pub head_dim: usize,
+    /// Half precision, in rows that are read four elements at a time: what cooperative matrices take.
+    pub half: bool,
+}
+
+/// How the other side's rows reach an invocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Variant {
+    /// Through workgroup memory; any adapter.
+    Tiled,
+    /// Through subgroup broadcasts; subgroups of eight.
+    Broadcast,
+    /// Through workgroup memory, to subgroups of 32 that multiply small matrices as a whole (tensor cores), of half precision.
+    /// **Not yet run on hardware.**
+    Cooperative {
+        /// Side of the small matrices: 8 or 16.
+        fragment: u32,
+        /// Plain arithmetic in their place; see [`plain_plans`].
+        plain: bool,
+    },
+}
+
+/// A choice of kernels.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Plan {
+    /// How rows are shared.
+    pub variant: Variant,
+    /// Invocations in a workgroup.
+    pub lanes: u32,
+    /// Rows that an invocation owns; with cooperative matrices a subgroup owns as many as they have.
+    pub own: u32,
+    /// Rows of the other side that are in workgroup memory together.
+    pub tile: u32,
+    /// Rows of the other side that are handled together, of those.
+    pub step: u32,
+    /// Elements of a head.
+    pub head_dim: u32,
+}
+
+/// The kernels of attention, in windows or not.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(in crate::ops) enum Pass {
+    Forward,
+    BackwardQ,
+    BackwardKv,
+    /// Both backward passes at once: of windows alone, whose tokens are few enough for one workgroup.
+    Backward,
+}
+
+impl Pass {
+    pub(in crate::ops) const ALL: [Self; 3] = [Self::Forward, Self::BackwardQ, Self::BackwardKv];
+
+    /// Rows that an invocation keeps for every one it owns: operands and sums.
+    fn kept_rows(self) -> u32 {
+        match self {
+            Self::Forward => 2,
+            Self::BackwardQ => 3,
+            Self::BackwardKv | Self::Backward => 4,
+        }
+    }
+
+    /// Its entry point, and the flags that it is built with.
+    pub(in crate::ops) fn names(self) -> (&'static str, &'static [&'static str]) {
+        match self {
+            Self::Forward => ("forward", &["FORWARD"]),
+            Self::BackwardQ => ("backward_q", &["BACKWARD_Q", "SUMS_DS"]),
+            Self::BackwardKv => ("backward_kv", &["BACKWARD_KV", "Y_IS_DO"]),
+            Self::Backward => ("backward", &["BACKWARD", "Y_IS_DO", "SUMS_DS"]),
+        }
+    }
+}
+
+impl Plan {
+    fn tiled(head_dim: usize, lanes: u32) -> Self {
+        let tile = if head_dim <= 64 { 16 } else { 8 };
+        Self { variant: Variant::Tiled, lanes, own: 1, tile, step: 4, head_dim: head_dim as u32 }
+    }
+
+    fn broadcast(head_dim: usize, own: u32) -> Self {
+        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 0, step: 2, head_dim: head_dim as u32 }
+    }
+
+    /// On cooperative matrices, with as many subgroups as the adapter has workgroup memory for.
+    fn cooperative(head_dim: usize, fragment: u32, plain: bool, caps: &Caps) -> Option<Self> {
+        let variant = Variant::Cooperative { fragment, plain };
+        let tile = 32;
+        let plans = [4, 2, 1].map(|subgroups| Self {
+            variant,
+            lanes: 32 * subgroups,
+            own: 1,
+            tile,
+            step: tile,
+            head_dim: head_dim as u32,
+        });
+        let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
+        let runs = plain || (has && caps.cooperative.attention && caps.fixed_subgroup_size() == Some(32));
+        let possible = runs && caps.f16 && head_dim.is_multiple_of(16) && head_dim as u32 <= 8 * fragment;
+        let fits = |plan: &Self| plan.lanes <= caps.workgroup_size && plan.bytes() <= caps.workgroup_bytes;
+        plans.into_iter().find(|plan| possible && fits(plan))
+    }
+
+    /// Bytes of workgroup memory on cooperative matrices: those of backward_kv or of forward, see the shader.
+    fn bytes(&self) -> u32 {
+        let (rows, tile, head) = (self.rows() as u32, self.tile, self.head_dim);
+        let (staged, pairs) = (2 * head + 16, 2 * tile + 16);
+        let forward = (rows + 2 * tile) * staged + rows * pairs + rows * (4 * head.max(tile) + 16);
+        let backward = 2 * (rows + tile) * staged + 2 * rows * pairs + rows * (4 * tile + 16);
+        forward.max(backward)
+    }
+
+    /// The plan where rows are read in vectors or not: without, cooperative matrices are out of the question.
+    pub(super) fn where_read(&self, vec4: bool) -> Self {
+        match self.variant {
+            Variant::Cooperative { .. } if !vec4 => Self::tiled(self.head_dim as usize, 64),
+            _ => self.clone(),
+        }
+    }
+
+    /// The plan of one of the kernels. With broadcasts all rows that an invocation owns are code, which is to be compiled
+    /// within a second.
+    pub(in crate::ops) fn of(&self, pass: Pass, dtype: DType) -> Self {
+        let chunks = self.head_dim.div_ceil(8) * pass.kept_rows() * (self.step + 1);
+        let unrolled = UNROLLED_CHUNKS * if dtype == DType::F16 { 3 } else { 4 } / 4;
+        let most = match self.variant {
+            Variant::Tiled | Variant::Cooperative { .. } => self.own,
+            Variant::Broadcast => (unrolled / chunks).max(1),
+        };
+        let own = [4, 2, 1].into_iter().find(|own| *own <= self.own.min(most)).unwrap_or(1);
+        Self { own, ..self.clone() }
+    }
+
+    /// Rows of a workgroup.
+    pub(in crate::ops) fn rows(&self) -> usize {
+        match self.variant {
+            Variant::Cooperative { fragment, .. } => (self.lanes / 32 * fragment) as usize,
+            _ => (self.lanes * self.own) as usize,
+        }
+    }
+
+    /// Rows that workgroups handle although the sequences do not have them.
+    fn idle(&self, problem: &Problem) -> usize {
+        let idle = |g: &SequenceGroup| g.count * (g.length.next_multiple_of(self.rows()) - g.length);
+        problem.groups.iter().map(idle).sum()
+    }
+
+    pub(super) fn kernel(&self, pass: Pass, dtype: DType, vec4: bool) -> Kernel {
+        let (entry, flags) = pass.names();
+        let (shader, mut defines) = match self.variant {
+            Variant::Cooperative { fragment, plain } => {
+                let mut defines = vec![("FRAGMENT", fragment), ("FRAGMENTS", self.head_dim / fragment)];
+                defines.extend([
+                    ("SUBGROUPS", self.lanes / 32),
+                    ("TILE", self.tile),
+                    ("HEAD", self.head_dim),
+                ]);
+                defines.extend((fragment == 8).then_some(("EIGHT", 1)));
+                defines.extend(plain.then_some(("PLAIN", 1)));
+                (COOPERATIVE, defines)
+            }
+            _ => {
+                let mut defines = self.of(pass, dtype).defines(vec4);
+                defines.extend(half_define(dtype));
+                (SHADER, defines)
+            }
+        };
+        defines.extend(flags.iter().map(|flag| (*flag, 1)));
+        Kernel::new::<AttentionParams>(shader, entry, defines)
+    }
+
+    /// The constants that the plan stands for, where rows are read in vectors or not.
+    pub(in crate::ops) fn defines(&self, vec4: bool) -> Defines {
+        let mut defines = vec![("WG", self.lanes), ("OWN", self.own), ("STEP", self.step)];
+        defines.extend([("TILE", self.tile), ("HEAD", self.head_dim)]);
+        defines.extend((self.variant == Variant::Broadcast).then_some(("BROADCAST", 1)));
+        defines.extend((!self.head_dim.is_multiple_of(8)).then_some(("RAGGED", 1)));
+        defines.extend(vec4.then_some(("VEC4", 1)));
+        // a load of a vector for eight lanes has room for two such rows
+        let packed = self.variant == Variant::Broadcast && vec4 && self.head_dim <= 16;
+        defines.extend(packed.then_some(("PACKED", 1)));
+        defines
+    }
+}
+
+/// Whether heads of `head_dim` elements can be read four elements at a time in matrices of these rows.
+pub(in crate::ops) fn in_vectors(head_dim: usize, rows: &[Rows]) -> bool {
+    head_dim.is_multiple_of(8) && fours(rows, &[])
+}
+
+/// Whether kernels for such heads may be asked for that read vectors.
+pub(in crate::ops) fn vector_choices(head_dim: usize) -> &'static [bool] {
+    if head_dim.is_multiple_of(8) { &[false, true] } else { &[false] }
+}
+
+/// Every plan that an adapter with these capabilities can run, for tests and benchmarks.
+pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
+    let mut all: Vec<_> = [32, 64, 128].map(|lanes| Plan::tiled(problem.head_dim, lanes)).into();
+    if caps.fixed_subgroup_size() == Some(8) {
+        let chunks = problem.head_dim.div_ceil(8);
+        let own = [1, 2, 4].into_iter().filter(|own| *own == 1 || own * chunks <= 16);
+        all.extend(own.map(|own| Plan::broadcast(problem.head_dim, own as u32)));
+    }
+    if problem.half {
+        all.extend([16, 8].iter().filter_map(|&n| Plan::cooperative(problem.head_dim, n, false, caps)));
+    }
+    all
+}
+
+/// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on adapters without
+/// them: no plan has them.
+pub fn plain_plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
+    [16, 8].iter().filter_map(|&n| Plan::cooperative(problem.head_dim, n, true, caps)).collect()
+}
+
+/// The plan for a problem.
+pub fn plan(problem: &Problem, caps: &Caps) -> Result<Plan> {
+    if problem.head_dim == 0 || problem.head_dim > MAX_HEAD {
+        let text =
+            format!("heads of 1 to {MAX_HEAD} elements are supported on a GPU, got {}", problem.head_dim);
+        return Err(Error::shape("attention", text));
+    }
+    let candidates = plans(problem, caps);
+    let last_choice = |variant| match variant {
+        // the larger small matrices are the faster ones
+        Variant::Cooperative { fragment, .. } => 16 - fragment,
+        Variant::Broadcast if caps.software => 20,
+        Variant::Tiled => 30,
+        Variant::Broadcast => 40,
+    };
+    let rows: usize = problem.groups.iter().map(|g| g.count * g.length).sum();
+    // a row of the other side costs its arithmetic for every owned row, idle or not, and its loads once
+    let cost = |plan: &Plan| {
+        let shared = match plan.variant {
+            Variant::Tiled | Variant::Cooperative { .. } => plan.rows() / 8,
+            Variant::Broadcast => plan.own as usize,
+        };
+        (last_choice(plan.variant), (rows + plan.idle(problem)) * (shared + 1) * 64 / shared)
+    };
+    Ok(candidates.into_iter().min_by_key(cost).expect("there is always a plan"))
+}
+
+/// All variants.
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for head_dim in [4, 32, 64, 80, 128] {
+        let problem = Problem { groups: Vec::new(), heads: 1, head_dim, half: caps.f16 };
+        for plan in plans(&problem, caps) {
+            let cooperative = matches!(plan.variant, Variant::Cooperative { .. });
+            for dtype in activation_types(caps) {
+                for &vec4 in vector_choices(head_dim) {
+                    if !cooperative || (vec4 && dtype == DType::F16) {
+                        all.extend(Pass::ALL.map(|pass| plan.kernel(pass, dtype, vec4)));
+                    }
+                }
+            }
+        }
+    }
+    all
+}

@@ -1,0 +1,37 @@
+//! Opening a device.
+
+use std::rc::Rc;
+
+use super::{attention, matmul};
+use crate::error::Result;
+use crate::gpu::{self, Cooperative, DeviceChoice, GpuDevice};
+use crate::logging;
+use crate::tensor::Device;
+
+/// Opens the device that was asked for. An adapter's cooperative matrices are tried first; those that give wrong numbers
+/// are left unused, with a warning.
+pub fn open(choice: &DeviceChoice) -> Result<Device> {
+    match gpu::select(choice)? {
+        Some(adapter) => open_adapter(&adapter),
+        None => Ok(Device::cpu()),
+    }
+}
+
+fn open_adapter(adapter: &wgpu::Adapter) -> Result<Device> {
+    let open = |allowed| GpuDevice::open(adapter, allowed).map(Rc::new);
+    let gpu = open(Cooperative::ALL)?;
+    let device = Device::Gpu(gpu.clone());
+    let (mut works, mut failures) = matmul::self_test(&device, &gpu);
+    let of_attention = attention::self_test(&device, &gpu);
+    works.attention &= of_attention.is_empty();
+    failures.extend(of_attention);
+    drop(device);
+    if failures.is_empty() {
+        return Ok(Device::Gpu(gpu));
+    }
+    for failure in failures {
+        logging::warn(format_args!("warning: {} is left unused: {failure}", gpu.describe()));
+    }
+    drop(gpu);
+    open(works).map(Device::Gpu)
+}

@@ -1,0 +1,142 @@
+//! Addition in place, copies and scaling of matrices of contiguous rows. On a GPU operands may be of half precision, all of
+//! them.
+
+use crate::cpu::for_rows;
+use crate::error::Result;
+use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::profile;
+use crate::tensor::{DType, Device, Rows, Tensor, WG, activation_types, common_rows, fours, half_define};
+
+const SHADER: Shader =
+    Shader { name: "elementwise.wgsl", source: include_str!("../../shaders/elementwise.wgsl") };
+
+params!(ElementwiseParams {
+    count: u32,
+    cols: u32,
+    out_offset: u32,
+    out_stride: u32,
+    a_offset: u32,
+    a_stride: u32,
+    b_offset: u32,
+    b_stride: u32,
+    scale: f32,
+});
+
+/// A computation of `elementwise.wgsl` from operands a and, where it is binary, b.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Elementwise {
+    /// The entry point.
+    pub entry: &'static str,
+    /// Whether there is an operand b.
+    pub binary: bool,
+}
+
+/// out += scale·a
+const ADD_SCALED: Elementwise = Elementwise { entry: "add_scaled", binary: false };
+/// out = scale·a
+const SCALE: Elementwise = Elementwise { entry: "scale", binary: false };
+
+/// All variants.
+pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
+    [ADD_SCALED, SCALE].iter().flat_map(|of| of.kernels(caps)).collect()
+}
+
+impl Elementwise {
+    fn kernel(self, dtype: DType, vec4: bool, flat: bool) -> Kernel {
+        let mut defines = vec![("WG", WG)];
+        defines.extend(vec4.then_some(("VEC4", 1)));
+        defines.extend(flat.then_some(("FLAT", 1)));
+        defines.extend(self.binary.then_some(("BINARY", 1)));
+        defines.extend(half_define(dtype));
+        Kernel::new::<ElementwiseParams>(SHADER, self.entry, defines)
+    }
+
+    /// All variants of one computation.
+    pub(crate) fn kernels(self, caps: &Caps) -> Vec<Kernel> {
+        let kinds = [(false, false), (false, true), (true, false), (true, true)];
+        let of = |dtype| kinds.map(|(vec4, flat)| self.kernel(dtype, vec4, flat));
+        activation_types(caps).flat_map(of).collect()
+    }
+
+    /// Runs it on operands of one shape. On the CPU `each(out, a, b)` does so for pieces of rows.
+    pub(crate) fn run(
+        self,
+        out: &Tensor,
+        a: &Tensor,
+        b: Option<&Tensor>,
+        scale: f32,
+        each: impl Fn(&mut [f32], &[f32], &[f32]) + Sync,
+    ) -> Result<()> {
+        let _span = profile::operation(self.entry);
+        let [o, ra, rb] = common_rows(self.entry, [out, a, b.unwrap_or(a)])?;
+        match out.device() {
+            Device::Cpu(_) => {
+                // long single rows are cut so that all cores take part
+                let piece = |r: Rows| match r.rows {
+                    1 => r.cols.clamp(1, 8192),
+                    _ => r.cols,
+                };
+                let width = piece(o);
+                let (xa, xb) = (a.cpu::<f32>(), b.unwrap_or(a).cpu::<f32>());
+                let each = |r: usize, start: usize, y: &mut [f32]| {
+                    let xa = &xa[r * ra.stride + start..][..y.len()];
+                    let xb = &xb[r * rb.stride + start..][..y.len()];
+                    each(y, xa, xb);
+                };
+                let all = out.cpu_mut::<f32>();
+                if o.rows == 1 {
+                    let whole = o.cols / width;
+                    let (head, tail) = all.split_at_mut(whole * width);
+                    let view = Rows { offset: 0, rows: whole, cols: width, stride: width };
+                    for_rows(head, view, |r, y| each(0, r * width, y));
+                    each(0, whole * width, tail);
+                } else {
+                    for_rows(all, o, |r, y| each(r, 0, y));
+                }
+                Ok(())
+            }
+            Device::Gpu(gpu) => {
+                let count = o.rows * o.cols;
+                let params = ElementwiseParams {
+                    count: count as u32,
+                    cols: o.cols as u32,
+                    out_offset: o.offset as u32,
+                    out_stride: o.stride as u32,
+                    a_offset: ra.offset as u32,
+                    a_stride: ra.stride as u32,
+                    b_offset: rb.offset as u32,
+                    b_stride: rb.stride as u32,
+                    scale,
+                };
+                let vec4 = fours(&[o, ra, rb], &[]);
+                let units = if vec4 { count / 4 } else { count };
+                let grid = gpu.caps().grid(units.div_ceil(WG as usize));
+                let mut tensors = vec![out, a];
+                tensors.extend(b);
+                gpu.dispatch(&self.kernel(out.dtype(), vec4, o.rows == 1), &tensors, &params, grid)
+            }
+        }
+    }
+}
+
+/// `out += a`
+pub fn add_assign(out: &Tensor, a: &Tensor) -> Result<()> {
+    add_scaled(out, a, 1.0)
+}
+
+/// `out += scale·a`
+pub fn add_scaled(out: &Tensor, a: &Tensor, scale: f32) -> Result<()> {
+    let each = |y: &mut [f32], a: &[f32], _: &[f32]| y.iter_mut().zip(a).for_each(|(y, a)| *y += scale * a);
+    ADD_SCALED.run(out, a, None, scale, each)
+}
+
+/// `out = a`
+pub fn copy(out: &Tensor, a: &Tensor) -> Result<()> {
+    scale(out, a, 1.0)
+}
+
+/// `out = scale·a`
+pub fn scale(out: &Tensor, a: &Tensor, scale: f32) -> Result<()> {
+    let each = |y: &mut [f32], a: &[f32], _: &[f32]| y.iter_mut().zip(a).for_each(|(y, a)| *y = scale * a);
+    SCALE.run(out, a, None, scale, each)
+}
