@@ -5,6 +5,7 @@
 
 pub mod autograd;
 pub mod bench;
+pub mod checks;
 pub mod cli;
 mod cpu;
 pub mod data;

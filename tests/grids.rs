@@ -4,10 +4,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use poa_gpu::models::grid::{DrawCycle, ElasticGrid, Network, block_ids};
-use poa_gpu::models::resnet::{ResNetSizes, resnet_grid};
-use poa_gpu::models::swin::{SwinSizes, swin_grid};
-use poa_gpu::models::vit::vit_grid;
-use poa_gpu::recipes::Config;
+use poa_gpu::models::resnet::{self, resnet_grid};
+use poa_gpu::models::swin::{self, swin_grid};
+use poa_gpu::models::vit::{self, vit_grid};
 use serde_json::{Value, json};
 
 fn fixture(path: &str) -> Value {
@@ -19,17 +18,15 @@ fn size(config: &Value, key: &str) -> usize {
     config[key].as_u64().unwrap_or_else(|| panic!("{key}")) as usize
 }
 
-fn stages(config: &Value, key: &str) -> [usize; 4] {
-    serde_json::from_value(config[key].clone()).unwrap()
+/// A family's settings from a record, which must say each of these keys.
+fn settings<T: serde::de::DeserializeOwned>(record: &Value, keys: &[&str]) -> T {
+    let said = keys.iter().map(|key| (key.to_string(), record[*key].clone()));
+    serde_json::from_value(Value::Object(said.collect())).unwrap()
 }
 
-fn vit_of(student: &Value) -> poa_gpu::recipes::Student {
-    let mut config = Config::default();
+fn vit_of(student: &Value) -> vit::Settings {
     let keys = ["min_embed_dim", "max_embed_dim", "min_depth", "max_depth", "head_dim", "width_interval"];
-    let keys = keys.iter().chain(&["depth_interval", "net_select_scale"]);
-    let overrides: Vec<String> = keys.map(|key| format!("student.{key}={}", student[*key])).collect();
-    config.apply(&overrides).unwrap();
-    config.student
+    settings(student, &[&keys[..], &["depth_interval", "net_select_scale"]].concat())
 }
 
 fn compare(record: &Value, grid: &ElasticGrid, as_json: impl Fn(Network) -> Value) {
@@ -44,35 +41,19 @@ fn compare(record: &Value, grid: &ElasticGrid, as_json: impl Fn(Network) -> Valu
 fn grids_equal_the_record() {
     let record = fixture("elastic/grids.json");
     let grid = vit_grid(&vit_of(&record["vit"]["config"])).unwrap();
-    assert_eq!(grid, vit_grid(&Config::default().student).unwrap());
+    assert_eq!(grid, vit_grid(&vit::Settings::default()).unwrap());
     assert_eq!((grid.entries().len(), grid.places()), (143, 573));
     compare(&record["vit"], &grid, |n| json!([n.width, n.depth]));
 
-    let c = &record["swin"]["config"];
-    let swin = SwinSizes {
-        min_embed_dim: size(c, "min_embed_dim"),
-        max_embed_dim: size(c, "max_embed_dim"),
-        min_s3_depth: size(c, "min_s3_depth"),
-        max_depths: stages(c, "max_depths"),
-        head_dim: size(c, "head_dim"),
-        width_interval: size(c, "width_interval"),
-        depth_interval: size(c, "depth_interval"),
-        net_select_scale: c["net_select_scale"].as_f64().unwrap(),
-    };
+    let keys = ["min_embed_dim", "max_embed_dim", "min_s3_depth", "max_depths", "head_dim"];
+    let steps = ["width_interval", "depth_interval", "net_select_scale"];
+    let swin: swin::Settings = settings(&record["swin"]["config"], &[&keys[..], &steps].concat());
     let grid = swin_grid(&swin).unwrap();
     assert_eq!((grid.entries().len(), grid.places()), (39, 89));
     compare(&record["swin"], &grid, |n| json!([n.width, n.depth]));
 
-    let c = &record["resnet"]["config"];
-    let resnet = ResNetSizes {
-        min_depths: stages(c, "min_depths"),
-        max_depths: stages(c, "max_depths"),
-        base_channels: size(c, "base_channels"),
-        num_gn_groups: size(c, "num_gn_groups"),
-        width_interval: size(c, "width_interval"),
-        depth_interval: size(c, "depth_interval"),
-        net_select_scale: c["net_select_scale"].as_f64().unwrap(),
-    };
+    let keys = ["min_depths", "max_depths", "base_channels", "num_gn_groups"];
+    let resnet: resnet::Settings = settings(&record["resnet"]["config"], &[&keys[..], &steps].concat());
     let grid = resnet_grid(&resnet).unwrap();
     assert_eq!((grid.entries().len(), grid.places()), (465, 699));
     let widths = |n: Network| [1, 2, 4, 8].map(|factor| factor * n.width);
@@ -109,7 +90,7 @@ fn block_ids_equal_the_record() {
 
 #[test]
 fn a_cycle_draws_every_place_but_the_last_once() {
-    let grid = vit_grid(&Config::default().student).unwrap();
+    let grid = vit_grid(&vit::Settings::default()).unwrap();
     let cycle = grid.cycle();
     let draws = DrawCycle::new(grid.clone(), 7);
     let mut orders = Vec::new();
@@ -142,11 +123,11 @@ const PINNED: [usize; 6] = [208, 66, 28, 293, 546, 110];
 
 #[test]
 fn a_grid_of_one_draws_the_intact_network() {
-    let mut config = Config::default();
-    config
-        .apply(&["student.min_embed_dim=1024", "student.min_depth=24", "student.net_select_scale=1"])
-        .unwrap();
-    let draws = DrawCycle::new(vit_grid(&config.student).unwrap(), 0);
+    let mut one = vit::Settings::default();
+    one.attention.min_embed_dim = one.attention.max_embed_dim;
+    one.min_depth = one.max_depth;
+    one.elastic.net_select_scale = 1.0;
+    let draws = DrawCycle::new(vit_grid(&one).unwrap(), 0);
     assert_eq!(draws.grid().places(), 1);
     assert_eq!(draws.network_at(5), draws.grid().intact());
 }

@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
 use half::f16;
-use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::files::checkpoint::Checkpoint;
 use poa_gpu::gpu::DeviceChoice;
@@ -34,7 +33,7 @@ fn gpu() -> Device {
 }
 
 fn batches(config: &Config) -> impl Iterator<Item = Batch> {
-    let mut loader = Loader::new(data::open("shapes").unwrap(), loader_config(config).unwrap()).unwrap();
+    let mut loader = Loader::new(data::open("shapes").unwrap(), config.loader().unwrap()).unwrap();
     std::iter::from_fn(move || Some(loader.next().unwrap()))
 }
 

@@ -4,9 +4,15 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use poa_gpu::cli::args::{Cli, Command};
+use poa_gpu::data::settings::Blur;
 use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::models::Student;
 use poa_gpu::optim::schedules::Schedules;
-use poa_gpu::recipes::{Blur, Centering, Config, KoleoMix, ScalingRule};
+use poa_gpu::optim::settings::ScalingRule;
+use poa_gpu::poa::schedules::TeacherSchedules;
+use poa_gpu::poa::settings::{Centering, KoleoMix};
+use poa_gpu::recipes::Config;
+
 use poa_gpu::train::metrics::{MetricsLog, TrainLog, history, number, timestamp};
 use poa_gpu::train::progress::{Progress, Shown, readable};
 use poa_gpu::train::run_folder::RunFolder;
@@ -78,14 +84,15 @@ fn overrides_take_toml_or_plain_text() {
     assert_eq!(config.optim.epochs, 7);
     assert_eq!(config.optim.base_lr, 1.0);
     assert_eq!(config.optim.lr, 64.0 / 1024.0);
-    assert_eq!(config.dino.head_n_prototypes, [16, 32]);
+    assert_eq!(config.dino.heads.head_n_prototypes, [16, 32]);
     assert_eq!(config.dino.koleo, KoleoMix::Sum);
     assert_eq!(config.crops.blur, Blur::Code);
     assert_eq!(config.crops.blur.probabilities(), [0.0, 0.9, 0.5]);
-    assert_eq!(config.train.centering, Centering::Centering);
+    assert_eq!(config.step.centering, Centering::Centering);
     assert_eq!(config.optim.scaling_rule, ScalingRule::Linear);
     assert_eq!(config.data.spec, "17");
-    assert!(!config.student.drop_path_uniform);
+    let Student::Vit(student) = &config.student else { panic!("the demo is a ViT") };
+    assert!(!student.drop_path_uniform);
 }
 
 #[test]
@@ -122,7 +129,6 @@ fn wrong_types_say_what_is_expected() {
 
 #[test]
 fn impossible_values_name_one_that_works() {
-    fails("student.arch=swin_dynamic", &["`crops.global_crops_size`", "multiple of"]);
     fails("student.arch=vit", &["`student.arch`", "vit_dynamic", "swin_dynamic", "resnet_dynamic"]);
     fails("student.max_embed_dim=100", &["`student.max_embed_dim`", "student.head_dim", "112"]);
     fails("student.min_embed_dim=112", &["`student.min_embed_dim`", "96"]);
@@ -159,6 +165,149 @@ fn impossible_values_name_one_that_works() {
 }
 
 #[test]
+fn keys_of_another_family_are_refused() {
+    fails("student.window_size=8", &["`student.window_size`", "swin_dynamic", "vit_dynamic", "leave it out"]);
+    fails("student.max_depths=[1, 1, 3, 1]", &["`student.max_depths`", "swin_dynamic and resnet_dynamic"]);
+    fails("student.window_size=-1", &["`student.window_size`", "0 or more"]);
+    fails("student.windowsize=8", &["did you mean `student.window_size`"]);
+    // what says nothing may stand: the default, and 0
+    demo(&["student.window_size=7", "student.ibot_scale_factor=0"]).unwrap();
+    let error = demo(&["student.arch=swin_dynamic"]).unwrap_err();
+    for key in ["`student.min_depth`", "`student.max_depth`", "`student.layerscale`"] {
+        assert!(error.contains(key), "the demo's {key} is not a Swin's: {error}");
+    }
+    let mut config = Config::load("demo_resnet", &["student.drop_path_rate=0.0".into()]).unwrap();
+    config.resolve(1).unwrap();
+    let error = Config::load("demo_resnet", &["student.qkv_bias=false".into()]).unwrap_err().to_string();
+    assert!(error.contains("`student.qkv_bias`") && error.contains("resnet_dynamic"), "{error}");
+}
+
+#[test]
+fn heads_that_no_kernel_takes_are_refused() {
+    let wide = |head: usize| {
+        let sizes = [("head_dim", head), ("min_embed_dim", head), ("max_embed_dim", 2 * head)];
+        demo(&sizes.map(|(key, value)| format!("student.{key}={value}")).each_ref().map(String::as_str))
+    };
+    wide(128).unwrap();
+    let error = wide(192).unwrap_err();
+    assert!(error.contains("`student.head_dim`") && error.contains("1 to 128"), "{error}");
+}
+
+#[test]
+fn all_that_is_wrong_is_named_at_once() {
+    let error = demo(&["optim.epochs=ten", "optim.lrr=1", "student.window_size=8"]).unwrap_err();
+    assert!(error.starts_with("3 settings are wrong:"), "{error}");
+    for text in ["`optim.epochs` must be a whole number", "`optim.lrr`", "`student.window_size`"] {
+        assert!(error.contains(text), "{error}");
+    }
+    let error = demo(&["student.head_dim=0", "dino.student_temp=0", "optim.epochs=0"]).unwrap_err();
+    assert!(error.starts_with("3 settings are wrong:") && error.lines().count() == 4, "{error}");
+}
+
+#[test]
+fn a_configuration_that_an_earlier_version_stored_loads() {
+    let text = include_str!("recipes/stored.toml");
+    let mut config = Config::from_stored(text, Path::new("config.toml")).unwrap();
+    config.resolve(1).unwrap();
+    let Student::Swin(student) = &config.student else { panic!("a Swin was stored") };
+    assert_eq!((student.window_size, student.max_depths), (4, [1, 1, 3, 1]));
+    // as bytes, what it always was
+    assert_eq!(config.step.prototype_chunk_bytes, 4096);
+    assert_eq!(config.optim.lr, 0.002);
+    // what it holds of other families is not written again
+    let again = config.to_toml().unwrap();
+    assert!(!again.contains("layerscale") && again.contains("window_size = 4"), "{again}");
+    assert_eq!(Config::from_toml(&again, Path::new("again")).unwrap(), config);
+    // as a recipe of one's own it says too much: a Swin that drops paths uniformly, and a chunk in another unit
+    let error = Config::from_toml(text, Path::new("mine.toml")).unwrap_err().to_string();
+    assert!(error.contains("`student.drop_path_uniform`") && error.contains("2 settings"), "{error}");
+    assert!(error.contains("`train.prototype_chunk_bytes`") && error.contains("bytes of logits"), "{error}");
+    let text = text.replace("drop_path_uniform = false", "drop_path_uniform = true");
+    let text = text.replace("prototype_chunk = 4096", "prototype_chunk = 0");
+    assert_eq!(Config::from_toml(&text, Path::new("mine.toml")).unwrap().student, config.student);
+}
+
+/// Section and name of every key in a recipe's text, and the line before it.
+fn keys(text: &str) -> Vec<(String, String, String)> {
+    let (mut section, mut before, mut all) = (String::new(), String::new(), Vec::new());
+    for line in text.lines() {
+        if let Some(name) = line.strip_prefix('[') {
+            section = name.trim_end_matches(']').to_string();
+        } else if let Some((key, _)) = line.split_once(" = ")
+            && key.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+        {
+            all.push((section.clone(), key.to_string(), before.clone()));
+        }
+        before = line.to_string();
+    }
+    all
+}
+
+#[test]
+fn the_default_recipe_says_every_key_and_what_it_means() {
+    let text = Config::default_recipe().unwrap();
+    assert_eq!(Config::from_toml(&text, Path::new("default")).unwrap(), Config::default());
+    // keys of other backbones are comments
+    let whole: String =
+        text.lines().map(|line| format!("{}\n", line.strip_prefix("# ").unwrap_or(line))).collect();
+    let printed = keys(&whole);
+    for (section, key, before) in &printed {
+        assert!(before.starts_with("# ") || key == "arch", "{section}.{key} has no comment: {before}");
+    }
+    let said = |section: &str, key: &str| printed.iter().any(|(s, k, _)| s == section && k == key);
+    for family in Student::families() {
+        let config = Config { student: family, ..Config::default() };
+        for (section, key, _) in keys(&config.to_toml().unwrap()) {
+            assert!(said(&section, &key), "{section}.{key} is not printed");
+        }
+    }
+    assert!(printed.len() > 90, "{}", printed.len());
+}
+
+/// The text of the Rust files under a folder, without their tests and the functions that check ranges.
+fn sources(dir: &Path, text: &mut String) {
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            sources(&path, text);
+        } else if path.extension().is_some_and(|ending| ending == "rs") {
+            let file = std::fs::read_to_string(&path).unwrap();
+            let file = file.split("#[cfg(test)]").next().unwrap();
+            let mut checks = false;
+            for line in file.lines() {
+                checks |= line.trim_start().starts_with("pub fn check") || line.starts_with("    fn check");
+                if !checks {
+                    text.push_str(line);
+                    text.push('\n');
+                }
+                checks &= line != "    }";
+            }
+        }
+    }
+}
+
+#[test]
+fn every_key_is_read_somewhere() {
+    /// Keys of the official recipe that can have one value alone, which a check demands.
+    const FIXED: [&str; 4] = ["qkv_bias", "proj_bias", "ffn_bias", "head_nlayers"];
+    let mut text = String::new();
+    sources(&Path::new(env!("CARGO_MANIFEST_DIR")).join("src"), &mut text);
+    let whole = Config::default_recipe().unwrap().replace("\n# ", "\n");
+    for (section, key, _) in keys(&whole) {
+        let field = if key == "OFFICIAL_EPOCH_LENGTH" { "epoch_length" } else { &key };
+        let access = format!(".{field}");
+        let ends = |rest: &str| !rest.starts_with(|c: char| c.is_alphanumeric() || c == '_');
+        let read = text.split(&access).skip(1).any(ends);
+        assert!(read || key == "arch" || FIXED.contains(&field), "{section}.{key} is read nowhere");
+    }
+    for key in FIXED {
+        let setting =
+            if key == "head_nlayers" { "dino.head_nlayers=2".into() } else { format!("student.{key}=false") };
+        assert!(demo(&[&setting]).unwrap_err().contains("must be"), "{setting}");
+    }
+}
+
+#[test]
 fn files_are_named_in_errors() {
     let dir = scratch("files");
     let path = dir.join("mine.toml");
@@ -185,14 +334,15 @@ fn fewer_steps_run_the_whole_recipe() {
     let config = demo(&["train.total_steps=100"]).unwrap();
     assert_eq!(config.total_steps(), 100);
     assert_eq!(config.steps_of_epochs(1), 10);
-    let schedules = Schedules::new(&config);
+    let schedules = Schedules::new(&config.optim, &config.length());
     assert_eq!(schedules.lr(0), 0.0);
     assert_eq!(schedules.lr(9), config.optim.lr);
     assert!(schedules.lr(99) < 0.05 * config.optim.lr);
     for steps in ["train.total_steps=1", "train.total_steps=3"] {
         let config = demo(&[steps]).unwrap();
-        let schedules = Schedules::new(&config);
-        assert!((0..5).all(|t| schedules.lr(t).is_finite() && schedules.teacher_temp(t) > 0.0));
+        let schedules = Schedules::new(&config.optim, &config.length());
+        let teacher = TeacherSchedules::new(&config);
+        assert!((0..5).all(|t| schedules.lr(t).is_finite() && teacher.temp(t) > 0.0));
         assert_eq!(config.checkpoint_period(), 1);
     }
 }

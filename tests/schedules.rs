@@ -5,6 +5,7 @@ use std::path::Path;
 use poa_gpu::models::{resnet, swin, vit};
 use poa_gpu::optim::groups::{LayerRule, param_group};
 use poa_gpu::optim::schedules::Schedules;
+use poa_gpu::poa::schedules::TeacherSchedules;
 use poa_gpu::recipes::Config;
 use serde_json::Value;
 
@@ -22,15 +23,16 @@ fn schedules_equal_the_record() {
     assert_eq!(c["lr"].as_f64().unwrap(), config.optim.lr);
     assert_eq!(c["epochs"].as_u64().unwrap() as usize, config.optim.epochs);
     assert_eq!(c["iter_num_scale"].as_f64().unwrap(), config.optim.iter_num_scale);
-    let schedules = Schedules::new(&config);
+    let schedules = Schedules::new(&config.optim, &config.length());
+    let teacher = TeacherSchedules::new(&config);
     let iterations = record["iterations"].as_array().unwrap();
     assert_eq!(iterations.len(), 14);
     let curves: [(&str, &dyn Fn(usize) -> f64); 5] = [
         ("lr", &|t| schedules.lr(t)),
         ("last_layer_lr", &|t| schedules.last_layer_lr(t)),
         ("weight_decay", &|t| schedules.weight_decay(t)),
-        ("teacher_momentum", &|t| schedules.teacher_momentum(t)),
-        ("teacher_temp", &|t| schedules.teacher_temp(t)),
+        ("teacher_momentum", &|t| teacher.momentum(t)),
+        ("teacher_temp", &|t| teacher.temp(t)),
     ];
     for (name, curve) in curves {
         for (t, expected) in iterations.iter().zip(record[name].as_array().unwrap()) {
@@ -48,10 +50,11 @@ fn schedules_equal_the_record() {
 fn schedules_without_warm_up_stay_finite() {
     let mut config = Config::recipe("bench_tiny").unwrap();
     config.resolve(1).unwrap();
-    let schedules = Schedules::new(&config);
+    let schedules = Schedules::new(&config.optim, &config.length());
+    let teacher = TeacherSchedules::new(&config);
     assert_eq!(schedules.lr(0), config.optim.lr);
     assert_eq!(schedules.last_layer_lr(0), config.optim.lr);
-    assert_eq!(schedules.teacher_temp(0), config.teacher.teacher_temp);
+    assert_eq!(teacher.temp(0), config.teacher.teacher_temp);
     assert_eq!(schedules.lr(1_000_000), config.optim.min_lr);
 }
 

@@ -6,7 +6,6 @@ use std::sync::atomic::AtomicBool;
 
 use poa_gpu::Result;
 use poa_gpu::data::batch::GLOBAL;
-use poa_gpu::data::settings::loader_config;
 use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::models::encoder::Encoder;
@@ -49,7 +48,7 @@ fn lines(path: &Path) -> Vec<serde_json::Value> {
 }
 
 fn batch(config: &Config) -> Batch {
-    Loader::new(data::open("shapes").unwrap(), loader_config(config).unwrap()).unwrap().next().unwrap()
+    Loader::new(data::open("shapes").unwrap(), config.loader().unwrap()).unwrap().next().unwrap()
 }
 
 fn step(model: &PoaModel, batch: &Batch, network: Network) -> Result<LossReport> {

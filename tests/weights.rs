@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 use poa_gpu::files::checkpoint::CheckpointWriter;
 use poa_gpu::files::tensor_file::TensorFile;
 use poa_gpu::files::tensor_writer::{TensorSpec, write_tensors};
-use poa_gpu::models::backbone::{self, Backbone};
+use poa_gpu::models::Student;
+use poa_gpu::models::backbone::Backbone;
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::{ElasticGrid, Network, block_ids};
 use poa_gpu::models::plain::{Format, PlainName, corner};
 use poa_gpu::models::resnet::{ResNet, ResNetShape};
 use poa_gpu::models::swin::{Swin, SwinShape};
-use poa_gpu::models::vit::{Vit, VitSizes, vit_grid, vit_specs};
+use poa_gpu::models::vit::{self, Vit, VitSizes, vit_grid, vit_specs};
 use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use poa_gpu::ops::position::bicubic_matrix;
-use poa_gpu::recipes::{Config, Student};
+use poa_gpu::recipes::Config;
 use poa_gpu::tensor::{Device, Tensor};
 use poa_gpu::verify::Fixture;
 use poa_gpu::weights::extract::Extraction;
@@ -32,22 +33,16 @@ fn scratch(name: &str) -> PathBuf {
 
 /// Sizes of the recorded run.
 fn recorded() -> VitSizes {
-    let student = Student {
-        patch_size: 8,
-        min_embed_dim: 16,
-        max_embed_dim: 48,
-        min_depth: 2,
-        max_depth: 4,
-        head_dim: 16,
-        layerscale: 0.1,
-        ..Default::default()
-    };
-    VitSizes::from_config(&student, 32)
+    let mut student = vit::Settings { min_depth: 2, max_depth: 4, layerscale: 0.1, ..Default::default() };
+    student.elastic.patch_size = 8;
+    let attention = &mut student.attention;
+    (attention.min_embed_dim, attention.max_embed_dim, attention.head_dim) = (16, 48, 16);
+    VitSizes::from_settings(&student, 32)
 }
 
 /// A ViT of these sizes.
 fn vit(sizes: &VitSizes) -> Vit {
-    Vit::new(sizes.clone(), vit_grid(&Student::default()).unwrap())
+    Vit::new(sizes.clone(), vit_grid(&vit::Settings::default()).unwrap())
 }
 
 fn record(kind: &str) -> PathBuf {
@@ -59,7 +54,7 @@ fn recorded_config(kind: &str) -> Config {
 }
 
 fn recorded_backbone(kind: &str) -> Box<dyn Backbone> {
-    backbone::open(&recorded_config(kind)).unwrap()
+    recorded_config(kind).backbone().unwrap()
 }
 
 fn recorded_teacher(kind: &str) -> TensorFile {
@@ -279,7 +274,7 @@ fn a_teacher_that_does_not_fit_is_refused_by_name() {
 /// timm's counts of `vit_{small,base,large}_patch16_224` with `num_classes=0` and `init_values`.
 #[test]
 fn costs_equal_known_counts() {
-    let sizes = VitSizes::from_config(&Student::default(), 224);
+    let sizes = VitSizes::from_settings(&vit::Settings::default(), 224);
     for (width, depth, parameters, gmacs) in
         [(384, 12, 21_674_880, 4.608), (768, 12, 85_817_088, 17.582), (1024, 24, 303_350_784, 61.555)]
     {
@@ -297,7 +292,7 @@ fn costs_equal_known_counts() {
 /// operations by PyTorch's `FlopCounterMode` over the latter's two.
 #[test]
 fn costs_of_swins_equal_known_counts() {
-    let swin = backbone::open(&Config::recipe("swin_ee1200").unwrap()).unwrap();
+    let swin = Config::recipe("swin_ee1200").unwrap().backbone().unwrap();
     for (width, depth, parameters, flops) in [(96, 6, 27_544_308, 8.989), (128, 18, 86_806_768, 30.860)] {
         let found = swin.cost(network(width, depth));
         assert_eq!(found.parameters, parameters);
@@ -307,7 +302,7 @@ fn costs_of_swins_equal_known_counts() {
 
 #[test]
 fn networks_are_chosen_by_name() {
-    let grid = vit_grid(&Student::default()).unwrap();
+    let grid = vit_grid(&vit::Settings::default()).unwrap();
     let chosen = choose(&grid, &["small,base", "large 384x12", "intact"]).unwrap();
     assert_eq!(chosen, [network(384, 12), network(768, 12), network(1024, 24)]);
     assert_eq!(choose(&grid, &["all"]).unwrap().len(), 143);
@@ -317,8 +312,8 @@ fn networks_are_chosen_by_name() {
     assert!(problem(&grid, "smal").contains("the nearest is small;"));
     assert!(problem(&grid, "largest").contains("the nearest is large;"));
     assert!(problem(&grid, " ,").contains("no sub-network is named"));
-    let mut student = Student { min_embed_dim: 64, max_embed_dim: 384, ..Default::default() };
-    (student.min_depth, student.max_depth) = (6, 12);
+    let mut student = vit::Settings { min_depth: 6, max_depth: 12, ..Default::default() };
+    (student.attention.min_embed_dim, student.attention.max_embed_dim) = (64, 384);
     let grid = vit_grid(&student).unwrap();
     assert_eq!(choose(&grid, &["small"]).unwrap(), [network(384, 12)]);
     let text = problem(&grid, "base");
@@ -618,17 +613,11 @@ fn a_swin_is_cut_renumbered_and_put_in_the_order_of_timm() {
 /// The plain network that a sub-network becomes, as an engine of its own that has nothing elastic about it.
 fn plain_backbone(kind: &str, of: Network) -> Box<dyn Backbone> {
     let config = recorded_config(kind);
-    let grid = recorded_backbone(kind).grid().clone();
-    match kind {
-        "vit" => {
-            let sizes = VitSizes::from_config(&config.student, config.crops.global_crops_size);
-            Box::new(Vit::new(sizes.plain(of), grid))
-        }
-        "swin" => {
-            let shape = SwinShape::from_config(&config.student, config.crops.global_crops_size);
-            Box::new(Swin::new(shape.plain(of), grid))
-        }
-        _ => Box::new(ResNet::new(ResNetShape::from_config(&config).plain(of), grid)),
+    let (grid, image) = (recorded_backbone(kind).grid().clone(), config.crops.global_crops_size);
+    match &config.student {
+        Student::Vit(s) => Box::new(Vit::new(VitSizes::from_settings(s, image).plain(of), grid)),
+        Student::Swin(s) => Box::new(Swin::new(SwinShape::from_settings(s, image).plain(of), grid)),
+        Student::ResNet(s) => Box::new(ResNet::new(ResNetShape::from_settings(s, image).plain(of), grid)),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Attention over sequences, and inside windows of maps.
 
+use super::harness::{Bench, Ready, Sink, close, wrong};
 use super::products::{operand_types, single};
-use super::{Bench, Ready, Sink, close, wrong};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::ops::attention::{self, Plan, SequenceGroup, attention, attention_planned};

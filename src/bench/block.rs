@@ -4,7 +4,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Bench, Ready, Sink, wrong};
+use super::harness::{Bench, Ready, Sink, wrong};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::NORM_EPS;

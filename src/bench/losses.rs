@@ -1,6 +1,6 @@
 //! The losses over prototypes: targets by Sinkhorn-Knopp, cross-entropy with all its gradients.
 
-use super::{Bench, Ready, Sink, close, wrong};
+use super::harness::{Bench, Ready, Sink, close, wrong};
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::ops::prototype_loss::{LossRow, LossRows, PrototypeLoss, Segment, prototype_loss};

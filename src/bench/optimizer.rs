@@ -1,6 +1,6 @@
 //! The pass over all parameters: norms, clipping, AdamW, the teacher's moving average.
 
-use super::{Bench, Ready, Sink, close};
+use super::harness::{Bench, Ready, Sink, close};
 use crate::autograd::Tape;
 use crate::error::Result;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};

@@ -1,6 +1,6 @@
 //! Products by shape and by variant, and convolutions.
 
-use super::{Bench, Ready, Sink, close};
+use super::harness::{Bench, Ready, Sink, close};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::ops::conv::{Conv, MapShape, conv2d};

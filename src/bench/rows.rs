@@ -1,6 +1,6 @@
 //! What goes over rows once and does little arithmetic: norms, softmax, GELU, residual additions.
 
-use super::{Bench, Ready, Sink, close};
+use super::harness::{Bench, Ready, Sink, close};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::ops::gelu::{gelu_backward, gelu_forward};

@@ -3,8 +3,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use super::{Bench, Event, Ready, Sink, wrong};
-use crate::data::settings::loader_config;
+use super::harness::{Bench, Event, Ready, Sink, wrong};
 use crate::data::{self, Loader};
 use crate::error::{Error, Result};
 use crate::optim::adamw::StepSettings;
@@ -70,14 +69,14 @@ fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
     let mut model = PoaModel::new(&config, &bench.device, 0)?;
     let network = model
         .grid
-        .named(&config.student.fixed_network)
+        .named(&config.student.elastic().fixed_network)
         .map_err(|e| Error::config("student.fixed_network", e))?;
     let source = data::open(&config.data.spec)?;
-    let batch = Loader::new(source, loader_config(&config)?)?.next()?;
+    let batch = Loader::new(source, config.loader()?)?.next()?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let settings =
         StepSettings { lr: 1e-4, last_layer_lr: 1e-4, weight_decay: 0.04, teacher_momentum: 0.992 };
-    let weights = LossWeights::from_config(&config);
+    let weights = LossWeights::of(&config);
     let record = std::rc::Rc::new(std::cell::Cell::new(None));
     let last = record.clone();
     Ready::new(

@@ -3,7 +3,6 @@
 use clap::Args;
 
 use crate::error::Result;
-use crate::models::backbone;
 use crate::recipes::Config;
 
 /// Arguments of `config`.
@@ -27,7 +26,7 @@ pub struct ConfigArgs {
 
 pub(super) fn run(args: &ConfigArgs) -> Result<()> {
     if args.print_default {
-        say!("{}", Config::default_recipe().trim_end());
+        say!("{}", Config::default_recipe()?.trim_end());
         return Ok(());
     }
     let (source, settings) = match (&args.check, args.settings.split_first()) {
@@ -41,7 +40,7 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         say!("{}", config.to_toml()?.trim_end());
         return Ok(());
     }
-    let backbone = backbone::open(&config)?;
+    let backbone = config.backbone()?;
     let grid = backbone.grid();
     let c = &config.crops;
     say!("{source} is valid");
@@ -54,7 +53,7 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         c.local_crops_number,
         c.local_crops_size
     );
-    say!("  prototypes        {:?}", config.dino.head_n_prototypes);
+    say!("  prototypes        {:?}", config.dino.heads.head_n_prototypes);
     let minutes = match config.train.saveckp_minutes {
         0 => String::new(),
         minutes => format!(", and every {minutes} minutes"),

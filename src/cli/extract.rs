@@ -6,7 +6,6 @@ use clap::Args;
 
 use crate::error::{Error, Result};
 use crate::files::checkpoint;
-use crate::models::backbone;
 use crate::models::plain::Format;
 use crate::train::save::{TEACHER, config_of};
 use crate::weights::extract::Extraction;
@@ -42,7 +41,7 @@ pub struct ExtractArgs {
 pub(super) fn run(args: &ExtractArgs) -> Result<()> {
     let checkpoint = checkpoint::find(&args.checkpoint)?;
     let config = config_of(&checkpoint)?;
-    let backbone = backbone::open(&config)?;
+    let backbone = config.backbone()?;
     let grid = backbone.grid();
     if args.list {
         say!(

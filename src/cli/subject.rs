@@ -52,7 +52,7 @@ impl SubjectArgs {
 
 /// The images' side that was asked for, or the one the teacher was trained with.
 pub(super) fn image_size(asked: Option<usize>, teacher: &Teacher) -> Result<usize> {
-    let patch = teacher.config.student.patch_size;
+    let patch = teacher.config.student.elastic().patch_size;
     let size = asked.unwrap_or(teacher.config.crops.global_crops_size);
     match size >= patch && size.is_multiple_of(patch) && size <= 4096 {
         true => Ok(size),

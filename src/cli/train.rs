@@ -19,7 +19,10 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         None => None,
         Some(dir) => {
             let folder = RunFolder::open(&dir)?;
-            let stored = Config::load(&folder.config().display().to_string(), &[])?;
+            let path = folder.config();
+            let text = std::fs::read_to_string(&path)
+                .map_err(|e| Error::file(&path, format!("cannot be read: {e}")))?;
+            let stored = Config::from_stored(&text, &path)?;
             Some((folder, stored))
         }
     };

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
-use crate::data::loader::LoaderConfig;
+use crate::data::loader_config::LoaderConfig;
 use crate::data::source::Source;
 use crate::error::Result;
 

@@ -9,33 +9,14 @@ use std::time::{Duration, Instant};
 use image::RgbImage;
 
 use crate::data::assembly::Assembly;
-use crate::data::augment::{CropConfig, Scratch, View, apply_into, draw};
+use crate::data::augment::{Scratch, View, apply_into, draw};
 use crate::data::bad_samples::{BadKind, BadSample, BadSamples, Fault};
 use crate::data::batch::Batch;
-use crate::data::masks::MaskConfig;
+use crate::data::loader_config::LoaderConfig;
 use crate::data::order::{Order, Pick};
 use crate::data::rng::{Purpose, stream};
 use crate::data::source::Source;
 use crate::error::{Error, Result};
-
-/// What the loader makes.
-#[derive(Clone, Debug)]
-pub struct LoaderConfig {
-    /// Images a batch, B.
-    pub batch: usize,
-    /// The seed of order, crops and masks.
-    pub seed: u64,
-    /// Worker threads; 0 makes every batch in [`Loader::next`] itself.
-    pub threads: usize,
-    /// Batches made ahead.
-    pub prefetch: usize,
-    /// The crops of every image.
-    pub crops: CropConfig,
-    /// The masks of the global crops.
-    pub masks: MaskConfig,
-    /// The first step to make: where a resumed run goes on.
-    pub start_step: u64,
-}
 
 /// An endless sequence of batches, the same bits for any number of threads.
 pub struct Loader {

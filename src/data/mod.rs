@@ -1,7 +1,8 @@
 //! From images in files (or the embedded data set) to training batches.
 //!
 //! ```text
-//! source.rs    what a data set is; `open("folder:DIR")`, `open("shapes")`, ...; train and held-out parts
+//! source.rs    what a data set is; its train and held-out parts
+//! registry.rs  the kinds: `open("folder:DIR")`, `open("shapes")`, ...
 //!   folder.rs  images under a folder                list.rs    paths and labels in a text file
 //!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
@@ -13,7 +14,7 @@
 //! order.rs     which images make up which step
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
 //! loader.rs    worker threads           assembly.rs  the batch they write to
-//! settings.rs  what the loader makes for a configuration
+//! settings.rs  the sections of a recipe; loader_config.rs  what the loader is told
 //! rng.rs       the random stream of every purpose
 //! ```
 //! Every random choice follows from (seed, epoch, index) or (seed, step) alone, so a batch has the same bits for any
@@ -32,8 +33,10 @@ pub mod folder;
 mod labels;
 pub mod list;
 pub mod loader;
+pub mod loader_config;
 pub mod masks;
 pub mod order;
+pub mod registry;
 mod resize;
 pub mod rng;
 pub mod settings;
@@ -45,6 +48,8 @@ pub mod webdataset;
 pub use augment::{BlurProbabilities, Choices, Crop, CropConfig, Jitter, View, apply, draw, evaluation_view};
 pub use bad_samples::{BadKind, BadSample};
 pub use batch::{Batch, CropGroup, Masks};
-pub use loader::{Loader, LoaderConfig};
+pub use loader::Loader;
+pub use loader_config::LoaderConfig;
 pub use masks::MaskConfig;
-pub use source::{HeldOut, Source, open, split};
+pub use registry::open;
+pub use source::{HeldOut, Source, split};

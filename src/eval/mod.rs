@@ -8,6 +8,7 @@ pub mod linear;
 mod pass;
 mod pca;
 pub mod probe;
+pub mod settings;
 pub mod visualize;
 
 pub use images::LabelledImages;

@@ -1,17 +1,15 @@
-//! What trainer, evaluation and extraction know of a backbone. A new one is a folder with what implements this,
-//! and its entry in `FAMILIES`.
+//! What trainer, evaluation and extraction know of a backbone. A new one is a folder with its settings and
+//! what implements this, and its arms in `registry.rs`.
 
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
 use crate::data::CropGroup;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
-use crate::models::{resnet, swin, vit};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::optim::groups::LayerRule;
-use crate::recipes::{Config, Precision};
 use crate::tensor::{Device, Tensor};
 
 /// Crops of one size that go through a network together.
@@ -146,68 +144,4 @@ pub trait Backbone {
 
     /// How a plain network in a format has the parameter of this official name, if it does.
     fn plain_name(&self, official: &str, format: Format) -> Option<PlainName>;
-}
-
-/// A kind of backbone.
-struct Family {
-    /// Its name as `student.arch`.
-    name: &'static str,
-    /// Checks the sizes that a config asks for.
-    validate: fn(&Config) -> Result<()>,
-    /// Whether all its operations take activations of half precision.
-    mixed_precision: bool,
-    open: fn(&Config) -> Result<Box<dyn Backbone>>,
-}
-
-/// All kinds.
-const FAMILIES: [Family; 3] = [
-    Family {
-        name: "vit_dynamic",
-        validate: vit::validate,
-        mixed_precision: true,
-        open: |config| Ok(Box::new(vit::Vit::from_config(config)?)),
-    },
-    Family {
-        name: "swin_dynamic",
-        validate: swin::validate,
-        mixed_precision: false,
-        open: |config| Ok(Box::new(swin::Swin::from_config(config)?)),
-    },
-    Family {
-        name: "resnet_dynamic",
-        validate: resnet::validate,
-        mixed_precision: false,
-        open: |config| Ok(Box::new(resnet::ResNet::from_config(config)?)),
-    },
-];
-
-/// What `student.arch` can be.
-pub fn names() -> impl Iterator<Item = &'static str> {
-    FAMILIES.iter().map(|family| family.name)
-}
-
-/// Checks the sizes of the backbone that a config asks for, and whether it can be trained in the precision asked for.
-pub fn validate(config: &Config) -> Result<()> {
-    let family = family(config)?;
-    if config.train.precision == Precision::Mixed && !family.mixed_precision {
-        let problem = format!("is \"mixed\", which `{}` cannot do yet; it must be \"f32\"", family.name);
-        return Err(Error::config("train.precision", problem));
-    }
-    (family.validate)(config)
-}
-
-/// The backbone that a config asks for.
-pub fn open(config: &Config) -> Result<Box<dyn Backbone>> {
-    (family(config)?.open)(config)
-}
-
-fn family(config: &Config) -> Result<&'static Family> {
-    let arch = &config.student.arch;
-    FAMILIES.iter().find(|family| family.name == arch).ok_or_else(|| {
-        let known: Vec<String> = names().map(|name| format!("\"{name}\"")).collect();
-        Error::config(
-            "student.arch",
-            format!("`{arch}` is no backbone; it must be one of {}", known.join(", ")),
-        )
-    })
 }

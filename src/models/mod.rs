@@ -4,6 +4,10 @@ pub mod backbone;
 pub mod encoder;
 pub mod grid;
 pub mod plain;
+pub mod registry;
 pub mod resnet;
+pub mod settings;
 pub mod swin;
 pub mod vit;
+
+pub use registry::Student;

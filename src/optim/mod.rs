@@ -4,4 +4,5 @@ pub mod adamw;
 pub mod groups;
 pub mod loss_scale;
 pub mod schedules;
+pub mod settings;
 pub mod sgd;

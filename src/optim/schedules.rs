@@ -1,4 +1,4 @@
-//! Learning rate, weight decay, teacher momentum and teacher temperature as functions of the step alone.
+//! Learning rate and weight decay as functions of the step alone, and the curves that they are made of.
 //!
 //! Warm-ups are numpy's `linspace` with both ends included. The cosines are laid out over more steps than the run
 //! has (`optim.iter_num_scale`) and cut at its end. Source: the official POA recipe, whose values at 14 steps are
@@ -6,23 +6,24 @@
 
 use std::f64::consts::PI;
 
-use crate::recipes::Config;
+use crate::optim::settings::{Length, Optim};
 
 /// A straight warm-up followed by half a cosine.
 #[derive(Debug, Clone, Copy, PartialEq)]
-struct Cosine {
+pub struct Cosine {
     /// Value where the cosine starts, and the end of the warm-up from 0.
-    base: f64,
+    pub base: f64,
     /// Value where the cosine ends.
-    end: f64,
+    pub end: f64,
     /// Steps of the warm-up.
-    warmup: usize,
+    pub warmup: usize,
     /// Step at which the cosine ends.
-    layout: usize,
+    pub layout: usize,
 }
 
 impl Cosine {
-    fn at(&self, step: usize) -> f64 {
+    /// The value at a step.
+    pub fn at(&self, step: usize) -> f64 {
         if step < self.warmup {
             return line(0.0, self.base, self.warmup, step);
         }
@@ -35,7 +36,7 @@ impl Cosine {
 }
 
 /// Entry `i` of numpy's `linspace(start, stop, n)`, for `i < n`.
-fn line(start: f64, stop: f64, n: usize, i: usize) -> f64 {
+pub fn line(start: f64, stop: f64, n: usize, i: usize) -> f64 {
     match n {
         0 | 1 => start,
         _ if i + 1 == n => stop,
@@ -43,32 +44,22 @@ fn line(start: f64, stop: f64, n: usize, i: usize) -> f64 {
     }
 }
 
-/// The values that move during a run. Steps count from 0.
+/// The values of the optimiser that move during a run. Steps count from 0.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Schedules {
     lr: Cosine,
     weight_decay: Cosine,
-    momentum: Cosine,
-    first_temp: f64,
-    temp: f64,
-    temp_warmup: usize,
     frozen: usize,
 }
 
 impl Schedules {
-    /// The schedules of a configuration whose learning rate is resolved.
-    pub fn new(config: &Config) -> Self {
-        let (o, t) = (&config.optim, &config.teacher);
-        let layout = (config.total_steps() as f64 / o.iter_num_scale) as usize;
-        let cosine = |base, end, warmup| Cosine { base, end, warmup, layout };
+    /// The schedules of a run of this length, with a learning rate that is resolved.
+    pub fn new(o: &Optim, length: &Length) -> Self {
+        let layout = o.layout(length);
         Self {
-            lr: cosine(o.lr, o.min_lr, config.steps_of_epochs(o.warmup_epochs)),
-            weight_decay: cosine(o.weight_decay, o.weight_decay_end, 0),
-            momentum: cosine(t.momentum_teacher, t.final_momentum_teacher, 0),
-            first_temp: t.warmup_teacher_temp,
-            temp: t.teacher_temp,
-            temp_warmup: config.steps_of_epochs(t.warmup_teacher_temp_epochs),
-            frozen: config.steps_of_epochs(o.freeze_last_layer_epochs),
+            lr: Cosine { base: o.lr, end: o.min_lr, warmup: length.steps_of_epochs(o.warmup_epochs), layout },
+            weight_decay: Cosine { base: o.weight_decay, end: o.weight_decay_end, warmup: 0, layout },
+            frozen: length.steps_of_epochs(o.freeze_last_layer_epochs),
         }
     }
 
@@ -85,18 +76,5 @@ impl Schedules {
     /// Weight decay, before the multiplier of a parameter.
     pub fn weight_decay(&self, step: usize) -> f64 {
         self.weight_decay.at(step)
-    }
-
-    /// Share of the old teacher in the moving average.
-    pub fn teacher_momentum(&self, step: usize) -> f64 {
-        self.momentum.at(step)
-    }
-
-    /// Temperature of the teacher's targets.
-    pub fn teacher_temp(&self, step: usize) -> f64 {
-        match step < self.temp_warmup {
-            true => line(self.first_temp, self.temp, self.temp_warmup, step),
-            false => self.temp,
-        }
     }
 }

@@ -8,7 +8,7 @@
 use crate::error::Result;
 use crate::ops::cross_entropy::NO_TARGET;
 use crate::ops::prototype_loss::{HeadLoss, LossRow, LossRows};
-use crate::recipes::{Config, KoleoMix};
+use crate::poa::settings::{KoleoMix, Settings};
 use crate::tensor::{Device, Tensor};
 
 /// Weights of the losses.
@@ -25,17 +25,18 @@ pub struct LossWeights {
 }
 
 impl LossWeights {
-    /// The weights of a config.
-    pub fn from_config(config: &Config) -> Self {
-        let share = match config.dino.koleo {
+    /// The weights that settings say.
+    pub fn of(settings: &Settings) -> Self {
+        let dino = &settings.dino;
+        let share = match dino.koleo {
             KoleoMix::Half => 0.5,
             KoleoMix::Sum => 1.0,
         };
         Self {
-            lambda: config.dino.lambda_ie,
-            dino: config.dino.loss_weight,
-            ibot: config.ibot.loss_weight,
-            koleo: config.dino.koleo_loss_weight * share,
+            lambda: dino.lambda_ie,
+            dino: dino.loss_weight,
+            ibot: settings.ibot.loss_weight,
+            koleo: dino.koleo_loss_weight * share,
         }
     }
 }

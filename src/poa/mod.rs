@@ -2,7 +2,10 @@
 
 pub mod losses;
 pub mod model;
+pub mod schedules;
+pub mod settings;
 pub mod step;
 
 pub use model::PoaModel;
+pub use settings::Settings;
 pub use step::StepInputs;

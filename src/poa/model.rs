@@ -4,15 +4,15 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::error::Result;
-use crate::models::backbone::{self, Backbone};
+use crate::models::backbone::Backbone;
 use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
 use crate::nn::head::{HeadSizes, ProjectionHead};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
-use crate::optim::adamw::{AdamW, AdamWConfig, Multipliers};
+use crate::optim::adamw::{AdamW, Multipliers};
 use crate::optim::groups::{LayerRule, param_group};
 use crate::poa::losses::{LossWeights, Part};
-use crate::recipes::{Centering, Config, Precision};
+use crate::poa::settings::{Centering, Heads, Precision, Settings};
 use crate::tensor::{DType, Device, Tensor};
 
 /// A head, the rows it sees, and its centres where targets are centred.
@@ -25,9 +25,9 @@ pub struct PoaHead {
     pub centers: Option<[Tensor; 2]>,
 }
 
-/// Settings of the losses that do not change during a run.
+/// What a step computes with that does not change during a run.
 #[derive(Clone, Debug, PartialEq)]
-pub struct PoaSettings {
+pub struct StepConstants {
     /// Weights.
     pub weights: LossWeights,
     /// τs.
@@ -61,15 +61,15 @@ pub struct PoaModel {
     /// AdamW.
     pub optimizer: AdamW,
     /// Settings of the losses.
-    pub settings: PoaSettings,
+    pub settings: StepConstants,
 }
 
 impl PoaModel {
-    /// A model for a resolved config with weights drawn from `seed`; the teacher starts as a copy of the student.
-    pub fn new(config: &Config, device: &Device, seed: u64) -> Result<Self> {
-        let backbone = backbone::open(config)?;
+    /// A model for resolved settings with weights drawn from `seed`; the teacher starts as a copy of the student.
+    pub fn new(settings: &Settings, device: &Device, seed: u64) -> Result<Self> {
+        let backbone = settings.backbone()?;
         let grid = backbone.grid().clone();
-        let heads = heads(config, backbone.feature_width(grid.intact()), device)?;
+        let heads = heads(settings, backbone.feature_width(grid.intact()), device)?;
         let mut specs = backbone.specs();
         // the official order: every head's MLP, then its prototypes, module by module
         for head in &heads {
@@ -81,26 +81,16 @@ impl PoaModel {
         let values = FlatBuffers::initialised(&layout, device, &mut rng)?;
         let teacher = FlatBuffers::zeros(&layout, device)?;
         teacher.copy_from(&values)?;
-        let o = &config.optim;
-        let optimizer = AdamW::new(
-            &layout,
-            device,
-            AdamWConfig {
-                beta1: o.adamw_beta1,
-                beta2: o.adamw_beta2,
-                eps: o.adamw_eps,
-                clip_grad: o.clip_grad,
-            },
-            multipliers(&specs, &backbone.layer_rule(), config),
-        )?;
+        let multipliers = multipliers(&specs, &backbone.layer_rule(), settings);
+        let mut optimizer = AdamW::new(&layout, device, settings.optim.adamw(), multipliers)?;
         let exact_teacher = Parameters::frozen(teacher.clone());
         let (mut student, mut teacher) = (Parameters::trained(values)?, Parameters::frozen(teacher));
-        let mut optimizer = optimizer;
-        if config.train.precision == Precision::Mixed && why_single(device).is_none() {
+        if settings.step.precision == Precision::Mixed && why_single(device).is_none() {
             (student, teacher) = (student.with_halves()?, teacher.with_halves()?);
             let halves = [&student, &teacher].map(|p| p.halves().expect("just made").clone());
             optimizer = optimizer.with_mixed_precision(halves)?;
         }
+        let step = &settings.step;
         Ok(Self {
             device: device.clone(),
             grid,
@@ -110,13 +100,13 @@ impl PoaModel {
             teacher,
             exact_teacher,
             optimizer,
-            settings: PoaSettings {
-                weights: LossWeights::from_config(config),
-                student_temp: config.dino.student_temp,
-                sinkhorn_iterations: config.dino.sinkhorn_iterations,
-                logits_budget: (config.train.prototype_chunk > 0).then_some(config.train.prototype_chunk),
-                locals: config.crops.local_crops_number,
-                checkpoint_blocks: config.train.checkpoint_blocks,
+            settings: StepConstants {
+                weights: LossWeights::of(settings),
+                student_temp: settings.dino.student_temp,
+                sinkhorn_iterations: settings.dino.sinkhorn_iterations,
+                logits_budget: (step.prototype_chunk_bytes > 0).then_some(step.prototype_chunk_bytes),
+                locals: settings.crops.local_crops_number,
+                checkpoint_blocks: step.checkpoint_blocks,
             },
         })
     }
@@ -144,32 +134,31 @@ pub fn why_single(device: &Device) -> Option<String> {
     }
 }
 
-fn heads(config: &Config, input: usize, device: &Device) -> Result<Vec<PoaHead>> {
-    let (dino, ibot) = (&config.dino, &config.ibot);
-    let make = |module: &str, part: Part, prototypes: &[usize], hidden: usize, bottleneck: usize| {
+fn heads(settings: &Settings, input: usize, device: &Device) -> Result<Vec<PoaHead>> {
+    let (dino, ibot) = (&settings.dino, &settings.ibot);
+    let make = |module: &str, part: Part, heads: &Heads| {
+        let (hidden, bottleneck) = (heads.head_hidden_dim, heads.head_bottleneck_dim);
         let head = |(index, &prototypes): (usize, &usize)| {
             let sizes = HeadSizes { input, hidden, bottleneck, prototypes };
             let center = || Tensor::zeros(device, &[prototypes], DType::F32);
-            let centers = match config.train.centering {
+            let centers = match settings.step.centering {
                 Centering::Centering => Some([center()?, center()?]),
                 Centering::SinkhornKnopp => None,
             };
             Ok(PoaHead { projection: ProjectionHead { module: module.into(), index, sizes }, part, centers })
         };
-        prototypes.iter().enumerate().map(head).collect::<Result<Vec<_>>>()
+        heads.head_n_prototypes.iter().enumerate().map(head).collect::<Result<Vec<_>>>()
     };
     let part = if ibot.separate_head { Part::Cls } else { Part::All };
-    let mut all =
-        make("dino_head", part, &dino.head_n_prototypes, dino.head_hidden_dim, dino.head_bottleneck_dim)?;
+    let mut all = make("dino_head", part, &dino.heads)?;
     if ibot.separate_head {
-        let (hidden, bottleneck) = (ibot.head_hidden_dim, ibot.head_bottleneck_dim);
-        all.extend(make("ibot_head", Part::Masked, &ibot.head_n_prototypes, hidden, bottleneck)?);
+        all.extend(make("ibot_head", Part::Masked, &ibot.heads)?);
     }
     Ok(all)
 }
 
-fn multipliers(specs: &[ParameterSpec], rule: &LayerRule, config: &Config) -> Vec<Multipliers> {
-    let o = &config.optim;
+fn multipliers(specs: &[ParameterSpec], rule: &LayerRule, settings: &Settings) -> Vec<Multipliers> {
+    let o = &settings.optim;
     specs
         .iter()
         .map(|s| param_group(&s.name, rule, o.layerwise_decay, o.patch_embed_lr_mult))

@@ -10,4 +10,5 @@ pub mod progress;
 pub mod reports;
 pub mod run_folder;
 pub mod save;
+pub mod settings;
 pub mod trainer;

@@ -51,7 +51,7 @@ impl StepNumbers {
             ("skipped".into(), json!(self.skipped)),
             ("images".into(), json!(seen)),
             ("epoch".into(), number(epoch)),
-            ("effective_epoch".into(), number(epoch * config.effective_epochs_per_epoch())),
+            ("effective_epoch".into(), number(epoch * config.crops.effective_epochs_per_epoch())),
         ];
         all.extend(self.loss_scale.map(|scale| ("loss_scale".into(), number(scale))));
         all.extend(self.losses.components.iter().map(|(name, v)| (name.clone(), number(*v))));

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::files::checkpoint::{self, Checkpoint, CheckpointWriter};
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::TensorSpec;
-use crate::models::backbone::{self, Backbone};
+use crate::models::backbone::Backbone;
 use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
@@ -127,7 +127,7 @@ fn fill(buffers: &FlatBuffers, file: &TensorFile, prefix: &str) -> Result<()> {
 
 /// The configuration that a checkpoint was made with.
 pub fn config_of(checkpoint: &Checkpoint) -> Result<Config> {
-    Config::from_toml(&checkpoint.text(CONFIG)?, &checkpoint.dir().join(CONFIG))
+    Config::from_stored(&checkpoint.text(CONFIG)?, &checkpoint.dir().join(CONFIG))
 }
 
 /// The teacher's backbone of a checkpoint, ready to be run.
@@ -150,7 +150,7 @@ impl Teacher {
     pub fn open(path: &Path, device: &Device) -> Result<Self> {
         let checkpoint = checkpoint::find(path)?;
         let config = config_of(&checkpoint)?;
-        let backbone = backbone::open(&config)?;
+        let backbone = config.backbone()?;
         let layout = FlatLayout::new(&backbone.specs(), device.max_tensor_bytes())?;
         let values = FlatBuffers::zeros(&layout, device)?;
         fill(&values, &checkpoint.tensors(TEACHER)?, "")?;

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use crate::data::rng::{Purpose, stream};
-use crate::data::settings::loader_config;
 use crate::data::{HeldOut, Loader, LoaderConfig, Source, split};
 use crate::error::{Error, Result};
 use crate::files::checkpoint::{Newest, checkpoint_dir, newest_whole, point_latest, prune};
@@ -16,9 +15,11 @@ use crate::optim::loss_scale::{self, LossScale};
 use crate::optim::schedules::Schedules;
 use crate::poa::losses::{LossReport, StepRecord};
 use crate::poa::model::why_single;
+use crate::poa::schedules::TeacherSchedules;
+use crate::poa::settings::Precision;
 use crate::poa::{PoaModel, StepInputs};
 use crate::profile;
-use crate::recipes::{Config, Precision};
+use crate::recipes::Config;
 use crate::tensor::{DType, Device, PendingRead, Tensor, add_scaled};
 use crate::train::bad_samples::BadSamples;
 use crate::train::evaluation::Evaluation;
@@ -89,6 +90,7 @@ pub struct Trainer {
     folder: RunFolder,
     loader: Loader,
     schedules: Schedules,
+    teacher_schedules: TeacherSchedules,
     draws: DrawCycle,
     reports: Reports,
     health: HealthMonitor,
@@ -138,7 +140,7 @@ impl Trainer {
             reports.warn(&format!("a damaged checkpoint is passed over and set aside: {problem}"));
         }
         reports.note(&format!("device: {}", device.describe()));
-        if config.train.precision == Precision::Mixed
+        if config.step.precision == Precision::Mixed
             && let Some(why) = why_single(device)
         {
             reports.warn(&format!("train.precision is \"mixed\", and {why}: it trains in single precision"));
@@ -179,9 +181,10 @@ impl Trainer {
         }
         let images = train.len();
         let batches = first as u64 * config.train.accumulation_steps as u64;
-        let loader = Loader::new(train, LoaderConfig { start_step: batches, ..loader_config(&config)? })?;
+        let loader = Loader::new(train, LoaderConfig { start_step: batches, ..config.loader()? })?;
         Ok(Self {
-            schedules: Schedules::new(&config),
+            schedules: Schedules::new(&config.optim, &config.length()),
+            teacher_schedules: TeacherSchedules::new(&config),
             draws: DrawCycle::new(model.grid.clone(), config.train.seed),
             health: HealthMonitor::new(&config),
             bad: BadSamples::open(&folder.bad_samples())?,
@@ -305,12 +308,12 @@ impl Trainer {
     fn step(&mut self, step: usize, before: Option<InFlight>) -> Result<InFlight> {
         let _phase = profile::phase("step");
         let network = self.network(step)?;
-        let teacher_temp = self.schedules.teacher_temp(step);
+        let teacher_temp = self.teacher_schedules.temp(step);
         let settings = StepSettings {
             lr: self.schedules.lr(step),
             last_layer_lr: self.schedules.last_layer_lr(step),
             weight_decay: self.schedules.weight_decay(step),
-            teacher_momentum: self.schedules.teacher_momentum(step),
+            teacher_momentum: self.teacher_schedules.momentum(step),
         };
         let due = step.is_multiple_of(self.config.train.log_every) || step + 1 == self.config.total_steps();
         let batches = self.config.train.accumulation_steps;
@@ -360,7 +363,7 @@ impl Trainer {
     }
 
     fn network(&self, step: usize) -> Result<Network> {
-        match self.config.student.fixed_network.as_str() {
+        match self.config.student.elastic().fixed_network.as_str() {
             "" => Ok(self.draws.network_at(step)),
             name => self.model.grid.named(name).map_err(|e| Error::config("student.fixed_network", e)),
         }

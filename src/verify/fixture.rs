@@ -9,33 +9,11 @@ use serde_json::{Map, Value};
 use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
 use crate::error::{Error, Result};
 use crate::files::tensor_file::TensorFile;
-use crate::models::backbone;
+use crate::models::Student;
 use crate::models::grid::Network;
-use crate::recipes::{Centering, Config, ScalingRule};
-
-/// The settings of a record's student that are settings here.
-const STUDENT_KEYS: [&str; 20] = [
-    "patch_size",
-    "min_embed_dim",
-    "max_embed_dim",
-    "min_depth",
-    "max_depth",
-    "head_dim",
-    "layerscale",
-    "width_interval",
-    "depth_interval",
-    "net_select_scale",
-    "qkv_bias",
-    "min_s3_depth",
-    "min_depths",
-    "max_depths",
-    "window_size",
-    "ibot_scale_factor",
-    "stem_channels",
-    "base_channels",
-    "num_gn_groups",
-    "strides",
-];
+use crate::optim::settings::ScalingRule;
+use crate::poa::settings::Centering;
+use crate::recipes::Config;
 
 /// `fixture.json`, as far as a replay needs it.
 #[derive(Deserialize)]
@@ -206,7 +184,7 @@ impl Fixture {
         let broken =
             |e: serde_json::Error| Error::file(path, format!("is not a record of training steps: {e}"));
         let Arch { arch } = serde_json::from_slice(json).map_err(broken)?;
-        let known: Vec<&str> = backbone::names().filter_map(|name| name.strip_suffix("_dynamic")).collect();
+        let known: Vec<&str> = Student::names().filter_map(|name| name.strip_suffix("_dynamic")).collect();
         if !known.contains(&arch.as_str()) {
             let known = known.join(", ");
             return Err(Error::file(path, format!("records a `{arch}`; this version replays {known}")));
@@ -255,18 +233,21 @@ impl Fixture {
         let r = &self.record;
         let (s, l, o) = (&r.student, &r.loss, &r.optim);
         let mut c = Config::default();
-        c.student.arch = format!("{}_dynamic", r.arch);
+        let arch = format!("{}_dynamic", r.arch);
+        let family = Student::families().into_iter().find(|family| family.name() == arch);
+        let keys = family.map_or_else(Vec::new, |family| family.keys());
         // what a record has beside the settings follows from the backbone
-        let settings = s.iter().filter(|(key, _)| STUDENT_KEYS.contains(&key.as_str()));
-        let settings: Vec<String> = settings.map(|(key, value)| format!("student.{key}={value}")).collect();
+        let known = s.iter().filter(|(key, _)| keys.iter().any(|known| known.name == key.as_str()));
+        let mut settings = vec![format!("student.arch={arch}")];
+        settings.extend(known.map(|(key, value)| format!("student.{key}={value}")));
+        settings.push("student.drop_path_rate=0.0".into());
         c.apply(&settings)?;
-        c.student.drop_path_rate = 0.0;
         c.crops.global_crops_size = r.crops.global_size;
         c.crops.local_crops_size = r.crops.local_size;
         c.crops.local_crops_number = r.crops.local_number;
-        c.dino.head_n_prototypes.clone_from(&r.heads.prototypes);
-        c.dino.head_hidden_dim = r.heads.hidden_dim;
-        c.dino.head_bottleneck_dim = r.heads.bottleneck_dim;
+        c.dino.heads.head_n_prototypes.clone_from(&r.heads.prototypes);
+        c.dino.heads.head_hidden_dim = r.heads.hidden_dim;
+        c.dino.heads.head_bottleneck_dim = r.heads.bottleneck_dim;
         c.dino.lambda_ie = l.lambda_ie;
         c.dino.student_temp = l.student_temp;
         c.dino.koleo_loss_weight = l.koleo_weight;
@@ -274,8 +255,8 @@ impl Fixture {
         c.dino.sinkhorn_iterations = l.sinkhorn_iterations;
         c.ibot.loss_weight = l.ibot_weight;
         c.ibot.separate_head = r.heads.separate_ibot_head;
-        c.train.batch_size_per_gpu = r.crops.batch;
-        c.train.centering = match l.centering.as_str() {
+        c.loading.batch_size_per_gpu = r.crops.batch;
+        c.step.centering = match l.centering.as_str() {
             "sinkhorn_knopp" => Centering::SinkhornKnopp,
             "centering" => Centering::Centering,
             other => return Err(Error::config("train.centering", format!("the record names `{other}`"))),

@@ -1,23 +1,12 @@
 //! A bottleneck: 1×1, 3×3 and 1×1 convolutions with GroupNorm, of which the two in the middle are elastic, added to the
 //! input or, in the first block of a stage, to a 1×1 convolution of it.
 
-use super::{NORM_EPS, ResNetShape};
+use super::sizes::{BlockPlace, NORM_EPS, ResNetShape};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::nn::parameters::Parameters;
 use crate::ops::conv::{Conv, MapShape, conv2d};
 use crate::ops::group_norm::{GroupNorm, group_norm};
-
-/// Which block a block of a sub-network is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct BlockPlace {
-    /// Its stage.
-    pub stage: usize,
-    /// Its number among the intact network's blocks of the stage.
-    pub block: usize,
-    /// Its middle channels.
-    pub middle: usize,
-}
 
 /// A block with its parameters.
 pub(super) struct Block {

@@ -5,8 +5,8 @@ mod block;
 mod grid;
 mod layers;
 mod plain;
+mod settings;
 mod sizes;
-mod validate;
 
 use rand_chacha::ChaCha8Rng;
 
@@ -22,16 +22,12 @@ use crate::ops::group_norm::{GroupNorm, group_norm};
 use crate::ops::mask_rows::{MaskedMaps, mask_rows};
 use crate::ops::max_pool::max_pool;
 use crate::optim::groups::LayerRule;
-use crate::recipes::Config;
 
 use block::Block;
-pub use grid::{ResNetSizes, resnet_grid};
+pub use grid::resnet_grid;
 pub use layers::layer_rule;
-pub use sizes::{ResNetShape, STAGES, resnet_specs};
-pub use validate::validate;
-
-/// ε of every GroupNorm.
-pub const NORM_EPS: f32 = 1e-5;
+pub use settings::{STAGES, Settings};
+pub use sizes::{NORM_EPS, ResNetShape, resnet_specs};
 
 /// The elastic ResNet: names, shapes and the forward pass of any of its sub-networks.
 pub struct ResNet {
@@ -45,11 +41,9 @@ impl ResNet {
         Self { shape, grid }
     }
 
-    /// The ResNet that a config asks for.
-    pub fn from_config(config: &Config) -> Result<Self> {
-        let shape = ResNetShape::from_config(config);
-        let grid = resnet_grid(&shape.grid_sizes(&config.student))?;
-        Ok(Self::new(shape, grid))
+    /// The ResNet that settings ask for, for global crops of `image` pixels a side.
+    pub fn from_settings(s: &Settings, image: usize) -> Result<Self> {
+        Ok(Self::new(ResNetShape::from_settings(s, image), resnet_grid(s)?))
     }
 
     /// Sizes of the intact network.

@@ -9,7 +9,8 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
 use crate::models::plain::{Format, PlainName, PlainNetwork, decimal, parts, renumbered};
-use crate::models::resnet::{NORM_EPS, ResNetShape, STAGES, resnet_specs};
+use crate::models::resnet::settings::STAGES;
+use crate::models::resnet::sizes::{NORM_EPS, ResNetShape, resnet_specs};
 
 /// How a plain network has the parameter of this official name: without the levels of elastic layers, norms as `bn`.
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {

@@ -1,15 +1,13 @@
 //! Sizes of a ResNet, the names and shapes of its parameters, and what a sub-network of it costs.
 
-use super::block::BlockPlace;
-use super::grid::ResNetSizes;
+use super::settings::{STAGES, Settings};
 use crate::error::{Error, Result};
 use crate::models::backbone::Cost;
 use crate::models::grid::{Network, block_ids};
 use crate::nn::parameters::{Init, ParameterSpec};
-use crate::recipes::{Config, Student};
 
-/// Stages of a ResNet.
-pub const STAGES: usize = 4;
+/// ε of every GroupNorm.
+pub const NORM_EPS: f32 = 1e-5;
 
 /// Sizes of a network.
 #[derive(Clone, Debug, PartialEq)]
@@ -32,17 +30,27 @@ pub struct ResNetShape {
     pub patches: usize,
 }
 
+/// Which block a block of a sub-network is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct BlockPlace {
+    /// Its stage.
+    pub stage: usize,
+    /// Its number among the intact network's blocks of the stage.
+    pub block: usize,
+    /// Its middle channels.
+    pub middle: usize,
+}
+
 /// Side of the map after a convolution with this stride whose padding keeps the size.
 fn after(side: usize, stride: usize) -> usize {
     side.div_ceil(stride)
 }
 
 impl ResNetShape {
-    /// The intact network's sizes.
-    pub fn from_config(config: &Config) -> Self {
-        let s = &config.student;
+    /// The sizes that settings ask for, for global crops of `image` pixels a side.
+    pub fn from_settings(s: &Settings, image: usize) -> Self {
         Self {
-            image: config.crops.global_crops_size,
+            image,
             stem: s.stem_channels,
             outputs: 4 * s.base_channels,
             middle: 2 * s.base_channels,
@@ -50,19 +58,6 @@ impl ResNetShape {
             strides: s.strides,
             groups: s.num_gn_groups,
             patches: s.ibot_scale_factor,
-        }
-    }
-
-    /// What decides the grid.
-    pub(super) fn grid_sizes(&self, s: &Student) -> ResNetSizes {
-        ResNetSizes {
-            min_depths: s.min_depths,
-            max_depths: s.max_depths,
-            base_channels: s.base_channels,
-            num_gn_groups: s.num_gn_groups,
-            width_interval: s.width_interval,
-            depth_interval: s.depth_interval,
-            net_select_scale: s.net_select_scale,
         }
     }
 

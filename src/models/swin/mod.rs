@@ -7,13 +7,13 @@ mod geometry;
 mod grid;
 mod layers;
 mod plain;
+mod settings;
 mod specs;
-mod validate;
 
-pub use grid::{SwinSizes, swin_grid};
+pub use grid::swin_grid;
 pub use layers::layer_rule;
+pub use settings::Settings;
 pub use specs::{NORM_EPS, SwinShape, swin_specs};
-pub use validate::validate;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -38,7 +38,6 @@ use crate::ops::patch_merge::{merge_norm, reduction};
 use crate::ops::residual::RowSubset;
 use crate::ops::window_attention::MapGroup;
 use crate::optim::groups::LayerRule;
-use crate::recipes::Config;
 use crate::tensor::{DType, Device, Tensor};
 
 use block::Block;
@@ -64,20 +63,9 @@ impl Swin {
         Self { shape, grid, geometries: RefCell::default() }
     }
 
-    /// The Swin that a config asks for.
-    pub fn from_config(config: &Config) -> Result<Self> {
-        let s = &config.student;
-        let grid = swin_grid(&SwinSizes {
-            min_embed_dim: s.min_embed_dim,
-            max_embed_dim: s.max_embed_dim,
-            min_s3_depth: s.min_s3_depth,
-            max_depths: s.max_depths,
-            head_dim: s.head_dim,
-            width_interval: s.width_interval,
-            depth_interval: s.depth_interval,
-            net_select_scale: s.net_select_scale,
-        })?;
-        Ok(Self::new(SwinShape::from_config(s, config.crops.global_crops_size), grid))
+    /// The Swin that settings ask for, for global crops of `image` pixels a side.
+    pub fn from_settings(s: &Settings, image: usize) -> Result<Self> {
+        Ok(Self::new(SwinShape::from_settings(s, image), swin_grid(s)?))
     }
 
     /// The intact network's shape.

@@ -2,8 +2,8 @@
 
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
+use crate::models::swin::settings::Settings;
 use crate::nn::parameters::{Init, ParameterSpec};
-use crate::recipes::Student;
 
 /// ε of every LayerNorm.
 pub const NORM_EPS: f32 = 1e-5;
@@ -37,20 +37,20 @@ pub struct SwinShape {
 }
 
 impl SwinShape {
-    /// The sizes that a config's `student` section and its global crops ask for.
-    pub fn from_config(student: &Student, global_crops_size: usize) -> Self {
+    /// The sizes that settings ask for, for global crops of `image` pixels a side.
+    pub fn from_settings(s: &Settings, image: usize) -> Self {
         Self {
-            patch: student.patch_size,
-            image: global_crops_size,
-            window: student.window_size,
-            head_dim: student.head_dim,
-            embedding: student.max_embed_dim,
-            width: student.max_embed_dim,
-            depths: student.max_depths,
-            shifted: student.max_depths.map(|depth| (0..depth).map(|block| block % 2 == 1).collect()),
-            mlp_ratio: student.mlp_ratio,
-            drop_path_rate: student.drop_path_rate,
-            cells_per_side: student.ibot_scale_factor,
+            patch: s.elastic.patch_size,
+            image,
+            window: s.window_size,
+            head_dim: s.attention.head_dim,
+            embedding: s.attention.max_embed_dim,
+            width: s.attention.max_embed_dim,
+            depths: s.max_depths,
+            shifted: s.max_depths.map(|depth| (0..depth).map(|block| block % 2 == 1).collect()),
+            mlp_ratio: s.attention.mlp_ratio,
+            drop_path_rate: s.attention.drop_path_rate,
+            cells_per_side: s.ibot_scale_factor,
         }
     }
 

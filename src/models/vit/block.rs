@@ -2,8 +2,8 @@
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::models::vit::NORM_EPS;
 use crate::models::vit::drop_path::{BranchRows, row_subset};
+use crate::models::vit::sizes::NORM_EPS;
 use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
 use crate::ops::attention::{SequenceGroup, attention};

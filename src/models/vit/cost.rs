@@ -2,7 +2,7 @@
 
 use crate::models::backbone::Cost;
 use crate::models::grid::Network;
-use crate::models::vit::{VitSizes, vit_specs};
+use crate::models::vit::sizes::{VitSizes, vit_specs};
 
 impl VitSizes {
     /// The sizes of the plain network that a sub-network is.

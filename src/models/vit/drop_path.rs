@@ -6,7 +6,7 @@ use rand::{Rng, RngExt};
 use crate::error::{Error, Result};
 use crate::models::backbone::CropBatch;
 use crate::models::grid::{Network, block_ids};
-use crate::models::vit::VitSizes;
+use crate::models::vit::sizes::VitSizes;
 use crate::ops::attention::SequenceGroup;
 use crate::ops::residual::{RowSubset, per_sample_scale};
 use crate::tensor::Device;

@@ -7,7 +7,8 @@ mod drop_path;
 mod grid;
 mod layers;
 mod plain;
-mod validate;
+mod settings;
+mod sizes;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -21,7 +22,7 @@ use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network, block_ids};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
-use crate::nn::parameters::{Init, ParameterSpec, Parameters};
+use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::attention::SequenceGroup;
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::LinearWeights;
@@ -29,40 +30,14 @@ use crate::ops::patch_embed::patch_embed;
 use crate::ops::position::{bicubic_matrix, resample_positions};
 use crate::ops::tokens::{TokenGroup, TokenParameters, tokens};
 use crate::optim::groups::LayerRule;
-use crate::recipes::{Config, Student};
 use crate::tensor::{Device, Tensor};
 
 use block::Block;
 use drop_path::DropPath;
 pub use grid::vit_grid;
 pub use layers::layer_rule;
-pub use validate::validate;
-
-/// ε of every LayerNorm.
-pub const NORM_EPS: f32 = 1e-6;
-
-/// Sizes of the intact network.
-#[derive(Clone, Debug, PartialEq)]
-pub struct VitSizes {
-    /// Pixels of a patch's side.
-    pub patch: usize,
-    /// Pixels of the side of the images that the position embedding is for (the global crops).
-    pub image: usize,
-    /// Width of a head.
-    pub head_dim: usize,
-    /// Width of the intact network.
-    pub width: usize,
-    /// Blocks of the intact network.
-    pub depth: usize,
-    /// Hidden width of the MLP over the width.
-    pub mlp_ratio: usize,
-    /// Initial LayerScale.
-    pub layerscale: f32,
-    /// Share of samples a residual branch leaves out in training.
-    pub drop_path_rate: f64,
-    /// Whether the rate is the same in all blocks, instead of growing linearly to it.
-    pub drop_path_uniform: bool,
-}
+pub use settings::Settings;
+pub use sizes::{NORM_EPS, VitSizes, vit_specs};
 
 /// The elastic ViT: names, shapes and the forward pass of any of its sub-networks.
 pub struct Vit {
@@ -72,38 +47,15 @@ pub struct Vit {
     resampling: RefCell<HashMap<usize, Tensor>>,
 }
 
-impl VitSizes {
-    /// The sizes that a config's `student` section and its global crops ask for.
-    pub fn from_config(student: &Student, global_crops_size: usize) -> Self {
-        Self {
-            patch: student.patch_size,
-            image: global_crops_size,
-            head_dim: student.head_dim,
-            width: student.max_embed_dim,
-            depth: student.max_depth,
-            mlp_ratio: student.mlp_ratio,
-            layerscale: student.layerscale as f32,
-            drop_path_rate: student.drop_path_rate,
-            drop_path_uniform: student.drop_path_uniform,
-        }
-    }
-
-    /// Patches along a side of `pixels`.
-    pub fn grid(&self, pixels: usize) -> usize {
-        pixels / self.patch
-    }
-}
-
 impl Vit {
     /// A ViT of these sizes, with these sub-networks.
     pub fn new(sizes: VitSizes, grid: ElasticGrid) -> Self {
         Self { sizes, grid, resampling: RefCell::default() }
     }
 
-    /// The ViT that a config asks for.
-    pub fn from_config(config: &Config) -> Result<Self> {
-        let sizes = VitSizes::from_config(&config.student, config.crops.global_crops_size);
-        Ok(Self::new(sizes, vit_grid(&config.student)?))
+    /// The ViT that settings ask for, for global crops of `image` pixels a side.
+    pub fn from_settings(s: &Settings, image: usize) -> Result<Self> {
+        Ok(Self::new(VitSizes::from_settings(s, image), vit_grid(s)?))
     }
 
     /// Sizes of the intact network.
@@ -212,45 +164,6 @@ impl Vit {
         self.resampling.borrow_mut().insert(grid, matrix.clone());
         Ok(matrix)
     }
-}
-
-/// All parameters of a ViT of these sizes under their official names.
-pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
-    let (w, hidden, patches) = (s.width, s.width * s.mlp_ratio, s.grid(s.image).pow(2));
-    let normal = Init::TruncatedNormal(0.02);
-    let fan_in = 3 * s.patch * s.patch;
-    // PyTorch's Conv2d default: uniform in ± 1/√fan_in for weight and bias
-    let convolution = Init::Uniform(1.0 / (fan_in as f32).sqrt());
-    let mut all = vec![
-        ParameterSpec::new("backbone.cls_token", &[1, 1, w], Init::Normal(1e-6)),
-        ParameterSpec::new("backbone.pos_embed", &[1, 1 + patches, w], normal),
-        ParameterSpec::new("backbone.mask_token", &[1, w], Init::Constant(0.0)),
-        ParameterSpec::new("backbone.patch_embed.proj.weight", &[w, 3, s.patch, s.patch], convolution),
-        ParameterSpec::new("backbone.patch_embed.proj.bias", &[w], convolution),
-    ];
-    for k in 0..s.depth {
-        let mut add = |part: &str, shape: &[usize], init: Init| {
-            all.push(ParameterSpec::new(format!("backbone.blocks.{k}.{part}"), shape, init));
-        };
-        let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
-        add("norm1.norm.weight", &[w], one);
-        add("norm1.norm.bias", &[w], zero);
-        add("attn.qkv.linear.weight", &[3 * w, w], normal);
-        add("attn.qkv.linear.bias", &[3 * w], zero);
-        add("attn.proj.linear.weight", &[w, w], normal);
-        add("attn.proj.linear.bias", &[w], zero);
-        add("ls1.gamma", &[w], Init::Constant(s.layerscale));
-        add("norm2.norm.weight", &[w], one);
-        add("norm2.norm.bias", &[w], zero);
-        add("mlp.fc1.linear.weight", &[hidden, w], normal);
-        add("mlp.fc1.linear.bias", &[hidden], zero);
-        add("mlp.fc2.linear.weight", &[w, hidden], normal);
-        add("mlp.fc2.linear.bias", &[w], zero);
-        add("ls2.gamma", &[w], Init::Constant(s.layerscale));
-    }
-    all.push(ParameterSpec::new("backbone.norm.norm.weight", &[w], Init::Constant(1.0)));
-    all.push(ParameterSpec::new("backbone.norm.norm.bias", &[w], Init::Constant(0.0)));
-    all
 }
 
 impl Backbone for Vit {

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
 use crate::models::plain::{Format, Pieces, PlainName, PlainNetwork, decimal, parts, renumbered};
-use crate::models::vit::{NORM_EPS, VitSizes, vit_specs};
+use crate::models::vit::sizes::{NORM_EPS, VitSizes, vit_specs};
 
 /// timm's plain ViTs of 224 pixels with patches of 16, by width, depth and heads.
 const TIMM: [(&str, [usize; 3]); 4] = [

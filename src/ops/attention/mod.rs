@@ -14,8 +14,8 @@ mod plan;
 mod self_test;
 
 pub(in crate::ops) use call::flops;
+pub use plan::{MAX_HEAD, Plan, Problem, SequenceGroup, Variant, kernels, plain_plans, plan, plans};
 pub(in crate::ops) use plan::{Pass, in_vectors, vector_choices};
-pub use plan::{Plan, Problem, SequenceGroup, Variant, kernels, plain_plans, plan, plans};
 pub use self_test::self_test;
 
 use crate::autograd::{Tape, Var};

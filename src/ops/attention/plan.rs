@@ -45,7 +45,7 @@ pub(super) const GROUPS: usize = 4;
 /// more for longer than a second. Of half precision, which is to be converted, three quarters.
 const UNROLLED_CHUNKS: u32 = 160;
 /// Largest head that the kernels take.
-const MAX_HEAD: usize = 128;
+pub const MAX_HEAD: usize = 128;
 
 /// `count` sequences of `length` rows, one after the other.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

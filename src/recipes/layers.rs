@@ -2,11 +2,13 @@
 
 use std::path::Path;
 
-use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::Config;
+use crate::checks::Problems;
 use crate::error::{Error, Result};
+use crate::models::Student;
+use crate::poa::Settings as Config;
+use crate::recipes::sections::{Sections, all_families, check_student};
 
 /// Names that other recipes use, and what to say about them.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -25,48 +27,96 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("MODEL", "it is not a setting here; leave the section out"),
 ];
 
-/// A configuration as a table that still has all its keys, over which values are laid.
+/// Keys that are called otherwise now: the old name, the new one, and why a recipe must say which is meant.
+const RENAMED: &[(&str, &str, &str)] = &[(
+    "train.prototype_chunk",
+    "train.prototype_chunk_bytes",
+    "it counts bytes of logits, not prototypes: give 0 for what suits the device",
+)];
+
+/// Whose values are laid.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// A person's: keys of another family of backbones than the recipe's are refused.
+    Given,
+    /// Written by this program or an earlier version of it, which listed the keys of every family: those of others are
+    /// passed over.
+    Stored,
+}
+
+/// A configuration as a table that still has all its keys, over which values are laid. What is wrong is collected, and
+/// named by [`Layers::config`].
 pub(super) struct Layers {
     table: Table,
+    problems: Problems,
 }
 
 impl Layers {
     /// Starts from `config`.
     pub(super) fn over(config: &Config) -> Result<Self> {
-        let table = Table::try_from(config).map_err(|e| Error::config("(all)", e.to_string()))?;
-        Ok(Self { table })
+        let mut table = Sections::of(config).table()?;
+        if let Some(Value::Table(student)) = table.get_mut("student") {
+            all_families(student)?;
+        }
+        Ok(Self { table, problems: Problems::new() })
     }
 
     /// The configuration with everything laid over it.
-    pub(super) fn config(self) -> Result<Config> {
-        Config::deserialize(self.table).map_err(|e| Error::config("(all)", e.message()))
+    pub(super) fn config(mut self, origin: Origin) -> Result<Config> {
+        if origin == Origin::Given {
+            self.refuse_other_families()?;
+        }
+        self.problems.result()?;
+        Sections::read(self.table).map_err(|e| Error::config("(all)", e.message()))
     }
 
-    /// Lays a TOML document over the configuration; `origin` is what an error calls it.
-    pub(super) fn lay_file(&mut self, text: &str, origin: &Path) -> Result<()> {
-        let document: Table =
-            text.parse().map_err(|e: toml::de::Error| Error::file(origin, format!("is not TOML: {e}")))?;
-        self.lay_document(document).map_err(|error| match error {
-            Error::Config { key, problem } => {
-                Error::Config { key, problem: format!("{problem} (in {})", origin.display()) }
+    /// Refuses keys that another family of backbones has than the one that is configured. What says nothing may stand:
+    /// the key's default, which recipes of earlier versions spelt out, and the number 0.
+    fn refuse_other_families(&mut self) -> Result<()> {
+        let Some(Value::Table(student)) = self.table.get("student") else { return Ok(()) };
+        let families = Student::families();
+        let arch = student.get("arch").and_then(Value::as_str).unwrap_or_default();
+        let Some(own) = families.iter().find(|family| family.name() == arch) else { return Ok(()) };
+        let mut defaults = Table::new();
+        all_families(&mut defaults)?;
+        for (key, value) in student {
+            let has = |family: &&Student| family.keys().iter().any(|known| known.name == key);
+            let zero = value.as_integer() == Some(0) || value.as_float() == Some(0.0);
+            if key == "arch" || has(&own) || zero || defaults.get(key) == Some(value) {
+                continue;
             }
-            other => other,
-        })
-    }
-
-    fn lay_document(&mut self, document: Table) -> Result<()> {
-        for (section, values) in document {
-            let Value::Table(values) = values else {
-                return Err(self.unknown(&section, "a setting belongs in a section, as in [train]"));
-            };
-            if !self.table.contains_key(&section) {
-                return Err(self.unknown(&section, "there is no such section"));
-            }
-            for (key, value) in values {
-                self.set(&format!("{section}.{key}"), value)?;
-            }
+            let others: Vec<&str> = families.iter().filter(has).map(Student::name).collect();
+            let problem =
+                format!("is a key of {}, and student.arch is {arch}: leave it out", others.join(" and "));
+            self.problems.add(format!("student.{key}"), problem);
         }
         Ok(())
+    }
+
+    /// Lays a TOML document over the configuration; `path` is what an error calls it.
+    pub(super) fn lay_file(&mut self, text: &str, path: &Path, origin: Origin) -> Result<()> {
+        let document: Table =
+            text.parse().map_err(|e: toml::de::Error| Error::file(path, format!("is not TOML: {e}")))?;
+        let before = self.problems.len();
+        self.lay_document(document, origin);
+        self.problems.amend(before, |problem| format!("{problem} (in {})", path.display()));
+        Ok(())
+    }
+
+    fn lay_document(&mut self, document: Table, origin: Origin) {
+        for (section, values) in document {
+            let Value::Table(values) = values else {
+                self.unknown(&section, "a setting belongs in a section, as in [train]");
+                continue;
+            };
+            if !self.table.contains_key(&section) {
+                self.unknown(&section, "there is no such section");
+                continue;
+            }
+            for (key, value) in values {
+                self.set(&format!("{section}.{key}"), value, origin);
+            }
+        }
     }
 
     /// Lays `section.key=value` over the configuration.
@@ -81,7 +131,8 @@ impl Layers {
             (Some(Value::String(_)), _) => plain(),
             (_, parsed) => parsed.unwrap_or_else(|_| plain()),
         };
-        self.set(key, parsed)
+        self.set(key, parsed, Origin::Given);
+        Ok(())
     }
 
     /// The settings that differ, as (key, here, there).
@@ -103,40 +154,60 @@ impl Layers {
         self.table.get(section)?.get(name)
     }
 
-    fn set(&mut self, key: &str, value: Value) -> Result<()> {
-        let Some(current) = self.current(key).cloned() else {
-            return Err(self.unknown(key, "there is no such key"));
+    fn set(&mut self, key: &str, value: Value, origin: Origin) {
+        if let Some((_, name, why)) = RENAMED.iter().find(|(old, ..)| *old == key) {
+            if origin == Origin::Given && value.as_integer() != Some(0) {
+                return self.problems.add(key, format!("is called `{name}`; {why}"));
+            }
+            return self.set(name, value, origin);
+        }
+        let (Some(current), Some((section, name))) = (self.current(key).cloned(), key.split_once('.')) else {
+            return self.unknown(key, "there is no such key");
         };
         let given = describe(&value);
         let Some(value) = fit(&current, value) else {
-            return Err(Error::config(key, format!("must be {}, was given {given}", expected(&current))));
-        };
-        let Some((section, name)) = key.split_once('.') else {
-            return Err(self.unknown(key, "there is no such key"));
+            let problem = format!("must be {}, was given {given}", expected(&current));
+            return self.problems.add(key, problem);
         };
         if let Some(slot) = self.table.get_mut(section).and_then(|s| s.get_mut(name)) {
             *slot = value;
         }
-        // The table was good before, so what is wrong with it now is wrong with this value.
-        Config::deserialize(self.table.clone()).map(|_| ()).map_err(|e| {
-            let problem = match &current {
-                Value::String(_) => e.message().to_string(),
-                _ if e.message().contains("integer `-") => format!("must be 0 or more, was given {given}"),
-                _ => format!("must be {}, was given {given}: {}", expected(&current), e.message()),
-            };
-            Error::config(key, problem)
-        })
+        // the table was good before, so what is wrong with it now is wrong with this value
+        let Err(e) = self.read(section, name) else { return };
+        let problem = match &current {
+            Value::String(_) => e.message().to_string(),
+            _ if e.message().contains("integer `-") => format!("must be 0 or more, was given {given}"),
+            _ => format!("must be {}, was given {given}: {}", expected(&current), e.message()),
+        };
+        self.problems.add(key, problem);
+        if let Some(slot) = self.table.get_mut(section).and_then(|s| s.get_mut(name)) {
+            *slot = current;
+        }
     }
 
-    /// The error for a key that does not exist, with the nearest that does.
-    fn unknown(&self, key: &str, problem: &str) -> Error {
-        if let Some((_, hint)) = ELSEWHERE.iter().find(|(name, _)| *name == key) {
-            return Error::config(key, format!("{problem}; {hint}"));
+    /// Whether the table can be read after a value of it has changed.
+    fn read(&self, section: &str, name: &str) -> Result<(), toml::de::Error> {
+        match self.table.get(section) {
+            Some(Value::Table(student)) if section == "student" => check_student(student, name),
+            _ => Sections::read(self.table.clone()).map(|_| ()),
         }
+    }
+
+    /// Notes a key that does not exist, with the nearest that does.
+    fn unknown(&mut self, key: &str, problem: &str) {
+        let problem = match ELSEWHERE.iter().find(|(name, _)| *name == key) {
+            Some((_, hint)) => format!("{problem}; {hint}"),
+            None => self.near(key, problem),
+        };
+        self.problems.add(key, problem);
+    }
+
+    /// What is wrong with a key that does not exist, and which one may be meant.
+    fn near(&self, key: &str, problem: &str) -> String {
         let sections: Vec<&str> = self.table.keys().map(String::as_str).collect();
         let (section, name) = key.split_once('.').unwrap_or(("", key));
         if self.table.contains_key(name) && section.is_empty() {
-            return Error::config(key, format!("is a section; write {key}.key=value"));
+            return format!("is a section; write {key}.key=value");
         }
         let all: Vec<(&str, &str)> = self
             .table
@@ -155,12 +226,11 @@ impl Layers {
                 Some(section.to_string())
             }
         });
-        let problem = match hint {
+        match hint {
             Some(hint) => format!("{problem}; did you mean `{hint}`?"),
             None if here.is_empty() => format!("{problem}; the sections are {}", sections.join(", ")),
             None => format!("{problem}; section `{section}` has {}", here.join(", ")),
-        };
-        Error::config(key, problem)
+        }
     }
 }
 

@@ -1,0 +1,51 @@
+//! The kinds of data sets, and how each is named on the command line.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::data::cifar::{Cifar, Version};
+use crate::data::folder::Folder;
+use crate::data::list::List;
+use crate::data::shapes::Shapes;
+use crate::data::source::Source;
+use crate::data::webdataset::WebDataset;
+use crate::error::{Error, Result};
+
+/// The kinds of data sets and how each is named.
+const KINDS: &str = "`folder:DIR` (images under DIR, any depth), `list:FILE` (a path and, if wanted, a label a line), \
+    `webdataset:PATTERN` (tar shards, as in `train-{000..146}.tar`; several patterns with `::` between), \
+    `cifar10:DIR` or `cifar100:DIR` (their binary versions), `shapes` (the embedded data set), `shapes:N` (N images \
+    of it, 1 to 4294967295) or `shapes:NxSIZE` (SIZE pixels a side, 16 to 1024)";
+
+/// Opens the data set that `spec` names: `folder:DIR`, `list:FILE`, `webdataset:PATTERN`, `cifar10:DIR`,
+/// `cifar100:DIR`, `shapes`, `shapes:N` or `shapes:NxSIZE`.
+pub fn open(spec: &str) -> Result<Arc<dyn Source>> {
+    let (kind, rest) = match spec.split_once(':') {
+        Some((kind, rest)) => (kind, Some(rest)),
+        None => (spec, None),
+    };
+    Ok(match (kind, rest) {
+        ("shapes", rest) => Arc::new(Shapes::from_spec(rest).ok_or_else(|| unknown(spec))?),
+        (_, None | Some("")) => return Err(unknown(spec)),
+        ("folder", Some(dir)) => Arc::new(Folder::open(dir)?),
+        ("list", Some(file)) => Arc::new(List::open(file)?),
+        ("webdataset", Some(pattern)) => Arc::new(WebDataset::open(pattern)?),
+        ("cifar10", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar10)?),
+        ("cifar100", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar100)?),
+        _ => return Err(unknown(spec)),
+    })
+}
+
+/// The message for a spec that names no data set.
+fn unknown(spec: &str) -> Error {
+    let path = Path::new(spec);
+    let hint = if path.is_dir() {
+        format!(" (did you mean `folder:{spec}`?)")
+    } else if path.is_file() {
+        let kind = if spec.ends_with(".tar") { "webdataset" } else { "list" };
+        format!(" (did you mean `{kind}:{spec}`?)")
+    } else {
+        String::new()
+    };
+    Error::Usage(format!("unknown data set `{spec}`{hint}: use {KINDS}"))
+}

@@ -1,0 +1,43 @@
+//! The settings of a ViT.
+
+use crate::checks::{Problems, settings};
+use crate::models::settings::{Attention, Elastic};
+
+settings! {
+    /// Section `student` of an elastic ViT.
+    pub struct Settings: elastic: Elastic, attention: Attention {
+        /// Number of blocks of the shallowest sub-network.
+        pub min_depth: usize = 12,
+        /// Number of blocks of the intact network.
+        pub max_depth: usize = 24,
+        /// Whether every block has `drop_path_rate`; otherwise it grows linearly from 0 at the first block.
+        pub drop_path_uniform: bool = true,
+        /// First value of the per-channel scale of each residual branch.
+        pub layerscale: f64 = 1e-5,
+    }
+}
+
+impl Settings {
+    /// Checks every range and relation.
+    pub fn check(&self, problems: &mut Problems) {
+        let steps = self.elastic.check(problems);
+        problems.positive("student.layerscale", self.layerscale, 1e-5);
+        if steps {
+            self.attention.check(&self.elastic, 16384, problems);
+        }
+        let (low, high, step) = (self.min_depth, self.max_depth, self.elastic.depth_interval);
+        let right = problems.within("student.max_depth", high, 1..=1024, 24)
+            && problems.within("student.min_depth", low, 1..=high, high);
+        if !steps || !right {
+            return;
+        }
+        let span = high - low;
+        problems.demand(span.is_multiple_of(step), "student.max_depth", || {
+            format!(
+                "is {high}; from student.min_depth = {low} steps of depth_interval = {step} do not reach it, for \
+                 example {}",
+                low + span.next_multiple_of(step)
+            )
+        });
+    }
+}

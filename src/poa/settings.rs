@@ -1,0 +1,250 @@
+//! The settings of POA: heads, losses, teacher, and how a step is computed; and all that the task needs, of its own
+//! and of the floors below.
+
+use serde::{Deserialize, Serialize};
+
+use crate::checks::{Problems, settings};
+use crate::data::LoaderConfig;
+use crate::data::settings::{Crops, Data, Loading, Masking};
+use crate::error::Result;
+use crate::eval::settings::Evaluation;
+use crate::models::Student;
+use crate::models::backbone::Backbone;
+use crate::optim::settings::{Length, Optim};
+use crate::train::settings::Train;
+
+/// How the KoLeo terms of the intact and of the elastic student are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KoleoMix {
+    /// Half of their sum, as the official code computes it.
+    Half,
+    /// Their sum, as the paper writes it.
+    Sum,
+}
+
+/// How the teacher's targets are kept from collapsing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Centering {
+    /// Sinkhorn-Knopp normalisation over the batch.
+    SinkhornKnopp,
+    /// Subtraction of a moving average.
+    Centering,
+}
+
+/// What activations and products are made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Precision {
+    /// Single precision.
+    F32,
+    /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. For ViTs on a GPU; other
+    /// devices train in single precision.
+    Mixed,
+}
+
+settings! {
+    /// Projection heads: in section `dino` all, in section `ibot` those of patch tokens where they are separate.
+    pub struct Heads {
+        /// Prototypes of each projection head; as many heads as entries.
+        pub head_n_prototypes: Vec<usize> = vec![8192, 16384, 32768, 65536],
+        /// Width of the normalised layer before the prototypes, in channels.
+        pub head_bottleneck_dim: usize = 256,
+        /// Linear layers of a head before the prototypes; only 3 can be built.
+        pub head_nlayers: usize = 3,
+        /// Width of the hidden layers of a head, in channels.
+        pub head_hidden_dim: usize = 2048,
+    }
+}
+
+settings! {
+    /// Section `dino`: projection heads, the losses on the class token, KoLeo.
+    pub struct Dino: heads: Heads {
+        /// Weight of the losses between class tokens.
+        pub loss_weight: f64 = 1.0,
+        /// Weight of the KoLeo regulariser, which spreads the class tokens of a batch.
+        pub koleo_loss_weight: f64 = 0.1,
+        /// How the KoLeo terms of the two students are put together: "half" of their sum as in the official code, or their
+        /// "sum" as in the paper.
+        pub koleo: KoleoMix = KoleoMix::Half,
+        /// Weight of the intact student's loss; the elastic student has the rest.
+        pub lambda_ie: f64 = 0.8,
+        /// Temperature of the students' softmax.
+        pub student_temp: f64 = 0.1,
+        /// Rounds of the Sinkhorn-Knopp normalisation of the teacher's targets.
+        pub sinkhorn_iterations: usize = 3,
+    }
+}
+
+settings! {
+    /// Section `ibot`: the masked-patch loss.
+    pub struct Ibot: masking: Masking, heads: Heads {
+        /// Weight of the masked-patch loss.
+        pub loss_weight: f64 = 1.0,
+        /// Whether patch tokens have projection heads of their own, built from the `head_` keys of this section.
+        pub separate_head: bool = false,
+    }
+}
+
+settings! {
+    /// Section `teacher`: the moving average of the student and the temperature of its targets.
+    pub struct Teacher {
+        /// Share of the old teacher in the average at the first step.
+        pub momentum_teacher: f64 = 0.992,
+        /// The same at the end of the cosine.
+        pub final_momentum_teacher: f64 = 0.9999,
+        /// Temperature of the targets at the first step.
+        pub warmup_teacher_temp: f64 = 0.04,
+        /// Temperature of the targets after the warm-up.
+        pub teacher_temp: f64 = 0.07,
+        /// Epochs over which the temperature moves from the first to the second.
+        pub warmup_teacher_temp_epochs: usize = 30,
+    }
+}
+
+settings! {
+    /// Of section `optim`: when the masked-patch loss begins.
+    pub struct Activation {
+        /// Epoch from which on the masked-patch loss counts.
+        pub ibot_activate_epochs: usize = 30,
+    }
+}
+
+settings! {
+    /// Of section `train`: how a step is computed.
+    pub struct Step {
+        /// How the teacher's targets are kept from collapsing: "sinkhorn_knopp" normalises them over the batch, "centering"
+        /// subtracts a moving average.
+        pub centering: Centering = Centering::SinkhornKnopp,
+        /// What activations and products are made of: "f32", or "mixed" for half precision on a GPU (ViTs alone).
+        pub precision: Precision = Precision::F32,
+        /// Keeps of each block of the students its input alone and computes the rest again on the way back: much less
+        /// memory, and about a fifth more time. The numbers are the same to the bit.
+        pub checkpoint_blocks: bool = false,
+        /// Bytes of a student's logits that are in memory at a time; 0 takes as many as suit the device.
+        pub prototype_chunk_bytes: usize = 0,
+    }
+}
+
+/// Everything that decides what a run of POA computes: the settings of the task and of the floors below, as `recipes`
+/// reads them from the sections of a TOML file.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Settings {
+    /// The elastic backbone.
+    pub student: Student,
+    /// Crops and augmentation.
+    pub crops: Crops,
+    /// Projection heads and the losses on the class token.
+    pub dino: Dino,
+    /// The masked-patch loss.
+    pub ibot: Ibot,
+    /// The moving average of the student.
+    pub teacher: Teacher,
+    /// AdamW and its schedules.
+    pub optim: Optim,
+    /// When the masked-patch loss begins.
+    pub activation: Activation,
+    /// Length of the run, checkpoints, reports.
+    pub train: Train,
+    /// How batches are made.
+    pub loading: Loading,
+    /// How a step is computed.
+    pub step: Step,
+    /// The images.
+    pub data: Data,
+    /// Evaluation during the run.
+    pub evaluation: Evaluation,
+}
+
+impl Settings {
+    /// The elastic backbone.
+    pub fn backbone(&self) -> Result<Box<dyn Backbone>> {
+        self.student.open(self.crops.global_crops_size)
+    }
+
+    /// The loader of the run's batches, from the first step on. A backbone that cannot be opened is an error.
+    pub fn loader(&self) -> Result<LoaderConfig> {
+        let side = self.backbone()?.cells(self.crops.global_crops_size);
+        Ok(self.loading.config(self.train.seed, self.crops.config(), self.ibot.masking.config(side)))
+    }
+
+    /// The length of the run.
+    pub fn length(&self) -> Length {
+        self.train.length(self.optim.epochs)
+    }
+
+    /// Steps of the whole run.
+    pub fn total_steps(&self) -> usize {
+        self.length().steps
+    }
+
+    /// Steps that so many epochs take.
+    pub fn steps_of_epochs(&self, epochs: usize) -> usize {
+        self.length().steps_of_epochs(epochs)
+    }
+
+    /// Steps between checkpoints.
+    pub fn checkpoint_period(&self) -> usize {
+        self.train.checkpoint_period(&self.length())
+    }
+
+    /// Images of a step on one device.
+    pub fn images_per_step(&self) -> usize {
+        self.loading.batch_size_per_gpu * self.train.accumulation_steps
+    }
+
+    /// The first step in which the masked-patch loss counts.
+    pub fn ibot_start_step(&self) -> usize {
+        self.steps_of_epochs(self.activation.ibot_activate_epochs)
+    }
+}
+
+impl Heads {
+    /// Checks every range, as keys of a section.
+    fn check(&self, section: &str, problems: &mut Problems) {
+        let key = |name: &str| format!("{section}.{name}");
+        problems.demand(!self.head_n_prototypes.is_empty(), &key("head_n_prototypes"), || {
+            "is empty; give one number for each head, for example [8192, 16384]".into()
+        });
+        for &count in &self.head_n_prototypes {
+            problems.within(&key("head_n_prototypes"), count, 1..=1 << 24, 8192);
+        }
+        problems.within(&key("head_bottleneck_dim"), self.head_bottleneck_dim, 1..=1 << 16, 256);
+        problems.within(&key("head_hidden_dim"), self.head_hidden_dim, 1..=1 << 16, 2048);
+        problems.demand(self.head_nlayers == 3, &key("head_nlayers"), || {
+            format!("is {}, and heads can be built with 3 layers only; it must be 3", self.head_nlayers)
+        });
+    }
+}
+
+impl Dino {
+    /// Checks every range.
+    pub fn check(&self, problems: &mut Problems) {
+        self.heads.check("dino", problems);
+        problems.within("dino.loss_weight", self.loss_weight, 0.0..=1e6, 1.0);
+        problems.within("dino.koleo_loss_weight", self.koleo_loss_weight, 0.0..=1e6, 1.0);
+        problems.within("dino.lambda_ie", self.lambda_ie, 0.0..=1.0, 0.8);
+        problems.positive("dino.student_temp", self.student_temp, 0.1);
+        problems.within("dino.sinkhorn_iterations", self.sinkhorn_iterations, 1..=100, 3);
+    }
+}
+
+impl Ibot {
+    /// Checks every range.
+    pub fn check(&self, problems: &mut Problems) {
+        self.masking.check(problems);
+        self.heads.check("ibot", problems);
+        problems.within("ibot.loss_weight", self.loss_weight, 0.0..=1e6, 1.0);
+    }
+}
+
+impl Teacher {
+    /// Checks every range.
+    pub fn check(&self, problems: &mut Problems) {
+        problems.within("teacher.momentum_teacher", self.momentum_teacher, 0.0..=1.0, 0.992);
+        problems.within("teacher.final_momentum_teacher", self.final_momentum_teacher, 0.0..=1.0, 0.9999);
+        problems.positive("teacher.warmup_teacher_temp", self.warmup_teacher_temp, 0.04);
+        problems.positive("teacher.teacher_temp", self.teacher_temp, 0.07);
+    }
+}

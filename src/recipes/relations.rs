@@ -1,0 +1,88 @@
+//! The checks of a whole recipe: every floor's own, and the relations between floors. Each names the key and a value that
+//! would work.
+
+use crate::checks::Problems;
+use crate::error::Result;
+use crate::models::backbone::Backbone;
+use crate::poa::settings::{Precision, Settings as Config};
+
+impl Config {
+    /// Checks every range and every relation between settings; all that is wrong is named.
+    pub fn validate(&self) -> Result<()> {
+        let mut problems = Problems::new();
+        self.student.check(self.crops.global_crops_size, &mut problems);
+        // a backbone of sizes that are wrong cannot be asked for anything
+        let backbone = if problems.is_empty() { Some(self.backbone()?) } else { None };
+        self.crops.check(&mut problems);
+        self.dino.check(&mut problems);
+        self.ibot.check(&mut problems);
+        self.teacher.check(&mut problems);
+        self.optim.check(&mut problems);
+        self.train.check(&mut problems);
+        self.loading.check(&mut problems);
+        self.data.check(&mut problems);
+        self.evaluation.check(&mut problems);
+        self.check_batch(&mut problems);
+        if let Some(backbone) = backbone {
+            self.check_against(&*backbone, &mut problems);
+        }
+        problems.result()
+    }
+
+    fn check_batch(&self, problems: &mut Problems) {
+        let batch = self.loading.batch_size_per_gpu;
+        problems.demand(self.dino.koleo_loss_weight == 0.0 || batch != 1, "train.batch_size_per_gpu", || {
+            format!(
+                "is {batch}, and KoLeo needs a neighbour in the batch: take 2 or more, or \
+                     dino.koleo_loss_weight = 0"
+            )
+        });
+        let (weight, share) = (self.ibot.loss_weight, self.ibot.masking.mask_sample_probability);
+        let masked = (2 * batch) as f64 * share;
+        problems.demand(weight == 0.0 || batch == 0 || masked >= 1.0, "ibot.mask_sample_probability", || {
+            format!(
+                "is {share}, so that none of the {} global crops is masked: take {} or more, or ibot.loss_weight = 0",
+                2 * batch,
+                1.0 / (2 * batch) as f64
+            )
+        });
+    }
+
+    fn check_against(&self, backbone: &dyn Backbone, problems: &mut Problems) {
+        let (elastic, grid) = (self.student.elastic(), backbone.grid());
+        let named = [elastic.fixed_network.as_str()].into_iter().filter(|name| !name.is_empty());
+        let named = named.map(|name| ("student.fixed_network", name));
+        let evaluated = self.evaluation.networks.iter().map(|name| ("evaluation.networks", name.as_str()));
+        for (key, name) in named.chain(evaluated) {
+            if let Err(problem) = grid.named(name) {
+                problems.add(key, problem);
+            }
+        }
+        let (arch, mixed) = (self.student.name(), self.step.precision == Precision::Mixed);
+        problems.demand(!mixed || self.student.mixed_precision(), "train.precision", || {
+            format!("is \"mixed\", which `{arch}` cannot do yet; it must be \"f32\"")
+        });
+        let (c, patch) = (&self.crops, elastic.patch_size);
+        for (key, size) in
+            [("crops.global_crops_size", c.global_crops_size), ("crops.local_crops_size", c.local_crops_size)]
+        {
+            problems.demand(size > 0 && size.is_multiple_of(patch), key, || {
+                let example = size.max(1).next_multiple_of(patch);
+                format!("is {size}, not a multiple of student.patch_size = {patch}, for example {example}")
+            });
+        }
+        let cells = backbone.cells(c.global_crops_size).pow(2);
+        let most = cells as f64 * self.ibot.masking.mask_ratio_min_max[1];
+        problems.demand(
+            self.ibot.loss_weight == 0.0 || cells == 0 || most >= 1.0,
+            "ibot.mask_ratio_min_max",
+            || {
+                format!(
+                    "hides less than one of the {cells} patches of a global crop: let the second number be {} or more, \
+                     or ibot.loss_weight = 0",
+                    1.0 / cells as f64
+                )
+            },
+        );
+    }
+}
