@@ -2,8 +2,9 @@
 //   square_sums   sums[block] (=) Σ g² over NORM_BLOCK elements. Grid: a team a block, folded (rows.wgsl).
 //   finish_norms  control (=): 1 where everything is finite, then (norm, clip factor) of each module, whose blocks are
 //                 ranges[2m]..ranges[2m + 1]. Grid: one workgroup.
-//   update        AdamW with decoupled weight decay on clipped gradients, then the teacher's EMA; g is zeroed. Skipped
-//                 but for the latter where control says non-finite. Grid: one invocation four elements, folded.
+//   update        AdamW with decoupled weight decay on clipped gradients, then with TEACHER its moving average; g is
+//                 zeroed. Skipped but for the latter where control says non-finite. Grid: one invocation four elements,
+//                 folded.
 // In mixed precision (MIXED) gradients come multiplied by scale[0]; finish_norms takes it out of norms and factors, reports
 // it after them and moves it: halved where something is not finite, doubled after INTERVAL good steps, which scale[1]
 // counts. update then also writes the values in half precision.
@@ -97,14 +98,22 @@ fn finish_norms(@builtin(local_invocation_index) lane: u32) {
 @group(0) @binding(1) var<storage, read_write> g: array<vec4<f32>>;
 @group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;
-@group(0) @binding(4) var<storage, read_write> teacher: array<vec4<f32>>;
-@group(0) @binding(5) var<storage, read> block_parameter: array<u32>;
-@group(0) @binding(6) var<storage, read> table: array<vec4<f32>>;
-@group(0) @binding(7) var<storage, read> control: array<f32>;
+@group(0) @binding(4) var<storage, read> block_parameter: array<u32>;
+@group(0) @binding(5) var<storage, read> table: array<vec4<f32>>;
+@group(0) @binding(6) var<storage, read> control: array<f32>;
 #ifdef MIXED
 enable f16;
+#endif
+#ifdef TEACHER
+@group(0) @binding(7) var<storage, read_write> teacher: array<vec4<f32>>;
+#ifdef MIXED
 @group(0) @binding(8) var<storage, read_write> w_half: array<vec4<f16>>;
 @group(0) @binding(9) var<storage, read_write> teacher_half: array<vec4<f16>>;
+#endif
+#else
+#ifdef MIXED
+@group(0) @binding(7) var<storage, read_write> w_half: array<vec4<f16>>;
+#endif
 #endif
 
 @compute @workgroup_size(WG)
@@ -132,11 +141,13 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: v
         w_half[i] = vec4<f16>(value);
 #endif
     }
+#ifdef TEACHER
     let old = teacher[i];
     let average = old + p.ema * (value - old);
     teacher[i] = average;
 #ifdef MIXED
     teacher_half[i] = vec4<f16>(average);
+#endif
 #endif
 }
 #endif

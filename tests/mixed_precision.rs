@@ -11,12 +11,13 @@ use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::ops;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::optim::loss_scale::ScaleState;
-use poa_gpu::poa::losses::LossReport;
-use poa_gpu::poa::{PoaModel, StepInputs};
+use poa_gpu::poa::losses::StepRecord;
+use poa_gpu::poa::{PoaModel, PoaTask, StepInputs};
 use poa_gpu::recipes::Config;
 use poa_gpu::tensor::Device;
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::save::RunState;
+use poa_gpu::train::step::apply;
 use poa_gpu::train::trainer::{Outcome, Start, Trainer};
 
 const MIXED: &str = "train.precision=\"mixed\"";
@@ -37,18 +38,18 @@ fn batches(config: &Config) -> impl Iterator<Item = Batch> {
     std::iter::from_fn(move || Some(loader.next().unwrap()))
 }
 
-/// Forward, backward and the gradients' norms of one step.
-fn step(model: &PoaModel, batch: &Batch) -> (LossReport, GradientReport) {
+/// Forward and backward of one step.
+fn backward(model: &PoaModel, batch: &Batch) -> StepRecord {
     let network = model.grid.named("middle").unwrap();
-    let record = model.forward_backward(batch, &mut StepInputs::new(network, 0.05)).unwrap();
-    model.optimizer.measure(model.student.gradients().unwrap(), &record.total).unwrap();
-    let control = model.optimizer.control().to_vec::<f32>().unwrap();
-    (record.read(&model.settings.weights).unwrap(), GradientReport::from_control(&control))
+    model.forward_backward(batch, &mut StepInputs::new(network, 0.05)).unwrap()
 }
 
-fn update(model: &PoaModel, lr: f64) {
+/// A whole step.
+fn step(model: &mut PoaModel, batch: &Batch, lr: f64) -> (StepRecord, GradientReport) {
+    let record = backward(model, batch);
     let settings = StepSettings { lr, last_layer_lr: lr, weight_decay: 0.04, teacher_momentum: 0.99 };
-    model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
+    let report = apply(&mut model.trained(), &record.total, settings).unwrap();
+    (record, report)
 }
 
 #[test]
@@ -62,7 +63,13 @@ fn losses_and_gradients_are_near_those_of_single_precision() {
     // as much as this first step's gradients bear
     let scale = 256.0;
     models[1].optimizer.loss_scale().unwrap().set(ScaleState { scale, good_steps: 0 }).unwrap();
-    let [(losses, report), (half_losses, half_report)] = [0, 1].map(|i| step(&models[i], &batch));
+    let [(losses, report), (half_losses, half_report)] = [0, 1].map(|i| {
+        let model: &PoaModel = &models[i];
+        let record = backward(model, &batch);
+        model.optimizer.measure(model.student.gradients().unwrap(), &record.total).unwrap();
+        let control = model.optimizer.control().to_vec::<f32>().unwrap();
+        (record.read(&model.settings.weights).unwrap(), GradientReport::from_control(&control))
+    });
     assert_eq!((report.loss_scale, half_report.loss_scale), (None, Some(scale as f64)));
     for ((name, want), (_, got)) in losses.components.iter().zip(&half_losses.components) {
         assert!((got - want).abs() <= 5e-3 * want.abs(), "{name}: {got}, {want} in single precision");
@@ -86,9 +93,9 @@ fn losses_and_gradients_are_near_those_of_single_precision() {
 #[test]
 fn halves_follow_the_values() {
     let config = demo(&["train.batch_size_per_gpu=4", MIXED]);
-    let model = PoaModel::new(&config, &gpu(), 5).unwrap();
+    let mut model = PoaModel::new(&config, &gpu(), 5).unwrap();
     let batch = batches(&config).next().unwrap();
-    let check = |when: &str| {
+    let check = |model: &PoaModel, when: &str| {
         for parameters in [&model.student, &model.teacher] {
             let halves = parameters.halves().unwrap();
             for (values, halves) in parameters.values().buffers().iter().zip(halves.buffers()) {
@@ -97,46 +104,44 @@ fn halves_follow_the_values() {
             }
         }
     };
-    check("new");
-    step(&model, &batch);
-    update(&model, 0.01);
-    check("updated");
+    check(&model, "new");
+    step(&mut model, &batch, 0.01);
+    check(&model, "updated");
     let bias =
         vec![0.3; model.student.values().get("backbone.blocks.0.mlp.fc1.linear.bias").unwrap().elements()];
     model.student.values().write("backbone.blocks.0.mlp.fc1.linear.bias", &bias).unwrap();
-    model.values_changed().unwrap();
-    check("written");
+    model.trained().values_changed().unwrap();
+    check(&model, "written");
 }
 
 #[test]
 fn overflow_skips_the_step_and_halves_the_loss_scale() {
     let config = demo(&["train.batch_size_per_gpu=4", MIXED]);
-    let model = PoaModel::new(&config, &gpu(), 5).unwrap();
+    let mut model = PoaModel::new(&config, &gpu(), 5).unwrap();
     let batch = batches(&config).next().unwrap();
     let snapshot = |m: &PoaModel| {
         let sets = [m.student.values(), m.teacher.values(), &m.optimizer.m, &m.optimizer.v];
         sets.map(|s| s.buffers().iter().flat_map(|b| b.to_vec::<f32>().unwrap()).collect::<Vec<_>>())
     };
     let before = snapshot(&model);
-    let scale = model.optimizer.loss_scale().unwrap();
-    scale.set(ScaleState { scale: (1u64 << 40) as f32, good_steps: 7 }).unwrap();
-    let (losses, report) = step(&model, &batch);
+    let scale = |model: &PoaModel| model.optimizer.loss_scale().unwrap().get().unwrap();
+    let high = ScaleState { scale: (1u64 << 40) as f32, good_steps: 7 };
+    model.optimizer.loss_scale().unwrap().set(high).unwrap();
+    let (record, report) = step(&mut model, &batch, 0.1);
+    let losses = record.read(&model.settings.weights).unwrap();
     assert!(losses.total.is_finite(), "the forward pass knows nothing of the scale");
     assert!(!report.finite);
-    update(&model, 0.1);
     assert!(snapshot(&model) == before, "a skipped step moved something");
-    assert_eq!(scale.get().unwrap(), ScaleState { scale: (1u64 << 39) as f32, good_steps: 0 });
+    assert_eq!(scale(&model), ScaleState { scale: (1u64 << 39) as f32, good_steps: 0 });
     // it falls until gradients fit, and then training goes on
     let mut steps = 0;
-    while !step(&model, &batch).1.finite {
-        update(&model, 0.1);
+    while !step(&mut model, &batch, 0.1).1.finite {
         steps += 1;
         assert!(steps < 40, "no scale fits");
     }
-    update(&model, 0.1);
     let after = snapshot(&model);
     assert!(after[0] != before[0] && after.iter().flatten().all(|v| v.is_finite()));
-    assert_eq!(scale.get().unwrap().good_steps, 1);
+    assert_eq!(scale(&model).good_steps, 1);
 }
 
 fn folder(name: &str) -> PathBuf {
@@ -146,15 +151,17 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// Trains to step `stop` in a folder, from its newest checkpoint where it has one.
-fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome {
+fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome<PoaTask> {
     let config = demo(settings);
     let resume = out.exists();
     let run = match resume {
         true => RunFolder::open(out).unwrap(),
-        false => RunFolder::create(Some(out), "demo", &config).unwrap(),
+        false => RunFolder::create(Some(out), "demo", &config.to_toml().unwrap()).unwrap(),
     };
     let start = Start { resume, ..Start::default() };
-    let mut trainer = Trainer::new(config, device, data::open("shapes").unwrap(), run, &start).unwrap();
+    let (plan, text) = (config.plan(), config.to_toml().unwrap());
+    let task = PoaTask::new(config, text, device, data::open("shapes").unwrap(), run.dir()).unwrap();
+    let mut trainer = Trainer::new(task, plan, run, &start).unwrap();
     trainer.stop_after(stop);
     trainer.run(&AtomicBool::new(false)).unwrap()
 }
@@ -206,7 +213,8 @@ fn a_resumed_run_continues_bit_for_bit() {
             .concat();
     let run = |name: &str, stops: &[usize]| {
         let out = folder(name);
-        let outcomes: Vec<Outcome> = stops.iter().map(|stop| train(&out, &gpu(), &settings, *stop)).collect();
+        let outcomes: Vec<Outcome<PoaTask>> =
+            stops.iter().map(|stop| train(&out, &gpu(), &settings, *stop)).collect();
         let last = outcomes.last().unwrap();
         let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
         let files = files.map(|f| std::fs::read(last.checkpoint.join(f)).unwrap());

@@ -63,7 +63,7 @@ fn the_papers_recipe_is_the_default() {
     assert!((config.optim.lr - 0.005).abs() < 1e-15);
     assert_eq!(config.total_steps(), 276_800);
     assert_eq!(config.ibot_start_step(), 24_000);
-    assert_eq!(config.checkpoint_period(), 16_000);
+    assert_eq!(config.plan().save_every, 16_000);
 }
 
 #[test]
@@ -343,7 +343,7 @@ fn fewer_steps_run_the_whole_recipe() {
         let schedules = Schedules::new(&config.optim, &config.length());
         let teacher = TeacherSchedules::new(&config);
         assert!((0..5).all(|t| schedules.lr(t).is_finite() && teacher.temp(t) > 0.0));
-        assert_eq!(config.checkpoint_period(), 1);
+        assert_eq!(config.plan().save_every, 1);
     }
 }
 
@@ -378,10 +378,11 @@ fn a_run_folder_belongs_to_one_run() {
     let dir = scratch("run");
     let config = demo(&[]).unwrap();
     let out = dir.join("a/b");
-    let run = RunFolder::create(Some(&out), "demo", &config).unwrap();
+    let text = config.to_toml().unwrap();
+    let run = RunFolder::create(Some(&out), "demo", &text).unwrap();
     assert!(run.checkpoints().is_dir());
     assert_eq!(Config::load(run.config().to_str().unwrap(), &[]).unwrap(), config);
-    let error = RunFolder::create(Some(&out), "demo", &config).unwrap_err().to_string();
+    let error = RunFolder::create(Some(&out), "demo", &text).unwrap_err().to_string();
     assert!(error.contains("already holds a run") && error.contains("--out"), "{error}");
     assert!(RunFolder::open(&out).unwrap_err().to_string().contains("another process"), "locked");
     drop(run);

@@ -4,20 +4,21 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use poa_gpu::Result;
 use poa_gpu::data::batch::GLOBAL;
 use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
 use poa_gpu::ops;
-use poa_gpu::optim::adamw::{GradientReport, StepSettings};
-use poa_gpu::poa::losses::LossReport;
-use poa_gpu::poa::{PoaModel, StepInputs};
+use poa_gpu::optim::adamw::StepSettings;
+use poa_gpu::poa::losses::{LossReport, StepRecord};
+use poa_gpu::poa::{PoaModel, PoaTask, StepInputs};
 use poa_gpu::recipes::Config;
+use poa_gpu::recipes::teacher::Teacher;
 use poa_gpu::tensor::{Device, Tensor};
 use poa_gpu::train::run_folder::RunFolder;
-use poa_gpu::train::save::{RunState, Teacher, load, save};
+use poa_gpu::train::save::{RunState, load, save};
+use poa_gpu::train::step::apply;
 use poa_gpu::train::trainer::{Start, Trainer};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
@@ -33,6 +34,16 @@ fn demo(settings: &[&str]) -> Config {
     config.apply(settings).unwrap();
     config.resolve(1).unwrap();
     config
+}
+
+fn task(config: &Config, device: &Device, dir: &Path) -> PoaTask {
+    PoaTask::new(config.clone(), config.to_toml().unwrap(), device, data::open("shapes").unwrap(), dir)
+        .unwrap()
+}
+
+/// A run that starts, or goes on, in its folder.
+fn trainer(config: &Config, device: &Device, run: RunFolder, start: &Start) -> Trainer<PoaTask> {
+    Trainer::new(task(config, device, run.dir()), config.plan(), run, start).unwrap()
 }
 
 /// The lines of a `metrics.jsonl` without what depends on the clock.
@@ -51,12 +62,15 @@ fn batch(config: &Config) -> Batch {
     Loader::new(data::open("shapes").unwrap(), config.loader().unwrap()).unwrap().next().unwrap()
 }
 
-fn step(model: &PoaModel, batch: &Batch, network: Network) -> Result<LossReport> {
+/// Forward and backward of one step.
+fn backward(model: &PoaModel, batch: &Batch, network: Network) -> StepRecord {
     let mut rng = ChaCha8Rng::seed_from_u64(3);
     let mut how = StepInputs::new(network, 0.05).with_drop_path(&mut rng);
-    let record = model.forward_backward(batch, &mut how)?;
-    model.optimizer.measure(model.student.gradients().unwrap(), &record.total)?;
-    record.read(&model.settings.weights)
+    model.forward_backward(batch, &mut how).unwrap()
+}
+
+fn losses(model: &PoaModel, record: &StepRecord) -> LossReport {
+    record.read(&model.settings.weights).unwrap()
 }
 
 /// ‖a − b‖ / ‖b‖
@@ -80,7 +94,7 @@ fn a_demo_step_is_the_same_on_both_devices() {
         let devices = [Device::cpu(), ops::open(&DeviceChoice::Gpu).expect("kernels-tests/run installs one")];
         let models: Vec<PoaModel> = devices.iter().map(|d| PoaModel::new(&config, d, 5).unwrap()).collect();
         let network = models[0].grid.named("middle").unwrap();
-        let losses: Vec<_> = models.iter().map(|m| step(m, &batch, network).unwrap()).collect();
+        let losses: Vec<_> = models.iter().map(|m| losses(m, &backward(m, &batch, network))).collect();
         for ((name, cpu), (_, gpu)) in losses[0].components.iter().zip(&losses[1].components) {
             assert!((cpu - gpu).abs() <= 5e-6 * cpu.abs(), "{settings:?} {name}: {cpu} and {gpu}");
         }
@@ -109,14 +123,13 @@ fn a_run_repeats_bit_for_bit() {
             ]);
             let device = ops::open(&choice).unwrap();
             let out = folder(name);
-            let run = RunFolder::create(Some(&out), "demo", &config).unwrap();
+            let run = RunFolder::create(Some(&out), "demo", &config.to_toml().unwrap()).unwrap();
             let metrics = run.metrics();
-            let trainer =
-                Trainer::new(config, &device, data::open("shapes").unwrap(), run, &Start::default()).unwrap();
-            let outcome = trainer.run(&AtomicBool::new(false)).unwrap();
+            let outcome =
+                trainer(&config, &device, run, &Start::default()).run(&AtomicBool::new(false)).unwrap();
             let lines = lines(&metrics);
             let teacher = std::fs::read(outcome.checkpoint.join("teacher.safetensors")).unwrap();
-            assert_eq!(outcome.knn.len(), 3 * 2, "three networks, two numbers of neighbours");
+            assert_eq!(outcome.task.gains(4).len(), 3 * 2, "three networks, two numbers of neighbours");
             std::fs::remove_dir_all(out).unwrap();
             (lines, teacher)
         };
@@ -132,7 +145,7 @@ fn a_non_finite_step_changes_nothing() {
     for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
         let config = demo(&["train.batch_size_per_gpu=4"]);
         let device = ops::open(&choice).unwrap();
-        let model = PoaModel::new(&config, &device, 5).unwrap();
+        let mut model = PoaModel::new(&config, &device, 5).unwrap();
         let mut batch = batch(&config);
         let network = model.grid.smallest();
         let settings = StepSettings { lr: 0.1, last_layer_lr: 0.1, weight_decay: 0.1, teacher_momentum: 0.5 };
@@ -142,19 +155,17 @@ fn a_non_finite_step_changes_nothing() {
         };
         let before = snapshot(&model);
         batch.pixels_mut(GLOBAL).unwrap()[17] = f32::NAN;
-        step(&model, &batch, network).unwrap();
-        let control = model.optimizer.control().to_vec::<f32>().unwrap();
-        assert!(!GradientReport::from_control(&control).finite);
-        model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
+        let record = backward(&model, &batch, network);
+        assert!(!apply(&mut model.trained(), &record.total, settings).unwrap().finite);
         assert!(snapshot(&model) == before, "{choice:?}: a skipped step moved something");
+        assert_eq!(model.optimizer.applied, 0);
         let gradients = model.student.gradients().unwrap();
         assert!(gradients.buffers().iter().all(|b| b.to_vec::<f32>().unwrap().iter().all(|v| *v == 0.0)));
         // the next step is an ordinary one
         batch.pixels_mut(GLOBAL).unwrap()[17] = 0.0;
-        step(&model, &batch, network).unwrap();
-        let control = model.optimizer.control().to_vec::<f32>().unwrap();
-        assert!(GradientReport::from_control(&control).finite);
-        model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
+        let record = backward(&model, &batch, network);
+        assert!(apply(&mut model.trained(), &record.total, settings).unwrap().finite);
+        assert_eq!(model.optimizer.applied, 1);
         let after = snapshot(&model);
         assert!(after[0] != before[0] && after[1] != before[1]);
         assert!(after.iter().flatten().all(|v| v.is_finite()));
@@ -165,18 +176,24 @@ fn a_non_finite_step_changes_nothing() {
 fn a_checkpoint_brings_everything_back() {
     let config = demo(&["train.batch_size_per_gpu=4", "train.centering=\"centering\""]);
     let device = Device::cpu();
-    let mut model = PoaModel::new(&config, &device, 5).unwrap();
-    let batch = batch(&config);
-    let settings = StepSettings { lr: 1e-3, last_layer_lr: 1e-3, weight_decay: 0.1, teacher_momentum: 0.9 };
-    step(&model, &batch, model.grid.smallest()).unwrap();
-    model.optimizer.update(&model.student, model.teacher.values(), settings).unwrap();
-    model.optimizer.applied = 1;
-    let state = RunState { step: 1, applied: 1, seed: 5, ..RunState::default() };
     let dir = folder("checkpoint").join("step-1");
     std::fs::create_dir_all(dir.parent().unwrap()).unwrap();
-    save(&model, &config, &state, &dir).unwrap();
-    let mut other = PoaModel::new(&config, &device, 6).unwrap();
-    assert_eq!(load(&mut other, &dir).unwrap(), state);
+    let mut saved = task(&config, &device, dir.parent().unwrap());
+    let model = &mut saved.model;
+    let batch = batch(&config);
+    let settings = StepSettings { lr: 1e-3, last_layer_lr: 1e-3, weight_decay: 0.1, teacher_momentum: 0.9 };
+    let record = backward(model, &batch, model.grid.smallest());
+    apply(&mut model.trained(), &record.total, settings).unwrap();
+    let state = RunState { step: 1, applied: 1, seed: 5, ..RunState::default() };
+    save(&mut saved, RunState { applied: 0, ..state.clone() }, &dir).unwrap();
+    let of_seed_6 = |config: &Config| {
+        let mut config = config.clone();
+        config.train.seed = 6;
+        task(&config, &device, dir.parent().unwrap())
+    };
+    let mut other = of_seed_6(&config);
+    assert_eq!(load(&mut other, &dir).unwrap(), state, "the optimiser says how many steps were applied");
+    assert_eq!(other.model.optimizer.applied, 1);
     let values = |m: &PoaModel| {
         let mut all: Vec<Vec<f32>> = Vec::new();
         for set in [m.student.values(), m.teacher.values(), &m.optimizer.m, &m.optimizer.v] {
@@ -187,7 +204,7 @@ fn a_checkpoint_brings_everything_back() {
         );
         all
     };
-    assert!(values(&model) == values(&other));
+    assert!(values(&saved.model) == values(&other.model));
 
     // the teacher alone, with everything it needs from the checkpoint
     let teacher = Teacher::open(&dir, &device).unwrap();
@@ -198,11 +215,11 @@ fn a_checkpoint_brings_everything_back() {
     let network = teacher.grid.named("middle").unwrap();
     let features =
         |encoder: Encoder| encoder.features(network, &images, false).unwrap().0.to_vec::<f32>().unwrap();
-    assert_eq!(features(teacher.encoder()), features(model.teacher_encoder()));
+    assert_eq!(features(teacher.encoder()), features(saved.model.teacher_encoder()));
 
     // a model of other sizes: one line that names the tensor
     let wider = demo(&["train.batch_size_per_gpu=4", "dino.head_hidden_dim=64"]);
-    let mut wider = PoaModel::new(&wider, &device, 6).unwrap();
+    let mut wider = of_seed_6(&wider);
     let error = load(&mut wider, &dir).unwrap_err().to_string();
     assert!(error.contains("dino_head.mlp0.0.linear.weight") && !error.contains('\n'), "{error}");
 
@@ -242,12 +259,11 @@ fn in_pieces(
         let config = demo(settings);
         let device = ops::open(choice).unwrap();
         let run = match piece {
-            0 => RunFolder::create(Some(&out), "demo", &config).unwrap(),
+            0 => RunFolder::create(Some(&out), "demo", &config.to_toml().unwrap()).unwrap(),
             _ => RunFolder::open(&out).unwrap(),
         };
         let start = Start { resume: piece > 0, ..Start::default() };
-        let source = data::open("shapes").unwrap();
-        let mut trainer = Trainer::new(config, &device, source, run, &start).unwrap();
+        let mut trainer = trainer(&config, &device, run, &start);
         trainer.stop_after(*stop);
         last = Some(trainer.run(&AtomicBool::new(false)).unwrap());
     }
@@ -316,7 +332,7 @@ fn recomputed_blocks_give_the_same_gradients_in_less_memory() {
             let device = ops::open(&choice).unwrap();
             let model = PoaModel::new(&config, &device, 5).unwrap();
             let before = device.peak_bytes();
-            let report = step(&model, &batch(&config), model.grid.intact()).unwrap();
+            let report = losses(&model, &backward(&model, &batch(&config), model.grid.intact()));
             let gradients = model.student.gradients().unwrap();
             let bits: Vec<Vec<u32>> = gradients
                 .buffers()

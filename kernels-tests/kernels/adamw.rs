@@ -40,9 +40,9 @@ fn the_loss_scale_moves_with_the_steps() {
             .unwrap()
             .with_halves()
             .unwrap();
-        let halves = [student.halves().unwrap().clone(), teacher.halves().unwrap()];
+        let (halves, averaged) = (student.halves().unwrap().clone(), teacher.halves().unwrap());
         let optimizer = AdamW::new(&layout, &device, config, vec![multipliers(0)]).unwrap();
-        let optimizer = optimizer.with_mixed_precision(halves).unwrap();
+        let optimizer = optimizer.with_mixed_precision(halves, Some(averaged)).unwrap();
         let loss = Tensor::from_slice(&device, &[1], &[1.0f32]).unwrap();
         let scale = optimizer.loss_scale().unwrap();
         let state = |scale, good_steps| ScaleState { scale, good_steps };
@@ -52,7 +52,7 @@ fn the_loss_scale_moves_with_the_steps() {
             student.gradients().unwrap().write("backbone.a", &[gradient; 5]).unwrap();
             let _ = student.take_touched();
             optimizer.measure(student.gradients().unwrap(), &loss).unwrap();
-            optimizer.update(&student, &teacher, settings).unwrap();
+            optimizer.update(&student, Some(&teacher), settings).unwrap();
             GradientReport::from_control(&optimizer.control().to_vec::<f32>().unwrap())
         };
         let report = step(START);
@@ -76,8 +76,17 @@ fn three_steps_with_clipping_decay_and_moving_average() {
     let specs: Vec<_> =
         NAMES.iter().map(|(n, len)| ParameterSpec::new(*n, &[*len], Init::Constant(0.0))).collect();
     for device in [Device::cpu(), ops::open(&DeviceChoice::Gpu).unwrap()] {
-        // all in one buffer, and in as many as the smallest limit makes; in single and in mixed precision
-        for (limit, mixed) in [(usize::MAX, false), (4 * NORM_BLOCK, false), (4 * NORM_BLOCK, true)] {
+        // all in one buffer, and in as many as the smallest limit makes; in single and in mixed precision; with and
+        // without a teacher
+        let split = 4 * NORM_BLOCK;
+        for (limit, mixed, averages) in [
+            (usize::MAX, false, true),
+            (split, false, true),
+            (split, true, true),
+            (usize::MAX, false, false),
+            (split, false, false),
+            (split, true, false),
+        ] {
             let layout = FlatLayout::new(&specs, limit).unwrap();
             let values = FlatBuffers::zeros(&layout, &device).unwrap();
             let teacher = FlatBuffers::zeros(&layout, &device).unwrap();
@@ -95,8 +104,9 @@ fn three_steps_with_clipping_decay_and_moving_average() {
             let teacher_halves = teacher.halves().unwrap();
             if mixed {
                 student = student.with_halves().unwrap();
-                let halves = [student.halves().unwrap().clone(), teacher_halves.clone()];
-                optimizer = optimizer.with_mixed_precision(halves).unwrap();
+                let averaged = averages.then(|| teacher_halves.clone());
+                let halves = student.halves().unwrap().clone();
+                optimizer = optimizer.with_mixed_precision(halves, averaged).unwrap();
             }
             // the loss scale of mixed precision is a power of two: it changes no bit of the rest
             let scale = if mixed { START } else { 1.0 };
@@ -126,7 +136,7 @@ fn three_steps_with_clipping_decay_and_moving_average() {
                 for (got, want) in report.norms.iter().zip(norms) {
                     assert!((got / want - 1.0).abs() < 1e-6, "{got} {want}");
                 }
-                optimizer.update(&student, &teacher, settings).unwrap();
+                optimizer.update(&student, averages.then_some(&teacher), settings).unwrap();
                 optimizer.applied += 1;
                 let t = step as i32 + 1;
                 for (i, [p, teacher, m, v]) in reference.iter_mut().enumerate() {
@@ -143,8 +153,10 @@ fn three_steps_with_clipping_decay_and_moving_average() {
                             p[j] = p[j] * (1.0 - lr * settings.weight_decay * k.weight_decay)
                                 - lr * mh / (vh.sqrt() + config.eps);
                         }
-                        teacher[j] =
-                            settings.teacher_momentum * teacher[j] + (1.0 - settings.teacher_momentum) * p[j];
+                        if averages {
+                            let keep = settings.teacher_momentum;
+                            teacher[j] = keep * teacher[j] + (1.0 - keep) * p[j];
+                        }
                     }
                 }
             }
@@ -155,8 +167,8 @@ fn three_steps_with_clipping_decay_and_moving_average() {
                     let label = format!("{what} of {name} on {}, limit {limit}", device.kind());
                     assert_close(&label, &set.read(name).unwrap(), want, 2e-7, 5e-6);
                 }
-                for (set, halves) in [(student.values(), student.halves()), (&teacher, Some(&teacher_halves))]
-                {
+                let averaged = averages.then_some(&teacher_halves);
+                for (set, halves) in [(student.values(), student.halves()), (&teacher, averaged)] {
                     let Some(halves) = halves.filter(|_| mixed) else { continue };
                     let rounded = set.read(name).unwrap().into_iter().map(f16::from_f32);
                     let halves = halves.get(name).unwrap().to_vec::<f16>().unwrap();

@@ -38,7 +38,7 @@ pub(super) fn run(bench: &Bench, sink: &mut Sink) -> Result<()> {
                 tape.backward(vec![(&y, gradient.clone())])?;
                 let gradients = student.gradients().expect("of trained parameters");
                 optimizer.measure(gradients, &loss)?;
-                optimizer.update(&student, &teacher, settings)
+                optimizer.update(&student, Some(&teacher), settings)
             },
             move || {
                 let want = start[7] as f64 * (1.0 - 4e-5) - 1e-3 * sign;

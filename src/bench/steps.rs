@@ -12,6 +12,7 @@ use crate::poa::{PoaModel, StepInputs};
 use crate::profile::Work;
 use crate::recipes::Config;
 use crate::tensor::Device;
+use crate::train::step::Stepper;
 
 /// Memory that a step of ViT-L takes with the recipe's batch (measured on the CPU device).
 const VIT_L_BYTES: u64 = 14 << 30;
@@ -77,16 +78,14 @@ fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
     let settings =
         StepSettings { lr: 1e-4, last_layer_lr: 1e-4, weight_decay: 0.04, teacher_momentum: 0.992 };
     let weights = LossWeights::of(&config);
+    let mut stepper = Stepper::default();
     let record = std::rc::Rc::new(std::cell::Cell::new(None));
     let last = record.clone();
     Ready::new(
         move || {
             let mut how = StepInputs::new(network, 0.04).with_drop_path(&mut rng);
             let losses = model.forward_backward(&batch, &mut how)?;
-            let gradients = model.student.gradients().expect("students are trained").clone();
-            model.optimizer.measure(&gradients, &losses.total)?;
-            model.optimizer.update(&model.student, model.teacher.values(), settings)?;
-            model.optimizer.applied += 1;
+            stepper.apply(&mut model.trained(), &losses.total, settings, ())?;
             record.set(Some(losses));
             Ok(())
         },

@@ -58,6 +58,6 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         0 => String::new(),
         minutes => format!(", and every {minutes} minutes"),
     };
-    say!("  checkpoints       every {} steps{minutes}", config.checkpoint_period());
+    say!("  checkpoints       every {} steps{minutes}", config.plan().save_every);
     Ok(())
 }

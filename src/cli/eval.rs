@@ -18,7 +18,7 @@ use crate::models::backbone::Cost;
 use crate::models::grid::Network;
 use crate::ops;
 use crate::plot;
-use crate::train::save::Teacher;
+use crate::recipes::teacher::Teacher;
 use crate::weights::networks::choose;
 
 /// The kinds of evaluation.

@@ -7,7 +7,8 @@ use clap::Args;
 use crate::error::{Error, Result};
 use crate::files::checkpoint;
 use crate::models::plain::Format;
-use crate::train::save::{TEACHER, config_of};
+use crate::recipes::teacher::config_of;
+use crate::train::save::TEACHER;
 use crate::weights::extract::Extraction;
 use crate::weights::networks::choose;
 

@@ -8,8 +8,8 @@ use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
 use crate::ops;
+use crate::recipes::teacher::Teacher;
 use crate::tensor::Device;
-use crate::train::save::Teacher;
 use crate::weights::networks::choose;
 
 /// A sub-network of a checkpoint, and what it is run on.

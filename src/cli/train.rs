@@ -1,5 +1,6 @@
 //! `poa-gpu train`.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -8,11 +9,13 @@ use crate::data;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::ops;
+use crate::poa::{PoaModel, PoaTask};
 use crate::recipes::Config;
 use crate::tensor::Device;
 use crate::train::profiling::Profiling;
 use crate::train::run_folder::RunFolder;
 use crate::train::trainer::{Outcome, Start, Trainer};
+use crate::weights::import::Import;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     let earlier = match args.run_to_resume() {
@@ -55,21 +58,39 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         }
         // what an attempt left that was ended before it had a configuration is no run
         None => match (&args.out, args.resume) {
-            (Some(dir), true) => RunFolder::start(dir, &config)?,
-            _ => RunFolder::create(args.out.as_deref(), &args.recipe(), &config)?,
+            (Some(dir), true) => RunFolder::start(dir, &config.to_toml()?)?,
+            _ => RunFolder::create(args.out.as_deref(), &args.recipe(), &config.to_toml()?)?,
         },
     };
     shows(format!("device:  {}", device.describe()));
     shows(format!("data:    {}, {} images", source.describe(), source.len()));
     shows(format!("run:     {}", folder.dir().display()));
     let stop = stop_on_signal()?;
-    let start = Start { resume, init: args.init.clone(), profile };
-    let trainer = Trainer::new(config, &device, source, folder, &start)?;
+    let (plan, text) = (config.plan(), config.to_toml()?);
+    let task = PoaTask::new(config, text, &device, source, folder.dir())?;
+    let start = Start { resume, profile };
+    let mut trainer = Trainer::new(task, plan, folder, &start)?;
+    if let Some(path) = args.init.as_deref().filter(|_| !trainer.resumed()) {
+        let summary = initialise(&mut trainer.task_mut().model, path)?;
+        trainer.say(&summary);
+    }
     let outcome = trainer.run(&stop)?;
     if !quiet {
         report(&outcome, &device);
     }
     Ok(())
+}
+
+/// Fills student and teacher from a file of weights, as far as it has them; says which those are.
+fn initialise(model: &mut PoaModel, path: &Path) -> Result<String> {
+    let specs: Vec<_> = model.student.values().layout().places().iter().map(|p| p.spec.clone()).collect();
+    let import = Import::open(path, &*model.backbone, &specs)?;
+    import.fill(|name, values| {
+        model.student.values().write(name, values)?;
+        model.teacher.values().write(name, values)
+    })?;
+    model.trained().values_changed()?;
+    Ok(import.summary())
 }
 
 /// A flag that the first Ctrl-C (or termination) sets; a second one ends the program at once.
@@ -86,14 +107,18 @@ fn stop_on_signal() -> Result<Arc<AtomicBool>> {
     Ok(stop)
 }
 
-fn report(outcome: &Outcome, device: &Device) {
+fn report(outcome: &Outcome<PoaTask>, device: &Device) {
     if outcome.interrupted {
         mention!("interrupted after {} steps", outcome.steps);
     }
-    if !outcome.knn.is_empty() {
+    let gains = match outcome.interrupted {
+        true => Vec::new(),
+        false => outcome.task.gains(outcome.steps),
+    };
+    if !gains.is_empty() {
         mention!("\nk-NN top-1 of the teacher's sub-networks on held-out images");
         mention!("  {:<12} {:>4} {:>8} {:>8} {:>8}", "network", "k", "before", "after", "gain");
-        for r in &outcome.knn {
+        for r in &gains {
             mention!(
                 "  {:<12} {:>4} {:>7.1}% {:>7.1}% {:>+8.1}",
                 r.network.to_string(),

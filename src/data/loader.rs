@@ -14,9 +14,9 @@ use crate::data::bad_samples::{BadKind, BadSample, BadSamples, Fault};
 use crate::data::batch::Batch;
 use crate::data::loader_config::LoaderConfig;
 use crate::data::order::{Order, Pick};
-use crate::data::rng::{Purpose, stream};
 use crate::data::source::Source;
 use crate::error::{Error, Result};
+use crate::rng::{Purpose, stream};
 
 /// An endless sequence of batches, the same bits for any number of threads.
 pub struct Loader {

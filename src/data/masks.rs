@@ -8,7 +8,7 @@ use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
-use crate::data::rng::{Purpose, stream};
+use crate::rng::{Purpose, stream};
 
 /// Fewest patches of a rectangle (before it is cut to what may still be hidden).
 const MIN_AREA: f64 = 4.0;

@@ -7,7 +7,7 @@
 //!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
 //!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB
-//! bad_samples.rs  images that cannot be used, and why
+//! bad_samples.rs  images that cannot be used, and why; bad_samples_file.rs  those of a run, on disk
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
 //! masks.rs     which patches of which global crop are hidden
@@ -15,7 +15,6 @@
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
 //! loader.rs    worker threads           assembly.rs  the batch they write to
 //! settings.rs  the sections of a recipe; loader_config.rs  what the loader is told
-//! rng.rs       the random stream of every purpose
 //! ```
 //! Every random choice follows from (seed, epoch, index) or (seed, step) alone, so a batch has the same bits for any
 //! number of threads and after a resume.
@@ -23,6 +22,7 @@
 mod assembly;
 pub mod augment;
 pub mod bad_samples;
+pub mod bad_samples_file;
 pub mod batch;
 mod blur;
 mod braces;
@@ -38,7 +38,6 @@ pub mod masks;
 pub mod order;
 pub mod registry;
 mod resize;
-pub mod rng;
 pub mod settings;
 pub mod shapes;
 mod shard;

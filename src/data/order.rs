@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::seq::SliceRandom;
 
-use crate::data::rng::{Purpose, stream};
+use crate::rng::{Purpose, stream};
 
 /// The order of the images of every epoch.
 pub struct Order {

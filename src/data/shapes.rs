@@ -13,8 +13,8 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::bad_samples::BadSample;
-use crate::data::rng::{Purpose, stream};
 use crate::data::source::Source;
+use crate::rng::{Purpose, stream};
 
 /// Images of the train part, if no number is given.
 const DEFAULT_LEN: usize = 20_000;

@@ -15,9 +15,9 @@ use rayon::prelude::*;
 use crate::data::augment::{Scratch, apply_into};
 use crate::data::batch::{Batch, CropGroup, WHOLE};
 use crate::data::order::{Order, Pick};
-use crate::data::rng::{Purpose, stream};
 use crate::data::{BadSample, BlurProbabilities, Crop, CropConfig, Source, View, draw, evaluation_view};
 use crate::error::{Error, Result};
+use crate::rng::{Purpose, stream};
 
 /// Images of a batch that is decoded together, at most.
 const BATCH: usize = 100;

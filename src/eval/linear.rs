@@ -8,7 +8,6 @@ use std::f64::consts::PI;
 
 use crate::autograd::{Tape, Var};
 use crate::data::Batch;
-use crate::data::rng::{Purpose, stream};
 use crate::error::{Error, Result};
 use crate::eval::images::{LabelledImages, TrainingOrder};
 use crate::eval::pass::{Pace, Progress, groups, labels_of, same_classes, through_networks};
@@ -17,6 +16,7 @@ use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::nn::parameters::{Init, initial_values};
 use crate::ops::segment_mean::segment_mean;
+use crate::rng::{Purpose, stream};
 use crate::tensor::{DType, ELEMENT_BYTES, Tensor, copy};
 
 /// Last blocks whose cls tokens are used, where a network has as many.

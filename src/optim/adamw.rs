@@ -1,5 +1,5 @@
-//! One pass over all parameters: AdamW with weight decay, clipping, the teacher's EMA, and the gradients' zeroing;
-//! before it, the gradient norms by module, the clip factors and the check for non-finite numbers, on the device.
+//! One pass over all parameters: AdamW with weight decay, clipping, the moving average of a teacher where there is one,
+//! and the gradients' zeroing; before it, the gradient norms by module, the clip factors and the check for non-finite numbers, on the device.
 //! In mixed precision the same passes take the loss scale out, move it, and write the values in half precision.
 
 use std::rc::Rc;
@@ -41,7 +41,7 @@ pub struct StepSettings {
     pub last_layer_lr: f64,
     /// Weight decay before multipliers.
     pub weight_decay: f64,
-    /// The teacher keeps this share of itself.
+    /// The teacher, where there is one, keeps this share of itself.
     pub teacher_momentum: f64,
 }
 
@@ -58,6 +58,13 @@ pub struct AdamWConfig {
     pub clip_grad: f64,
 }
 
+impl Default for AdamWConfig {
+    /// PyTorch's constants, without a limit.
+    fn default() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, clip_grad: 0.0 }
+    }
+}
+
 /// Multipliers of a parameter (see [`crate::optim::groups`]).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Multipliers {
@@ -67,6 +74,13 @@ pub struct Multipliers {
     pub weight_decay: f64,
     /// Whether it is a last layer.
     pub last_layer: bool,
+}
+
+impl Default for Multipliers {
+    /// A parameter that is like all others.
+    fn default() -> Self {
+        Self { lr: 1.0, weight_decay: 1.0, last_layer: false }
+    }
 }
 
 /// AdamW's moments and tables.
@@ -93,8 +107,10 @@ pub struct AdamW {
 /// What mixed precision adds.
 struct Mixed {
     scale: LossScale,
-    /// The student's and the teacher's values in half precision, written with the others.
-    halves: [FlatBuffers; 2],
+    /// The student's values in half precision, written with the others.
+    student: FlatBuffers,
+    /// The teacher's.
+    teacher: Option<FlatBuffers>,
 }
 
 /// What [`AdamW::measure`] found, on the host.
@@ -123,20 +139,23 @@ const SQUARE_SUMS: [&str; 2] = ["square_sums", "SQUARE_SUMS"];
 const FINISH_NORMS: [&str; 2] = ["finish_norms", "FINISH_NORMS"];
 const UPDATE: [&str; 2] = ["update", "UPDATE"];
 
-fn kernel([entry, flag]: [&'static str; 2], mixed: bool) -> Kernel {
+fn kernel([entry, flag]: [&'static str; 2], mixed: bool, teacher: bool) -> Kernel {
     let team = Team::Workgroup(WG);
     let mut defines = RowPlan { team, vec4: true, keep: 0, exact: false }.defines();
     defines.extend([(flag, 1), ("BLOCK", BLOCK as u32), ("NORM_BLOCK", NORM_BLOCK as u32)]);
     defines.extend(mixed.then_some(("MIXED", 1)));
+    defines.extend(teacher.then_some(("TEACHER", 1)));
     defines.extend((mixed && entry == "finish_norms").then_some(("INTERVAL", loss_scale::INTERVAL)));
     Kernel::new::<AdamWParams>(SHADER, entry, defines)
 }
 
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut all = [SQUARE_SUMS, FINISH_NORMS, UPDATE].map(|pass| kernel(pass, false)).to_vec();
-    if caps.mixed_precision() {
-        all.extend([FINISH_NORMS, UPDATE].map(|pass| kernel(pass, true)));
+    let precisions = if caps.mixed_precision() { &[false, true][..] } else { &[false] };
+    let mut all = vec![kernel(SQUARE_SUMS, false, false)];
+    for &mixed in precisions {
+        all.push(kernel(FINISH_NORMS, mixed, false));
+        all.extend([false, true].map(|teacher| kernel(UPDATE, mixed, teacher)));
     }
     all
 }
@@ -187,12 +206,12 @@ impl AdamW {
         })
     }
 
-    /// The optimiser of mixed precision: gradients come multiplied by a loss scale that moves with them, and the
-    /// student's and the teacher's values in half precision follow the others.
-    pub fn with_mixed_precision(self, halves: [FlatBuffers; 2]) -> Result<Self> {
+    /// The optimiser of mixed precision: gradients come multiplied by a loss scale that moves with them, and the values
+    /// in half precision, the student's and those of a teacher where there is one, follow the others.
+    pub fn with_mixed_precision(self, student: FlatBuffers, teacher: Option<FlatBuffers>) -> Result<Self> {
         let device = self.control.device();
         let control = Tensor::zeros(device, &[self.control.elements() + 1], DType::F32)?;
-        let mixed = Mixed { scale: LossScale::new(device)?, halves };
+        let mixed = Mixed { scale: LossScale::new(device)?, student, teacher };
         Ok(Self { control, mixed: Some(mixed), ..self })
     }
 
@@ -247,7 +266,7 @@ impl AdamW {
                     let blocks = buffer.elements() / NORM_BLOCK;
                     let params =
                         AdamWParams { count: blocks as u32, partial_offset: at as u32, ..Default::default() };
-                    let kernel = kernel(SQUARE_SUMS, false);
+                    let kernel = kernel(SQUARE_SUMS, false, false);
                     gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
                     at += blocks;
                 }
@@ -260,16 +279,21 @@ impl AdamW {
                 };
                 let mut tensors = vec![&self.control, &sums, &self.module_ranges, loss];
                 tensors.extend(self.mixed.iter().map(|m| m.scale.state()));
-                let kernel = kernel(FINISH_NORMS, self.mixed.is_some());
+                let kernel = kernel(FINISH_NORMS, self.mixed.is_some(), false);
                 gpu.dispatch(&kernel, &tensors, &params, [1, 1, 1])
             }
         }
     }
 
-    /// Updates the student's values, the moments and the teacher, and zeroes the gradients; where [`Self::measure`]
-    /// found something non-finite, only the latter. Parameters that no gradient reached are left alone. The caller
-    /// counts the step in [`Self::applied`] once it knows that it was not skipped.
-    pub fn update(&self, student: &Parameters, teacher: &FlatBuffers, settings: StepSettings) -> Result<()> {
+    /// Updates the student's values, the moments and the teacher's moving average, and zeroes the gradients; where
+    /// [`Self::measure`] found something non-finite, only the latter. Parameters that no gradient reached are left
+    /// alone. The caller counts the step in [`Self::applied`] once it knows that it was not skipped.
+    pub fn update(
+        &self,
+        student: &Parameters,
+        teacher: Option<&FlatBuffers>,
+        settings: StepSettings,
+    ) -> Result<()> {
         let _span = profile::operation("adamw");
         let Some(gradients) = student.gradients() else { return Ok(()) };
         let t = (self.applied + 1) as i32;
@@ -312,15 +336,17 @@ impl AdamW {
                         &gradients.buffers()[i],
                         &self.m.buffers()[i],
                         &self.v.buffers()[i],
-                        &teacher.buffers()[i],
                         &self.block_parameter[i],
                         &table,
                         &self.control,
                     ];
-                    let halves = self.mixed.iter().flat_map(|m| &m.halves);
-                    tensors.extend(halves.map(|h| &h.buffers()[i]));
+                    let halves = self.mixed.as_ref();
+                    tensors.extend(teacher.map(|t| &t.buffers()[i]));
+                    tensors.extend(halves.map(|m| &m.student.buffers()[i]));
+                    tensors.extend(halves.and_then(|m| m.teacher.as_ref()).map(|t| &t.buffers()[i]));
                     let grid = gpu.caps().grid((p.elements() / 4).div_ceil(WG as usize));
-                    gpu.dispatch(&kernel(UPDATE, self.mixed.is_some()), &tensors, &params, grid)?;
+                    let kernel = kernel(UPDATE, self.mixed.is_some(), teacher.is_some());
+                    gpu.dispatch(&kernel, &tensors, &params, grid)?;
                 }
                 Ok(())
             }
@@ -331,7 +357,7 @@ impl AdamW {
         &self,
         student: &Parameters,
         gradients: &FlatBuffers,
-        teacher: &FlatBuffers,
+        teacher: Option<&FlatBuffers>,
         table: &[[f32; 4]],
         c: AdamWParams,
     ) -> Result<()> {
@@ -339,16 +365,20 @@ impl AdamW {
         let finite = control[0] == 1.0;
         for (i, p) in student.values().buffers().iter().enumerate() {
             let blocks = self.block_parameter[i].cpu::<u32>();
-            let (p, g, t) = (
+            let mut averages: Vec<Option<&mut [f32]>> = match teacher {
+                Some(t) => t.buffers()[i].cpu_mut::<f32>().chunks_mut(NORM_BLOCK).map(Some).collect(),
+                None => (0..p.elements().div_ceil(NORM_BLOCK)).map(|_| None).collect(),
+            };
+            let (p, g) = (
                 p.cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
                 gradients.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
-                teacher.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
             );
             let (m, v) = (
                 self.m.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
                 self.v.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
             );
-            p.zip(g).zip(t).zip(m.zip(v)).enumerate().for_each(|(at, (((p, g), t), (m, v)))| {
+            let all = p.zip(g).zip(m.zip(v)).zip(averages.par_iter_mut());
+            all.enumerate().for_each(|(at, (((p, g), (m, v)), average))| {
                 if !finite {
                     return g.fill(0.0);
                 }
@@ -360,25 +390,31 @@ impl AdamW {
                     };
                     let clip = control[2 + 2 * module as usize];
                     let range = start..start + BLOCK;
-                    let (p, g, t) = (&mut p[range.clone()], &mut g[range.clone()], &mut t[range.clone()]);
-                    let (m, v) = (&mut m[range.clone()], &mut v[range]);
-                    for k in 0..BLOCK {
-                        if touched != 0.0 {
+                    let (p, g) = (&mut p[range.clone()], &mut g[range.clone()]);
+                    let (m, v) = (&mut m[range.clone()], &mut v[range.clone()]);
+                    if touched != 0.0 {
+                        for k in 0..BLOCK {
                             let d = g[k] * clip;
                             m[k] = c.beta1 * m[k] + c.rest1 * d;
                             v[k] = c.beta2 * v[k] + c.rest2 * d * d;
                             let step = (m[k] / c.correction1) / ((v[k] / c.correction2).sqrt() + c.eps);
                             p[k] = p[k] * keep - lr * step;
                         }
-                        t[k] += c.ema * (p[k] - t[k]);
-                        g[k] = 0.0;
                     }
+                    if let Some(average) = average {
+                        for (t, p) in average[range].iter_mut().zip(&*p) {
+                            *t += c.ema * (p - *t);
+                        }
+                    }
+                    g.fill(0.0);
                 }
             });
         }
-        if let Some(Mixed { halves: [s, t], .. }) = &self.mixed {
-            student.values().round_to(s)?;
-            teacher.round_to(t)?;
+        if let Some(mixed) = &self.mixed {
+            student.values().round_to(&mixed.student)?;
+            if let (Some(values), Some(halves)) = (teacher, &mixed.teacher) {
+                values.round_to(halves)?;
+            }
         }
         Ok(())
     }

@@ -1,11 +1,16 @@
-//! POA: three branches, their targets and losses, and the training step.
+//! POA: three branches, their targets and losses, the training step, and POA as a task of the trainer.
 
+pub mod evaluation;
+pub mod health;
 pub mod losses;
 pub mod model;
+pub mod numbers;
 pub mod schedules;
 pub mod settings;
 pub mod step;
+pub mod task;
 
 pub use model::PoaModel;
 pub use settings::Settings;
 pub use step::StepInputs;
+pub use task::PoaTask;

@@ -14,6 +14,7 @@ use crate::optim::groups::{LayerRule, param_group};
 use crate::poa::losses::{LossWeights, Part};
 use crate::poa::settings::{Centering, Heads, Precision, Settings};
 use crate::tensor::{DType, Device, Tensor};
+use crate::train::step::Trained;
 
 /// A head, the rows it sees, and its centres where targets are centred.
 pub struct PoaHead {
@@ -87,8 +88,8 @@ impl PoaModel {
         let (mut student, mut teacher) = (Parameters::trained(values)?, Parameters::frozen(teacher));
         if settings.step.precision == Precision::Mixed && why_single(device).is_none() {
             (student, teacher) = (student.with_halves()?, teacher.with_halves()?);
-            let halves = [&student, &teacher].map(|p| p.halves().expect("just made").clone());
-            optimizer = optimizer.with_mixed_precision(halves)?;
+            let [ours, averaged] = [&student, &teacher].map(|p| p.halves().expect("just made").clone());
+            optimizer = optimizer.with_mixed_precision(ours, Some(averaged))?;
         }
         let step = &settings.step;
         Ok(Self {
@@ -116,10 +117,9 @@ impl PoaModel {
         Encoder { device: &self.device, backbone: &*self.backbone, parameters: &self.exact_teacher }
     }
 
-    /// To be called when something else than the optimiser has changed the values of student or teacher.
-    pub fn values_changed(&self) -> Result<()> {
-        self.student.round()?;
-        self.teacher.round()
+    /// What a step trains, as the protocol of steps takes it.
+    pub fn trained(&mut self) -> Trained<'_> {
+        Trained { parameters: &self.student, teacher: Some(&self.teacher), optimizer: &mut self.optimizer }
     }
 }
 

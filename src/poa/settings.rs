@@ -11,6 +11,7 @@ use crate::eval::settings::Evaluation;
 use crate::models::Student;
 use crate::models::backbone::Backbone;
 use crate::optim::settings::{Length, Optim};
+use crate::train::plan::RunPlan;
 use crate::train::settings::Train;
 
 /// How the KoLeo terms of the intact and of the elastic student are put together.
@@ -184,9 +185,9 @@ impl Settings {
         self.length().steps_of_epochs(epochs)
     }
 
-    /// Steps between checkpoints.
-    pub fn checkpoint_period(&self) -> usize {
-        self.train.checkpoint_period(&self.length())
+    /// How long the run is, and what is done when.
+    pub fn plan(&self) -> RunPlan {
+        self.train.plan(&self.length(), self.evaluation.eval_period_iterations)
     }
 
     /// Images of a step on one device.

@@ -11,6 +11,7 @@ mod layers;
 mod print;
 mod relations;
 mod sections;
+pub mod teacher;
 
 use std::path::Path;
 

@@ -1,14 +1,15 @@
-//! The training loop and what it leaves on disk.
+//! The training loop for any task, and what it leaves on disk.
 
-pub mod bad_samples;
-pub mod evaluation;
-pub mod health;
+mod boundaries;
 pub mod metrics;
-pub mod numbers;
+mod numbers;
+pub mod plan;
 pub mod profiling;
 pub mod progress;
 pub mod reports;
 pub mod run_folder;
 pub mod save;
 pub mod settings;
+pub mod step;
+pub mod task;
 pub mod trainer;

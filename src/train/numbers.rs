@@ -1,68 +1,108 @@
-//! The numbers of a step as they are logged: a function of seed, configuration and device alone.
+//! What a run tells of a step once it is settled: a function of seed, settings and device alone, but for what depends on
+//! the clock.
 
 use serde_json::{Value, json};
 
-use crate::models::grid::Network;
-use crate::optim::adamw::StepSettings;
-use crate::poa::losses::{Health, LossReport};
-use crate::recipes::Config;
+use crate::error::Result;
+use crate::optim::adamw::GradientReport;
+use crate::optim::loss_scale;
 use crate::train::metrics::number;
+use crate::train::progress::Shown;
+use crate::train::step::Settled;
+use crate::train::task::{Numbers, Task};
+use crate::train::trainer::{StepFacts, Trainer};
 
-/// What is known of a step.
-pub struct StepNumbers {
-    /// The step, from 0.
-    pub step: usize,
-    /// The elastic student.
-    pub network: Network,
-    /// Learning rates, weight decay, momentum.
-    pub settings: StepSettings,
-    /// τt.
-    pub teacher_temp: f64,
-    /// The loss and its parts.
-    pub losses: LossReport,
-    /// Gradient norm of every module before clipping.
-    pub gradient_norms: Vec<(String, f64)>,
-    /// How targets and features are.
-    pub health: Option<Health>,
-    /// Steps skipped so far.
-    pub skipped: u64,
-    /// The step's loss scale, in mixed precision.
-    pub loss_scale: Option<f64>,
-}
-
-impl StepNumbers {
-    /// Images seen with this step.
-    pub fn seen(&self, config: &Config) -> usize {
-        (self.step + 1) * config.images_per_step()
+impl<T: Task> Trainer<T> {
+    /// Counts a step that was skipped; writes the numbers of one that is due to the logs, and warns where they look bad.
+    pub(super) fn note(&mut self, settled: Option<Settled<StepFacts<T>>>) -> Result<()> {
+        let Some(Settled { report, facts }) = settled else { return Ok(()) };
+        if report.finite {
+            self.skipped.1 = 0;
+        } else {
+            self.skipped = (self.skipped.0 + 1, self.skipped.1 + 1);
+            self.tell_skipped(&facts, report.loss_scale);
+        }
+        if facts.records.is_empty() {
+            self.reports.progress.step(facts.step + 1, None, facts.settings.lr);
+            return Ok(());
+        }
+        let numbers = self.task.numbers(&facts.plan, &facts.records)?;
+        self.report(&facts, &report, numbers);
+        Ok(())
     }
 
-    /// Names and values, for a run on a data set of `images` images.
-    pub fn values(&self, config: &Config, images: usize) -> Vec<(String, Value)> {
-        let s = &self.settings;
-        let seen = self.seen(config);
-        let epoch = seen as f64 / images as f64;
+    /// Says that a step was skipped. In mixed precision that is how the loss scale finds its level, until it is down to 1.
+    fn tell_skipped(&mut self, s: &StepFacts<T>, loss_scale: Option<f64>) {
+        if let Some(scale) = loss_scale.filter(|scale| *scale > 1.0) {
+            let next = scale * loss_scale::BACKOFF as f64;
+            return self.reports.note(&format!(
+                "step {}: gradients are more than half precision holds; the step is skipped, the loss scale falls to {next}",
+                s.step
+            ));
+        }
+        let of_task = self.task.describe(&s.plan).map_or_else(String::new, |text| format!("{text}, "));
+        self.reports.warn(&format!(
+            "step {}: loss or gradients are not finite; the step is skipped ({of_task}learning rate {:.2e}). If this goes \
+             on, lower {}",
+            s.step,
+            s.settings.lr,
+            T::LEARNING_RATE
+        ));
+    }
+
+    fn report(&mut self, facts: &StepFacts<T>, report: &GradientReport, numbers: Numbers) {
+        let (done, lr, loss) = (facts.step + 1, facts.settings.lr, numbers.loss);
+        let seconds = self.started.elapsed().as_secs_f64();
+        let waited = self.task.waited().as_secs_f64();
+        let waiting = waited / seconds.max(1e-9);
+        self.reports.progress.step(done, Some(Shown { loss, waiting }), lr);
+        let pace = self.reports.progress.images_per_second();
+        let mut time = vec![
+            ("images_per_second", pace),
+            ("elapsed", self.earlier.as_secs_f64() + seconds),
+            ("waited_for_images", waited),
+            ("waiting_share", waiting),
+            ("left", self.reports.progress.left(done).as_secs_f64()),
+        ];
+        time.extend(self.task.clock_numbers());
+        let seen = done * self.task.samples_per_step();
+        let epoch = seen as f64 / self.task.samples() as f64;
+        let mut values = self.values(facts, report, &numbers, seen, epoch);
+        values.extend(numbers.values);
+        self.reports.values(facts.step, &values, &time);
+        self.reports.note(&format!(
+            "step {done}/{}: loss {loss:.4}, lr {lr:.2e}, epoch {epoch:.2}, {pace:.1} images/s, {:.0}% waiting for images",
+            self.plan.steps,
+            100.0 * waiting
+        ));
+        for warning in numbers.warnings {
+            self.reports.warn(&warning);
+        }
+    }
+
+    /// The numbers that every task has.
+    fn values(
+        &mut self,
+        facts: &StepFacts<T>,
+        report: &GradientReport,
+        numbers: &Numbers,
+        seen: usize,
+        epoch: f64,
+    ) -> Vec<(String, Value)> {
+        let trained = self.task.trained();
+        let s = &facts.settings;
         let mut all: Vec<(String, Value)> = vec![
-            ("loss".into(), number(self.losses.total)),
+            ("loss".into(), number(numbers.loss)),
             ("lr".into(), number(s.lr)),
             ("weight_decay".into(), number(s.weight_decay)),
-            ("teacher_momentum".into(), number(s.teacher_momentum)),
-            ("teacher_temp".into(), number(self.teacher_temp)),
-            ("network".into(), json!(self.network.to_string())),
-            ("skipped".into(), json!(self.skipped)),
+            ("skipped".into(), json!(self.skipped.0)),
             ("images".into(), json!(seen)),
             ("epoch".into(), number(epoch)),
-            ("effective_epoch".into(), number(epoch * config.crops.effective_epochs_per_epoch())),
         ];
-        all.extend(self.loss_scale.map(|scale| ("loss_scale".into(), number(scale))));
-        all.extend(self.losses.components.iter().map(|(name, v)| (name.clone(), number(*v))));
-        all.extend(self.gradient_norms.iter().map(|(m, norm)| (format!("grad_norm.{m}"), number(*norm))));
-        if let Some(health) = &self.health {
-            for head in &health.heads {
-                all.push((format!("target_entropy_{}", head.index), number(head.entropy)));
-                all.push((format!("target_kl_{}", head.index), number(head.kl)));
-            }
-            all.push(("feature_std".into(), number(health.feature_std)));
-        }
+        all.extend(trained.teacher.map(|_| ("teacher_momentum".into(), number(s.teacher_momentum))));
+        all.extend(report.loss_scale.map(|scale| ("loss_scale".into(), number(scale))));
+        let modules = trained.parameters.values().layout().modules().iter();
+        all.extend(modules.zip(&report.norms).map(|(m, norm)| (format!("grad_norm.{m}"), number(*norm))));
         all
     }
 }

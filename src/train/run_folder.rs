@@ -1,4 +1,4 @@
-//! The folder of a run: its configuration, reports and checkpoints.
+//! The folder of a run: its settings, reports and checkpoints.
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::files::durable::replace_file;
-use crate::recipes::Config;
 
 /// What a run leaves in its folder.
 const CONTENTS: [&str; 4] = ["config.toml", "metrics.jsonl", "train.log", "checkpoints"];
@@ -23,32 +22,31 @@ pub struct RunFolder {
 
 impl RunFolder {
     /// Makes the folder of a new run: `out`, which must not hold a run yet, or else the first free
-    /// `runs/<recipe>-<n>`. The resolved configuration goes into it.
-    pub fn create(out: Option<&Path>, recipe: &str, config: &Config) -> Result<Self> {
+    /// `runs/<name>-<n>`. Its settings, the TOML text `config`, go into it.
+    pub fn create(out: Option<&Path>, name: &str, config: &str) -> Result<Self> {
         if let Some(dir) = out
-            && let Some(name) = CONTENTS.iter().find(|name| dir.join(name).exists())
+            && let Some(found) = CONTENTS.iter().find(|found| dir.join(found).exists())
         {
             return Err(Error::file(
                 dir,
                 format!(
-                    "already holds a run ({name} is in it); go on with it by --resume, give another folder with \
+                    "already holds a run ({found} is in it); go on with it by --resume, give another folder with \
                      --out, or remove this one"
                 ),
             ));
         }
-        let dir = out.map_or_else(|| free_folder(Path::new(RUNS), recipe), |dir| Ok(dir.to_path_buf()))?;
+        let dir = out.map_or_else(|| free_folder(Path::new(RUNS), name), |dir| Ok(dir.to_path_buf()))?;
         Self::start(&dir, config)
     }
 
     /// Starts a run in `dir`, where an earlier attempt may have ended before its configuration was written.
-    pub fn start(dir: &Path, config: &Config) -> Result<Self> {
-        let text = config.to_toml()?;
+    pub fn start(dir: &Path, config: &str) -> Result<Self> {
         let checkpoints = dir.join("checkpoints");
         fs::create_dir_all(&checkpoints)
             .map_err(|e| Error::file(dir, format!("the run's folder cannot be created: {e}")))?;
         let run = Self::claim(dir)?;
         // last: a folder with a configuration is a run
-        replace_file(&run.config(), text.as_bytes())?;
+        run.write_config(config)?;
         Ok(run)
     }
 
@@ -80,14 +78,14 @@ impl RunFolder {
         &self.dir
     }
 
-    /// The resolved configuration.
+    /// The settings.
     pub fn config(&self) -> PathBuf {
         self.dir.join("config.toml")
     }
 
-    /// Replaces the configuration.
-    pub fn write_config(&self, config: &Config) -> Result<()> {
-        replace_file(&self.config(), config.to_toml()?.as_bytes())
+    /// Replaces the settings.
+    pub fn write_config(&self, config: &str) -> Result<()> {
+        replace_file(&self.config(), config.as_bytes())
     }
 
     /// One JSON object a line.
@@ -98,16 +96,6 @@ impl RunFolder {
     /// Readable lines with times.
     pub fn log(&self) -> PathBuf {
         self.dir.join("train.log")
-    }
-
-    /// The images that could not be used, one a line.
-    pub fn bad_samples(&self) -> PathBuf {
-        self.dir.join("bad_samples.txt")
-    }
-
-    /// Where the plot of the k-NN accuracies goes, without its ending.
-    pub fn knn_plot(&self) -> PathBuf {
-        self.dir.join("knn")
     }
 
     /// The folder of the checkpoints.
@@ -121,11 +109,10 @@ pub fn holds_run(dir: &Path) -> bool {
     dir.join("config.toml").is_file()
 }
 
-/// The folder of the newest run of a recipe that was given no folder of its own.
-pub fn newest_run(recipe: &str) -> Option<PathBuf> {
-    let number = |path: &Path| {
-        path.file_name()?.to_str()?.strip_prefix(recipe)?.strip_prefix('-')?.parse::<u64>().ok()
-    };
+/// The folder of the newest run of this name that was given no folder of its own.
+pub fn newest_run(name: &str) -> Option<PathBuf> {
+    let number =
+        |path: &Path| path.file_name()?.to_str()?.strip_prefix(name)?.strip_prefix('-')?.parse::<u64>().ok();
     let runs = fs::read_dir(RUNS).ok()?.filter_map(|entry| Some(entry.ok()?.path()));
     runs.filter(|path| holds_run(path))
         .filter_map(|path| Some((number(&path)?, path)))
@@ -133,13 +120,13 @@ pub fn newest_run(recipe: &str) -> Option<PathBuf> {
         .map(|(_, path)| path)
 }
 
-/// The first `<parent>/<recipe>-<n>` that does not exist; making it is what claims it.
-fn free_folder(parent: &Path, recipe: &str) -> Result<PathBuf> {
+/// The first `<parent>/<name>-<n>` that does not exist; making it is what claims it.
+fn free_folder(parent: &Path, name: &str) -> Result<PathBuf> {
     let failed = |dir: &Path, e| Error::file(dir, format!("the run's folder cannot be created: {e}"));
     fs::create_dir_all(parent).map_err(|e| failed(parent, e))?;
     let mut n = 1_u64;
     loop {
-        let dir = parent.join(format!("{recipe}-{n}"));
+        let dir = parent.join(format!("{name}-{n}"));
         match fs::create_dir(&dir) {
             Ok(()) => return Ok(dir),
             Err(e) if e.kind() == ErrorKind::AlreadyExists => n += 1,

@@ -2,6 +2,7 @@
 
 use crate::checks::{Problems, settings};
 use crate::optim::settings::Length;
+use crate::train::plan::RunPlan;
 
 settings! {
     /// Of section `train`: what the loop does for any task.
@@ -51,6 +52,23 @@ impl Train {
         match self.total_steps {
             0 => Length::of_epochs(epochs, self.epoch_length),
             steps => Length { epochs, steps },
+        }
+    }
+
+    /// How long a run of this length is, and what is done when; it is evaluated every `evaluate_every` steps.
+    pub fn plan(&self, length: &Length, evaluate_every: usize) -> RunPlan {
+        let save_every = self.checkpoint_period(length);
+        RunPlan {
+            steps: length.steps,
+            accumulation: self.accumulation_steps,
+            log_every: self.log_every,
+            evaluate_every,
+            save_every,
+            save_minutes: self.saveckp_minutes,
+            keep: self.keep_checkpoints,
+            keep_every: self.keep_every * save_every,
+            halt_after_skips: self.halt_after_skips,
+            seed: self.seed,
         }
     }
 

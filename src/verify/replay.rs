@@ -8,9 +8,10 @@ use crate::error::{Error, Result};
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors};
 use crate::nn::parameters::FlatBuffers;
-use crate::optim::adamw::{GradientReport, StepSettings};
+use crate::optim::adamw::StepSettings;
 use crate::poa::{PoaModel, StepInputs};
 use crate::tensor::{Device, Tensor};
+use crate::train::step::apply;
 
 /// One kind of quantity and how far it is from the record.
 #[derive(Clone, Debug, PartialEq)]
@@ -177,8 +178,8 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
                 .ok_or_else(|| Error::file(&fixture.name, format!("step {s} has no component `{name}`")))?;
             all.number(losses, format!("step{s}.loss.{name}"), value, *want);
         }
-        let gradients = model.student.gradients().expect("students are trained").clone();
         if s == 0 {
+            let gradients = model.student.gradients().expect("students are trained");
             for place in gradients.layout().places() {
                 let name = &place.spec.name;
                 all.tensor(
@@ -189,23 +190,20 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
                 )?;
             }
         }
-        model.optimizer.measure(&gradients, &done.total)?;
-        let measured = GradientReport::from_control(&model.optimizer.control().to_vec::<f32>()?);
-        for (module, norm) in gradients.layout().modules().iter().zip(&measured.norms) {
-            let want = step.grad_norm.get(module).copied().unwrap_or(f64::NAN);
-            all.number(NORMS, format!("step{s}.grad_norm.{module}"), *norm, want);
-        }
-        if !measured.finite {
-            return Err(Error::Mismatch(format!("{}: step {s} is not finite", fixture.name)));
-        }
         let settings = StepSettings {
             lr: record.optim.lr,
             last_layer_lr: record.optim.lr,
             weight_decay: record.optim.weight_decay,
             teacher_momentum: record.optim.teacher_momentum,
         };
-        model.optimizer.update(&model.student, model.teacher.values(), settings)?;
-        model.optimizer.applied += 1;
+        let measured = apply(&mut model.trained(), &done.total, settings)?;
+        for (module, norm) in model.student.values().layout().modules().iter().zip(&measured.norms) {
+            let want = step.grad_norm.get(module).copied().unwrap_or(f64::NAN);
+            all.number(NORMS, format!("step{s}.grad_norm.{module}"), *norm, want);
+        }
+        if !measured.finite {
+            return Err(Error::Mismatch(format!("{}: step {s} is not finite", fixture.name)));
+        }
     }
     all.parameters("student", model.student.values(), [STUDENT, STUDENT_QKV])?;
     all.parameters("teacher", model.teacher.values(), [TEACHER, TEACHER_QKV])?;

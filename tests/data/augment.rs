@@ -4,8 +4,8 @@ use std::path::Path;
 
 use image::RgbImage;
 use poa_gpu::data::augment::{Area, MEAN, STD};
-use poa_gpu::data::rng::{Purpose, stream};
 use poa_gpu::data::*;
+use poa_gpu::rng::{Purpose, stream};
 use safetensors::SafeTensors;
 
 use crate::picture;

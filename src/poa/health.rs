@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use crate::poa::losses::Health;
-use crate::recipes::Config;
+use crate::poa::settings::Settings;
 
 /// Share of the run over which the loss must move.
 const WINDOW: f64 = 0.05;
@@ -51,11 +51,11 @@ impl Streak {
 }
 
 impl HealthMonitor {
-    /// A monitor for a run of this configuration.
-    pub fn new(config: &Config) -> Self {
-        let warm_up = config.steps_of_epochs(config.optim.warmup_epochs);
+    /// A monitor for a run with these settings.
+    pub fn new(settings: &Settings) -> Self {
+        let warm_up = settings.steps_of_epochs(settings.optim.warmup_epochs);
         Self {
-            total: config.total_steps(),
+            total: settings.total_steps(),
             from: warm_up,
             losses: VecDeque::new(),
             uniform: Streak::default(),
@@ -135,9 +135,9 @@ mod tests {
     use crate::poa::losses::HeadHealth;
 
     fn monitor() -> HealthMonitor {
-        let mut config = Config::recipe("demo").unwrap();
-        config.apply(&["optim.warmup_epochs=1", "train.total_steps=1000"]).unwrap();
-        HealthMonitor::new(&config)
+        let mut settings = Settings::default();
+        (settings.optim.epochs, settings.optim.warmup_epochs, settings.train.total_steps) = (10, 1, 1000);
+        HealthMonitor::new(&settings)
     }
 
     fn health(share: f64, feature_std: f64) -> Health {

@@ -1,6 +1,6 @@
 //! k-NN classification of labelled images with chosen sub-networks of the teacher, while it is trained.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use serde_json::Value;
@@ -11,10 +11,9 @@ use crate::eval::{KnnOptions, LabelledImages, knn_accuracies};
 use crate::models::grid::Network;
 use crate::plot;
 use crate::poa::PoaModel;
-use crate::recipes::Config;
+use crate::poa::settings::Settings;
 use crate::train::metrics::{history, number};
 use crate::train::reports::Reports;
-use crate::train::run_folder::RunFolder;
 
 /// Accuracies are logged under `knn.NETWORK.K`.
 const PREFIX: &str = "knn.";
@@ -30,6 +29,19 @@ pub struct KnnPoint {
     pub top1: f64,
 }
 
+/// A k-NN accuracy of one sub-network before and after training.
+#[derive(Clone, Debug, PartialEq)]
+pub struct KnnGain {
+    /// The sub-network.
+    pub network: Network,
+    /// The number of neighbours.
+    pub k: usize,
+    /// Top-1 before training, 0..1.
+    pub before: f64,
+    /// Top-1 after training, 0..1.
+    pub after: f64,
+}
+
 /// Labelled images on both sides of the evaluation, and what it has found so far.
 pub struct Evaluation {
     train: LabelledImages,
@@ -41,15 +53,15 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Prepares the evaluation that a config asks for: on data sets of its own, or on the training images and those held
-    /// out of them. `None` where there are no labels.
+    /// Prepares the evaluation that settings ask for: on data sets of its own, or on the training images and those held
+    /// out of them; its chart goes to `plot`, without an ending. `None` where there are no labels.
     pub fn prepare(
-        config: &Config,
+        settings: &Settings,
         model: &PoaModel,
         (train, val): (&Arc<dyn Source>, Option<&Arc<dyn Source>>),
-        folder: &RunFolder,
+        plot: PathBuf,
     ) -> Result<Option<Self>> {
-        let e = &config.evaluation;
+        let e = &settings.evaluation;
         let own = match e.train.is_empty() {
             true => None,
             false => Some((data::open(&e.train)?, data::open(&e.val)?)),
@@ -72,20 +84,20 @@ impl Evaluation {
                 networks.push(network);
             }
         }
-        let size = config.crops.global_crops_size;
+        let size = settings.crops.global_crops_size;
         Ok(Some(Self {
             train: LabelledImages::new(train, e.train_images, size)?,
             val: LabelledImages::new(val, e.val_images, size)?,
             networks,
             options: KnnOptions { ks: e.k.clone(), temperature: e.temperature, ..KnnOptions::default() },
             history: Vec::new(),
-            plot: folder.knn_plot(),
+            plot,
         }))
     }
 
     /// Takes over what an earlier part of the run found, as far as its log was kept.
-    pub fn resume(&mut self, folder: &RunFolder) {
-        let known = history(folder.metrics(), PREFIX);
+    pub fn resume(&mut self, metrics: &Path) {
+        let known = history(metrics, PREFIX);
         self.history = known
             .into_iter()
             .map(|(step, key, top1)| KnnPoint { step, name: key[PREFIX.len()..].to_string(), top1 })
@@ -142,8 +154,8 @@ impl Evaluation {
         plot::lines(&named, "k-NN accuracy of the teacher's sub-networks", "step", "top-1 (%)", &self.plot)
     }
 
-    /// Accuracies before any step and after `done`, for every network and k: (name, before, after).
-    pub fn gains(&self, done: usize) -> Vec<(Network, usize, f64, f64)> {
+    /// Accuracies before any step and after `done`, for every network and number of neighbours that has both.
+    pub fn gains(&self, done: usize) -> Vec<KnnGain> {
         let at = |step: usize, name: &str| {
             self.history.iter().rev().find(|p| p.step == step && p.name == name).map(|p| p.top1)
         };
@@ -151,7 +163,7 @@ impl Evaluation {
         pairs
             .filter_map(|(network, k)| {
                 let name = format!("{network}.{k}");
-                Some((network, k, at(0, &name)?, at(done, &name)?))
+                Some(KnnGain { network, k, before: at(0, &name)?, after: at(done, &name)? })
             })
             .collect()
     }

@@ -5,17 +5,17 @@ use std::fs::OpenOptions;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::data::BadSample;
+use crate::data::bad_samples::BadSample;
 use crate::error::{Error, Result};
 
 /// The images that could not be used so far, on disk and by reason.
-pub struct BadSamples {
+pub struct BadSamplesFile {
     path: PathBuf,
     known: HashSet<String>,
     by_kind: BTreeMap<String, usize>,
 }
 
-impl BadSamples {
+impl BadSamplesFile {
     /// Those that an earlier part of the run found, if there was one.
     pub fn open(path: &Path) -> Result<Self> {
         let mut all = Self { path: path.to_path_buf(), known: HashSet::new(), by_kind: BTreeMap::new() };
@@ -59,6 +59,11 @@ impl BadSamples {
             *self.by_kind.entry(kind.to_string()).or_default() += 1;
         }
         new
+    }
+
+    /// The file.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// How many there are.

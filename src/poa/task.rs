@@ -1,0 +1,236 @@
+//! POA as a task of the trainer: images in, steps of the three branches, numbers, evaluation of the teacher.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::data::bad_samples_file::BadSamplesFile;
+use crate::data::{HeldOut, Loader, LoaderConfig, Source, split};
+use crate::error::{Error, Result};
+use crate::models::grid::{DrawCycle, Network};
+use crate::optim::adamw::StepSettings;
+use crate::optim::schedules::Schedules;
+use crate::poa::evaluation::{Evaluation, KnnGain};
+use crate::poa::health::HealthMonitor;
+use crate::poa::losses::{LossReport, StepRecord};
+use crate::poa::model::why_single;
+use crate::poa::numbers::{self, PoaStep};
+use crate::poa::schedules::TeacherSchedules;
+use crate::poa::settings::{Precision, Settings};
+use crate::poa::{PoaModel, StepInputs};
+use crate::profile;
+use crate::rng::{Purpose, stream};
+use crate::tensor::{Device, Tensor};
+use crate::train::reports::Reports;
+use crate::train::step::{MicroBatch, Trained};
+use crate::train::task::{Numbers, Started, Task};
+
+/// A POA run: model, images, schedules, and what watches over it.
+pub struct PoaTask {
+    /// All tensors of the run.
+    pub model: PoaModel,
+    settings: Settings,
+    /// The settings as text.
+    config: String,
+    source: Arc<dyn Source>,
+    loader: Option<Loader>,
+    schedules: Schedules,
+    teacher_schedules: TeacherSchedules,
+    draws: DrawCycle,
+    health: HealthMonitor,
+    evaluation: Option<Evaluation>,
+    bad: BadSamplesFile,
+}
+
+impl PoaTask {
+    /// The task of resolved settings, `config` as TOML, on the images of `source`, some of which may be held out for
+    /// evaluation. `dir` is where lists of unusable images and charts go: the run's folder.
+    pub fn new(
+        settings: Settings,
+        config: String,
+        device: &Device,
+        source: Arc<dyn Source>,
+        dir: &Path,
+    ) -> Result<Self> {
+        let held_out = HeldOut { fraction: settings.data.held_out, at_most: settings.data.held_out_at_most };
+        let (source, val) = split(source, held_out);
+        let model = PoaModel::new(&settings, device, settings.train.seed)?;
+        let evaluation = Evaluation::prepare(&settings, &model, (&source, val.as_ref()), dir.join("knn"))?;
+        Ok(Self {
+            schedules: Schedules::new(&settings.optim, &settings.length()),
+            teacher_schedules: TeacherSchedules::new(&settings),
+            draws: DrawCycle::new(model.grid.clone(), settings.train.seed),
+            health: HealthMonitor::new(&settings),
+            bad: BadSamplesFile::open(&dir.join("bad_samples.txt"))?,
+            loader: None,
+            evaluation,
+            source,
+            model,
+            settings,
+            config,
+        })
+    }
+
+    /// k-NN accuracies before training and after `done` steps, where there are labels.
+    pub fn gains(&self, done: usize) -> Vec<KnnGain> {
+        self.evaluation.as_ref().map_or_else(Vec::new, |e| e.gains(done))
+    }
+
+    fn network(&self, step: usize) -> Result<Network> {
+        match self.settings.student.elastic().fixed_network.as_str() {
+            "" => Ok(self.draws.network_at(step)),
+            name => self.model.grid.named(name).map_err(|e| Error::config("student.fixed_network", e)),
+        }
+    }
+}
+
+impl Task for PoaTask {
+    type Step = PoaStep;
+    type Record = StepRecord;
+
+    const LEARNING_RATE: &'static str = "optim.base_lr";
+
+    fn device(&self) -> &Device {
+        &self.model.device
+    }
+
+    fn config(&self) -> Result<String> {
+        Ok(self.config.clone())
+    }
+
+    fn samples(&self) -> usize {
+        self.source.len()
+    }
+
+    fn samples_per_step(&self) -> usize {
+        self.settings.images_per_step()
+    }
+
+    fn trained(&mut self) -> Trained<'_> {
+        self.model.trained()
+    }
+
+    /// Centres of `centering` mode.
+    fn tensors(&self) -> Vec<(String, Tensor)> {
+        let mut all = Vec::new();
+        for head in &self.model.heads {
+            let Some([cls, patch]) = &head.centers else { continue };
+            let h = &head.projection;
+            all.push((format!("center.{}.{}.cls", h.module, h.index), cls.clone()));
+            all.push((format!("center.{}.{}.patch", h.module, h.index), patch.clone()));
+        }
+        all
+    }
+
+    fn start(&mut self, start: &Started, reports: &mut Reports) -> Result<()> {
+        if self.settings.step.precision == Precision::Mixed
+            && let Some(why) = why_single(&self.model.device)
+        {
+            reports.warn(&format!("train.precision is \"mixed\", and {why}: it trains in single precision"));
+        }
+        let (source, networks) = (&self.source, self.model.grid.entries().len());
+        reports.note(&format!("data: {}, {} images to train on", source.describe(), source.len()));
+        let parameters = self.model.student.values().layout().elements();
+        reports.note(&format!("{networks} sub-networks; {parameters} parameters"));
+        match &mut self.evaluation {
+            Some(evaluation) if start.resumed => evaluation.resume(&start.folder.metrics()),
+            Some(_) => {}
+            None => reports.note(
+                "no labels: k-NN is left out (classes are the parent folders, where there are several)",
+            ),
+        }
+        let config = LoaderConfig { start_step: start.batches, ..self.settings.loader()? };
+        self.loader = Some(Loader::new(self.source.clone(), config)?);
+        Ok(())
+    }
+
+    fn step(&mut self, step: usize) -> Result<PoaStep> {
+        Ok(PoaStep { step, network: self.network(step)?, teacher_temp: self.teacher_schedules.temp(step) })
+    }
+
+    fn settings(&self, PoaStep { step, .. }: &PoaStep) -> StepSettings {
+        StepSettings {
+            lr: self.schedules.lr(*step),
+            last_layer_lr: self.schedules.last_layer_lr(*step),
+            weight_decay: self.schedules.weight_decay(*step),
+            teacher_momentum: self.teacher_schedules.momentum(*step),
+        }
+    }
+
+    fn forward_backward(
+        &mut self,
+        s: &PoaStep,
+        batch: MicroBatch,
+        due: bool,
+    ) -> Result<(Tensor, StepRecord)> {
+        let settings = &self.settings;
+        let masked = s.step >= settings.ibot_start_step() && settings.ibot.loss_weight > 0.0;
+        let images = {
+            let _phase = profile::phase("wait for images");
+            self.loader.as_mut().expect("the run has started").next()?
+        };
+        let mut rng = stream(settings.train.seed, Purpose::DropPath, s.step as u64, batch.index as u64);
+        let health = due && batch.index == 0;
+        let inputs = StepInputs { share: batch.share, health, ..StepInputs::new(s.network, s.teacher_temp) };
+        let images = if masked { images } else { images.without_masks() };
+        let record = self.model.forward_backward(&images, &mut inputs.with_drop_path(&mut rng))?;
+        Ok((record.total.clone(), record))
+    }
+
+    fn numbers(&mut self, s: &PoaStep, records: &[StepRecord]) -> Result<Numbers> {
+        let weights = &self.model.settings.weights;
+        let losses: Vec<LossReport> = records.iter().map(|r| r.read(weights)).collect::<Result<_>>()?;
+        let losses = LossReport::mean(&losses);
+        let health = records.first().map_or(Ok(None), StepRecord::health)?;
+        let epoch = ((s.step + 1) * self.samples_per_step()) as f64 / self.samples() as f64;
+        let effective_epoch = epoch * self.settings.crops.effective_epochs_per_epoch();
+        let warnings = self.health.judge(s.step, losses.total, health.as_ref());
+        let values = numbers::values(s, effective_epoch, &losses, health.as_ref());
+        Ok(Numbers { loss: losses.total, values, warnings })
+    }
+
+    fn describe(&self, s: &PoaStep) -> Option<String> {
+        Some(format!("sub-network {}", s.network))
+    }
+
+    fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
+        let Some(evaluation) = &mut self.evaluation else { return Ok(false) };
+        evaluation.run(&self.model, done, reports)?;
+        Ok(true)
+    }
+
+    /// Names new unusable images; too many of them end the run.
+    fn after_step(&mut self, reports: &mut Reports) -> Result<()> {
+        let found = self.loader.as_mut().map_or_else(Vec::new, Loader::take_bad_samples);
+        if found.is_empty() {
+            return Ok(());
+        }
+        match self.bad.add(&found) {
+            Ok(false) => return Ok(()),
+            Ok(true) => {}
+            Err(e) => reports.warn(&format!("{e}; training goes on")),
+        }
+        let (count, summary, path) = (self.bad.len(), self.bad.summary(), self.bad.path().display());
+        reports.say(&format!("{count} unusable images left out so far ({summary}); {path} names them"));
+        let (images, allowed) = (self.source.len(), self.settings.data.max_bad_fraction);
+        if count as f64 > allowed * images as f64 {
+            return Err(Error::config(
+                "data.max_bad_fraction",
+                format!(
+                    "{count} of {images} images are unusable ({summary}), more than the {allowed} that is allowed; \
+                     {path} names them"
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn waited(&self) -> Duration {
+        self.loader.as_ref().map_or(Duration::ZERO, Loader::waited)
+    }
+
+    fn clock_numbers(&self) -> Vec<(&'static str, f64)> {
+        // how far ahead the loader is depends on the clock
+        vec![("bad_samples", self.bad.len() as f64)]
+    }
+}

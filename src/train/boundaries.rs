@@ -1,0 +1,99 @@
+//! What is done between steps: checkpoints, evaluation, and the end of a run.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::error::{Error, Result};
+use crate::files::checkpoint::{checkpoint_dir, point_latest, prune};
+use crate::train::save::{RunState, save};
+use crate::train::task::Task;
+use crate::train::trainer::Trainer;
+
+impl<T: Task> Trainer<T> {
+    /// Ends the run with its last checkpoint and evaluation.
+    pub(super) fn finish(&mut self, done: usize, saved: Option<PathBuf>) -> Result<PathBuf> {
+        // the last checkpoint must succeed: without it the run would have been for nothing
+        let checkpoint = self.save(done).map_err(|e| {
+            let newest = match saved {
+                Some(dir) => format!("; the newest complete checkpoint is {}", dir.display()),
+                None => String::new(),
+            };
+            let dir = checkpoint_dir(self.folder.checkpoints(), done);
+            Error::file(dir, format!("{e}{newest}; make room and go on with --resume"))
+        })?;
+        if done >= self.plan.steps {
+            self.evaluate(done)?;
+        }
+        self.reports.note(&format!(
+            "{done} steps done, {} skipped; {:.1} s, {:.1} s of them waiting for images; peak memory {} MiB",
+            self.skipped.0,
+            self.started.elapsed().as_secs_f64(),
+            self.task.waited().as_secs_f64(),
+            self.task.device().peak_bytes() >> 20
+        ));
+        Ok(checkpoint)
+    }
+
+    /// Whether so many steps in a row were skipped that the run must end.
+    pub(super) fn halts(&self) -> bool {
+        let limit = self.plan.halt_after_skips;
+        limit > 0 && self.skipped.1 >= limit
+    }
+
+    /// Ends a run that only skips steps; its last good state is saved.
+    pub(super) fn halt(&mut self, done: usize) -> Error {
+        let saved = match self.save(done) {
+            Ok(dir) => format!("the last good state is in {}", dir.display()),
+            Err(e) => format!("the last good state could not be saved: {e}"),
+        };
+        Error::Diverged(format!(
+            "stopped after {done} steps: loss or gradients were not finite in {} steps in a row; {saved}. Go on from an \
+             earlier checkpoint with a lower {}, or set train.halt_after_skips",
+            self.skipped.1,
+            T::LEARNING_RATE
+        ))
+    }
+
+    /// Whether the last checkpoint is older than it may be.
+    pub(super) fn save_is_due(&self) -> bool {
+        let minutes = self.plan.save_minutes as u64;
+        minutes > 0 && self.saved.elapsed() >= Duration::from_secs(60 * minutes)
+    }
+
+    /// Writes a checkpoint and removes those that are not kept.
+    fn save(&mut self, done: usize) -> Result<PathBuf> {
+        self.saved = Instant::now();
+        let state = RunState {
+            step: done as u64,
+            skipped: self.skipped.0,
+            seed: self.plan.seed,
+            images: self.task.samples() as u64,
+            metrics_bytes: self.reports.synced_metrics()?,
+            seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
+            ..RunState::default()
+        };
+        let path = save(&mut self.task, state, &checkpoint_dir(self.folder.checkpoints(), done))?;
+        point_latest(&path)?;
+        prune(self.folder.checkpoints(), self.plan.keep, self.plan.keep_every)?;
+        Ok(path)
+    }
+
+    /// Writes a checkpoint; a failure is reported and the run goes on. True where it was written.
+    pub(super) fn try_save(&mut self, done: usize) -> bool {
+        let saved = self.save(done);
+        self.reports.progress.pause_over(self.plan.save_every);
+        if let Err(e) = &saved {
+            self.reports
+                .warn(&format!("the checkpoint of step {done} was not written, training goes on: {e}"));
+        }
+        saved.is_ok()
+    }
+
+    /// Lets the task evaluate itself after `done` steps.
+    pub(super) fn evaluate(&mut self, done: usize) -> Result<()> {
+        if self.task.evaluate(done, &mut self.reports)? {
+            self.reports.progress.pause_over(self.plan.evaluate_every);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! What is trained, as the trainer sees it.
+//!
+//! A task owns its model, optimiser and data; the [`super::trainer::Trainer`] owns steps, accumulation, skipping,
+//! reports, checkpoints, stopping and resuming. Whatever is random must follow from a seed and the numbers of step and
+//! micro-batch, since a checkpoint holds tensors and no generator.
+
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::error::Result;
+use crate::optim::adamw::StepSettings;
+use crate::tensor::{Device, Tensor};
+use crate::train::reports::Reports;
+use crate::train::run_folder::RunFolder;
+use crate::train::step::{MicroBatch, Trained};
+
+/// Something that can be trained.
+pub trait Task {
+    /// What the host knows of a step before it runs: the values of schedules, what was drawn for it.
+    type Step;
+    /// What is kept of a micro-batch on the device until the numbers of its step are read.
+    type Record;
+
+    /// The setting to lower where gradients are not finite.
+    const LEARNING_RATE: &'static str = "the learning rate";
+
+    /// Where the task runs.
+    fn device(&self) -> &Device;
+
+    /// All settings as TOML: `config.toml` of the run's folder and of its checkpoints.
+    fn config(&self) -> Result<String>;
+
+    /// Samples of the data set.
+    fn samples(&self) -> usize;
+
+    /// Samples of a step, all its micro-batches together.
+    fn samples_per_step(&self) -> usize;
+
+    /// What is trained: parameters with their gradients, a teacher that follows them, the optimiser.
+    fn trained(&mut self) -> Trained<'_>;
+
+    /// Tensors beside those of [`Task::trained`] that the run goes on from, by name.
+    fn tensors(&self) -> Vec<(String, Tensor)> {
+        Vec::new()
+    }
+
+    /// Begins a run or goes on with one, after its checkpoint was loaded; tells what there is to know of the task.
+    fn start(&mut self, _start: &Started, _reports: &mut Reports) -> Result<()> {
+        Ok(())
+    }
+
+    /// A step (from 0) begins.
+    fn step(&mut self, step: usize) -> Result<Self::Step>;
+
+    /// Learning rate, weight decay and moving average of a step.
+    fn settings(&self, step: &Self::Step) -> StepSettings;
+
+    /// The next micro-batch, forward and backward: `batch.share` times its gradients are added to the gradient buffers.
+    /// Returns its loss (one element, whole) and what its numbers are read from. Nothing is read back. Where `due` is
+    /// false the record will not be looked at.
+    fn forward_backward(
+        &mut self,
+        step: &Self::Step,
+        batch: MicroBatch,
+        due: bool,
+    ) -> Result<(Tensor, Self::Record)>;
+
+    /// The numbers of a step with these micro-batches. Waits for the device.
+    fn numbers(&mut self, step: &Self::Step, records: &[Self::Record]) -> Result<Numbers>;
+
+    /// What a warning about a step says of it beside its learning rate.
+    fn describe(&self, _step: &Self::Step) -> Option<String> {
+        None
+    }
+
+    /// Evaluates after `done` steps and reports what it found; false where there is nothing to evaluate.
+    fn evaluate(&mut self, _done: usize, _reports: &mut Reports) -> Result<bool> {
+        Ok(false)
+    }
+
+    /// Called after every step, with news that do not wait for a report: samples that cannot be read. An error ends the
+    /// run.
+    fn after_step(&mut self, _reports: &mut Reports) -> Result<()> {
+        Ok(())
+    }
+
+    /// Time spent waiting for data.
+    fn waited(&self) -> Duration {
+        Duration::ZERO
+    }
+
+    /// Numbers that depend on the clock, such as how many samples were found to be unusable by now.
+    fn clock_numbers(&self) -> Vec<(&'static str, f64)> {
+        Vec::new()
+    }
+}
+
+/// Where a run begins.
+pub struct Started<'a> {
+    /// Steps done.
+    pub step: usize,
+    /// Micro-batches done.
+    pub batches: u64,
+    /// Whether a checkpoint was loaded.
+    pub resumed: bool,
+    /// The run's folder.
+    pub folder: &'a RunFolder,
+}
+
+/// The numbers of a step, on the host.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Numbers {
+    /// The loss.
+    pub loss: f64,
+    /// Whatever else is logged, by name; the same for the same seed, settings and device.
+    pub values: Vec<(String, Value)>,
+    /// What looks unhealthy, each with what to change.
+    pub warnings: Vec<String>,
+}
