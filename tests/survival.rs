@@ -52,17 +52,22 @@ fn spawn(out: &Path) -> Child {
     command(out).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
 
-/// What a finished run computed: its metrics without what depends on the clock, and its tensors.
-fn result(out: &Path) -> (Vec<serde_json::Value>, Vec<Vec<u8>>) {
-    let metrics = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
-    let metrics = metrics.lines().map(|line| {
+/// The metrics of a run without what depends on the clock.
+fn metrics(out: &Path) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(out.join("metrics.jsonl")).unwrap();
+    let lines = text.lines().map(|line| {
         let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
         line.as_object_mut().unwrap().remove("time");
         line
     });
+    lines.collect()
+}
+
+/// What a finished run computed: its metrics without what depends on the clock, and its tensors.
+fn result(out: &Path) -> (Vec<serde_json::Value>, Vec<Vec<u8>>) {
     let checkpoint = find(out).unwrap();
     let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
-    (metrics.collect(), files.map(|f| std::fs::read(checkpoint.dir().join(f)).unwrap()).to_vec())
+    (metrics(out), files.map(|f| std::fs::read(checkpoint.dir().join(f)).unwrap()).to_vec())
 }
 
 fn newest(out: &Path) -> usize {
@@ -243,4 +248,38 @@ fn two_processes_do_not_share_a_run() {
     let said = String::from_utf8_lossy(&second.stderr);
     assert_eq!(second.status.code(), Some(1), "{said}");
     assert!(said.contains("another process") && said.contains(&out.display().to_string()), "{said}");
+}
+
+/// A run that an earlier version of the program began goes on as it did there. The record has the checkpoint of step 4, in
+/// `centering` mode and with stochastic depth, and the metrics of all 8 steps on the CPU device.
+#[test]
+fn a_run_of_an_earlier_version_goes_on() {
+    let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/checkpoint");
+    let folder = Folder::new("earlier");
+    let out = folder.0.join("run");
+    let checkpoint = "checkpoints/step-00000004";
+    std::fs::create_dir_all(out.join(checkpoint)).unwrap();
+    let names = ["config", "manifest", "state", "student", "teacher", "optimizer"];
+    let endings = ["toml", "json", "json", "safetensors", "safetensors", "safetensors"];
+    let files = names.iter().zip(endings).map(|(name, ending)| format!("{checkpoint}/{name}.{ending}"));
+    for file in files.chain(["config.toml".into(), "metrics.jsonl".into()]) {
+        std::fs::copy(record.join(&file), out.join(&file)).unwrap();
+    }
+    let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
+    let done = command.args(["train", "--device=cpu", "--resume", "--out"]).arg(&out).output().unwrap();
+    let said = String::from_utf8_lossy(&done.stderr);
+    assert!(done.status.success() && said.contains("resumed after 4 of 8 steps"), "{said}");
+    let (expected, got) = (metrics(&record), metrics(&out));
+    assert_eq!(expected.len(), got.len());
+    for (a, b) in expected.iter().zip(&got) {
+        let (a, b) = (a.as_object().unwrap(), b.as_object().unwrap());
+        assert!(a.keys().eq(b.keys()), "{a:?} {b:?}");
+        for ((key, a), b) in a.iter().zip(b.values()) {
+            match (a.as_f64(), b.as_f64()) {
+                // another processor may add up in another order
+                (Some(a), Some(b)) => assert!((a - b).abs() <= 1e-4 * a.abs(), "{key}: {b}, it was {a}"),
+                _ => assert_eq!(a, b, "{key}"),
+            }
+        }
+    }
 }
