@@ -49,7 +49,7 @@ pub mod autograd;
 pub mod bench;
 pub mod checks;
 pub mod cli;
-mod cpu;
+pub mod cpu;
 pub mod data;
 pub mod error;
 pub mod eval;

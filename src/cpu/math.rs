@@ -1,56 +1,93 @@
 //! Elementary functions that the compiler vectorises, accurate to a few units in the last place of `f32`.
 
-/// e^x. Zero below the smallest normal number.
-#[inline(always)]
-pub(crate) fn exp(x: f32) -> f32 {
-    let c = x.clamp(-87.3, 88.7);
-    // the sum rounds to the nearest integer, which is then its lowest bits
-    let shifted = c * std::f32::consts::LOG2_E + 12_582_912.0;
-    let n = shifted - 12_582_912.0;
-    let r = n.mul_add(2.121_944_4e-4, n.mul_add(-0.693_359_4, c));
-    let mut p = 1.987_569_1e-4f32;
-    p = p.mul_add(r, 1.398_2e-3);
-    p = p.mul_add(r, 8.333_452e-3);
-    p = p.mul_add(r, 4.166_579_6e-2);
-    p = p.mul_add(r, 1.666_666_5e-1);
-    p = p.mul_add(r, 0.5);
-    let y = (p * r).mul_add(r, r) + 1.0;
-    let scaled = y * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
-    if x < -87.3 { 0.0 } else { scaled }
+/// The arithmetic of one [`super::arch::Arch`].
+#[derive(Clone, Copy)]
+pub(crate) struct Math {
+    /// Whether there are instructions for a·b + c in one rounding. The library's function that stands in for them takes
+    /// forty times as long as two instructions.
+    fused: bool,
 }
 
-/// Φ(x), the normal distribution function, to one unit in the last place of 1, and in the lower tail to 1e-4 of its own
-/// value as far as −5: ½ + a polynomial near zero, e^(a polynomial) in the tails. With ½(1 + erf) the lower tail would be the difference of two numbers near one, and
-/// weights behind units that are nearly off would get gradients of a thousandth's accuracy.
-#[inline(always)]
-pub(crate) fn normal_cdf(x: f32) -> f32 {
-    let t = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
-    let (s, y) = (t * t, x * std::f32::consts::FRAC_1_SQRT_2);
-    let mut near = -5.967_617e-4f32;
-    near = near.mul_add(s, 4.991_194_2e-3);
-    near = near.mul_add(s, -2.676_813_5e-2);
-    near = near.mul_add(s, 1.128_199_25e-1);
-    near = near.mul_add(s, -3.761_253_4e-1);
-    near = near.mul_add(s, 1.283_791_7e-1);
-    let far =
-        t.mul_add(-1.728_534_7e-5, 3.831_971_3e-4).mul_add(s, t.mul_add(-3.883_964_4e-3, 2.425_462_2e-2));
-    let far = far.mul_add(t, -1.067_778_8e-1).mul_add(t, -6.348_467e-1).mul_add(t, -1.287_175_1e-1);
-    let tail = 0.5 * exp(far.mul_add(t, -t));
-    let far = if x < 0.0 { tail } else { 1.0 - tail };
-    if t > 0.927_734_4 { far } else { near.mul_add(y, y).mul_add(0.5, 0.5) }
-}
+impl Math {
+    #[inline(always)]
+    pub(crate) fn new(fused: bool) -> Self {
+        Self { fused }
+    }
 
-/// GELU, the exact one: x·Φ(x).
-#[inline(always)]
-pub(crate) fn gelu(x: f32) -> f32 {
-    x * normal_cdf(x)
-}
+    /// a·b + c, in one rounding where that is fast.
+    #[inline(always)]
+    pub(crate) fn mul_add(self, a: f32, b: f32, c: f32) -> f32 {
+        if self.fused { a.mul_add(b, c) } else { a * b + c }
+    }
 
-/// dGELU/dx = Φ(x) + x·φ(x).
-#[inline(always)]
-pub(crate) fn gelu_grad(x: f32) -> f32 {
-    const INV_SQRT_TAU: f32 = 0.398_942_3;
-    normal_cdf(x) + x * INV_SQRT_TAU * exp(-0.5 * x * x)
+    /// The polynomial with these coefficients, the highest power's first.
+    #[inline(always)]
+    fn polynomial<const N: usize>(self, x: f32, coefficients: [f32; N]) -> f32 {
+        let mut p = coefficients[0];
+        for c in &coefficients[1..] {
+            p = self.mul_add(p, x, *c);
+        }
+        p
+    }
+
+    /// e^x. Zero below the smallest normal number.
+    #[inline(always)]
+    pub(crate) fn exp(self, x: f32) -> f32 {
+        let c = x.clamp(-87.3, 88.7);
+        // the sum rounds to the nearest integer, which is then its lowest bits
+        let shifted = c * std::f32::consts::LOG2_E + 12_582_912.0;
+        let n = shifted - 12_582_912.0;
+        let r = self.mul_add(n, 2.121_944_4e-4, self.mul_add(n, -0.693_359_4, c));
+        let p = self
+            .polynomial(r, [1.987_569_1e-4, 1.398_2e-3, 8.333_452e-3, 4.166_579_6e-2, 1.666_666_5e-1, 0.5]);
+        let y = self.mul_add(p * r, r, r) + 1.0;
+        let scaled = y * f32::from_bits(shifted.to_bits().wrapping_add(127) << 23);
+        if x < -87.3 { 0.0 } else { scaled }
+    }
+
+    /// Φ(x), the normal distribution function, to one unit in the last place of 1, and in the lower tail to 1e-4 of its
+    /// own value as far as −5: ½ + a polynomial near zero, e^(a polynomial) in the tails. With ½(1 + erf) the lower tail
+    /// would be the difference of two numbers near one, and weights behind units that are nearly off would get gradients
+    /// of a thousandth's accuracy.
+    #[inline(always)]
+    pub(crate) fn normal_cdf(self, x: f32) -> f32 {
+        let t = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
+        let (s, y) = (t * t, x * std::f32::consts::FRAC_1_SQRT_2);
+        let near = self.polynomial(
+            s,
+            [
+                -5.967_617e-4,
+                4.991_194_2e-3,
+                -2.676_813_5e-2,
+                1.128_199_25e-1,
+                -3.761_253_4e-1,
+                1.283_791_7e-1,
+            ],
+        );
+        let far = self.mul_add(
+            self.mul_add(t, -1.728_534_7e-5, 3.831_971_3e-4),
+            s,
+            self.mul_add(t, -3.883_964_4e-3, 2.425_462_2e-2),
+        );
+        let far = self.polynomial(t, [far, -1.067_778_8e-1, -6.348_467e-1, -1.287_175_1e-1]);
+        let tail = 0.5 * self.exp(self.mul_add(far, t, -t));
+        let far = if x < 0.0 { tail } else { 1.0 - tail };
+        let near = self.mul_add(self.mul_add(near, y, y), 0.5, 0.5);
+        if t > 0.927_734_4 { far } else { near }
+    }
+
+    /// GELU, the exact one: x·Φ(x).
+    #[inline(always)]
+    pub(crate) fn gelu(self, x: f32) -> f32 {
+        x * self.normal_cdf(x)
+    }
+
+    /// dGELU/dx = Φ(x) + x·φ(x).
+    #[inline(always)]
+    pub(crate) fn gelu_grad(self, x: f32) -> f32 {
+        const INV_SQRT_TAU: f32 = 0.398_942_3;
+        self.normal_cdf(x) + x * INV_SQRT_TAU * self.exp(-0.5 * x * x)
+    }
 }
 
 const LANES: usize = 16;
@@ -162,24 +199,26 @@ mod tests {
 
     #[test]
     fn functions_are_accurate() {
-        let (mut e_exp, mut e_cdf, mut e_tail, mut e_grad) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
-        for i in -60_000..=60_000 {
-            let x = i as f32 * 1e-3;
-            e_exp = e_exp.max((exp(x) as f64 / (x as f64).exp() - 1.0).abs());
-            let y = x * 0.1;
-            let z = y as f64;
-            let exact = normal_cdf64(z);
-            e_cdf = e_cdf.max((normal_cdf(y) as f64 - exact).abs());
-            // relative in the tail too, as far as GELU is not lost beside other values anyway
-            if z.abs() < 5.0 {
-                e_tail = e_tail.max((normal_cdf(y) as f64 / exact - 1.0).abs());
+        for math in [Math::new(true), Math::new(false)] {
+            let (mut e_exp, mut e_cdf, mut e_tail, mut e_grad) = (0.0f64, 0.0f64, 0.0f64, 0.0f64);
+            for i in -60_000..=60_000 {
+                let x = i as f32 * 1e-3;
+                e_exp = e_exp.max((math.exp(x) as f64 / (x as f64).exp() - 1.0).abs());
+                let y = x * 0.1;
+                let z = y as f64;
+                let exact = normal_cdf64(z);
+                e_cdf = e_cdf.max((math.normal_cdf(y) as f64 - exact).abs());
+                // relative in the tail too, as far as GELU is not lost beside other values anyway
+                if z.abs() < 5.0 {
+                    e_tail = e_tail.max((math.normal_cdf(y) as f64 / exact - 1.0).abs());
+                }
+                let grad = exact + z * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt();
+                e_grad = e_grad.max((math.gelu_grad(y) as f64 - grad).abs());
             }
-            let grad = exact + z * (-0.5 * z * z).exp() / std::f64::consts::TAU.sqrt();
-            e_grad = e_grad.max((gelu_grad(y) as f64 - grad).abs());
+            let all = format!("{e_exp:e} {e_cdf:e} {e_tail:e} {e_grad:e}");
+            assert!(e_exp < 2e-7 && e_cdf < 1e-7 && e_tail < 1e-4 && e_grad < 2e-7, "{all}");
+            assert_eq!(math.exp(-100.0), 0.0);
         }
-        let all = format!("{e_exp:e} {e_cdf:e} {e_tail:e} {e_grad:e}");
-        assert!(e_exp < 2e-7 && e_cdf < 1e-7 && e_tail < 1e-4 && e_grad < 2e-7, "{all}");
-        assert_eq!(exp(-100.0), 0.0);
     }
 
     #[test]

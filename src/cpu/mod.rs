@@ -1,10 +1,13 @@
 //! The native device: pooled memory and the few helpers its kernels share. The kernels themselves stand beside
 //! their GPU counterparts in `src/ops`.
 
+mod arch;
 pub(crate) mod math;
 mod parallel;
 pub(crate) mod simd;
 
+pub(crate) use arch::Arch;
+pub use arch::{instruction_sets, with_instruction_set};
 pub(crate) use parallel::{SyncPtr, for_rows, for_rows2, pieces, reduce_columns};
 
 use std::cell::{Cell, RefCell};

@@ -101,18 +101,23 @@ impl Runs {
             Device::Cpu(_) => {
                 let (x, runs) = (x.cpu::<f32>(), self.runs.cpu::<u32>());
                 let to = SyncPtr(y.cpu_mut::<f32>().as_mut_ptr());
-                pieces(count, ry.cols, |range| {
-                    for run in runs[3 * range.start..3 * range.end].chunks_exact(3) {
-                        let (first, length) = (run[0] as usize, run[1] as usize);
-                        // SAFETY: every row of the output has one run.
-                        let y = unsafe { to.slice(run[2] as usize * ry.stride, ry.cols) };
-                        y.copy_from_slice(&x[first * rx.stride..][..ry.cols]);
-                        for r in first + 1..first + length {
-                            y.iter_mut().zip(&x[r * rx.stride..]).for_each(|(o, x)| *o += x);
+                pieces(
+                    count,
+                    ry.cols,
+                    #[inline(always)]
+                    |_, range| {
+                        for run in runs[3 * range.start..3 * range.end].chunks_exact(3) {
+                            let (first, length) = (run[0] as usize, run[1] as usize);
+                            // SAFETY: every row of the output has one run.
+                            let y = unsafe { to.slice(run[2] as usize * ry.stride, ry.cols) };
+                            y.copy_from_slice(&x[first * rx.stride..][..ry.cols]);
+                            for r in first + 1..first + length {
+                                y.iter_mut().zip(&x[r * rx.stride..]).for_each(|(o, x)| *o += x);
+                            }
+                            y.iter_mut().for_each(|o| *o /= length as f32);
                         }
-                        y.iter_mut().for_each(|o| *o /= length as f32);
-                    }
-                });
+                    },
+                );
                 Ok(())
             }
             Device::Gpu(gpu) => {
@@ -128,16 +133,21 @@ impl Runs {
             Device::Cpu(_) => {
                 let (dy, runs) = (dy.cpu::<f32>(), self.runs.cpu::<u32>());
                 let (starts, users) = (self.starts.cpu::<u32>(), self.users.cpu::<u32>());
-                for_rows(dx.cpu_mut::<f32>(), rx, |r, dx| {
-                    if !accumulate {
-                        dx.fill(0.0);
-                    }
-                    for &i in &users[starts[r] as usize..starts[r + 1] as usize] {
-                        let run = &runs[3 * i as usize..][..3];
-                        let (share, dy) = (1.0 / run[1] as f32, &dy[run[2] as usize * rd.stride..]);
-                        dx.iter_mut().zip(dy).for_each(|(o, d)| *o += share * d);
-                    }
-                });
+                for_rows(
+                    dx.cpu_mut::<f32>(),
+                    rx,
+                    #[inline(always)]
+                    |_, r, dx| {
+                        if !accumulate {
+                            dx.fill(0.0);
+                        }
+                        for &i in &users[starts[r] as usize..starts[r + 1] as usize] {
+                            let run = &runs[3 * i as usize..][..3];
+                            let (share, dy) = (1.0 / run[1] as f32, &dy[run[2] as usize * rd.stride..]);
+                            dx.iter_mut().zip(dy).for_each(|(o, d)| *o += share * d);
+                        }
+                    },
+                );
                 Ok(())
             }
             Device::Gpu(gpu) => {

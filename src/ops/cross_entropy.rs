@@ -9,7 +9,8 @@
 
 use rayon::prelude::*;
 
-use crate::cpu::math;
+use crate::cpu::math::Math;
+use crate::cpu::{Arch, SyncPtr, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::rows::{RowPlan, long_plan, long_plans};
@@ -183,28 +184,32 @@ impl CrossEntropy<'_> {
         let table = self.table.cpu::<u32>();
         let (inverse, scales) =
             ((1.0 / self.temperature) as f32, inverse_temperature(self.targets.temperature()));
-        let gradient = self.gradient;
+        let (gradient, arch) = (self.gradient, Arch::get());
         let row = |i: usize, s: &mut [f32], p: &mut [f32], q: &mut [f32]| -> [f32; 2] {
-            let [t0, t1, weight, distill] = table[4 * i..][..4] else { unreachable!("rows of four") };
-            let mut count = 0.0;
-            for (t, &(l, stride, first)) in
-                [t0, t1].into_iter().zip(&teacher).filter(|(t, _)| *t != NO_TARGET)
-            {
-                let t = t as usize;
-                let l = &l[(t - first) * stride..][..k];
-                add_target(p, l, b, [a[2 * t], a[2 * t + 1]], scales, count > 0.0);
-                count += 1.0;
-            }
-            if count == 0.0 {
-                p.fill(0.0);
-            }
-            let d = partner.map(|(d, stride)| &d[i * stride..][..k]);
-            let weights = [f32::from_bits(weight), f32::from_bits(distill)];
-            row_losses(s, p, d.map(|d| (d, q)), count, weights, inverse, gradient)
+            arch.run(
+                #[inline(always)]
+                |math| {
+                    let [t0, t1, weight, distill] = table[4 * i..][..4] else { unreachable!("rows of four") };
+                    let mut count = 0.0;
+                    for (t, &(l, stride, first)) in
+                        [t0, t1].into_iter().zip(&teacher).filter(|(t, _)| *t != NO_TARGET)
+                    {
+                        let t = t as usize;
+                        let l = &l[(t - first) * stride..][..k];
+                        add_target(math, p, l, b, [a[2 * t], a[2 * t + 1]], scales, count > 0.0);
+                        count += 1.0;
+                    }
+                    if count == 0.0 {
+                        p.fill(0.0);
+                    }
+                    let d = partner.map(|(d, stride)| &d[i * stride..][..k]);
+                    let weights = [f32::from_bits(weight), f32::from_bits(distill)];
+                    row_losses(math, s, p, d.map(|d| (d, q)), count, weights, inverse, gradient)
+                },
+            )
         };
         // the logits are written only for the gradient; rows are long, so one is a piece of work for a core
-        let (s, losses) =
-            (crate::cpu::SyncPtr(self.logits.cpu_mut::<f32>().as_mut_ptr()), self.losses.cpu_mut::<f32>());
+        let (s, losses) = (SyncPtr(self.logits.cpu_mut::<f32>().as_mut_ptr()), self.losses.cpu_mut::<f32>());
         let q_len = if self.partner.is_some() { k } else { 0 };
         let scratch = || (vec![0.0f32; k], vec![0.0f32; q_len]);
         losses.par_chunks_mut(2).enumerate().take(n).with_min_len(4096usize.div_ceil(k)).for_each_init(
@@ -220,18 +225,21 @@ impl CrossEntropy<'_> {
 }
 
 /// p (+)= exp(l/τ + a + b)
-fn add_target(p: &mut [f32], l: &[f32], b: &[f32], a: [f32; 2], inverse: (f32, f32), add: bool) {
+#[inline(always)]
+fn add_target(math: Math, p: &mut [f32], l: &[f32], b: &[f32], a: [f32; 2], inverse: (f32, f32), add: bool) {
     for ((p, l), b) in p.iter_mut().zip(l).zip(b) {
         let e = {
-            let (x, y) = over_temperature(*l, inverse, a[0], a[1]);
-            math::exp((x + b) + y)
+            let (x, y) = over_temperature(math, *l, inverse, a[0], a[1]);
+            math.exp((x + b) + y)
         };
         *p = if add { *p + e } else { e };
     }
 }
 
 /// The losses of one row against `p` (a sum of `count` targets) and a partner (its logits, and memory for q).
+#[inline(always)]
 fn row_losses(
+    math: Math,
     s: &mut [f32],
     p: &[f32],
     partner: Option<(&[f32], &mut [f32])>,
@@ -247,15 +255,19 @@ fn row_losses(
     let mut q_loss = None;
     if let Some((d, q)) = partner {
         let max = math::max_of([d], |[d]| d);
-        q.iter_mut().zip(d).for_each(|(q, d)| *q = math::exp((d - max) * inverse));
+        for (q, d) in q.iter_mut().zip(d) {
+            *q = math.exp((d - max) * inverse);
+        }
         let sum = long_sum([q], |[q]| q);
         q_loss = Some((&*q, sum, long_sum([q, s], |[q, s]| q * z(s)) / sum));
     }
     let sum = if gradient {
-        s.iter_mut().for_each(|s| *s = math::exp((*s - max) * inverse));
+        for s in &mut *s {
+            *s = math.exp((*s - max) * inverse);
+        }
         long_sum([s], |[s]| s)
     } else {
-        long_sum([s], |[s]| math::exp(z(s)))
+        long_sum([s], |[s]| math.exp(z(s)))
     };
     let lse = sum.ln();
     let losses = [(count as f64 * lse - dot) as f32, q_loss.map_or(0.0, |(_, _, dot)| (lse - dot) as f32)];
@@ -277,9 +289,13 @@ fn row_losses(
 }
 
 /// [`math::sum_of`] long rows: blocks are added in f64.
+#[inline(always)]
 fn long_sum<const N: usize>(x: [&[f32]; N], f: impl Fn([f32; N]) -> f32) -> f64 {
     const BLOCK: usize = 2048;
     let n = x[0].len();
-    let block = |at: usize| math::sum_of(x.map(|x| &x[at..(at + BLOCK).min(n)]), &f) as f64;
-    (0..n).step_by(BLOCK).map(block).sum()
+    let mut sum = 0.0;
+    for at in (0..n).step_by(BLOCK) {
+        sum += math::sum_of(x.map(|x| &x[at..(at + BLOCK).min(n)]), &f) as f64;
+    }
+    sum
 }

@@ -68,9 +68,14 @@ fn gather(x: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
     match x.device() {
         Device::Cpu(_) => {
             let (x, index) = (x.cpu::<f32>(), index.cpu::<u32>());
-            for_rows(out.cpu_mut::<f32>(), ro, |i, out| {
-                out.copy_from_slice(&x[index[i] as usize * rx.stride..][..rx.cols]);
-            });
+            for_rows(
+                out.cpu_mut::<f32>(),
+                ro,
+                #[inline(always)]
+                |_, i, out| {
+                    out.copy_from_slice(&x[index[i] as usize * rx.stride..][..rx.cols]);
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -87,13 +92,18 @@ fn scatter_add(dy: &Tensor, index: &Tensor, dx: &Tensor) -> Result<()> {
         Device::Cpu(_) => {
             let (dy, index) = (dy.cpu::<f32>(), index.cpu::<u32>());
             let out = SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr());
-            pieces(rd.rows, rd.cols, |range| {
-                for i in range {
-                    // SAFETY: rows are named at most once, so they are disjoint.
-                    let row = unsafe { out.slice(index[i] as usize * rx.stride, rx.cols) };
-                    row.iter_mut().zip(&dy[i * rd.stride..]).for_each(|(o, d)| *o += d);
-                }
-            });
+            pieces(
+                rd.rows,
+                rd.cols,
+                #[inline(always)]
+                |_, range| {
+                    for i in range {
+                        // SAFETY: rows are named at most once, so they are disjoint.
+                        let row = unsafe { out.slice(index[i] as usize * rx.stride, rx.cols) };
+                        row.iter_mut().zip(&dy[i * rd.stride..]).for_each(|(o, d)| *o += d);
+                    }
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {

@@ -1,7 +1,6 @@
 //! GELU, the exact one: x·Φ(x). On a GPU operands may be of half precision, all of them.
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::math;
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel};
 use crate::tensor::{Elementwise, Tensor};
@@ -20,20 +19,47 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
 
 /// `out = gelu(a)`
 pub fn gelu_forward(out: &Tensor, a: &Tensor) -> Result<()> {
-    let each =
-        |y: &mut [f32], a: &[f32], _: &[f32]| y.iter_mut().zip(a).for_each(|(y, a)| *y = math::gelu(*a));
-    FORWARD.run(out, a, None, 1.0, each)
+    FORWARD.run(
+        out,
+        a,
+        None,
+        1.0,
+        #[inline(always)]
+        |math, y, a, _| {
+            for (y, a) in y.iter_mut().zip(a) {
+                *y = math.gelu(*a);
+            }
+        },
+    )
 }
 
 /// `out (+)= dy·gelu'(x)`
 pub fn gelu_backward(out: &Tensor, x: &Tensor, dy: &Tensor, accumulate: bool) -> Result<()> {
     match accumulate {
-        false => GRADIENT.run(out, x, Some(dy), 1.0, |y, x, dy| {
-            y.iter_mut().zip(x).zip(dy).for_each(|((y, x), dy)| *y = dy * math::gelu_grad(*x));
-        }),
-        true => GRADIENT_ADD.run(out, x, Some(dy), 1.0, |y, x, dy| {
-            y.iter_mut().zip(x).zip(dy).for_each(|((y, x), dy)| *y += dy * math::gelu_grad(*x));
-        }),
+        false => GRADIENT.run(
+            out,
+            x,
+            Some(dy),
+            1.0,
+            #[inline(always)]
+            |math, y, x, dy| {
+                for ((y, x), dy) in y.iter_mut().zip(x).zip(dy) {
+                    *y = dy * math.gelu_grad(*x);
+                }
+            },
+        ),
+        true => GRADIENT_ADD.run(
+            out,
+            x,
+            Some(dy),
+            1.0,
+            #[inline(always)]
+            |math, y, x, dy| {
+                for ((y, x), dy) in y.iter_mut().zip(x).zip(dy) {
+                    *y += dy * math.gelu_grad(*x);
+                }
+            },
+        ),
     }
 }
 

@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Target, Var};
-use crate::cpu::{SyncPtr, for_rows};
+use crate::cpu::{Arch, SyncPtr, for_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
@@ -96,11 +96,14 @@ struct Call {
 }
 
 /// Σ f(row, channel) over the rows of an image, by channel.
+#[inline(always)]
 fn channel_sums(rows: usize, sums: &mut [f64], mut add: impl FnMut(usize, &mut [f32])) {
     let mut short = vec![0.0f32; sums.len()];
     for start in (0..rows).step_by(SHORT) {
         short.fill(0.0);
-        (start..(start + SHORT).min(rows)).for_each(|r| add(r, &mut short));
+        for r in start..(start + SHORT).min(rows) {
+            add(r, &mut short);
+        }
         sums.iter_mut().zip(&short).for_each(|(s, v)| *s += f64::from(*v));
     }
 }
@@ -139,43 +142,55 @@ impl Call {
                 let residual = residual.map(|r| r.cpu::<f32>());
                 let stats = SyncPtr(self.stats.cpu_mut::<f32>().as_mut_ptr());
                 let out = SyncPtr(y.cpu_mut::<f32>().as_mut_ptr());
-                let (n, count) = (rx.cols, (rows * width) as f64);
+                let (n, count, arch) = (rx.cols, (rows * width) as f64, Arch::get());
                 (0..images).into_par_iter().for_each(|image| {
-                    let row = |r: usize| &x[(image * rows + r) * rx.stride..][..n];
-                    let mut sums = vec![0.0f64; n];
-                    channel_sums(rows, &mut sums, |r, s| s.iter_mut().zip(row(r)).for_each(|(s, v)| *s += v));
-                    let by_group = |sums: &[f64]| -> Vec<f64> {
-                        sums.chunks_exact(width).map(|c| c.iter().sum::<f64>() / count).collect()
-                    };
-                    let means = by_group(&sums);
-                    let mean: Vec<f32> = (0..n).map(|c| means[c / width] as f32).collect();
-                    sums.fill(0.0);
-                    channel_sums(rows, &mut sums, |r, s| {
-                        s.iter_mut().zip(row(r)).zip(&mean).for_each(|((s, v), m)| *s += (v - m) * (v - m));
-                    });
-                    let rstds: Vec<f32> =
-                        by_group(&sums).iter().map(|v| (1.0 / (v + f64::from(eps)).sqrt()) as f32).collect();
-                    // SAFETY: images are disjoint in the statistics and in y.
-                    let stats = unsafe { stats.slice(image * groups * 2, groups * 2) };
-                    for (s, (m, r)) in stats.chunks_exact_mut(2).zip(means.iter().zip(&rstds)) {
-                        s.copy_from_slice(&[*m as f32, *r]);
-                    }
-                    let factor: Vec<f32> = (0..n).map(|c| rstds[c / width] * gamma[c]).collect();
-                    for r in 0..rows {
-                        let at = image * rows + r;
-                        let y = unsafe { out.slice(at * ry.stride, n) };
-                        let x = row(r);
-                        for c in 0..n {
-                            y[c] = (x[c] - mean[c]) * factor[c] + beta[c];
-                        }
-                        if let Some(residual) = residual {
-                            y.iter_mut().zip(&residual[at * rr.stride..]).for_each(|(y, r)| *y += r);
-                        }
-                        if relu {
-                            // NaN stays, so that the check for it finds it
-                            y.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y });
-                        }
-                    }
+                    arch.run(
+                        #[inline(always)]
+                        |_| {
+                            let row = |r: usize| &x[(image * rows + r) * rx.stride..][..n];
+                            let mut sums = vec![0.0f64; n];
+                            channel_sums(rows, &mut sums, |r, s| {
+                                s.iter_mut().zip(row(r)).for_each(|(s, v)| *s += v)
+                            });
+                            let by_group = |sums: &[f64]| -> Vec<f64> {
+                                sums.chunks_exact(width).map(|c| c.iter().sum::<f64>() / count).collect()
+                            };
+                            let means = by_group(&sums);
+                            let mean: Vec<f32> = (0..n).map(|c| means[c / width] as f32).collect();
+                            sums.fill(0.0);
+                            channel_sums(rows, &mut sums, |r, s| {
+                                s.iter_mut()
+                                    .zip(row(r))
+                                    .zip(&mean)
+                                    .for_each(|((s, v), m)| *s += (v - m) * (v - m));
+                            });
+                            let rstds: Vec<f32> = by_group(&sums)
+                                .iter()
+                                .map(|v| (1.0 / (v + f64::from(eps)).sqrt()) as f32)
+                                .collect();
+                            // SAFETY: images are disjoint in the statistics and in y.
+                            let stats = unsafe { stats.slice(image * groups * 2, groups * 2) };
+                            for (s, (m, r)) in stats.chunks_exact_mut(2).zip(means.iter().zip(&rstds)) {
+                                s.copy_from_slice(&[*m as f32, *r]);
+                            }
+                            let factor: Vec<f32> = (0..n).map(|c| rstds[c / width] * gamma[c]).collect();
+                            for r in 0..rows {
+                                let at = image * rows + r;
+                                let y = unsafe { out.slice(at * ry.stride, n) };
+                                let x = row(r);
+                                for c in 0..n {
+                                    y[c] = (x[c] - mean[c]) * factor[c] + beta[c];
+                                }
+                                if let Some(residual) = residual {
+                                    y.iter_mut().zip(&residual[at * rr.stride..]).for_each(|(y, r)| *y += r);
+                                }
+                                if relu {
+                                    // NaN stays, so that the check for it finds it
+                                    y.iter_mut().for_each(|y| *y = if *y < 0.0 { 0.0 } else { *y });
+                                }
+                            }
+                        },
+                    );
                 });
                 Ok(())
             }
@@ -206,23 +221,29 @@ impl Call {
             Device::Cpu(_) => {
                 let parts = Tensor::empty(dy.device(), &[images, 2 * n], DType::F32)?;
                 let (x, dy, stats) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), self.stats.cpu::<f32>());
+                let arch = Arch::get();
                 parts.cpu_mut::<f32>().par_chunks_mut(2 * n).enumerate().for_each(|(image, out)| {
-                    let stats = &stats[image * groups * 2..][..groups * 2];
-                    let mean: Vec<f32> = (0..n).map(|c| stats[2 * (c / width)]).collect();
-                    let mut sums = vec![0.0f64; 2 * n];
-                    channel_sums(rows, &mut sums, |r, s| {
-                        let x = &x[(image * rows + r) * rx.stride..][..n];
-                        let d = &dy[(image * rows + r) * rd.stride..][..n];
-                        let (g, b) = s.split_at_mut(n);
-                        for c in 0..n {
-                            g[c] += d[c] * (x[c] - mean[c]);
-                            b[c] += d[c];
-                        }
-                    });
-                    for (c, (o, s)) in out.iter_mut().zip(&sums).enumerate() {
-                        let rstd = if c < n { f64::from(stats[2 * (c / width) + 1]) } else { 1.0 };
-                        *o = (s * rstd) as f32;
-                    }
+                    arch.run(
+                        #[inline(always)]
+                        |_| {
+                            let stats = &stats[image * groups * 2..][..groups * 2];
+                            let mean: Vec<f32> = (0..n).map(|c| stats[2 * (c / width)]).collect();
+                            let mut sums = vec![0.0f64; 2 * n];
+                            channel_sums(rows, &mut sums, |r, s| {
+                                let x = &x[(image * rows + r) * rx.stride..][..n];
+                                let d = &dy[(image * rows + r) * rd.stride..][..n];
+                                let (g, b) = s.split_at_mut(n);
+                                for c in 0..n {
+                                    g[c] += d[c] * (x[c] - mean[c]);
+                                    b[c] += d[c];
+                                }
+                            });
+                            for (c, (o, s)) in out.iter_mut().zip(&sums).enumerate() {
+                                let rstd = if c < n { f64::from(stats[2 * (c / width) + 1]) } else { 1.0 };
+                                *o = (s * rstd) as f32;
+                            }
+                        },
+                    );
                 });
                 Ok(parts)
             }
@@ -254,33 +275,39 @@ impl Call {
                 let (x, dy, parts) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), parts.cpu::<f32>());
                 let (gamma, stats) = (self.gamma.cpu::<f32>(), self.stats.cpu::<f32>());
                 let out = SyncPtr(dx.tensor.cpu_mut::<f32>().as_mut_ptr());
-                let count = (rows * width) as f32;
+                let (count, arch) = ((rows * width) as f32, Arch::get());
                 (0..images).into_par_iter().for_each(|image| {
-                    let stats = &stats[image * groups * 2..][..groups * 2];
-                    let (by_x, plain) = parts[image * 2 * n..][..2 * n].split_at(n);
-                    // by channel: factors of dy and of x − mean, and what is taken off
-                    let mut factors = vec![[0.0f32; 4]; n];
-                    for g in 0..groups {
-                        let channels = g * width..(g + 1) * width;
-                        let mean =
-                            |sums: &[f32]| channels.clone().map(|c| gamma[c] * sums[c]).sum::<f32>() / count;
-                        let (a, b) = (mean(plain), mean(by_x));
-                        let (m, rstd) = (stats[2 * g], stats[2 * g + 1]);
-                        for c in channels.clone() {
-                            factors[c] = [rstd * gamma[c], rstd * rstd * b, rstd * a, m];
-                        }
-                    }
-                    for r in image * rows..(image + 1) * rows {
-                        let (x, d) = (&x[r * rx.stride..][..n], &dy[r * rd.stride..][..n]);
-                        // SAFETY: images are disjoint.
-                        let out = unsafe { out.slice(r * ro.stride, n) };
-                        for ((o, (x, d)), [by_d, by_x, off, m]) in
-                            out.iter_mut().zip(x.iter().zip(d)).zip(&factors)
-                        {
-                            let v = d * by_d - (x - m) * by_x - off;
-                            *o = if accumulate { *o + v } else { v };
-                        }
-                    }
+                    arch.run(
+                        #[inline(always)]
+                        |_| {
+                            let stats = &stats[image * groups * 2..][..groups * 2];
+                            let (by_x, plain) = parts[image * 2 * n..][..2 * n].split_at(n);
+                            // by channel: factors of dy and of x − mean, and what is taken off
+                            let mut factors = vec![[0.0f32; 4]; n];
+                            for g in 0..groups {
+                                let channels = g * width..(g + 1) * width;
+                                let mean = |sums: &[f32]| {
+                                    channels.clone().map(|c| gamma[c] * sums[c]).sum::<f32>() / count
+                                };
+                                let (a, b) = (mean(plain), mean(by_x));
+                                let (m, rstd) = (stats[2 * g], stats[2 * g + 1]);
+                                for c in channels.clone() {
+                                    factors[c] = [rstd * gamma[c], rstd * rstd * b, rstd * a, m];
+                                }
+                            }
+                            for r in image * rows..(image + 1) * rows {
+                                let (x, d) = (&x[r * rx.stride..][..n], &dy[r * rd.stride..][..n]);
+                                // SAFETY: images are disjoint.
+                                let out = unsafe { out.slice(r * ro.stride, n) };
+                                for ((o, (x, d)), [by_d, by_x, off, m]) in
+                                    out.iter_mut().zip(x.iter().zip(d)).zip(&factors)
+                                {
+                                    let v = d * by_d - (x - m) * by_x - off;
+                                    *o = if accumulate { *o + v } else { v };
+                                }
+                            }
+                        },
+                    );
                 });
                 Ok(())
             }
@@ -307,11 +334,16 @@ fn relu_gradient(dy: &Tensor, y: &Tensor) -> Result<()> {
     match dy.device() {
         Device::Cpu(_) => {
             let y = y.cpu::<f32>();
-            for_rows(dy.cpu_mut::<f32>(), rd, |r, dy| {
-                for (d, y) in dy.iter_mut().zip(&y[r * ry.stride..]) {
-                    *d = if *y > 0.0 { *d } else { 0.0 };
-                }
-            });
+            for_rows(
+                dy.cpu_mut::<f32>(),
+                rd,
+                #[inline(always)]
+                |_, r, dy| {
+                    for (d, y) in dy.iter_mut().zip(&y[r * ry.stride..]) {
+                        *d = if *y > 0.0 { *d } else { 0.0 };
+                    }
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {

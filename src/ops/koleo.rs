@@ -4,8 +4,10 @@
 //! largest dot product (the first of equals). loss = Σ over groups of −mean_i log(‖x_i − x_nn + 1e-8‖ + 1e-8), 1e-8
 //! added to every component of the difference as PyTorch's PairwiseDistance does. The gradient flows through x_nn.
 
+use std::convert::identity;
+
 use crate::autograd::{Tape, Var};
-use crate::cpu::{for_rows, math};
+use crate::cpu::{Arch, for_rows, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::l2_normalize::l2_normalize;
@@ -77,7 +79,7 @@ impl Saved {
             Device::Cpu(_) => {
                 let (x, dots) = (self.x.cpu::<f32>(), dots.cpu::<f32>());
                 let (nearest, slope) = (self.nearest.cpu_mut::<u32>(), self.slope.cpu_mut::<f32>());
-                let losses = losses.cpu_mut::<f32>();
+                let (losses, arch) = (losses.cpu_mut::<f32>(), Arch::get());
                 for i in 0..n {
                     let (first, own) = (i / self.group * self.group, i % self.group);
                     let mut best = (own, f32::NEG_INFINITY);
@@ -87,7 +89,12 @@ impl Saved {
                         }
                     }
                     let (a, b) = (&x[i * d..][..d], &x[(first + best.0) * d..][..d]);
-                    let distance = math::sum_of([a, b], |[a, b]| (a - b + EPS) * (a - b + EPS)).sqrt();
+                    let distance = arch
+                        .run(
+                            #[inline(always)]
+                            |_| math::sum_of([a, b], |[a, b]| (a - b + EPS) * (a - b + EPS)),
+                        )
+                        .sqrt();
                     nearest[i] = (first + best.0) as u32;
                     slope[i] = -1.0 / (self.group as f32 * (distance + EPS) * distance);
                     losses[i] = -(distance + EPS).ln();
@@ -114,23 +121,32 @@ impl Saved {
                 let (x, nearest, slope) =
                     (self.x.cpu::<f32>(), self.nearest.cpu::<u32>(), self.slope.cpu::<f32>());
                 let (factor, group) = (factor.cpu::<f32>()[0], self.group);
-                for_rows(dx.cpu_mut::<f32>(), out, |i, out| {
-                    if !accumulate {
-                        out.fill(0.0);
-                    }
-                    // factor·slope of the pair (x_k, x_to), which pulls the row with this sign
-                    let mut add = |k: usize, to: usize, sign: f32| {
-                        let f = sign * factor * slope[k];
-                        for ((o, a), b) in out.iter_mut().zip(&x[k * d..][..d]).zip(&x[to * d..][..d]) {
-                            *o += f * (a - b + EPS);
+                for_rows(
+                    dx.cpu_mut::<f32>(),
+                    out,
+                    #[inline(always)]
+                    |_, i, out| {
+                        if !accumulate {
+                            out.fill(0.0);
                         }
-                    };
-                    add(i, nearest[i] as usize, 1.0);
-                    let first = i / group * group;
-                    for k in (first..first + group).filter(|&k| nearest[k] as usize == i) {
-                        add(k, i, -1.0);
-                    }
-                });
+                        // factor·slope of the pair (x_k, x_to), which pulls the row with this sign
+                        let mut add = identity(
+                            #[inline(always)]
+                            |k: usize, to: usize, sign: f32| {
+                                let f = sign * factor * slope[k];
+                                for ((o, a), b) in out.iter_mut().zip(&x[k * d..][..d]).zip(&x[to * d..][..d])
+                                {
+                                    *o += f * (a - b + EPS);
+                                }
+                            },
+                        );
+                        add(i, nearest[i] as usize, 1.0);
+                        let first = i / group * group;
+                        for k in (first..first + group).filter(|&k| nearest[k] as usize == i) {
+                            add(k, i, -1.0);
+                        }
+                    },
+                );
                 Ok(())
             }
             Device::Gpu(gpu) => {

@@ -46,12 +46,17 @@ fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
         Device::Cpu(_) => {
             let (x, n) = (x.cpu::<f32>(), rx.cols);
             let column = Rows { offset: 0, rows: ry.rows, cols: 1, stride: 1 };
-            for_rows2((y.cpu_mut(), ry), (norms.cpu_mut(), column), |i, y: &mut [f32], norm: &mut [f32]| {
-                let row = &x[i * rx.stride..][..n];
-                norm[0] = math::sum_of([row], |[x]| x * x).sqrt();
-                let d = norm[0].max(eps);
-                y.iter_mut().zip(row).for_each(|(y, x)| *y = x / d);
-            });
+            for_rows2(
+                (y.cpu_mut(), ry),
+                (norms.cpu_mut(), column),
+                #[inline(always)]
+                |_, i, y: &mut [f32], norm: &mut [f32]| {
+                    let row = &x[i * rx.stride..][..n];
+                    norm[0] = math::sum_of([row], |[x]| x * x).sqrt();
+                    let d = norm[0].max(eps);
+                    y.iter_mut().zip(row).for_each(|(y, x)| *y = x / d);
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -81,18 +86,23 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
     match x.device() {
         Device::Cpu(_) => {
             let (x, norms, dy, n) = (x.cpu::<f32>(), norms.cpu::<f32>(), dy.cpu::<f32>(), rx.cols);
-            for_rows(dx.cpu_mut::<f32>(), ro, |i, out| {
-                let (row, d) = (&x[i * rx.stride..][..n], &dy[i * rd.stride..][..n]);
-                let inverse = 1.0 / norms[i].max(eps);
-                let along = match norms[i] <= eps {
-                    true => 0.0,
-                    false => math::sum_of([row, d], |[x, d]| x * d) * inverse * inverse,
-                };
-                for ((o, x), d) in out.iter_mut().zip(row).zip(d) {
-                    let g = (d - x * along) * inverse;
-                    *o = if accumulate { *o + g } else { g };
-                }
-            });
+            for_rows(
+                dx.cpu_mut::<f32>(),
+                ro,
+                #[inline(always)]
+                |_, i, out| {
+                    let (row, d) = (&x[i * rx.stride..][..n], &dy[i * rd.stride..][..n]);
+                    let inverse = 1.0 / norms[i].max(eps);
+                    let along = match norms[i] <= eps {
+                        true => 0.0,
+                        false => math::sum_of([row, d], |[x, d]| x * d) * inverse * inverse,
+                    };
+                    for ((o, x), d) in out.iter_mut().zip(row).zip(d) {
+                        let g = (d - x * along) * inverse;
+                        *o = if accumulate { *o + g } else { g };
+                    }
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {

@@ -47,16 +47,23 @@ pub fn label_cross_entropy(logits: &Tensor, labels: &Tensor, scale: f32) -> Resu
         Device::Cpu(_) => {
             let labels = labels.cpu::<u32>();
             let outputs = (losses.cpu_mut::<f32>(), losses.rows("label_cross_entropy")?);
-            for_rows2((logits.cpu_mut(), x), outputs, |r, row: &mut [f32], loss: &mut [f32]| {
-                let label = labels[r / per_label] as usize;
-                let (most, own) = (math::max_of([row], |[s]| s), row[label]);
-                row.iter_mut().for_each(|v| *v = math::exp(*v - most));
-                let total = math::sum_of([row], |[s]| s);
-                loss[0] = total.ln() + (most - own);
-                let share = scale / total;
-                row.iter_mut().for_each(|v| *v *= share);
-                row[label] -= scale;
-            });
+            for_rows2(
+                (logits.cpu_mut(), x),
+                outputs,
+                #[inline(always)]
+                |math, r, row: &mut [f32], loss: &mut [f32]| {
+                    let label = labels[r / per_label] as usize;
+                    let (most, own) = (math::max_of([row], |[s]| s), row[label]);
+                    for v in &mut *row {
+                        *v = math.exp(*v - most);
+                    }
+                    let total = math::sum_of([row], |[s]| s);
+                    loss[0] = total.ln() + (most - own);
+                    let share = scale / total;
+                    row.iter_mut().for_each(|v| *v *= share);
+                    row[label] -= scale;
+                },
+            );
         }
         Device::Gpu(gpu) => {
             let params = LabelCrossEntropyParams {

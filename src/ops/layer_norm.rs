@@ -5,6 +5,8 @@
 //!
 //! `y[i] = (x[r] − mean)·rstd·γ + β` with `r = rows[i]` (or i). Saved: mean and rstd of every output row.
 
+use std::convert::identity;
+
 use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};
 use crate::error::{Error, Result};
@@ -141,7 +143,8 @@ impl Call {
                 for_rows2(
                     (y.cpu_mut(), ry),
                     (self.stats.cpu_mut(), stats),
-                    |i, y: &mut [f32], s: &mut [f32]| {
+                    #[inline(always)]
+                    |_, i, y: &mut [f32], s: &mut [f32]| {
                         let row = &x[index.map_or(i, |t| t[i] as usize) * rx.stride..][..n];
                         let mean = math::sum_of([row], |[x]| x) / n as f32;
                         let variance = math::sum_of([row], |[x]| (x - mean) * (x - mean)) / n as f32;
@@ -209,38 +212,55 @@ impl Call {
             }
             None => None,
         };
-        let input = |r: usize, i: usize| {
-            let Some((out, stride, accumulate)) = &out else { return };
-            let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
-            let (gamma, mean, rstd) = (&gamma[..n], stats[2 * i], stats[2 * i + 1]);
-            let a = math::sum_of([gamma, d], |[g, d]| g * d) / n as f32;
-            let b = math::sum_of([gamma, d, row], |[g, d, x]| g * d * ((x - mean) * rstd)) / n as f32;
-            // SAFETY: rows are named at most once, so they are disjoint.
-            let o = unsafe { out.slice(r * stride, n) };
-            let gradient = |g: &f32, d: &f32, x: &f32| rstd * (g * d - a - (x - mean) * rstd * b);
-            let operands = gamma.iter().zip(d).zip(row);
-            match accumulate {
-                true => o.iter_mut().zip(operands).for_each(|(o, ((g, d), x))| *o += gradient(g, d, x)),
-                false => o.iter_mut().zip(operands).for_each(|(o, ((g, d), x))| *o = gradient(g, d, x)),
-            }
-        };
+        let input = identity(
+            #[inline(always)]
+            |r: usize, i: usize| {
+                let Some((out, stride, accumulate)) = &out else { return };
+                let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
+                let (gamma, mean, rstd) = (&gamma[..n], stats[2 * i], stats[2 * i + 1]);
+                let a = math::sum_of([gamma, d], |[g, d]| g * d) / n as f32;
+                let b = math::sum_of([gamma, d, row], |[g, d, x]| g * d * ((x - mean) * rstd)) / n as f32;
+                // SAFETY: rows are named at most once, so they are disjoint.
+                let o = unsafe { out.slice(r * stride, n) };
+                let gradient = |g: &f32, d: &f32, x: &f32| rstd * (g * d - a - (x - mean) * rstd * b);
+                let operands = gamma.iter().zip(d).zip(row);
+                match accumulate {
+                    true => o.iter_mut().zip(operands).for_each(|(o, ((g, d), x))| *o += gradient(g, d, x)),
+                    false => o.iter_mut().zip(operands).for_each(|(o, ((g, d), x))| *o = gradient(g, d, x)),
+                }
+            },
+        );
         let source = |i: usize| index.map_or(i, |t| t[i] as usize);
         let Some(parameters) = parameters else {
-            crate::cpu::pieces(rd.rows, n, |range| range.for_each(|i| input(source(i), i)));
+            crate::cpu::pieces(
+                rd.rows,
+                n,
+                #[inline(always)]
+                |_, range| {
+                    for i in range {
+                        input(source(i), i);
+                    }
+                },
+            );
             return Ok(());
         };
         // in one pass: what one gradient has read is in cache for the other
-        let sums = reduce_columns(rd.rows, 2 * n, |i, sums| {
-            let r = source(i);
-            let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
-            let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
-            let (g, b) = sums.split_at_mut(n);
-            for (((g, b), x), d) in g.iter_mut().zip(b).zip(row).zip(d) {
-                *g += d * ((x - mean) * rstd);
-                *b += d;
-            }
-            input(r, i);
-        });
+        let sums = reduce_columns(
+            rd.rows,
+            2 * n,
+            #[inline(always)]
+            |i, sums| {
+                let r = source(i);
+                let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
+                let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+                let (g, b) = sums.split_at_mut(n);
+                for (((g, b), x), d) in g.iter_mut().zip(b).zip(row).zip(d) {
+                    *g += d * ((x - mean) * rstd);
+                    *b += d;
+                }
+                input(r, i);
+            },
+        );
         for (target, sums) in parameters.iter().zip([&sums[..n], &sums[n..]]) {
             for (o, s) in target.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
                 *o = if target.accumulate { *o + s } else { *s };

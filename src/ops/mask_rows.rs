@@ -149,9 +149,14 @@ fn forward(map: &MaskedMaps, x: &Tensor, token: &Tensor, y: &Tensor) -> Result<(
     match x.device() {
         Device::Cpu(_) => {
             let (x, token, masked) = (x.cpu::<f32>(), token.cpu::<f32>(), map.masked());
-            for_rows(y.cpu_mut::<f32>(), ry, |r, y| {
-                y.copy_from_slice(if masked(r) { token } else { &x[r * rx.stride..][..ry.cols] });
-            });
+            for_rows(
+                y.cpu_mut::<f32>(),
+                ry,
+                #[inline(always)]
+                |_, r, y| {
+                    y.copy_from_slice(if masked(r) { token } else { &x[r * rx.stride..][..ry.cols] });
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -172,13 +177,18 @@ fn backward_rows(map: &MaskedMaps, dy: &Tensor, dx: &Tensor, accumulate: bool) -
     match dy.device() {
         Device::Cpu(_) => {
             let (dy, masked) = (dy.cpu::<f32>(), map.masked());
-            for_rows(dx.cpu_mut::<f32>(), rx, |r, dx| {
-                let kept = if masked(r) { 0 } else { rd.cols };
-                if !accumulate {
-                    dx.fill(0.0);
-                }
-                dx[..kept].iter_mut().zip(&dy[r * rd.stride..]).for_each(|(o, d)| *o += d);
-            });
+            for_rows(
+                dx.cpu_mut::<f32>(),
+                rx,
+                #[inline(always)]
+                |_, r, dx| {
+                    let kept = if masked(r) { 0 } else { rd.cols };
+                    if !accumulate {
+                        dx.fill(0.0);
+                    }
+                    dx[..kept].iter_mut().zip(&dy[r * rd.stride..]).for_each(|(o, d)| *o += d);
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -197,11 +207,16 @@ fn backward_token(map: &MaskedMaps, dy: &Tensor, token: &Tensor) -> Result<()> {
     match dy.device() {
         Device::Cpu(_) => {
             let (dy, masked) = (dy.cpu::<f32>(), map.masked());
-            let sums = reduce_columns(rd.rows, rd.cols, |r, sums| {
-                if masked(r) {
-                    sums.iter_mut().zip(&dy[r * rd.stride..]).for_each(|(s, d)| *s += d);
-                }
-            });
+            let sums = reduce_columns(
+                rd.rows,
+                rd.cols,
+                #[inline(always)]
+                |r, sums| {
+                    if masked(r) {
+                        sums.iter_mut().zip(&dy[r * rd.stride..]).for_each(|(s, d)| *s += d);
+                    }
+                },
+            );
             token.cpu_mut::<f32>().iter_mut().zip(sums).for_each(|(o, s)| *o += s);
             Ok(())
         }

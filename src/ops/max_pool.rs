@@ -79,25 +79,31 @@ impl Pool {
         let x = x.cpu::<f32>();
         let taps = self.taps.rows("max_pool")?;
         let out = (y.cpu_mut::<f32>(), ry);
-        for_rows2(out, (self.taps.cpu_mut::<u32>(), taps), |place, y: &mut [f32], taps: &mut [u32]| {
-            let (line, column) = (place / after.width, place % after.width);
-            let (image, line) = (line / after.height, line % after.height);
-            y.fill(f32::NEG_INFINITY);
-            taps.fill(0);
-            for tap in 0..9 {
-                let (r, c) = ((2 * line + tap / 3).wrapping_sub(1), (2 * column + tap % 3).wrapping_sub(1));
-                if r >= before.height || c >= before.width {
-                    continue;
-                }
-                let row = &x[((image * before.height + r) * before.width + c) * rx.stride..][..y.len()];
-                for ((y, t), v) in y.iter_mut().zip(&mut *taps).zip(row) {
-                    // NaN is passed on, so that the check for it finds it
-                    if *v > *y || v.is_nan() {
-                        (*y, *t) = (*v, tap as u32);
+        for_rows2(
+            out,
+            (self.taps.cpu_mut::<u32>(), taps),
+            #[inline(always)]
+            |_, place, y: &mut [f32], taps: &mut [u32]| {
+                let (line, column) = (place / after.width, place % after.width);
+                let (image, line) = (line / after.height, line % after.height);
+                y.fill(f32::NEG_INFINITY);
+                taps.fill(0);
+                for tap in 0..9 {
+                    let (r, c) =
+                        ((2 * line + tap / 3).wrapping_sub(1), (2 * column + tap % 3).wrapping_sub(1));
+                    if r >= before.height || c >= before.width {
+                        continue;
+                    }
+                    let row = &x[((image * before.height + r) * before.width + c) * rx.stride..][..y.len()];
+                    for ((y, t), v) in y.iter_mut().zip(&mut *taps).zip(row) {
+                        // NaN is passed on, so that the check for it finds it
+                        if *v > *y || v.is_nan() {
+                            (*y, *t) = (*v, tap as u32);
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         Ok(())
     }
 
@@ -112,26 +118,31 @@ impl Pool {
             return gpu.dispatch(&backward_kernel(), &[dx, &self.taps, dy], &params, grid);
         }
         let (dy, taps) = (dy.cpu::<f32>(), self.taps.cpu::<u32>());
-        for_rows(dx.cpu_mut::<f32>(), rx, |pixel, dx| {
-            let (line, column) = (pixel / before.width, pixel % before.width);
-            let (image, line) = (line / before.height, line % before.height);
-            if !accumulate {
-                dx.fill(0.0);
-            }
-            for r in line / 2..=line.div_ceil(2) {
-                for c in column / 2..=column.div_ceil(2) {
-                    if r >= after.height || c >= after.width {
-                        continue;
-                    }
-                    let tap = ((line + 1 - 2 * r) * 3 + column + 1 - 2 * c) as u32;
-                    let place = (image * after.height + r) * after.width + c;
-                    let (dy, taps) = (&dy[place * ry.stride..], &taps[place * rx.cols..]);
-                    for ((o, d), t) in dx.iter_mut().zip(dy).zip(taps) {
-                        *o += if *t == tap { *d } else { 0.0 };
+        for_rows(
+            dx.cpu_mut::<f32>(),
+            rx,
+            #[inline(always)]
+            |_, pixel, dx| {
+                let (line, column) = (pixel / before.width, pixel % before.width);
+                let (image, line) = (line / before.height, line % before.height);
+                if !accumulate {
+                    dx.fill(0.0);
+                }
+                for r in line / 2..=line.div_ceil(2) {
+                    for c in column / 2..=column.div_ceil(2) {
+                        if r >= after.height || c >= after.width {
+                            continue;
+                        }
+                        let tap = ((line + 1 - 2 * r) * 3 + column + 1 - 2 * c) as u32;
+                        let place = (image * after.height + r) * after.width + c;
+                        let (dy, taps) = (&dy[place * ry.stride..], &taps[place * rx.cols..]);
+                        for ((o, d), t) in dx.iter_mut().zip(dy).zip(taps) {
+                            *o += if *t == tap { *d } else { 0.0 };
+                        }
                     }
                 }
-            }
-        });
+            },
+        );
         Ok(())
     }
 }

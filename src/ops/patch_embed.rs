@@ -65,15 +65,20 @@ pub fn unfold_into(images: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
         Device::Cpu(_) => {
             let x = images.cpu::<f32>();
             let rows = Rows { offset: 0, rows: n * down * across, cols, stride: cols };
-            for_rows(out.cpu_mut::<f32>(), rows, |r, row| {
-                let (image, at) = (r / (down * across), r % (down * across));
-                let (py, px) = (at / across * patch, at % across * patch);
-                for (line, to) in row.chunks_exact_mut(patch).enumerate() {
-                    let (c, y) = (line / patch, line % patch);
-                    let from = ((image * channels + c) * height + py + y) * width + px;
-                    to.copy_from_slice(&x[from..][..patch]);
-                }
-            });
+            for_rows(
+                out.cpu_mut::<f32>(),
+                rows,
+                #[inline(always)]
+                |_, r, row| {
+                    let (image, at) = (r / (down * across), r % (down * across));
+                    let (py, px) = (at / across * patch, at % across * patch);
+                    for (line, to) in row.chunks_exact_mut(patch).enumerate() {
+                        let (c, y) = (line / patch, line % patch);
+                        let from = ((image * channels + c) * height + py + y) * width + px;
+                        to.copy_from_slice(&x[from..][..patch]);
+                    }
+                },
+            );
         }
         Device::Gpu(gpu) => {
             let params = PatchParams {

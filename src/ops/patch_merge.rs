@@ -137,7 +137,8 @@ impl Call {
                 for_rows2(
                     (y.cpu_mut(), ry),
                     (self.stats.cpu_mut(), stats),
-                    |i, y: &mut [f32], s: &mut [f32]| {
+                    #[inline(always)]
+                    |_, i, y: &mut [f32], s: &mut [f32]| {
                         let z = sources(x, rx, index, i);
                         let mean = z.iter().map(|z| math::sum(z.len(), |c| z[c])).sum::<f32>() / total;
                         // neighbours beyond the map are zeros
@@ -182,27 +183,32 @@ impl Call {
                 let (x, gamma, dy) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), dy.cpu::<f32>());
                 let (stats, index) = (self.stats.cpu::<f32>(), index.cpu::<u32>());
                 let (n, out) = (rx.cols, SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr()));
-                pieces(rd.rows, 4 * n, |range| {
-                    for i in range {
-                        let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
-                        let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
-                        let g = |k: usize, c: usize| gamma[k * rg.stride + c] * dy[k * n + c];
-                        let (mut a, mut b) = (0.0, 0.0);
-                        for (k, z) in z.iter().enumerate() {
-                            a += math::sum(n, |c| g(k, c));
-                            b += math::sum(n, |c| g(k, c) * ((at(z, c) - mean) * rstd));
-                        }
-                        let (a, b) = (a / (4 * n) as f32, b / (4 * n) as f32);
-                        for (k, z) in z.iter().enumerate().filter(|(_, z)| !z.is_empty()) {
-                            // SAFETY: a row is in one block, so rows are disjoint.
-                            let o = unsafe { out.slice(index[4 * i + k] as usize * ro.stride, n) };
-                            for c in 0..n {
-                                let d = rstd * (g(k, c) - a - (z[c] - mean) * rstd * b);
-                                o[c] = if accumulate { o[c] + d } else { d };
+                pieces(
+                    rd.rows,
+                    4 * n,
+                    #[inline(always)]
+                    |_, range| {
+                        for i in range {
+                            let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
+                            let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+                            let g = |k: usize, c: usize| gamma[k * rg.stride + c] * dy[k * n + c];
+                            let (mut a, mut b) = (0.0, 0.0);
+                            for (k, z) in z.iter().enumerate() {
+                                a += math::sum(n, |c| g(k, c));
+                                b += math::sum(n, |c| g(k, c) * ((at(z, c) - mean) * rstd));
+                            }
+                            let (a, b) = (a / (4 * n) as f32, b / (4 * n) as f32);
+                            for (k, z) in z.iter().enumerate().filter(|(_, z)| !z.is_empty()) {
+                                // SAFETY: a row is in one block, so rows are disjoint.
+                                let o = unsafe { out.slice(index[4 * i + k] as usize * ro.stride, n) };
+                                for c in 0..n {
+                                    let d = rstd * (g(k, c) - a - (z[c] - mean) * rstd * b);
+                                    o[c] = if accumulate { o[c] + d } else { d };
+                                }
                             }
                         }
-                    }
-                });
+                    },
+                );
                 Ok(())
             }
             Device::Gpu(gpu) => {
@@ -230,17 +236,22 @@ impl Call {
             Device::Cpu(_) => {
                 let (x, dy, stats) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), self.stats.cpu::<f32>());
                 let index = index.cpu::<u32>();
-                let total = reduce_columns(rd.rows, 8 * n, |i, sums| {
-                    let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
-                    let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
-                    let (g, b) = sums.split_at_mut(4 * n);
-                    for k in 0..4 {
-                        for c in 0..n {
-                            g[k * n + c] += dy[k * n + c] * ((at(z[k], c) - mean) * rstd);
-                            b[k * n + c] += dy[k * n + c];
+                let total = reduce_columns(
+                    rd.rows,
+                    8 * n,
+                    #[inline(always)]
+                    |i, sums| {
+                        let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
+                        let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+                        let (g, b) = sums.split_at_mut(4 * n);
+                        for k in 0..4 {
+                            for c in 0..n {
+                                g[k * n + c] += dy[k * n + c] * ((at(z[k], c) - mean) * rstd);
+                                b[k * n + c] += dy[k * n + c];
+                            }
                         }
-                    }
-                });
+                    },
+                );
                 sums.upload(&total)?;
             }
             Device::Gpu(gpu) => {

@@ -376,11 +376,16 @@ pub fn scale_by(out: &Tensor, a: &Tensor, factor: &Tensor, accumulate: bool) -> 
     match out.device() {
         Device::Cpu(_) => {
             let (a, factor) = (a.cpu::<f32>(), factor.cpu::<f32>()[0]);
-            for_rows(out.cpu_mut::<f32>(), ro, |i, out| {
-                for (o, a) in out.iter_mut().zip(&a[i * ra.stride..]) {
-                    *o = factor * a + if accumulate { *o } else { 0.0 };
-                }
-            });
+            for_rows(
+                out.cpu_mut::<f32>(),
+                ro,
+                #[inline(always)]
+                |_, i, out| {
+                    for (o, a) in out.iter_mut().zip(&a[i * ra.stride..]) {
+                        *o = factor * a + if accumulate { *o } else { 0.0 };
+                    }
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {

@@ -49,9 +49,14 @@ pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Res
     match x.device() {
         Device::Cpu(_) => {
             let values = x.cpu::<f32>();
-            let sums = reduce_columns(r.rows, r.cols, |i, sums| {
-                sums.iter_mut().zip(&values[i * r.stride..][..r.cols]).for_each(|(s, v)| *s += v);
-            });
+            let sums = reduce_columns(
+                r.rows,
+                r.cols,
+                #[inline(always)]
+                |i, sums| {
+                    sums.iter_mut().zip(&values[i * r.stride..][..r.cols]).for_each(|(s, v)| *s += v);
+                },
+            );
             for (o, s) in out.cpu_mut::<f32>().iter_mut().zip(sums) {
                 *o = scale * s + if accumulate { *o } else { 0.0 };
             }

@@ -3,6 +3,8 @@
 //! `z[r] = x[r] + s[i]·γ⊙b[i]` where row i of the branch belongs to row r of the trunk; rows that the branch left out
 //! pass through. With stochastic depth above 0.1 the branch works on a random subset of the samples (poa-facts).
 
+use std::convert::identity;
+
 use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{SyncPtr, for_rows, reduce_columns};
 use crate::error::{Error, Result};
@@ -164,18 +166,23 @@ fn forward(x: &Tensor, b: &Tensor, gamma: &Tensor, subset: Option<&RowSubset>, z
         Device::Cpu(_) => {
             let (x, b, gamma) = (x.cpu::<f32>(), b.cpu::<f32>(), gamma.cpu::<f32>());
             let map = subset.map(|s| (s.inverse.cpu::<u32>(), s.scale.cpu::<f32>()));
-            for_rows(z.cpu_mut::<f32>(), rz, |r, z| {
-                let trunk = &x[r * rx.stride..][..rx.cols];
-                let (i, s) = match map {
-                    None => (r, 1.0),
-                    Some((inverse, _)) if inverse[r] == ABSENT => return z.copy_from_slice(trunk),
-                    Some((inverse, scale)) => (inverse[r] as usize, scale[inverse[r] as usize]),
-                };
-                let branch = &b[i * rb.stride..][..rx.cols];
-                for ((z, x), (b, g)) in z.iter_mut().zip(trunk).zip(branch.iter().zip(gamma)) {
-                    *z = x + s * g * b;
-                }
-            });
+            for_rows(
+                z.cpu_mut::<f32>(),
+                rz,
+                #[inline(always)]
+                |_, r, z| {
+                    let trunk = &x[r * rx.stride..][..rx.cols];
+                    let (i, s) = match map {
+                        None => (r, 1.0),
+                        Some((inverse, _)) if inverse[r] == ABSENT => return z.copy_from_slice(trunk),
+                        Some((inverse, scale)) => (inverse[r] as usize, scale[inverse[r] as usize]),
+                    };
+                    let branch = &b[i * rb.stride..][..rx.cols];
+                    for ((z, x), (b, g)) in z.iter_mut().zip(trunk).zip(branch.iter().zip(gamma)) {
+                        *z = x + s * g * b;
+                    }
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -250,28 +257,45 @@ impl Saved {
             None => None,
         };
         let pair = |i: usize| map.map_or((i, 1.0), |(rows, scale)| (rows[i] as usize, scale[i]));
-        let branch = |i: usize| {
-            let Some((out, stride, accumulate)) = &out else { return };
-            let (r, s) = pair(i);
-            // SAFETY: rows are disjoint.
-            let db = unsafe { out.slice(i * stride, rb.cols) };
-            let from = dz[r * rz.stride..][..rz.cols].iter().zip(gamma);
-            match accumulate {
-                true => db.iter_mut().zip(from).for_each(|(o, (d, g))| *o += s * g * d),
-                false => db.iter_mut().zip(from).for_each(|(o, (d, g))| *o = s * g * d),
-            }
-        };
+        let branch = identity(
+            #[inline(always)]
+            |i: usize| {
+                let Some((out, stride, accumulate)) = &out else { return };
+                let (r, s) = pair(i);
+                // SAFETY: rows are disjoint.
+                let db = unsafe { out.slice(i * stride, rb.cols) };
+                let from = dz[r * rz.stride..][..rz.cols].iter().zip(gamma);
+                match accumulate {
+                    true => db.iter_mut().zip(from).for_each(|(o, (d, g))| *o += s * g * d),
+                    false => db.iter_mut().zip(from).for_each(|(o, (d, g))| *o = s * g * d),
+                }
+            },
+        );
         let Some(dgamma) = dgamma else {
-            crate::cpu::pieces(rb.rows, rb.cols, |range| range.for_each(branch));
+            crate::cpu::pieces(
+                rb.rows,
+                rb.cols,
+                #[inline(always)]
+                |_, range| {
+                    for i in range {
+                        branch(i);
+                    }
+                },
+            );
             return Ok(());
         };
         // in one pass: what one gradient has read is in cache for the other
-        let sums = reduce_columns(rb.rows, rb.cols, |i, sums| {
-            let (r, s) = pair(i);
-            let (b, dz) = (&b[i * rb.stride..][..rb.cols], &dz[r * rz.stride..][..rb.cols]);
-            sums.iter_mut().zip(b.iter().zip(dz)).for_each(|(t, (b, d))| *t += s * b * d);
-            branch(i);
-        });
+        let sums = reduce_columns(
+            rb.rows,
+            rb.cols,
+            #[inline(always)]
+            |i, sums| {
+                let (r, s) = pair(i);
+                let (b, dz) = (&b[i * rb.stride..][..rb.cols], &dz[r * rz.stride..][..rb.cols]);
+                sums.iter_mut().zip(b.iter().zip(dz)).for_each(|(t, (b, d))| *t += s * b * d);
+                branch(i);
+            },
+        );
         for (o, s) in dgamma.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
             *o = if dgamma.accumulate { *o } else { 0.0 } + s;
         }

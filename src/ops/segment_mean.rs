@@ -52,13 +52,18 @@ fn launch(entry: &'static str, out: &Tensor, x: &Tensor, length: usize, accumula
 fn forward(out: &Tensor, x: &Tensor, rx: Rows, length: usize) -> Result<()> {
     let Device::Cpu(_) = x.device() else { return launch("forward", out, x, length, false) };
     let (x, scale) = (x.cpu::<f32>(), 1.0 / length as f32);
-    for_rows(out.cpu_mut::<f32>(), out.rows("segment_mean")?, |s, out| {
-        out.fill(0.0);
-        for r in s * length..(s + 1) * length {
-            out.iter_mut().zip(&x[r * rx.stride..]).for_each(|(o, x)| *o += x);
-        }
-        out.iter_mut().for_each(|o| *o *= scale);
-    });
+    for_rows(
+        out.cpu_mut::<f32>(),
+        out.rows("segment_mean")?,
+        #[inline(always)]
+        |_, s, out| {
+            out.fill(0.0);
+            for r in s * length..(s + 1) * length {
+                out.iter_mut().zip(&x[r * rx.stride..]).for_each(|(o, x)| *o += x);
+            }
+            out.iter_mut().for_each(|o| *o *= scale);
+        },
+    );
     Ok(())
 }
 
@@ -67,11 +72,16 @@ fn backward(dx: &Tensor, dy: &Tensor, length: usize, accumulate: bool) -> Result
     let Device::Cpu(_) = dx.device() else { return launch("backward", dx, dy, length, accumulate) };
     let (rd, scale) = (dy.rows("segment_mean")?, 1.0 / length as f32);
     let dy = dy.cpu::<f32>();
-    for_rows(dx.cpu_mut::<f32>(), dx.rows("segment_mean")?, |r, dx| {
-        for (o, d) in dx.iter_mut().zip(&dy[r / length * rd.stride..]) {
-            *o = scale * d + if accumulate { *o } else { 0.0 };
-        }
-    });
+    for_rows(
+        dx.cpu_mut::<f32>(),
+        dx.rows("segment_mean")?,
+        #[inline(always)]
+        |_, r, dx| {
+            for (o, d) in dx.iter_mut().zip(&dy[r / length * rd.stride..]) {
+                *o = scale * d + if accumulate { *o } else { 0.0 };
+            }
+        },
+    );
     Ok(())
 }
 

@@ -14,7 +14,8 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use crate::cpu::{SyncPtr, math};
+use crate::cpu::math::Math;
+use crate::cpu::{Arch, SyncPtr, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::matmul::{Matrix, Options, matmul};
@@ -107,13 +108,14 @@ pub(crate) fn inverse_temperature(temperature: f64) -> (f32, f32) {
 /// offset is a sum of two as well. The same as in shaders/include/targets.wgsl.
 #[inline(always)]
 pub(crate) fn over_temperature(
+    math: Math,
     l: f32,
     (inverse, low): (f32, f32),
     offset: f32,
     offset_low: f32,
 ) -> (f32, f32) {
     let head = f32::from_bits(l.to_bits() & 0xffff_f000);
-    (head.mul_add(inverse, offset), (l - head).mul_add(inverse, l.mul_add(low, offset_low)))
+    (math.mul_add(head, inverse, offset), math.mul_add(l - head, inverse, math.mul_add(l, low, offset_low)))
 }
 
 /// The targets of one head for R rows: `p[i, j] = exp(l[i, j]/τ + a[i] + b[j])`, never stored.
@@ -194,10 +196,14 @@ impl Targets {
             match self.device() {
                 Device::Cpu(_) => {
                     let (l, a, b) = (chunk.cpu::<f32>(), a.cpu::<f32>(), self.column_scale.cpu::<f32>());
-                    let inverse = inverse_temperature(self.temperature);
+                    let (inverse, arch) = (inverse_temperature(self.temperature), Arch::get());
                     out.cpu_mut::<f32>().par_iter_mut().enumerate().for_each(|(i, out)| {
                         let row = &l[i * x.stride..][..x.cols];
-                        *out = row_entropy(row, b, inverse, (a[2 * i], a[2 * i + 1])) as f32;
+                        let a = (a[2 * i], a[2 * i + 1]);
+                        *out = arch.run(
+                            #[inline(always)]
+                            |math| row_entropy(math, row, b, inverse, a),
+                        ) as f32;
                     });
                 }
                 Device::Gpu(gpu) => {
@@ -310,43 +316,48 @@ impl Targets {
             .map(|(t, first)| Ok((t.cpu::<f32>(), t.rows("sinkhorn")?, *first)))
             .collect::<Result<_>>()?;
         let a = self.row_scale.cpu::<f32>();
-        let inverse = inverse_temperature(self.temperature);
+        let (inverse, arch) = (inverse_temperature(self.temperature), Arch::get());
         let mut lse = vec![0.0f64; self.prototypes()];
         lse.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
-            let n = out.len();
-            let (mut max, mut sum) = ([f32::MIN; BLOCK], [0.0f32; BLOCK]);
-            for (x, rows, first) in &chunks {
-                for start in (0..rows.rows).step_by(GROUP) {
-                    let group = start..(start + GROUP).min(rows.rows);
-                    let row = |i: usize| {
-                        let i_all = 2 * (first + i);
-                        (&x[i * rows.stride + block * BLOCK..][..n], a[i_all], a[i_all + 1])
-                    };
-                    let mut higher = max;
-                    for i in group.clone() {
-                        let (l, a, _) = row(i);
-                        for (h, l) in higher.iter_mut().zip(l) {
-                            let v = over_temperature(*l, inverse, a, 0.0).0;
-                            *h = if v > *h { v } else { *h };
+            arch.run(
+                #[inline(always)]
+                |math| {
+                    let n = out.len();
+                    let (mut max, mut sum) = ([f32::MIN; BLOCK], [0.0f32; BLOCK]);
+                    for (x, rows, first) in &chunks {
+                        for start in (0..rows.rows).step_by(GROUP) {
+                            let group = start..(start + GROUP).min(rows.rows);
+                            let row = |i: usize| {
+                                let i_all = 2 * (first + i);
+                                (&x[i * rows.stride + block * BLOCK..][..n], a[i_all], a[i_all + 1])
+                            };
+                            let mut higher = max;
+                            for i in group.clone() {
+                                let (l, a, _) = row(i);
+                                for (h, l) in higher.iter_mut().zip(l) {
+                                    let v = over_temperature(math, *l, inverse, a, 0.0).0;
+                                    *h = if v > *h { v } else { *h };
+                                }
+                            }
+                            let mut part = [0.0f32; BLOCK];
+                            for i in group {
+                                let (l, a, a_low) = row(i);
+                                for ((p, h), l) in part.iter_mut().zip(&higher).zip(l) {
+                                    let (x, y) = over_temperature(math, *l, inverse, a, a_low);
+                                    *p += math.exp((x - h) + y);
+                                }
+                            }
+                            for c in 0..BLOCK {
+                                sum[c] = sum[c] * math.exp(max[c] - higher[c]) + part[c];
+                            }
+                            max = higher;
                         }
                     }
-                    let mut part = [0.0f32; BLOCK];
-                    for i in group {
-                        let (l, a, a_low) = row(i);
-                        for ((p, h), l) in part.iter_mut().zip(&higher).zip(l) {
-                            let (x, y) = over_temperature(*l, inverse, a, a_low);
-                            *p += math::exp((x - h) + y);
-                        }
+                    for ((lse, m), s) in out.iter_mut().zip(&max).zip(&sum) {
+                        *lse = *m as f64 + (*s as f64).ln();
                     }
-                    for c in 0..BLOCK {
-                        sum[c] = sum[c] * math::exp(max[c] - higher[c]) + part[c];
-                    }
-                    max = higher;
-                }
-            }
-            for ((lse, m), s) in out.iter_mut().zip(&max).zip(&sum) {
-                *lse = *m as f64 + (*s as f64).ln();
-            }
+                },
+            );
         });
         for (b, own) in self.column_scale.cpu_mut::<f32>().iter_mut().zip(&lse) {
             *b = (lse[0] - own) as f32;
@@ -376,6 +387,7 @@ impl Targets {
         let k = self.prototypes();
         profile::flops(TERM * (self.rows() * k) as f64);
         let (b, inverse) = (self.column_scale.cpu::<f32>(), inverse_temperature(self.temperature));
+        let arch = Arch::get();
         let strip = CPU_STRIP.max(self.rows().div_ceil(STRIPS));
         let mut strips = Vec::new();
         for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
@@ -389,16 +401,24 @@ impl Targets {
             .map_init(
                 || vec![0.0f32; k],
                 |e, (l, stride, first, rows)| {
-                    let mut sums = vec![0.0f32; if columns { k } else { 0 }];
-                    for i in rows {
-                        let (max, sum) = row_exponentials(&l[i * stride..][..k], b, inverse, e);
-                        // SAFETY: rows are disjoint.
-                        let a = unsafe { a.slice(2 * (first + i), 2) };
-                        (a[0], a[1]) = split(-(max as f64 + sum.ln()));
-                        let share = (1.0 / sum) as f32;
-                        sums.iter_mut().zip(e.iter()).for_each(|(s, e)| *s = e.mul_add(share, *s));
-                    }
-                    sums
+                    arch.run(
+                        #[inline(always)]
+                        |math| {
+                            let mut sums = vec![0.0f32; if columns { k } else { 0 }];
+                            for i in rows {
+                                let l = &l[i * stride..][..k];
+                                let (max, sum) = row_exponentials(math, l, b, inverse, e);
+                                // SAFETY: rows are disjoint.
+                                let a = unsafe { a.slice(2 * (first + i), 2) };
+                                (a[0], a[1]) = split(-(max as f64 + sum.ln()));
+                                let share = (1.0 / sum) as f32;
+                                sums.iter_mut()
+                                    .zip(e.iter())
+                                    .for_each(|(s, e)| *s = math.mul_add(*e, share, *s));
+                            }
+                            sums
+                        },
+                    )
                 },
             )
             .collect();
@@ -411,45 +431,52 @@ impl Targets {
     /// b[j] for columns whose probabilities add up to the sum of `parts`: as in [`Self::column_pass`], where
     /// LSE_i(l/τ + a) is that sum's logarithm without b[j].
     fn scale_columns(&self, parts: &[Vec<f32>]) {
-        let b = self.column_scale.cpu_mut::<f32>();
+        let (b, arch) = (self.column_scale.cpu_mut::<f32>(), Arch::get());
         let first = parts.iter().map(|part| part[0] as f64).sum::<f64>().ln() - b[0] as f64;
         b.par_chunks_mut(COLUMN_BLOCK).enumerate().for_each(|(block, b)| {
-            let mut sums = [0.0f64; COLUMN_BLOCK];
-            for part in parts {
-                let own = &part[block * COLUMN_BLOCK..][..b.len()];
-                sums.iter_mut().zip(own).for_each(|(s, p)| *s += *p as f64);
-            }
-            b.iter_mut().zip(&sums).for_each(|(b, s)| *b = (first - (s.ln() - *b as f64)) as f32);
+            arch.run(
+                #[inline(always)]
+                |_| {
+                    let mut sums = [0.0f64; COLUMN_BLOCK];
+                    for part in parts {
+                        let own = &part[block * COLUMN_BLOCK..][..b.len()];
+                        sums.iter_mut().zip(own).for_each(|(s, p)| *s += *p as f64);
+                    }
+                    b.iter_mut().zip(&sums).for_each(|(b, s)| *b = (first - (s.ln() - *b as f64)) as f32);
+                },
+            );
         });
     }
 }
 
 /// e[j] = exp(l_j/τ + b_j − m) with m the largest; m, and the sum of e.
-fn row_exponentials(l: &[f32], b: &[f32], inverse: (f32, f32), e: &mut [f32]) -> (f32, f64) {
-    let max = math::max_of([l, b], |[l, b]| l.mul_add(inverse.0, b));
-    let blocks = e.chunks_mut(ROW_BLOCK).zip(l.chunks(ROW_BLOCK).zip(b.chunks(ROW_BLOCK)));
-    let of_block = |(e, (l, b)): (&mut [f32], (&[f32], &[f32]))| {
+#[inline(always)]
+fn row_exponentials(math: Math, l: &[f32], b: &[f32], inverse: (f32, f32), e: &mut [f32]) -> (f32, f64) {
+    let max = math::max_of([l, b], |[l, b]| math.mul_add(l, inverse.0, b));
+    let mut sum = 0.0;
+    for (e, (l, b)) in e.chunks_mut(ROW_BLOCK).zip(l.chunks(ROW_BLOCK).zip(b.chunks(ROW_BLOCK))) {
         for (e, (l, b)) in e.iter_mut().zip(l.iter().zip(b)) {
             // l/τ − m first: near the maximum it is small, so adding b rounds little
-            let (x, y) = over_temperature(*l, inverse, -max, *b);
-            *e = math::exp(x + y);
+            let (x, y) = over_temperature(math, *l, inverse, -max, *b);
+            *e = math.exp(x + y);
         }
-        math::sum_of([e], |[e]| e) as f64
-    };
-    (max, blocks.map(of_block).sum())
+        sum += math::sum_of([e], |[e]| e) as f64;
+    }
+    (max, sum)
 }
 
 /// −Σ_j p_j log p_j with log p_j = l_j/τ + a + b_j.
-fn row_entropy(l: &[f32], b: &[f32], inverse: (f32, f32), (a, a_low): (f32, f32)) -> f64 {
-    let blocks = l.chunks(ROW_BLOCK).zip(b.chunks(ROW_BLOCK));
-    let of_block = |(l, b): (&[f32], &[f32])| {
+#[inline(always)]
+fn row_entropy(math: Math, l: &[f32], b: &[f32], inverse: (f32, f32), (a, a_low): (f32, f32)) -> f64 {
+    let mut sum = 0.0;
+    for (l, b) in l.chunks(ROW_BLOCK).zip(b.chunks(ROW_BLOCK)) {
         let term = |[l, b]: [f32; 2]| {
-            let (x, y) = over_temperature(l, inverse, a, a_low + b);
-            (x + y) * math::exp(x + y)
+            let (x, y) = over_temperature(math, l, inverse, a, a_low + b);
+            (x + y) * math.exp(x + y)
         };
-        math::sum_of([l, b], term) as f64
-    };
-    -blocks.map(of_block).sum::<f64>()
+        sum -= math::sum_of([l, b], term) as f64;
+    }
+    sum
 }
 
 /// Sinkhorn-Knopp: `iterations` times every column to one common sum, then every row to 1. `logits` are chunks `[rows, K]` of

@@ -85,13 +85,20 @@ impl Call {
         }
         let (rx, ry) = (x.rows("softmax")?, y.rows("softmax")?);
         let (x, n, scale) = (x.cpu::<f32>(), rx.cols, self.scale);
-        for_rows(y.cpu_mut(), ry, |r, y: &mut [f32]| {
-            let x = &x[r * rx.stride..][..n];
-            let peak = math::max_of([x], |[x]| scale * x);
-            y.iter_mut().zip(x).for_each(|(y, x)| *y = math::exp(scale * x - peak));
-            let share = 1.0 / math::sum_of([y], |[y]| y);
-            y.iter_mut().for_each(|y| *y *= share);
-        });
+        for_rows(
+            y.cpu_mut(),
+            ry,
+            #[inline(always)]
+            |math, r, y: &mut [f32]| {
+                let x = &x[r * rx.stride..][..n];
+                let peak = math::max_of([x], |[x]| scale * x);
+                for (y, x) in y.iter_mut().zip(x) {
+                    *y = math.exp(scale * x - peak);
+                }
+                let share = 1.0 / math::sum_of([y], |[y]| y);
+                y.iter_mut().for_each(|y| *y *= share);
+            },
+        );
         Ok(())
     }
 
@@ -103,18 +110,23 @@ impl Call {
         let (ry, rd, ro) = (y.rows("softmax")?, dy.rows("softmax")?, dx.rows("softmax")?);
         let (y, dy, n, scale) = (y.cpu::<f32>(), dy.cpu::<f32>(), ry.cols, self.scale);
         let out = SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr());
-        pieces(ry.rows, n, |range| {
-            for r in range {
-                let (y, dy) = (&y[r * ry.stride..][..n], &dy[r * rd.stride..][..n]);
-                // SAFETY: rows are disjoint.
-                let out = unsafe { out.slice(r * ro.stride, n) };
-                let dot = math::sum_of([y, dy], |[y, d]| y * d);
-                for ((o, y), dy) in out.iter_mut().zip(y).zip(dy) {
-                    let d = scale * y * (dy - dot);
-                    *o = if accumulate { *o + d } else { d };
+        pieces(
+            ry.rows,
+            n,
+            #[inline(always)]
+            |_, range| {
+                for r in range {
+                    let (y, dy) = (&y[r * ry.stride..][..n], &dy[r * rd.stride..][..n]);
+                    // SAFETY: rows are disjoint.
+                    let out = unsafe { out.slice(r * ro.stride, n) };
+                    let dot = math::sum_of([y, dy], |[y, d]| y * d);
+                    for ((o, y), dy) in out.iter_mut().zip(y).zip(dy) {
+                        let d = scale * y * (dy - dot);
+                        *o = if accumulate { *o + d } else { d };
+                    }
                 }
-            }
-        });
+            },
+        );
         Ok(())
     }
 

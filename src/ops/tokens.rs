@@ -175,19 +175,24 @@ fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result
             let (token, mask) =
                 (shared.mask_token.value().cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
             let rows = out.rows("tokens")?;
-            crate::cpu::for_rows(out.cpu_mut::<f32>(), rows, |r, row| {
-                let (crop, t) = (r / (n + 1), r % (n + 1));
-                let (value, position) = match t {
-                    0 => (cls, cls_position),
-                    _ => {
-                        let at = crop * n + t - 1;
-                        let masked = mask.is_some_and(|m| m[at] != 0);
-                        let value = if masked { token } else { &patches[at * rp.stride..] };
-                        (value, &positions[(t - 1) * rs.stride..])
-                    }
-                };
-                row.iter_mut().zip(value.iter().zip(position)).for_each(|(o, (v, p))| *o = v + p);
-            });
+            crate::cpu::for_rows(
+                out.cpu_mut::<f32>(),
+                rows,
+                #[inline(always)]
+                |_, r, row| {
+                    let (crop, t) = (r / (n + 1), r % (n + 1));
+                    let (value, position) = match t {
+                        0 => (cls, cls_position),
+                        _ => {
+                            let at = crop * n + t - 1;
+                            let masked = mask.is_some_and(|m| m[at] != 0);
+                            let value = if masked { token } else { &patches[at * rp.stride..] };
+                            (value, &positions[(t - 1) * rs.stride..])
+                        }
+                    };
+                    row.iter_mut().zip(value.iter().zip(position)).for_each(|(o, (v, p))| *o = v + p);
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -215,13 +220,18 @@ fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumula
     match dy.device() {
         Device::Cpu(_) => {
             let (dy, mask) = (dy.cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
-            crate::cpu::for_rows(dpatches.cpu_mut::<f32>(), rp, |at, row| {
-                let masked = mask.is_some_and(|m| m[at] != 0);
-                let d = &dy[(at + at / n + 1) * rd.stride..][..rd.cols];
-                for (o, d) in row.iter_mut().zip(d) {
-                    *o = if accumulate { *o } else { 0.0 } + if masked { 0.0 } else { *d };
-                }
-            });
+            crate::cpu::for_rows(
+                dpatches.cpu_mut::<f32>(),
+                rp,
+                #[inline(always)]
+                |_, at, row| {
+                    let masked = mask.is_some_and(|m| m[at] != 0);
+                    let d = &dy[(at + at / n + 1) * rd.stride..][..rd.cols];
+                    for (o, d) in row.iter_mut().zip(d) {
+                        *o = if accumulate { *o } else { 0.0 } + if masked { 0.0 } else { *d };
+                    }
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {
@@ -246,29 +256,34 @@ fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()>
         Device::Cpu(_) => {
             let (dy, mask) = (dy.cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
             let out = SyncPtr(sums.cpu_mut::<f32>().as_mut_ptr());
-            pieces(n + 1, width * crops, |range| {
-                for t in range {
-                    // SAFETY: every t has its own rows.
-                    let total = unsafe { out.slice(t * width, width) };
-                    total.fill(0.0);
-                    let mut masked = match mask.is_some() && t > 0 {
-                        true => Some(unsafe { out.slice((n + t) * width, width) }),
-                        false => None,
-                    };
-                    if let Some(m) = masked.as_deref_mut() {
-                        m.fill(0.0);
-                    }
-                    for crop in 0..crops {
-                        let d = &dy[(crop * (n + 1) + t) * rd.stride..][..width];
-                        total.iter_mut().zip(d).for_each(|(o, d)| *o += d);
-                        if let (Some(m), Some(mask)) = (masked.as_deref_mut(), mask)
-                            && mask[crop * n + t - 1] != 0
-                        {
-                            m.iter_mut().zip(d).for_each(|(o, d)| *o += d);
+            pieces(
+                n + 1,
+                width * crops,
+                #[inline(always)]
+                |_, range| {
+                    for t in range {
+                        // SAFETY: every t has its own rows.
+                        let total = unsafe { out.slice(t * width, width) };
+                        total.fill(0.0);
+                        let mut masked = match mask.is_some() && t > 0 {
+                            true => Some(unsafe { out.slice((n + t) * width, width) }),
+                            false => None,
+                        };
+                        if let Some(m) = masked.as_deref_mut() {
+                            m.fill(0.0);
+                        }
+                        for crop in 0..crops {
+                            let d = &dy[(crop * (n + 1) + t) * rd.stride..][..width];
+                            total.iter_mut().zip(d).for_each(|(o, d)| *o += d);
+                            if let (Some(m), Some(mask)) = (masked.as_deref_mut(), mask)
+                                && mask[crop * n + t - 1] != 0
+                            {
+                                m.iter_mut().zip(d).for_each(|(o, d)| *o += d);
+                            }
                         }
                     }
-                }
-            });
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {

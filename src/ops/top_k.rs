@@ -103,7 +103,8 @@ impl TopK {
                 for_rows2(
                     (keys.cpu_mut::<u32>(), keys.rows("top_k")?),
                     (columns.cpu_mut::<u32>(), columns.rows("top_k")?),
-                    |r, keys: &mut [u32], columns: &mut [u32]| {
+                    #[inline(always)]
+                    |_, r, keys: &mut [u32], columns: &mut [u32]| {
                         let kept = r * kept..(r + 1) * kept;
                         let scores = &scores[r * x.stride..][..x.cols];
                         merge((&old.0[kept.clone()], &old.1[kept]), scores, first, (keys, columns));

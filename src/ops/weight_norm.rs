@@ -68,7 +68,8 @@ pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
             for_rows2(
                 (weight.cpu_mut(), out),
                 (norms.cpu_mut(), column),
-                |i, w: &mut [f32], norm: &mut [f32]| {
+                #[inline(always)]
+                |_, i, w: &mut [f32], norm: &mut [f32]| {
                     let row = &v[i * rv.stride..][..n];
                     norm[0] = math::sum_of([row], |[x]| x * x).sqrt();
                     let factor = g[i] / norm[0];
@@ -137,17 +138,22 @@ impl WeightNorm {
                 let column = Rows { offset: 0, rows: rv.rows, cols: 1, stride: 1 };
                 let accumulate = dv.accumulate;
                 let out = (dv.tensor.cpu_mut(), ro);
-                for_rows2(out, (dg.cpu_mut(), column), |i, dv: &mut [f32], dg: &mut [f32]| {
-                    let (row, d) = (&v[i * rv.stride..][..n], &dw[i * rw.stride..][..n]);
-                    let inverse = 1.0 / norms[i];
-                    let along = math::sum_of([row, d], |[x, d]| x * d) * inverse;
-                    let (scale, back) = (factor * g[i] * inverse, along * inverse);
-                    for ((o, v), d) in dv.iter_mut().zip(row).zip(d) {
-                        let gradient = scale * (d - v * back);
-                        *o = if accumulate { *o + gradient } else { gradient };
-                    }
-                    dg[0] = factor * along;
-                });
+                for_rows2(
+                    out,
+                    (dg.cpu_mut(), column),
+                    #[inline(always)]
+                    |_, i, dv: &mut [f32], dg: &mut [f32]| {
+                        let (row, d) = (&v[i * rv.stride..][..n], &dw[i * rw.stride..][..n]);
+                        let inverse = 1.0 / norms[i];
+                        let along = math::sum_of([row, d], |[x, d]| x * d) * inverse;
+                        let (scale, back) = (factor * g[i] * inverse, along * inverse);
+                        for ((o, v), d) in dv.iter_mut().zip(row).zip(d) {
+                            let gradient = scale * (d - v * back);
+                            *o = if accumulate { *o + gradient } else { gradient };
+                        }
+                        dg[0] = factor * along;
+                    },
+                );
                 Ok(())
             }
             Device::Gpu(gpu) => {

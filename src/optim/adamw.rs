@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use rayon::prelude::*;
 
+use crate::cpu::{Arch, math};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
@@ -233,12 +234,17 @@ impl AdamW {
         let modules = self.m.layout().modules().len();
         match self.control.device() {
             Device::Cpu(_) => {
-                let mut sums = Vec::with_capacity(self.norm_blocks);
+                let (mut sums, arch) = (Vec::with_capacity(self.norm_blocks), Arch::get());
                 for buffer in gradients.buffers() {
                     let part: Vec<f64> = buffer
                         .cpu::<f32>()
                         .par_chunks(NORM_BLOCK)
-                        .map(|block| crate::cpu::math::sum_of([block], |[g]| g * g) as f64)
+                        .map(|block| {
+                            arch.run(
+                                #[inline(always)]
+                                |_| math::sum_of([block], |[g]| g * g),
+                            ) as f64
+                        })
                         .collect();
                     sums.extend(part);
                 }
@@ -362,7 +368,7 @@ impl AdamW {
         c: AdamWParams,
     ) -> Result<()> {
         let control = self.control.cpu::<f32>();
-        let finite = control[0] == 1.0;
+        let (finite, arch) = (control[0] == 1.0, Arch::get());
         for (i, p) in student.values().buffers().iter().enumerate() {
             let blocks = self.block_parameter[i].cpu::<u32>();
             let mut averages: Vec<Option<&mut [f32]>> = match teacher {
@@ -392,21 +398,27 @@ impl AdamW {
                     let range = start..start + BLOCK;
                     let (p, g) = (&mut p[range.clone()], &mut g[range.clone()]);
                     let (m, v) = (&mut m[range.clone()], &mut v[range.clone()]);
-                    if touched != 0.0 {
-                        for k in 0..BLOCK {
-                            let d = g[k] * clip;
-                            m[k] = c.beta1 * m[k] + c.rest1 * d;
-                            v[k] = c.beta2 * v[k] + c.rest2 * d * d;
-                            let step = (m[k] / c.correction1) / ((v[k] / c.correction2).sqrt() + c.eps);
-                            p[k] = p[k] * keep - lr * step;
-                        }
-                    }
-                    if let Some(average) = average {
-                        for (t, p) in average[range].iter_mut().zip(&*p) {
-                            *t += c.ema * (p - *t);
-                        }
-                    }
-                    g.fill(0.0);
+                    arch.run(
+                        #[inline(always)]
+                        |_| {
+                            if touched != 0.0 {
+                                for k in 0..BLOCK {
+                                    let d = g[k] * clip;
+                                    m[k] = c.beta1 * m[k] + c.rest1 * d;
+                                    v[k] = c.beta2 * v[k] + c.rest2 * d * d;
+                                    let step =
+                                        (m[k] / c.correction1) / ((v[k] / c.correction2).sqrt() + c.eps);
+                                    p[k] = p[k] * keep - lr * step;
+                                }
+                            }
+                            if let Some(average) = average {
+                                for (t, p) in average[range].iter_mut().zip(&*p) {
+                                    *t += c.ema * (p - *t);
+                                }
+                            }
+                            g.fill(0.0);
+                        },
+                    );
                 }
             });
         }

@@ -70,13 +70,18 @@ impl Sgd {
                 let row = if per_rate.is_multiple_of(row) { row } else { 1 };
                 let rows = Rows { offset: 0, rows: count / row, cols: row, stride: row };
                 let outputs = (self.velocity.cpu_mut::<f32>(), rows);
-                for_rows2((self.values.cpu_mut(), rows), outputs, |r, w: &mut [f32], v: &mut [f32]| {
-                    let rate = factor * rates[r * row / per_rate];
-                    for ((w, v), g) in w.iter_mut().zip(v).zip(&g[r * row..]) {
-                        *v = momentum.mul_add(*v, *g);
-                        *w = (-rate).mul_add(*v, *w);
-                    }
-                });
+                for_rows2(
+                    (self.values.cpu_mut(), rows),
+                    outputs,
+                    #[inline(always)]
+                    |math, r, w: &mut [f32], v: &mut [f32]| {
+                        let rate = factor * rates[r * row / per_rate];
+                        for ((w, v), g) in w.iter_mut().zip(v).zip(&g[r * row..]) {
+                            *v = math.mul_add(momentum, *v, *g);
+                            *w = math.mul_add(-rate, *v, *w);
+                        }
+                    },
+                );
                 Ok(())
             }
             Device::Gpu(gpu) => {

@@ -24,7 +24,7 @@ pub enum Kind {
     Backward,
 }
 
-/// What an exponential counts as: the operations of `exp_accurate` (`shaders/include/math.wgsl`), as of `cpu::math::exp`.
+/// What an exponential counts as: the operations of `exp_accurate` (`shaders/include/math.wgsl`), as of `cpu::math::Math::exp`.
 pub(crate) const EXPONENTIAL: f64 = 24.0;
 
 /// Arithmetic and memory traffic that a piece of work needs at least.

@@ -55,19 +55,29 @@ pub fn convert(out: &Tensor, a: &Tensor, factor: Option<&Tensor>, accumulate: bo
             match out.dtype() {
                 DType::F16 => {
                     let a = a.cpu::<f32>();
-                    for_rows(out.cpu_mut::<f16>(), o, |i, y| {
-                        for (y, a) in y.iter_mut().zip(&a[i * r.stride..]) {
-                            *y = f16::from_f32(factor * a + if accumulate { y.to_f32() } else { 0.0 });
-                        }
-                    });
+                    for_rows(
+                        out.cpu_mut::<f16>(),
+                        o,
+                        #[inline(always)]
+                        |_, i, y| {
+                            for (y, a) in y.iter_mut().zip(&a[i * r.stride..]) {
+                                *y = f16::from_f32(factor * a + if accumulate { y.to_f32() } else { 0.0 });
+                            }
+                        },
+                    );
                 }
                 _ => {
                     let a = a.cpu::<f16>();
-                    for_rows(out.cpu_mut::<f32>(), o, |i, y| {
-                        for (y, a) in y.iter_mut().zip(&a[i * r.stride..]) {
-                            *y = factor * a.to_f32() + if accumulate { *y } else { 0.0 };
-                        }
-                    });
+                    for_rows(
+                        out.cpu_mut::<f32>(),
+                        o,
+                        #[inline(always)]
+                        |_, i, y| {
+                            for (y, a) in y.iter_mut().zip(&a[i * r.stride..]) {
+                                *y = factor * a.to_f32() + if accumulate { *y } else { 0.0 };
+                            }
+                        },
+                    );
                 }
             }
             Ok(())

@@ -1,7 +1,10 @@
 //! Addition in place, copies and scaling of matrices of contiguous rows. On a GPU operands may be of half precision, all of
 //! them.
 
-use crate::cpu::for_rows;
+use std::convert::identity;
+
+use crate::cpu::math::Math;
+use crate::cpu::{Arch, for_rows};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::profile;
@@ -58,14 +61,15 @@ impl Elementwise {
         activation_types(caps).flat_map(of).collect()
     }
 
-    /// Runs it on operands of one shape. On the CPU `each(out, a, b)` does so for pieces of rows.
+    /// Runs it on operands of one shape. On the CPU `each(math, out, a, b)` does so for pieces of
+    /// rows; it is inlined always, see [`for_rows`].
     pub(crate) fn run(
         self,
         out: &Tensor,
         a: &Tensor,
         b: Option<&Tensor>,
         scale: f32,
-        each: impl Fn(&mut [f32], &[f32], &[f32]) + Sync,
+        each: impl Fn(Math, &mut [f32], &[f32], &[f32]) + Sync,
     ) -> Result<()> {
         let _span = profile::operation(self.entry);
         let [o, ra, rb] = common_rows(self.entry, [out, a, b.unwrap_or(a)])?;
@@ -78,20 +82,36 @@ impl Elementwise {
                 };
                 let width = piece(o);
                 let (xa, xb) = (a.cpu::<f32>(), b.unwrap_or(a).cpu::<f32>());
-                let each = |r: usize, start: usize, y: &mut [f32]| {
-                    let xa = &xa[r * ra.stride + start..][..y.len()];
-                    let xb = &xb[r * rb.stride + start..][..y.len()];
-                    each(y, xa, xb);
-                };
+                let each = identity(
+                    #[inline(always)]
+                    |math: Math, r: usize, start: usize, y: &mut [f32]| {
+                        let xa = &xa[r * ra.stride + start..][..y.len()];
+                        let xb = &xb[r * rb.stride + start..][..y.len()];
+                        each(math, y, xa, xb);
+                    },
+                );
                 let all = out.cpu_mut::<f32>();
                 if o.rows == 1 {
                     let whole = o.cols / width;
                     let (head, tail) = all.split_at_mut(whole * width);
                     let view = Rows { offset: 0, rows: whole, cols: width, stride: width };
-                    for_rows(head, view, |r, y| each(0, r * width, y));
-                    each(0, whole * width, tail);
+                    for_rows(
+                        head,
+                        view,
+                        #[inline(always)]
+                        |math, r, y| each(math, 0, r * width, y),
+                    );
+                    Arch::get().run(
+                        #[inline(always)]
+                        |math| each(math, 0, whole * width, tail),
+                    );
                 } else {
-                    for_rows(all, o, |r, y| each(r, 0, y));
+                    for_rows(
+                        all,
+                        o,
+                        #[inline(always)]
+                        |math, r, y| each(math, r, 0, y),
+                    );
                 }
                 Ok(())
             }
@@ -126,8 +146,16 @@ pub fn add_assign(out: &Tensor, a: &Tensor) -> Result<()> {
 
 /// `out += scale·a`
 pub fn add_scaled(out: &Tensor, a: &Tensor, scale: f32) -> Result<()> {
-    let each = |y: &mut [f32], a: &[f32], _: &[f32]| y.iter_mut().zip(a).for_each(|(y, a)| *y += scale * a);
-    ADD_SCALED.run(out, a, None, scale, each)
+    ADD_SCALED.run(
+        out,
+        a,
+        None,
+        scale,
+        #[inline(always)]
+        |_, y, a, _| {
+            y.iter_mut().zip(a).for_each(|(y, a)| *y += scale * a);
+        },
+    )
 }
 
 /// `out = a`
@@ -137,6 +165,14 @@ pub fn copy(out: &Tensor, a: &Tensor) -> Result<()> {
 
 /// `out = scale·a`
 pub fn scale(out: &Tensor, a: &Tensor, scale: f32) -> Result<()> {
-    let each = |y: &mut [f32], a: &[f32], _: &[f32]| y.iter_mut().zip(a).for_each(|(y, a)| *y = scale * a);
-    SCALE.run(out, a, None, scale, each)
+    SCALE.run(
+        out,
+        a,
+        None,
+        scale,
+        #[inline(always)]
+        |_, y, a, _| {
+            y.iter_mut().zip(a).for_each(|(y, a)| *y = scale * a);
+        },
+    )
 }

@@ -29,11 +29,24 @@ pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
     match t.device() {
         Device::Cpu(_) => {
             match t.dtype() {
-                DType::F32 => for_rows(t.cpu_mut(), rows, |_, row| row.fill(f32::from_bits(bits))),
-                DType::U32 => for_rows(t.cpu_mut(), rows, |_, row| row.fill(bits)),
-                DType::F16 => {
-                    for_rows(t.cpu_mut(), rows, |_, row| row.fill(half::f16::from_f32(f32::from_bits(bits))))
-                }
+                DType::F32 => for_rows(
+                    t.cpu_mut(),
+                    rows,
+                    #[inline(always)]
+                    |_, _, row| row.fill(f32::from_bits(bits)),
+                ),
+                DType::U32 => for_rows(
+                    t.cpu_mut(),
+                    rows,
+                    #[inline(always)]
+                    |_, _, row| row.fill(bits),
+                ),
+                DType::F16 => for_rows(
+                    t.cpu_mut(),
+                    rows,
+                    #[inline(always)]
+                    |_, _, row| row.fill(half::f16::from_f32(f32::from_bits(bits))),
+                ),
             }
             Ok(())
         }

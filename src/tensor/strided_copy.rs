@@ -52,17 +52,23 @@ pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
     match out.device() {
         Device::Cpu(_) => {
             let (to, from) = (SyncPtr(out.cpu_mut::<f32>().as_mut_ptr()), x.cpu::<f32>());
-            pieces(n[0] * n[1] * n[2], n[3], |lines| {
-                for line in lines {
-                    let [i, j, k] = [line / n[2] / n[1], line / n[2] % n[1], line % n[2]];
-                    let (to_at, from_at) = (i * o[0] + j * o[1] + k * o[2], i * s[0] + j * s[1] + k * s[2]);
-                    for l in 0..n[3] {
-                        // SAFETY: elements of `out` are disjoint.
-                        let to = unsafe { &mut to.slice(to_at + l * o[3], 1)[0] };
-                        *to = from[from_at + l * s[3]] + if accumulate { *to } else { 0.0 };
+            pieces(
+                n[0] * n[1] * n[2],
+                n[3],
+                #[inline(always)]
+                |_, lines| {
+                    for line in lines {
+                        let [i, j, k] = [line / n[2] / n[1], line / n[2] % n[1], line % n[2]];
+                        let (to_at, from_at) =
+                            (i * o[0] + j * o[1] + k * o[2], i * s[0] + j * s[1] + k * s[2]);
+                        for l in 0..n[3] {
+                            // SAFETY: elements of `out` are disjoint.
+                            let to = unsafe { &mut to.slice(to_at + l * o[3], 1)[0] };
+                            *to = from[from_at + l * s[3]] + if accumulate { *to } else { 0.0 };
+                        }
                     }
-                }
-            });
+                },
+            );
             Ok(())
         }
         Device::Gpu(gpu) => {

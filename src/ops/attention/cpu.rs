@@ -1,12 +1,11 @@
 //! Attention on the CPU device: a task a sequence and head, a block of queries at a time.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::call::Call;
 use super::head::{Backward, Forward, Head, Sizes, take, with_scratch};
 use crate::cpu::simd::{LANES, padded};
-use crate::cpu::{SyncPtr, math};
+use crate::cpu::{Arch, SyncPtr, math};
 use crate::error::Result;
 use crate::profile;
 use crate::tensor::Tensor;
@@ -55,7 +54,7 @@ pub(super) fn forward(call: &Call) -> Result<()> {
     let qkv = call.qkv.cpu::<f32>();
     let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
     let lse = SyncPtr(call.saved.cpu_mut::<f32>().as_mut_ptr());
-    let arch = Arch::new();
+    let arch = Arch::get();
     profile::flops(call.flops(&call.groups, 2));
     tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
         let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
@@ -105,7 +104,7 @@ pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bo
     let (qkv, out, lse) = (call.qkv.cpu::<f32>(), call.out.cpu::<f32>(), call.saved.cpu::<f32>());
     let dout = dout.cpu::<f32>();
     let gradient = SyncPtr(dqkv.cpu_mut::<f32>().as_mut_ptr());
-    let arch = Arch::new();
+    let arch = Arch::get();
     profile::flops(call.flops(&call.groups, 5));
     tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
         let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
@@ -140,7 +139,10 @@ pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bo
                 for (i, row) in rows.enumerate() {
                     let (y, dy) = (result.row(row), cotangent.row(row));
                     level[i] = lse[head * rx.rows + row];
-                    delta[i] = math::sum(d, |c| y[c] * dy[c]);
+                    delta[i] = arch.run(
+                        #[inline(always)]
+                        |_| math::sum(d, |c| y[c] * dy[c]),
+                    );
                 }
                 arch.dispatch(Backward {
                     sizes,

@@ -1,7 +1,7 @@
 //! The CPU path: the `gemm` crate for every evenly spaced block, then the epilogue row by row.
 
 use super::{Axis, Epilogue, Matrix, Options};
-use crate::cpu::{SyncPtr, for_rows, math};
+use crate::cpu::{SyncPtr, for_rows};
 use crate::error::{Error, Result};
 use crate::tensor::{Rows, Tensor};
 
@@ -76,11 +76,25 @@ fn cpu_epilogue(c: &Matrix, epilogue: &Epilogue) -> Result<()> {
         Epilogue::None => {}
         Epilogue::Bias(bias) => {
             let bias = bias.cpu::<f32>();
-            for_rows(out, view, |_, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b));
+            for_rows(
+                out,
+                view,
+                #[inline(always)]
+                |_, _, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
+            );
         }
         Epilogue::BiasGelu { bias, pre: None } => {
             let bias = bias.cpu::<f32>();
-            for_rows(out, view, |_, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y = math::gelu(*y + b)));
+            for_rows(
+                out,
+                view,
+                #[inline(always)]
+                |math, _, row| {
+                    for (y, b) in row.iter_mut().zip(bias) {
+                        *y = math.gelu(*y + b);
+                    }
+                },
+            );
         }
         Epilogue::BiasGelu { bias, pre: Some(pre) } => {
             let (bias, rp) = (bias.cpu::<f32>(), pre.rows("matmul")?);
@@ -88,14 +102,19 @@ fn cpu_epilogue(c: &Matrix, epilogue: &Epilogue) -> Result<()> {
                 return Err(misfit(pre));
             }
             let saved = SyncPtr(pre.cpu_mut::<f32>().as_mut_ptr());
-            for_rows(out, view, |r, row| {
-                // SAFETY: rows are disjoint.
-                let saved = unsafe { saved.slice(r * rp.stride, cols) };
-                for ((y, s), b) in row.iter_mut().zip(saved).zip(bias) {
-                    *s = *y + b;
-                    *y = math::gelu(*s);
-                }
-            });
+            for_rows(
+                out,
+                view,
+                #[inline(always)]
+                |math, r, row| {
+                    // SAFETY: rows are disjoint.
+                    let saved = unsafe { saved.slice(r * rp.stride, cols) };
+                    for ((y, s), b) in row.iter_mut().zip(saved).zip(bias) {
+                        *s = *y + b;
+                        *y = math.gelu(*s);
+                    }
+                },
+            );
         }
         Epilogue::GeluGrad { pre } => {
             let rp = pre.rows("matmul")?;
@@ -103,9 +122,16 @@ fn cpu_epilogue(c: &Matrix, epilogue: &Epilogue) -> Result<()> {
                 return Err(misfit(pre));
             }
             let pre = pre.cpu::<f32>();
-            for_rows(out, view, |r, row| {
-                row.iter_mut().zip(&pre[r * rp.stride..]).for_each(|(y, s)| *y *= math::gelu_grad(*s));
-            });
+            for_rows(
+                out,
+                view,
+                #[inline(always)]
+                |math, r, row| {
+                    for (y, s) in row.iter_mut().zip(&pre[r * rp.stride..]) {
+                        *y *= math.gelu_grad(*s);
+                    }
+                },
+            );
         }
     }
     Ok(())

@@ -1,13 +1,12 @@
 //! Window attention on the CPU device: a window and head at a time, its rows gathered into scratch that stays in the
 //! first-level caches; what is computed there is attention's.
 
-use pulp::Arch;
 use rayon::prelude::*;
 
 use super::call::Call;
 use super::windows::ROW_BITS;
 use crate::autograd::Target;
-use crate::cpu::{SyncPtr, math};
+use crate::cpu::{Arch, SyncPtr, math};
 use crate::error::Result;
 use crate::ops::attention::head::{Backward, Forward, Head, Sizes, take, with_scratch};
 use crate::tensor::Tensor;
@@ -91,7 +90,7 @@ pub(super) fn forward(call: &Call) -> Result<()> {
     let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
     let lse = SyncPtr(call.saved.cpu_mut::<f32>().as_mut_ptr());
     let (heads, scale) = (call.heads, call.scale);
-    let arch = Arch::new();
+    let arch = Arch::get();
     (0..call.windows.count() * heads).into_par_iter().for_each(|task| {
         let (entries, head) = (g.entries(task / heads), task % heads);
         with_scratch(4 * t * w + sizes.columns() + sizes.scores() + sizes.forward(), |mut scratch| {
@@ -215,7 +214,7 @@ impl<'a> Pass<'a> {
         let width = call.heads * d;
         let parts = [head(&call.qkv, 0)?, head(&call.qkv, width)?, head(&call.qkv, 2 * width)?];
         let (out, dout) = (head(&call.out, 0)?, head(dout, 0)?);
-        Ok(Self { arch: Arch::new(), g, scale: call.scale, parts, out, dout, lse: call.saved.cpu() })
+        Ok(Self { arch: Arch::get(), g, scale: call.scale, parts, out, dout, lse: call.saved.cpu() })
     }
 
     /// Writes (=) the gradients of a window's rows to `to`, whose rows are `stride` apart, and adds to the sums.
@@ -237,7 +236,10 @@ impl<'a> Pass<'a> {
             for (i, row) in entries.iter().map(|e| row(*e)).enumerate().filter(|(_, row)| *row < g.rows) {
                 let (y, dy) = (at(self.out).row(row), at(self.dout).row(row));
                 level[i] = self.lse[head * g.rows + row];
-                delta[i] = math::sum(d, |c| y[c] * dy[c]);
+                delta[i] = self.arch.run(
+                    #[inline(always)]
+                    |_| math::sum(d, |c| y[c] * dy[c]),
+                );
             }
             self.arch.dispatch(Backward {
                 sizes,
