@@ -1,7 +1,8 @@
 //! Crop and resize: bicubic (a = −0.5) with antialiasing, the filter of PIL's `BICUBIC`.
 
-use fast_image_resize::images::{CroppedImage, Image, ImageRef};
-use fast_image_resize::{FilterType, IntoImageView, PixelType, ResizeAlg, ResizeOptions, Resizer};
+use fast_image_resize::images::{TypedCroppedImage, TypedImage, TypedImageRef};
+use fast_image_resize::pixels::U8x3;
+use fast_image_resize::{FilterType, ImageView, ResizeAlg, ResizeOptions, Resizer};
 use image::RgbImage;
 
 /// A box within an image, pixels.
@@ -36,8 +37,7 @@ impl Area {
 /// `image` must have at least one pixel; a box beyond its border is cut to it.
 pub fn resize_area(resizer: &mut Resizer, image: &RgbImage, area: Area, side: (u32, u32), out: &mut Vec<u8>) {
     let area = area.within(image.width(), image.height());
-    let whole = view(image);
-    let source = CroppedImage::new(&whole, area.left, area.top, area.width, area.height)
+    let source = TypedCroppedImage::new(view(image), area.left, area.top, area.width, area.height)
         .expect("the box was cut to the image");
     run(resizer, &source, &bicubic(), side, out);
 }
@@ -62,20 +62,20 @@ fn bicubic() -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).use_alpha(false)
 }
 
-fn view(image: &RgbImage) -> ImageRef<'_> {
-    ImageRef::new(image.width(), image.height(), image.as_raw(), PixelType::U8x3)
+fn view(image: &RgbImage) -> TypedImageRef<'_, U8x3> {
+    TypedImageRef::from_buffer(image.width(), image.height(), image.as_raw())
         .expect("an RgbImage holds three bytes a pixel")
 }
 
+/// The kind of pixel is known when this is compiled: the resizer's code for any kind takes a minute of it.
 fn run(
     resizer: &mut Resizer,
-    source: &impl IntoImageView,
+    source: &impl ImageView<Pixel = U8x3>,
     options: &ResizeOptions,
     (width, height): (u32, u32),
     out: &mut Vec<u8>,
 ) {
     out.resize(width as usize * height as usize * 3, 0);
-    let mut target =
-        Image::from_slice_u8(width, height, out, PixelType::U8x3).expect("the buffer was sized for it");
-    resizer.resize(source, &mut target, options).expect("8-bit RGB on both sides, the box within the image");
+    let mut target = TypedImage::from_buffer(width, height, out).expect("the buffer was sized for it");
+    resizer.resize_typed(source, &mut target, options).expect("the box lies within the image");
 }
