@@ -1,5 +1,13 @@
-//! POA pre-training on any GPU: an autodiff tensor engine on wgpu, elastic vision backbones, and the trainer.
-//! `ARCHITECTURE.md` says how the pieces fit together.
+//! An autodiff tensor engine on wgpu and the CPU, a trainer for whatever is made of it, and POA: pre-training of a whole
+//! family of vision backbones in one run. `ARCHITECTURE.md` says how the pieces fit together.
+//!
+//! | feature | modules |
+//! |---|---|
+//! | none: the engine | [`train`], [`optim`], [`nn`], [`ops`], [`autograd`], [`tensor`], [`gpu`], [`cpu`], [`files`], ... |
+//! | `images` | [`data`] |
+//! | `charts` | [`plot`] |
+//! | `poa` | [`models`], [`eval`], [`mod@poa`], [`weights`], [`recipes`], [`verify`], [`mod@bench`] |
+//! | `cli` (default) | [`cli`], and a bar on terminals: `progress` |
 //!
 //! The engine by itself: tensors on a device, operations under a tape, gradients in the parameters' buffers, and a step of
 //! AdamW. [`train::task::Task`] makes more of such a model: a run with checkpoints, exact resume and logs
@@ -42,34 +50,46 @@
 //! # Ok(())
 //! # }
 //! ```
-#![warn(missing_docs)]
 #![warn(clippy::print_stdout, clippy::print_stderr)] // they panic where nothing can be written
 
+// the engine
 pub mod autograd;
-pub mod bench;
 pub mod checks;
-pub mod cli;
 pub mod cpu;
-pub mod data;
 pub mod error;
-pub mod eval;
 pub mod files;
 pub mod gpu;
 mod layout;
 pub mod logging;
-pub mod models;
 pub mod nn;
 pub mod ops;
 pub mod optim;
-pub mod plot;
-pub mod poa;
 mod pool;
 pub mod profile;
-pub mod recipes;
 pub mod rng;
 pub mod tensor;
 pub mod train;
+
+// what it is used for
+#[cfg(feature = "poa")]
+pub mod bench;
+#[cfg(feature = "cli")]
+pub mod cli;
+#[cfg(feature = "images")]
+pub mod data;
+#[cfg(feature = "poa")]
+pub mod eval;
+#[cfg(feature = "poa")]
+pub mod models;
+#[cfg(feature = "charts")]
+pub mod plot;
+#[cfg(feature = "poa")]
+pub mod poa;
+#[cfg(feature = "poa")]
+pub mod recipes;
+#[cfg(feature = "poa")]
 pub mod verify;
+#[cfg(feature = "poa")]
 pub mod weights;
 
 pub use error::{Error, Result};

@@ -19,6 +19,9 @@ fn program() -> PathBuf {
     if !cfg!(debug_assertions) {
         build.arg("--release");
     }
+    if !cfg!(feature = "cli") {
+        build.arg("--no-default-features");
+    }
     assert!(build.status().unwrap().success(), "the example is built");
     // target/PROFILE/deps/this-test
     let this = std::env::current_exe().unwrap();
