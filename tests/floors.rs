@@ -80,10 +80,6 @@ fn is_punct(token: Option<&TokenTree>, c: char) -> bool {
     matches!(token, Some(TokenTree::Punct(p)) if p.as_char() == c)
 }
 
-fn is_ident(token: Option<&TokenTree>, name: &str) -> bool {
-    matches!(token, Some(TokenTree::Ident(i)) if *i == name)
-}
-
 fn walk(stream: TokenStream, module: &mut Module) {
     let tokens: Vec<TokenTree> = stream.into_iter().collect();
     let mut i = 0;

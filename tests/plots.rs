@@ -16,8 +16,8 @@ fn folder(name: &str) -> PathBuf {
     dir
 }
 
-fn with(stem: &Path, ending: &str) -> PathBuf {
-    PathBuf::from(format!("{}{ending}", stem.display()))
+fn with(stem: &Path, extension: &str) -> PathBuf {
+    PathBuf::from(format!("{}{extension}", stem.display()))
 }
 
 /// Both files of a chart, the pixels and the SVG; nothing else may lie in the folder.

@@ -270,7 +270,7 @@ fn sources(dir: &Path, text: &mut String) {
         let path = entry.unwrap().path();
         if path.is_dir() {
             sources(&path, text);
-        } else if path.extension().is_some_and(|ending| ending == "rs") {
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             let file = std::fs::read_to_string(&path).unwrap();
             let file = file.split("#[cfg(test)]").next().unwrap();
             let mut checks = false;

@@ -260,8 +260,9 @@ fn a_run_of_an_earlier_version_goes_on() {
     let checkpoint = "checkpoints/step-00000004";
     std::fs::create_dir_all(out.join(checkpoint)).unwrap();
     let names = ["config", "manifest", "state", "student", "teacher", "optimizer"];
-    let endings = ["toml", "json", "json", "safetensors", "safetensors", "safetensors"];
-    let files = names.iter().zip(endings).map(|(name, ending)| format!("{checkpoint}/{name}.{ending}"));
+    let extensions = ["toml", "json", "json", "safetensors", "safetensors", "safetensors"];
+    let files =
+        names.iter().zip(extensions).map(|(name, extension)| format!("{checkpoint}/{name}.{extension}"));
     for file in files.chain(["config.toml".into(), "metrics.jsonl".into()]) {
         std::fs::copy(record.join(&file), out.join(&file)).unwrap();
     }

@@ -37,7 +37,7 @@ pub fn gelu(x: f64) -> f64 {
 #[test]
 fn gelu_and_its_gradient() {
     for shape in [[1, 1], [7, 17], [33, 100]] {
-        for placing in [Placing::Dense, Placing::Strided, Placing::Fours] {
+        for placing in [Placing::Dense, Placing::Strided, Placing::Vec4Aligned] {
             let mut x = Operand::new(1, &shape).map(|v| v * 3.0);
             x.placing = placing;
             check(
@@ -57,7 +57,7 @@ fn additions_and_scaling_in_place() {
         for shape in SHAPES {
             let n = shape[0] * shape[1];
             let (x, y) = (random(1, n), random(2, n));
-            for placing in [Placing::Dense, Placing::Strided, Placing::Fours] {
+            for placing in [Placing::Dense, Placing::Strided, Placing::Vec4Aligned] {
                 let a = place(&device, &shape, &x, placing).unwrap();
                 let out = place(&device, &shape, &y, placing).unwrap();
                 tensor::add_scaled(&out, &a, 0.5).unwrap();
@@ -110,7 +110,7 @@ fn column_sums_of_few_and_many_rows() {
         for [rows, cols] in [[1, 1], [7, 17], [256, 65], [257, 48], [5000, 33]] {
             let x = random(3, rows * cols);
             for (placing, accumulate) in
-                [(Placing::Dense, false), (Placing::Strided, true), (Placing::Fours, true)]
+                [(Placing::Dense, false), (Placing::Strided, true), (Placing::Vec4Aligned, true)]
             {
                 let a = place(&device, &[rows, cols], &x, placing).unwrap();
                 let prior = random(4, cols);

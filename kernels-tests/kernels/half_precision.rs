@@ -125,7 +125,7 @@ fn tiles_of_cooperative_attention() {
     let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
     let mut fragments = HashSet::new();
     // dense, and in rows that lie apart, of which other kernels take those that no vectors can be read from
-    for (head_dim, placing) in [(16, Placing::Fours), (16, Placing::Strided), (48, Placing::Dense)] {
+    for (head_dim, placing) in [(16, Placing::Vec4Aligned), (16, Placing::Strided), (48, Placing::Dense)] {
         let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
         for plan in plain_plans(&problem, device.caps()) {
             fragments.insert(plan.variant);

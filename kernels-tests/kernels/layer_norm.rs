@@ -56,9 +56,9 @@ fn with_every_team() {
             check(
                 &format!("layer_norm {rows}x{cols} by {team:?}"),
                 &[
-                    Operand::new(1, &[rows, cols]).fours(),
-                    Operand::new(2, &[cols]).map(|v| v + 1.0).fours().parameter(),
-                    Operand::new(3, &[cols]).fours().parameter(),
+                    Operand::new(1, &[rows, cols]).vec4_aligned(),
+                    Operand::new(2, &[cols]).map(|v| v + 1.0).vec4_aligned().parameter(),
+                    Operand::new(3, &[cols]).vec4_aligned().parameter(),
                 ],
                 Tolerance::default(),
                 |tape, v| Ok(vec![layer_norm_planned(tape, &v[0], &v[1], &v[2], EPS as f32, team)?]),
@@ -74,7 +74,7 @@ fn without_gradients_of_parameters() {
         check(
             "layer_norm with constant parameters",
             &[
-                Operand::new(1, &[70, cols]).fours(),
+                Operand::new(1, &[70, cols]).vec4_aligned(),
                 Operand::new(2, &[cols]).constant(),
                 Operand::new(3, &[cols]).constant(),
             ],
@@ -92,7 +92,7 @@ fn with_the_gradient_of_one_parameter() {
         check(
             "layer_norm with one constant parameter",
             &[
-                Operand::new(1, &[70, 48]).fours(),
+                Operand::new(1, &[70, 48]).vec4_aligned(),
                 keep(1, Operand::new(2, &[48]).parameter()),
                 keep(2, Operand::new(3, &[48]).parameter()),
             ],
@@ -131,7 +131,7 @@ fn of_a_subset_of_rows() {
                 if cols == 16 {
                     Operand::new(1, &[rows, cols]).strided()
                 } else {
-                    Operand::new(1, &[rows, cols]).fours()
+                    Operand::new(1, &[rows, cols]).vec4_aligned()
                 },
                 Operand::new(2, &[cols]),
                 Operand::new(3, &[cols]),

@@ -12,7 +12,7 @@ use crate::support::{Placing, assert_close, devices, place, place_half, random};
 
 /// An epilogue by name; the test makes its operands.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Ending {
+enum EpilogueKind {
     None,
     Bias,
     BiasGelu,
@@ -34,7 +34,7 @@ struct Case {
     shared: [bool; 2],
     alpha: f32,
     accumulate: bool,
-    ending: Ending,
+    kind: EpilogueKind,
     parts: Option<usize>,
     precision: Precision,
 }
@@ -51,7 +51,7 @@ impl Case {
             shared: [false; 2],
             alpha: 1.0,
             accumulate: false,
-            ending: Ending::None,
+            kind: EpilogueKind::None,
             parts: None,
             precision: Precision::Single,
         }
@@ -80,7 +80,7 @@ fn check(case: Case) {
 
 /// With these variants instead of all that there are.
 fn check_with(case: Case, only: Option<&[Variant]>) {
-    let Case { batch, m, n, k, transposed, placing, shared, alpha, accumulate, ending, parts, precision } =
+    let Case { batch, m, n, k, transposed, placing, shared, alpha, accumulate, kind, parts, precision } =
         case;
     let (halves, half_out) = (precision != Precision::Single, precision == Precision::Half);
     let values = |seed, count: usize, half: bool| -> Vec<f32> {
@@ -109,12 +109,12 @@ fn check_with(case: Case, only: Option<&[Variant]>) {
                 let product = alpha as f64 * sum;
                 let with_bias = product + bias[j] as f64;
                 pre.push(with_bias);
-                expected.push(match ending {
-                    Ending::None if accumulate => product + prior[expected.len()] as f64,
-                    Ending::None => product,
-                    Ending::Bias => with_bias,
-                    Ending::BiasGelu | Ending::BiasGeluSaved => gelu(with_bias),
-                    Ending::GeluGrad => product * gelu_slope(saved[i * n + j] as f64),
+                expected.push(match kind {
+                    EpilogueKind::None if accumulate => product + prior[expected.len()] as f64,
+                    EpilogueKind::None => product,
+                    EpilogueKind::Bias => with_bias,
+                    EpilogueKind::BiasGelu | EpilogueKind::BiasGeluSaved => gelu(with_bias),
+                    EpilogueKind::GeluGrad => product * gelu_slope(saved[i * n + j] as f64),
                 });
             }
         }
@@ -159,7 +159,7 @@ fn check_with(case: Case, only: Option<&[Variant]>) {
             let pre_out = Tensor::empty(&device, &[m, n], out_type).unwrap();
             let out = match placing {
                 Placing::Dense => fenced.clone(),
-                Placing::Strided | Placing::Fours => {
+                Placing::Strided | Placing::Vec4Aligned => {
                     placed(&shape, &vec![f32::NAN; batch * m * n], placing, half_out)
                 }
             };
@@ -167,14 +167,16 @@ fn check_with(case: Case, only: Option<&[Variant]>) {
                 let prior = placed(&shape, &prior, Placing::Dense, half_out);
                 poa_gpu::tensor::copy(&out, &prior).unwrap();
             }
-            let epilogue = match ending {
-                Ending::None => Epilogue::None,
-                Ending::Bias => Epilogue::Bias(vector.clone()),
-                Ending::BiasGelu => Epilogue::BiasGelu { bias: vector.clone(), pre: None },
-                Ending::BiasGeluSaved => {
+            let epilogue = match kind {
+                EpilogueKind::None => Epilogue::None,
+                EpilogueKind::Bias => Epilogue::Bias(vector.clone()),
+                EpilogueKind::BiasGelu => Epilogue::BiasGelu { bias: vector.clone(), pre: None },
+                EpilogueKind::BiasGeluSaved => {
                     Epilogue::BiasGelu { bias: vector.clone(), pre: Some(pre_out.clone()) }
                 }
-                Ending::GeluGrad => Epilogue::GeluGrad { pre: placed(&[m, n], &saved, placing, half_out) },
+                EpilogueKind::GeluGrad => {
+                    Epilogue::GeluGrad { pre: placed(&[m, n], &saved, placing, half_out) }
+                }
             };
             let options = Options { alpha, accumulate, epilogue };
             let force = Force { variant, parts };
@@ -185,7 +187,7 @@ fn check_with(case: Case, only: Option<&[Variant]>) {
             let atol = 4e-7 * (k as f64).max(8.0);
             assert_close(&label, &read(&out), &expected, atol, rtol);
             assert!(fenced.fences_intact().unwrap(), "{label}: written beside the output");
-            if ending == Ending::BiasGeluSaved {
+            if kind == EpilogueKind::BiasGeluSaved {
                 assert_close(&label, &read(&pre_out), &pre, atol, rtol);
             }
             assert!(pre_out.fences_intact().unwrap(), "{label}: written beside the pre-activation");
@@ -208,10 +210,12 @@ fn half_precision() {
             check(Case { batch: 2, shared: [true, false], ..case });
             check(Case { parts: Some(3), ..case });
         }
-        for ending in [Ending::Bias, Ending::BiasGelu, Ending::BiasGeluSaved, Ending::GeluGrad] {
+        for kind in
+            [EpilogueKind::Bias, EpilogueKind::BiasGelu, EpilogueKind::BiasGeluSaved, EpilogueKind::GeluGrad]
+        {
             for placing in [Placing::Dense, Placing::Strided] {
                 for parts in [None, Some(3)] {
-                    let case = Case { precision, ending, placing, parts, ..Case::new(66, 37, 50) };
+                    let case = Case { precision, kind, placing, parts, ..Case::new(66, 37, 50) };
                     check(Case { transposed: [false, true], ..case });
                     check(Case { transposed: [false, true], n: 40, k: 48, ..case });
                 }
@@ -236,8 +240,8 @@ fn tiles_of_cooperative_products() {
     check_with(Case { batch: 2, shared: [false, true], ..case }, Some(&PLAIN[..1]));
     check_with(Case { parts: Some(3), placing: Placing::Strided, ..case }, Some(&PLAIN[1..]));
     let case = Case { precision: Precision::Half, alpha: 1.5, ..Case::new(66, 40, 48) };
-    check_with(Case { ending: Ending::BiasGeluSaved, ..case }, Some(&PLAIN[..1]));
-    check_with(Case { ending: Ending::GeluGrad, ..case }, Some(&PLAIN[1..]));
+    check_with(Case { kind: EpilogueKind::BiasGeluSaved, ..case }, Some(&PLAIN[..1]));
+    check_with(Case { kind: EpilogueKind::GeluGrad, ..case }, Some(&PLAIN[1..]));
 }
 
 /// Half precision comes in pairs, and on a GPU.
@@ -311,11 +315,13 @@ fn batches_share_operands() {
 
 #[test]
 fn epilogues() {
-    for ending in [Ending::Bias, Ending::BiasGelu, Ending::BiasGeluSaved, Ending::GeluGrad] {
+    for kind in
+        [EpilogueKind::Bias, EpilogueKind::BiasGelu, EpilogueKind::BiasGeluSaved, EpilogueKind::GeluGrad]
+    {
         for placing in [Placing::Dense, Placing::Strided] {
             // a strided bias lies behind an offset
             for parts in [None, Some(3)] {
-                let case = Case { ending, placing, parts, alpha: 1.5, ..Case::new(66, 37, 50) };
+                let case = Case { kind, placing, parts, alpha: 1.5, ..Case::new(66, 37, 50) };
                 check(Case { transposed: [false, true], ..case });
             }
         }
@@ -431,7 +437,7 @@ fn plans_of_half_precision() {
         window: false,
         precision,
         wide: true,
-        ending: matmul::Ending::Plain,
+        epilogue: matmul::EpilogueKind::Plain,
     };
     let without = Caps {
         f16: true,

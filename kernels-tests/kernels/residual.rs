@@ -18,7 +18,7 @@ fn reference(x: &[f64], b: &[f64], gamma: &[f64], rows: &[u32], scale: &[f32]) -
 #[test]
 fn with_all_rows() {
     for [rows, cols] in [[1, 1], [7, 17], [197, 48], [300, 100], [20, 384], [3, 9000]] {
-        for placing in [Placing::Dense, Placing::Strided, Placing::Fours] {
+        for placing in [Placing::Dense, Placing::Strided, Placing::Vec4Aligned] {
             let mut operands =
                 [Operand::new(1, &[rows, cols]), Operand::new(2, &[rows, cols]), Operand::new(3, &[cols])];
             operands.iter_mut().for_each(|o| o.placing = placing);

@@ -56,7 +56,7 @@ fn with_every_team() {
         }
         // vectors: rows that are kept whole, with a rest and not at all
         for [rows, cols] in [[1, 4], [300, 12], [37, 64], [5, 100], [3, 1032], [2, 9000]] {
-            forced(Operand::new(1, &[rows, cols]).fours(), 0.7, Some(team));
+            forced(Operand::new(1, &[rows, cols]).vec4_aligned(), 0.7, Some(team));
         }
     }
 }

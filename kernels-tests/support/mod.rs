@@ -67,7 +67,7 @@ pub enum Placing {
     /// With an offset and, for matrices, rows further apart than they are long.
     Strided,
     /// The same, everything at multiples of four: rows that vectors can read.
-    Fours,
+    Vec4Aligned,
 }
 
 /// An operand of an operation under test.
@@ -99,8 +99,8 @@ impl Operand {
     }
 
     /// The same, strided by multiples of four.
-    pub fn fours(mut self) -> Self {
-        self.placing = Placing::Fours;
+    pub fn vec4_aligned(mut self) -> Self {
+        self.placing = Placing::Vec4Aligned;
         self
     }
 
@@ -146,7 +146,7 @@ fn place_among<T: Element>(
     }
     let cols = shape[shape.len() - 1];
     let rows = shape[..shape.len() - 1].iter().product::<usize>();
-    let (before, after) = if placing == Placing::Fours { (8, 4) } else { (3, 2) };
+    let (before, after) = if placing == Placing::Vec4Aligned { (8, 4) } else { (3, 2) };
     let wide = cols + before + after;
     let mut all = vec![around; (rows + 1) * wide];
     for r in 0..rows {

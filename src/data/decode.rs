@@ -13,15 +13,15 @@ use image::{DynamicImage, ImageBuffer, ImageDecoder, ImageFormat, ImageReader, R
 
 use crate::data::bad_samples::{BadKind, Fault};
 
-/// The endings of the files that are taken for images, in lower case.
+/// The extensions of the files that are taken for images, in lower case.
 pub const EXTENSIONS: [&str; 7] = ["jpg", "jpeg", "png", "webp", "bmp", "tiff", "tif"];
 
 /// The largest decoded image, bytes. What needs more is a broken or hostile file.
 const MAX_DECODED: u64 = 512 << 20;
 
-/// Whether a file with this ending (without the dot, in any case) is taken for an image.
-pub fn is_image_ending(ending: &OsStr) -> bool {
-    EXTENSIONS.iter().any(|known| ending.eq_ignore_ascii_case(known))
+/// Whether a file with this extension (without the dot, in any case) is taken for an image.
+pub fn is_image_extension(extension: &OsStr) -> bool {
+    EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
 /// Reads and decodes one file.

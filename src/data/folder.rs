@@ -8,7 +8,7 @@ use image::RgbImage;
 use walkdir::WalkDir;
 
 use crate::data::bad_samples::BadSample;
-use crate::data::decode::{EXTENSIONS, decode_file, is_image_ending};
+use crate::data::decode::{EXTENSIONS, decode_file, is_image_extension};
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
 
@@ -49,7 +49,7 @@ impl Folder {
                 },
             };
             let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { continue };
-            if !path.extension().is_some_and(is_image_ending) {
+            if !path.extension().is_some_and(is_image_extension) {
                 continue;
             }
             let dir = dir.strip_prefix(root).unwrap_or(dir);

@@ -1,8 +1,8 @@
 //! Images named in a text file, with or without labels.
 //!
 //! A line is `PATH` or `PATH LABEL`; paths are relative to the folder the file lies in. The separator is a tab; in a
-//! line without one, the white space or comma behind the last image ending (`.jpg`, ...), so that paths and labels may
-//! hold spaces; in a line without an image ending, the white space or comma before a whole number at its end. Labels are
+//! line without one, the white space or comma behind the last image extension (`.jpg`, ...), so that paths and labels may
+//! hold spaces; in a line without an image extension, the white space or comma before a whole number at its end. Labels are
 //! whole numbers or names. Empty lines and lines that start with `#` are skipped.
 
 use std::io::ErrorKind;
@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use image::RgbImage;
 
 use crate::data::bad_samples::BadSample;
-use crate::data::decode::{decode_file, is_image_ending};
+use crate::data::decode::{decode_file, is_image_extension};
 use crate::data::labels::Labels;
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
@@ -97,7 +97,7 @@ impl List {
 /// The path and the label of a line, as the head of this file says.
 fn split_label(line: &str) -> (&str, Option<&str>) {
     let separates = |c: char| c == ',' || c.is_ascii_whitespace();
-    let is_image = |path: &str| Path::new(path).extension().is_some_and(is_image_ending);
+    let is_image = |path: &str| Path::new(path).extension().is_some_and(is_image_extension);
     if let Some((path, label)) = line.rsplit_once('\t') {
         return (path.trim_ascii_end(), Some(label.trim_ascii()));
     }

@@ -6,7 +6,7 @@ use std::path::Path;
 
 use tar::Archive;
 
-use crate::data::decode::is_image_ending;
+use crate::data::decode::is_image_extension;
 use crate::data::labels::Labels;
 use crate::error::{Error, Result};
 
@@ -75,14 +75,14 @@ impl ShardIndex {
                 return Err(Error::file(path, format!("ends within its member `{name}`; copy it again")));
             }
             let parts = if entry.header().entry_type().is_file() { split_key(&name) } else { None };
-            let Some((key, ending)) = parts else { continue };
+            let Some((key, extension)) = parts else { continue };
             if key != group.key {
                 index.close(std::mem::take(&mut group), shard);
                 group.key = key.into();
             }
-            if is_image_ending(ending.as_ref()) {
+            if is_image_extension(extension.as_ref()) {
                 group.image.get_or_insert((offset, size));
-            } else if ending.eq_ignore_ascii_case("cls") {
+            } else if extension.eq_ignore_ascii_case("cls") {
                 let mut text = String::new();
                 let read = entry.by_ref().take(LONGEST_LABEL).read_to_string(&mut text);
                 let number = read.ok().and_then(|_| text.trim().parse::<i64>().ok());
@@ -109,7 +109,7 @@ impl ShardIndex {
     }
 }
 
-/// The key and the ending of a member: the first dot of the file name parts them. None for hidden files and names
+/// The key and the extension of a member: the first dot of the file name parts them. None for hidden files and names
 /// without a dot.
 fn split_key(name: &str) -> Option<(&str, &str)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);

@@ -36,9 +36,9 @@ pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
 }
 
 /// The path with something added to its last name.
-pub(super) fn beside(path: &Path, ending: &str) -> PathBuf {
+pub(super) fn beside(path: &Path, suffix: &str) -> PathBuf {
     let mut path = path.as_os_str().to_os_string();
-    path.push(ending);
+    path.push(suffix);
     path.into()
 }
 

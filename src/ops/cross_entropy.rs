@@ -16,7 +16,7 @@ use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::rows::{RowPlan, long_plan, long_plans};
 use crate::ops::sinkhorn::{TERM, Targets, inverse_temperature, over_temperature};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor, fours};
+use crate::tensor::{DType, Device, Tensor, vec4_aligned};
 
 const SHADER: Shader =
     Shader { name: "cross_entropy.wgsl", source: include_str!("../../shaders/cross_entropy.wgsl") };
@@ -160,7 +160,7 @@ impl CrossEntropy<'_> {
                     self.table,
                 ];
                 tensors.extend(self.partner);
-                let vec4 = fours(&[r, d, x0, x1], &[self.targets.column_scale()]);
+                let vec4 = vec4_aligned(&[r, d, x0, x1], &[self.targets.column_scale()]);
                 let plan = long_plan(k, vec4, gpu.caps());
                 let kernel = kernel(self.partner.is_some(), self.gradient, plan);
                 gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(n))

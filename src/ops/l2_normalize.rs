@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, fours};
+use crate::tensor::{DType, Device, Rows, Tensor, vec4_aligned};
 
 const SHADER: Shader =
     Shader { name: "l2_normalize.wgsl", source: include_str!("../../shaders/l2_normalize.wgsl") };
@@ -60,7 +60,7 @@ fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let plan = plan(rx.cols, fours(&[rx, ry], &[]), gpu.caps());
+            let plan = plan(rx.cols, vec4_aligned(&[rx, ry], &[]), gpu.caps());
             let strip = strip(rx.rows, rx.rows, gpu.caps());
             let params = L2NormalizeParams {
                 rows: rx.rows as u32,
@@ -106,7 +106,7 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let plan = plan(rx.cols, fours(&[rx, rd, ro], &[]), gpu.caps());
+            let plan = plan(rx.cols, vec4_aligned(&[rx, rd, ro], &[]), gpu.caps());
             let strip = strip(rx.rows, rx.rows, gpu.caps());
             let params = L2NormalizeParams {
                 rows: rx.rows as u32,

@@ -14,7 +14,7 @@ use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, activation_types, fours, half_define};
+use crate::tensor::{DType, Device, Rows, Tensor, activation_types, half_define, vec4_aligned};
 
 const SHADER: Shader =
     Shader { name: "layer_norm.wgsl", source: include_str!("../../shaders/layer_norm.wgsl") };
@@ -111,7 +111,7 @@ struct Call {
 
 impl Call {
     fn plan(&self, rows: &[Rows], vectors: &[&Tensor], caps: &Caps) -> RowPlan {
-        let (cols, vec4) = (rows[0].cols, fours(rows, vectors));
+        let (cols, vec4) = (rows[0].cols, vec4_aligned(rows, vectors));
         match self.team {
             Some(team) => RowPlan::new(cols, vec4, team, caps),
             None => plan(cols, vec4, caps),

@@ -5,7 +5,7 @@ use crate::cpu::reduce_columns;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor, activation_types, fours, half_define};
+use crate::tensor::{DType, Device, Tensor, activation_types, half_define, vec4_aligned};
 
 const SHADER: Shader = Shader { name: "reduce.wgsl", source: include_str!("../../shaders/reduce.wgsl") };
 
@@ -76,7 +76,7 @@ pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Res
                     scale,
                 };
                 let parts = r.rows.div_ceil(per_part).max(1) as u32;
-                let vec4 = fours(&[r], &[out]);
+                let vec4 = vec4_aligned(&[r], &[out]);
                 let units = if vec4 { r.cols / 4 } else { r.cols } as u32;
                 gpu.dispatch(
                     &kernel(x.dtype(), vec4),

@@ -60,7 +60,7 @@ pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
             window: false,
             precision,
             wide: true,
-            ending: matmul::Ending::Plain,
+            epilogue: matmul::EpilogueKind::Plain,
         };
         format!("{:?}", matmul::plan(&problem, caps).variant)
     };

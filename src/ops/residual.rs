@@ -12,7 +12,7 @@ use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor, activation_types, fours, half_define};
+use crate::tensor::{DType, Device, Tensor, activation_types, half_define, vec4_aligned};
 
 const SHADER: Shader = Shader { name: "residual.wgsl", source: include_str!("../../shaders/residual.wgsl") };
 /// Row blocks of the first stage of γ's gradient, where rows are too long to be kept.
@@ -187,7 +187,7 @@ fn forward(x: &Tensor, b: &Tensor, gamma: &Tensor, subset: Option<&RowSubset>, z
         }
         Device::Gpu(gpu) => {
             let caps = gpu.caps();
-            let plan = plan(rx.cols, fours(&[rx, rb, rz], &[gamma]), caps);
+            let plan = plan(rx.cols, vec4_aligned(&[rx, rb, rz], &[gamma]), caps);
             let strip = strip(rx.rows, rx.rows, caps);
             let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset as u32);
             let params = ResidualParams {
@@ -229,7 +229,7 @@ impl Saved {
             Device::Gpu(gpu) => {
                 let (rz, rb) = (dz.rows("residual")?, self.branch.rows("residual")?);
                 let out = db.as_ref().map_or(Ok(rb), |t| t.tensor.rows("residual"))?;
-                let plan = plan(rb.cols, fours(&[rz, rb, out], &[&self.gamma]), gpu.caps());
+                let plan = plan(rb.cols, vec4_aligned(&[rz, rb, out], &[&self.gamma]), gpu.caps());
                 match (db, dgamma) {
                     (Some(db), dgamma) if dgamma.is_none() || plan.keep > 0 && rb.rows > 0 => {
                         self.backward_rows(gpu, plan, dz, db, dgamma)

@@ -109,7 +109,7 @@ fn sizes(caps: &Caps) -> impl Iterator<Item = u32> {
     software.into_iter().take(if caps.software { software.len() } else { 8 })
 }
 
-/// The plan for rows of `cols` elements, whose operands are `vec4` as [`fours`](crate::tensor::fours) has it.
+/// The plan for rows of `cols` elements, whose operands are `vec4` as [`vec4_aligned`](crate::tensor::vec4_aligned) has it.
 pub(crate) fn plan(cols: usize, vec4: bool, caps: &Caps) -> RowPlan {
     let team = match caps.fixed_subgroup_size() {
         _ if cols <= SHORT => Team::Alone(64),

@@ -22,7 +22,7 @@ use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, long_plan, long_plans};
 use crate::profile;
-use crate::tensor::{self, DType, Device, ELEMENT_BYTES, Rows, Tensor, fill, fours};
+use crate::tensor::{self, DType, Device, ELEMENT_BYTES, Rows, Tensor, fill, vec4_aligned};
 
 const SHADER: Shader = Shader { name: "sinkhorn.wgsl", source: include_str!("../../shaders/sinkhorn.wgsl") };
 
@@ -213,7 +213,7 @@ impl Targets {
                         ..self.params(x)
                     };
                     let tensors = [&out, chunk, &self.column_scale, &self.row_scale];
-                    let plan = long_plan(x.cols, fours(&[x], &[&self.column_scale]), gpu.caps());
+                    let plan = long_plan(x.cols, vec4_aligned(&[x], &[&self.column_scale]), gpu.caps());
                     gpu.dispatch(&kernel(Pass::Entropy, plan), &tensors, &params, gpu.caps().grid(x.rows))?;
                 }
             }
@@ -283,7 +283,7 @@ impl Targets {
                         first_strip: at as u32,
                         ..own
                     };
-                    let vec4 = fours(&[x], &[&parts]);
+                    let vec4 = vec4_aligned(&[x], &[&parts]);
                     let units = if vec4 { k / 4 } else { k } as u32;
                     let grid = [units.div_ceil(COLUMNS), count as u32, 1];
                     let tensors = [&parts, chunk, &self.row_scale];
@@ -373,7 +373,7 @@ impl Targets {
             let a = self.row_scale.slice(0, range[0]..range[1])?;
             let params = SinkhornParams { a_offset: a.layout().offset as u32, ..self.params(x) };
             let tensors = [&self.row_scale, chunk, &self.column_scale];
-            let plan = long_plan(x.cols, fours(&[x], &[&self.column_scale]), gpu.caps());
+            let plan = long_plan(x.cols, vec4_aligned(&[x], &[&self.column_scale]), gpu.caps());
             profile::flops(TERM * (x.rows * x.cols) as f64);
             gpu.dispatch(&kernel(Pass::Rows, plan), &tensors, &params, gpu.caps().grid(x.rows))?;
         }

@@ -6,7 +6,7 @@ use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
 use crate::ops::rows::{RowPlan, Team, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor, fours};
+use crate::tensor::{DType, Device, Tensor, vec4_aligned};
 
 const SHADER: Shader = Shader { name: "softmax.wgsl", source: include_str!("../../shaders/softmax.wgsl") };
 
@@ -56,7 +56,7 @@ impl Call {
     fn launch(&self, pass: Pass, gpu: &GpuDevice, tensors: &[&Tensor], accumulate: bool) -> Result<()> {
         let rows = tensors.iter().map(|t| t.rows("softmax")).collect::<Result<Vec<_>>>()?;
         let (out, a, b) = (rows[0], rows[1], rows.get(2).unwrap_or(&rows[1]));
-        let vec4 = fours(&rows, &[]);
+        let vec4 = vec4_aligned(&rows, &[]);
         let plan = match self.team {
             Some(team) => RowPlan::new(out.cols, vec4, team, gpu.caps()),
             None => plan(out.cols, vec4, gpu.caps()),

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, fours};
+use crate::tensor::{DType, Device, Rows, Tensor, vec4_aligned};
 
 const SHADER: Shader =
     Shader { name: "weight_norm.wgsl", source: include_str!("../../shaders/weight_norm.wgsl") };
@@ -78,7 +78,7 @@ pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
             );
         }
         Device::Gpu(gpu) => {
-            let plan = plan(rv.cols, fours(&[rv, weight.rows("weight_norm")?], &[]), gpu.caps());
+            let plan = plan(rv.cols, vec4_aligned(&[rv, weight.rows("weight_norm")?], &[]), gpu.caps());
             let strip = strip(rv.rows, rv.rows, gpu.caps());
             let params = WeightNormParams {
                 rows: rv.rows as u32,
@@ -157,7 +157,7 @@ impl WeightNorm {
                 Ok(())
             }
             Device::Gpu(gpu) => {
-                let plan = plan(rv.cols, fours(&[rv, rw, ro], &[]), gpu.caps());
+                let plan = plan(rv.cols, vec4_aligned(&[rv, rw, ro], &[]), gpu.caps());
                 let strip = strip(rv.rows, rv.rows, gpu.caps());
                 let params = WeightNormParams {
                     rows: rv.rows as u32,

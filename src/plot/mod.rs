@@ -36,8 +36,8 @@ fn nothing_to_show(stem: &Path) -> Error {
 
 /// Writes both files of a chart.
 fn save(drawing: &Drawing, stem: &Path) -> Result<()> {
-    write_whole(&with_ending(stem, ".svg"), drawing.svg().as_bytes())?;
-    write_png(&with_ending(stem, ".png"), &raster::paint(drawing))
+    write_whole(&with_suffix(stem, ".svg"), drawing.svg().as_bytes())?;
+    write_png(&with_suffix(stem, ".png"), &raster::paint(drawing))
 }
 
 /// Writes an image as PNG; until all of it is on disk, `path` keeps what it held before.
@@ -51,7 +51,7 @@ pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
 
 /// Writes a file under another name and gives it its own when it is whole.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let partial = with_ending(path, ".partial");
+    let partial = with_suffix(path, ".partial");
     fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path)).map_err(|e| {
         // What the error leaves behind is of no use; if it cannot be removed either, the error says why.
         let _ = fs::remove_file(&partial);
@@ -60,8 +60,8 @@ fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// The path with something added to its last name, which may hold dots of its own.
-fn with_ending(path: &Path, ending: &str) -> PathBuf {
+fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut path = OsString::from(path);
-    path.push(ending);
+    path.push(suffix);
     path.into()
 }

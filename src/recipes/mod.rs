@@ -125,7 +125,7 @@ impl Config {
     }
 }
 
-/// What a run with this recipe is called: the name of a recipe of the program, or a file's name without its ending.
+/// What a run with this recipe is called: the name of a recipe of the program, or a file's name without its extension.
 pub fn recipe_name(source: &str) -> String {
     Path::new(source).file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned())
 }

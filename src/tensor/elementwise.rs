@@ -8,7 +8,9 @@ use crate::cpu::{Arch, for_rows};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, WG, activation_types, common_rows, fours, half_define};
+use crate::tensor::{
+    DType, Device, Rows, Tensor, WG, activation_types, common_rows, half_define, vec4_aligned,
+};
 
 const SHADER: Shader =
     Shader { name: "elementwise.wgsl", source: include_str!("../../shaders/elementwise.wgsl") };
@@ -128,7 +130,7 @@ impl Elementwise {
                     b_stride: rb.stride as u32,
                     scale,
                 };
-                let vec4 = fours(&[o, ra, rb], &[]);
+                let vec4 = vec4_aligned(&[o, ra, rb], &[]);
                 let units = if vec4 { count / 4 } else { count };
                 let grid = gpu.caps().grid(units.div_ceil(WG as usize));
                 let mut tensors = vec![out, a];

@@ -27,7 +27,7 @@ pub(crate) fn half_define(dtype: DType) -> Option<(&'static str, u32)> {
 }
 
 /// Whether rows, and vectors as long as a row, can be read four elements at a time.
-pub(crate) fn fours(rows: &[Rows], vectors: &[&Tensor]) -> bool {
+pub(crate) fn vec4_aligned(rows: &[Rows], vectors: &[&Tensor]) -> bool {
     let four = |n: usize| n.is_multiple_of(4);
     rows.iter().all(|r| four(r.cols) && four(r.offset) && four(r.stride))
         && vectors.iter().all(|t| four(t.layout().offset))

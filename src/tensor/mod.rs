@@ -18,7 +18,7 @@ pub(crate) use elementwise::Elementwise;
 pub use elementwise::{add_assign, add_scaled, copy, scale};
 pub use fill::fill;
 pub use kernels::kernels;
-pub(crate) use launch::{WG, activation_types, common_rows, flat_rows, fours, half_define};
+pub(crate) use launch::{WG, activation_types, common_rows, flat_rows, half_define, vec4_aligned};
 pub use pending::PendingRead;
 pub use strided_copy::strided_copy;
 

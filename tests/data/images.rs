@@ -53,12 +53,12 @@ fn what_cannot_be_decoded_is_told_apart() {
     let dir = folder("undecodable");
     assert_eq!(decode_file(&dir.join("nowhere.jpg")).unwrap_err().kind, BadKind::Missing);
     assert_eq!(decode_file(&dir).unwrap_err().kind, BadKind::Unreadable);
-    for ending in ["png", "jpg", "webp", "bmp", "tif"] {
-        let whole = std::fs::read(Path::new(FIXTURES).join(format!("rgb.{ending}"))).unwrap();
+    for extension in ["png", "jpg", "webp", "bmp", "tif"] {
+        let whole = std::fs::read(Path::new(FIXTURES).join(format!("rgb.{extension}"))).unwrap();
         assert!(kind(&whole).is_ok());
         for share in [0.3, 0.6, 0.9] {
             let fault = decode(&whole[..(whole.len() as f64 * share) as usize]).unwrap_err();
-            assert_eq!(fault.kind, BadKind::Damaged, "{share} of {ending}");
+            assert_eq!(fault.kind, BadKind::Damaged, "{share} of {extension}");
             assert!(!fault.reason.contains('\n'), "{:?}", fault.reason);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Defines, Kernel, Shader, params};
-use crate::tensor::{DType, Rows, activation_types, fours, half_define};
+use crate::tensor::{DType, Rows, activation_types, half_define, vec4_aligned};
 
 const SHADER: Shader =
     Shader { name: "attention.wgsl", source: include_str!("../../../shaders/attention.wgsl") };
@@ -249,7 +249,7 @@ impl Plan {
 
 /// Whether heads of `head_dim` elements can be read four elements at a time in matrices of these rows.
 pub(in crate::ops) fn in_vectors(head_dim: usize, rows: &[Rows]) -> bool {
-    head_dim.is_multiple_of(8) && fours(rows, &[])
+    head_dim.is_multiple_of(8) && vec4_aligned(rows, &[])
 }
 
 /// Whether kernels for such heads may be asked for that read vectors.

@@ -2,7 +2,7 @@
 
 use super::params::MatmulParams;
 use super::plan::COMBINE_WG;
-use super::{Axis, Ending, Epilogue, Force, Matrix, Options, Plan, Precision, Problem, Variant, plan};
+use super::{Axis, Epilogue, EpilogueKind, Force, Matrix, Options, Plan, Precision, Problem, Variant, plan};
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, Params};
 use crate::tensor::{DType, Rows, Tensor};
@@ -41,7 +41,7 @@ impl Shared {
 }
 
 /// Whether a matrix can be read in vectors of four along one dimension: neighbours lie side by side, and every vector
-/// begins at a multiple of four. Rows and columns must come in fours; of K kernels take the rest one by one.
+/// begins at a multiple of four. Rows and columns must come in vectors of four; of K kernels take the rest one by one.
 fn aligned(x: &Matrix, along: (&Shared, (usize, usize)), across: (usize, usize), along_k: bool) -> bool {
     let whole = along_k || in_vectors(along.0, 4);
     whole && starts_aligned(x, along.1, across, 4)
@@ -66,7 +66,11 @@ struct Extras {
     pre: Option<Rows>,
 }
 
-fn extras(Options { epilogue, accumulate, .. }: &Options, m: usize, n: usize) -> Result<(Ending, Extras)> {
+fn extras(
+    Options { epilogue, accumulate, .. }: &Options,
+    m: usize,
+    n: usize,
+) -> Result<(EpilogueKind, Extras)> {
     let misfit = |t: &Tensor| Error::shape("matmul", format!("epilogue operand {t:?} of ({m}, {n})"));
     let vector = |t: &Tensor| match t.elements() == n && t.layout().is_contiguous() {
         true => Ok(t.layout().offset),
@@ -77,22 +81,22 @@ fn extras(Options { epilogue, accumulate, .. }: &Options, m: usize, n: usize) ->
         _ => Err(misfit(t)),
     };
     Ok(match epilogue {
-        Epilogue::None if *accumulate => (Ending::Accumulate, Extras::default()),
-        Epilogue::None => (Ending::Plain, Extras::default()),
+        Epilogue::None if *accumulate => (EpilogueKind::Accumulate, Extras::default()),
+        Epilogue::None => (EpilogueKind::Plain, Extras::default()),
         Epilogue::Bias(bias) => {
             let tensors = vec![bias.clone()];
-            (Ending::Bias, Extras { tensors, bias_offset: vector(bias)?, pre: None })
+            (EpilogueKind::Bias, Extras { tensors, bias_offset: vector(bias)?, pre: None })
         }
         Epilogue::BiasGelu { bias, pre: None } => {
             let tensors = vec![bias.clone()];
-            (Ending::BiasGelu, Extras { tensors, bias_offset: vector(bias)?, pre: None })
+            (EpilogueKind::BiasGelu, Extras { tensors, bias_offset: vector(bias)?, pre: None })
         }
         Epilogue::BiasGelu { bias, pre: Some(pre) } => {
             let tensors = vec![bias.clone(), pre.clone()];
-            (Ending::BiasGeluSaved, Extras { tensors, bias_offset: vector(bias)?, pre: matrix(pre)? })
+            (EpilogueKind::BiasGeluSaved, Extras { tensors, bias_offset: vector(bias)?, pre: matrix(pre)? })
         }
         Epilogue::GeluGrad { pre } => {
-            (Ending::GeluGrad, Extras { tensors: vec![pre.clone()], bias_offset: 0, pre: matrix(pre)? })
+            (EpilogueKind::GeluGrad, Extras { tensors: vec![pre.clone()], bias_offset: 0, pre: matrix(pre)? })
         }
     })
 }
@@ -108,7 +112,7 @@ pub(super) fn product(
     let m = Shared::new(a.rows, c.rows)?;
     let n = Shared::new(b.cols, c.cols)?;
     let k = Shared::new(a.cols, b.rows)?;
-    let (ending, extras) = extras(options, m.length, n.length)?;
+    let (epilogue, extras) = extras(options, m.length, n.length)?;
     let (a_along_m, b_along_k) = (a.rows.stride < a.cols.stride, b.rows.stride < b.cols.stride);
     let problem = Problem {
         batch: c.batch,
@@ -144,7 +148,7 @@ pub(super) fn product(
             let pre = extras.pre.is_none_or(|r| r.offset.is_multiple_of(4) && r.stride.is_multiple_of(4));
             left && right && pre && in_vectors(&n, 4) && starts_aligned(c, n.second, m.second, 4)
         },
-        ending,
+        epilogue,
     };
     let mut plan = plan(&problem, gpu.caps());
     plan.variant = force.variant.unwrap_or(plan.variant);

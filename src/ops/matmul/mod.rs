@@ -13,7 +13,7 @@ mod window_cpu;
 mod window_gpu;
 
 pub use matrix::{Axis, Epilogue, Matrix, Options};
-pub use plan::{Ending, Force, PLAIN, Plan, Precision, Problem, Variant, kernels, plan, variants};
+pub use plan::{EpilogueKind, Force, PLAIN, Plan, Precision, Problem, Variant, kernels, plan, variants};
 
 pub use self_test::self_test;
 

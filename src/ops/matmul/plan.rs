@@ -48,7 +48,7 @@ pub struct Problem {
     /// half precision alone.
     pub wide: bool,
     /// The epilogue.
-    pub ending: Ending,
+    pub epilogue: EpilogueKind,
 }
 
 /// Of which precision the matrices of a product are. Sums are always single.
@@ -76,7 +76,7 @@ impl Precision {
 
 /// The epilogues, as kernels know them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Ending {
+pub enum EpilogueKind {
     /// α·A·B
     Plain,
     /// added to C
@@ -91,7 +91,7 @@ pub enum Ending {
     GeluGrad,
 }
 
-impl Ending {
+impl EpilogueKind {
     const ALL: [Self; 6] =
         [Self::Plain, Self::Accumulate, Self::Bias, Self::BiasGelu, Self::BiasGeluSaved, Self::GeluGrad];
 
@@ -261,7 +261,7 @@ pub struct Plan {
     /// See [`Problem::wide`].
     pub wide: bool,
     /// The epilogue.
-    pub ending: Ending,
+    pub epilogue: EpilogueKind,
 }
 
 /// Takes a decision of the plan away from it, for tests and benchmarks.
@@ -287,7 +287,7 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
         window: problem.window,
         precision: problem.precision,
         wide: problem.wide,
-        ending: problem.ending,
+        epilogue: problem.epilogue,
     }
 }
 
@@ -355,7 +355,7 @@ impl Plan {
         defines.extend(self.window.then_some(("WINDOW", 1)));
         match self.parts {
             1 => {
-                defines.extend(self.ending.defines());
+                defines.extend(self.epilogue.defines());
                 defines.extend(self.precision.defines());
             }
             // partial sums are single
@@ -399,7 +399,7 @@ impl Plan {
         let mut defines = vec![("WG", COMBINE_WG), ("COMBINE", 1)];
         defines.extend((self.precision == Precision::Half).then_some(("C_HALF", 1)));
         defines.extend(self.grouped.then_some(("GROUPED", 1)));
-        defines.extend(self.ending.defines());
+        defines.extend(self.epilogue.defines());
         Kernel::new::<MatmulParams>(COMBINE, "combine", defines)
     }
 }
@@ -413,8 +413,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
             for bits in 0..64 {
                 let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, window] =
                     [1, 2, 4, 8, 16, 32].map(|b| bits & b != 0);
-                for ending in Ending::ALL {
-                    let plain = matches!(ending, Ending::Plain | Ending::Accumulate);
+                for epilogue in EpilogueKind::ALL {
+                    let plain = matches!(epilogue, EpilogueKind::Plain | EpilogueKind::Accumulate);
                     if window && (grouped || !plain || !variant.makes(precision, true)) {
                         continue;
                     }
@@ -429,7 +429,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
                         window,
                         precision,
                         wide: a_aligned,
-                        ending,
+                        epilogue,
                     };
                     all.extend([plan.product(), plan.combine()]);
                 }

@@ -4,12 +4,12 @@ use super::geometry::Geometry;
 use super::gpu::first_stage;
 use super::params::{MatmulParams, WindowParams};
 use super::plan::COMBINE_WG;
-use super::{Ending, Force, Plan, Precision, Problem, plan};
+use super::{EpilogueKind, Force, Plan, Precision, Problem, plan};
 use crate::error::Result;
 use crate::gpu::GpuDevice;
 use crate::tensor::{DType, Tensor};
 
-fn fours(numbers: &[usize]) -> bool {
+fn vec4_aligned(numbers: &[usize]) -> bool {
     numbers.iter().all(|n| n.is_multiple_of(4))
 }
 
@@ -62,16 +62,16 @@ pub(super) fn product(
         k_groups: g.taps[0] * g.taps[1],
         a_along_m: false,
         b_along_k,
-        a_aligned: fours(&[x_at, image, row, pixel]),
+        a_aligned: vec4_aligned(&[x_at, image, row, pixel]),
         b_aligned: match b_along_k {
-            true => b_k == 1 && fours(&[w_at, tap_y, tap_x, b_n]),
-            false => b_n == 1 && fours(&[w_at, tap_y, tap_x, b_k, g.outputs]),
+            true => b_k == 1 && vec4_aligned(&[w_at, tap_y, tap_x, b_n]),
+            false => b_n == 1 && vec4_aligned(&[w_at, tap_y, tap_x, b_k, g.outputs]),
         },
         grouped: false,
         window: true,
         precision: Precision::Single,
         wide: false,
-        ending: if accumulate { Ending::Accumulate } else { Ending::Plain },
+        epilogue: if accumulate { EpilogueKind::Accumulate } else { EpilogueKind::Plain },
     };
     let plan = Plan { parts: 1, ..decide(gpu, &problem, force) };
     // taps last first: from the last one's weights backwards
@@ -119,13 +119,13 @@ pub(super) fn gradient(
         k_groups: 1,
         a_along_m: true,
         b_along_k: false,
-        a_aligned: fours(&[x.layout().offset, image, row, pixel, c]),
-        b_aligned: fours(&[dy.layout().offset, n]),
+        a_aligned: vec4_aligned(&[x.layout().offset, image, row, pixel, c]),
+        b_aligned: vec4_aligned(&[dy.layout().offset, n]),
         grouped: false,
         window: true,
         precision: Precision::Single,
         wide: false,
-        ending: Ending::Plain,
+        epilogue: EpilogueKind::Plain,
     };
     let mut plan = decide(gpu, &problem, force);
     // no part may be empty, and all begin at a vector of four
