@@ -1,6 +1,6 @@
 //! What every floor's settings are made of: the macro that declares their keys, and the checks of their values.
 //!
-//! A struct of settings is a section of a recipe, or part of one. [`settings!`] writes it down once: each key with its
+//! A struct of settings is a section of a recipe, or part of one. `settings!` writes it down once: each key with its
 //! comment, type and default. What it says is what a recipe can hold, what `poa-gpu config --print-default` prints and what
 //! the documentation shows. Checks go through [`Problems`], which collects whatever is wrong, so that all of it is
 //! named at once.
@@ -22,7 +22,7 @@ pub struct Key {
     pub comment: &'static [&'static str],
 }
 
-/// A struct of settings that [`settings!`] declared.
+/// A struct of settings that `settings!` declared.
 pub trait Settings: Clone + Debug + Default + PartialEq + Serialize + DeserializeOwned {
     /// Its keys, in the order of the declaration.
     fn keys() -> Vec<Key>;
@@ -31,7 +31,7 @@ pub trait Settings: Clone + Debug + Default + PartialEq + Serialize + Deserializ
 /// Declares a struct of settings: its keys with comment, type and default. A key whose name is no Rust name is given
 /// by `as "NAME"`. Structs named after the colon become part of it, under the field of that name, with all their keys.
 ///
-/// ```ignore
+/// ```text
 /// settings! {
 ///     /// Section `teacher`.
 ///     pub struct Teacher: shared: Shared {

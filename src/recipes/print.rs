@@ -25,36 +25,34 @@ impl Config {
         for section in Sections::describe() {
             let _ = write!(text, "\n# {}\n[{}]\n", section.about, section.name);
             let Some(Value::Table(values)) = values.get(section.name) else { continue };
-            if section.name == "student" {
-                student(&mut text, &config.student, values, &section.keys)?;
-            } else {
-                section.keys.iter().for_each(|key| write_key(&mut text, key, values, ""));
+            let student = section.name == "student";
+            if student {
+                let names: Vec<&str> = Student::names().collect();
+                let arch = config.student.name();
+                let _ = writeln!(text, "# The family: {}.\narch = \"{arch}\"", names.join(", "));
+            }
+            section.keys.iter().for_each(|key| write_key(&mut text, key, values, ""));
+            if student {
+                other_families(&mut text, &section.keys)?;
             }
         }
         Ok(text)
     }
 }
 
-/// The keys of the default backbone, then those of the others as comments.
-fn student(text: &mut String, default: &Student, values: &Table, all: &[Key]) -> Result<()> {
-    let names: Vec<&str> = Student::names().collect();
-    let _ = writeln!(text, "# The family: {}.\narch = \"{}\"", names.join(", "), default.name());
-    let own = default.keys();
-    own.iter().for_each(|key| write_key(text, key, values, ""));
+/// The keys of section `student` that other families than the default one have beside its own, as comments.
+fn other_families(text: &mut String, own: &[Key]) -> Result<()> {
     let mut values = Table::new();
     all_families(&mut values)?;
     for family in Student::families() {
         let keys = family.keys();
-        let others = keys.iter().filter(|key| !own.iter().any(|known| known.name == key.name));
-        for (i, key) in others.enumerate() {
-            if i == 0 {
-                let _ = writeln!(text, "\n# With arch = \"{}\" also:", family.name());
-            }
-            // the meaning in this family
-            write_key(text, key, &values, "# ");
+        let others: Vec<&Key> =
+            keys.iter().filter(|key| !own.iter().any(|known| known.name == key.name)).collect();
+        if !others.is_empty() {
+            let _ = writeln!(text, "\n# With arch = \"{}\" also:", family.name());
         }
+        others.into_iter().for_each(|key| write_key(text, key, &values, "# "));
     }
-    debug_assert!(all.iter().all(|key| text.contains(key.name)));
     Ok(())
 }
 

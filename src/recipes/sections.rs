@@ -42,7 +42,7 @@ pub(super) struct Description {
     pub name: &'static str,
     /// What it is about.
     pub about: &'static str,
-    /// Its keys; of `student` those of every family but for `arch`.
+    /// Its keys; of `student` those of the default family, but for `arch`.
     pub keys: Vec<Key>,
 }
 
@@ -96,18 +96,12 @@ impl Sections {
     /// All sections in order, with what their keys mean.
     pub fn describe() -> Vec<Description> {
         let section = |name, about, keys| Description { name, about, keys };
-        let mut student: Vec<Key> = Vec::new();
-        for key in Student::families().iter().flat_map(Student::keys) {
-            if !student.iter().any(|known| known.name == key.name) {
-                student.push(key);
-            }
-        }
         let join = |mut first: Vec<Key>, second: Vec<Key>| {
             first.extend(second);
             first
         };
         vec![
-            section("student", "The elastic backbone.", student),
+            section("student", "The elastic backbone.", Student::default().keys()),
             section("crops", "Crops and augmentation.", Crops::keys()),
             section("dino", "Projection heads, the losses on the class token, KoLeo.", Dino::keys()),
             section("ibot", "The masked-patch loss.", Ibot::keys()),
