@@ -67,15 +67,6 @@ impl Student {
         }
     }
 
-    /// The same, to be changed.
-    pub fn elastic_mut(&mut self) -> &mut Elastic {
-        match self {
-            Self::Vit(s) => &mut s.elastic,
-            Self::Swin(s) => &mut s.elastic,
-            Self::ResNet(s) => &mut s.elastic,
-        }
-    }
-
     /// Whether all the family's operations take activations of half precision.
     pub fn mixed_precision(&self) -> bool {
         matches!(self, Self::Vit(_))

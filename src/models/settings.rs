@@ -65,9 +65,10 @@ impl Attention {
                 "is false, and layers without bias cannot be trained yet; it must be true".into()
             });
         }
-        // beyond that there are no kernels on a GPU
         let (head, low, high) = (self.head_dim, self.min_embed_dim, self.max_embed_dim);
-        let mut right = problems.within("student.head_dim", head, 1..=MAX_HEAD, 64);
+        let mut right = problems.demand((1..=MAX_HEAD).contains(&head), "student.head_dim", || {
+            format!("is {head}; attention has kernels for heads of 1 to {MAX_HEAD} channels, for example 64")
+        });
         right &= problems.within("student.max_embed_dim", high, 1..=widest, widest.min(1024));
         right = right && problems.within("student.min_embed_dim", low, 1..=high, high);
         if !right {
