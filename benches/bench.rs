@@ -1,4 +1,5 @@
-//! Throughput of the kernels and of whole training steps, on both devices, each beside the device's measured ceiling.
+//! Throughput of the kernels and of whole training steps, on both devices, each beside the device's measured
+//! ceiling.
 //!
 //! `cargo bench` runs everything; `cargo bench -- matmul step/tiny` what contains these texts.
 //! POA_BENCH_DEVICE=cpu, gpu or part of a name chooses one device, POA_BENCH_BATCH the images of a step.

@@ -1,7 +1,7 @@
 //! Throughput of the loader alone: images a second from files to crops, as a training run would get them.
 //!
-//! `cargo bench --bench loader -- DIR [--threads N] [--seconds S] [--batch B]`. Without a folder it says so and ends.
-//! `benches/peers/torchvision/loader.py` runs it in turn with torchvision doing the same work.
+//! `cargo bench --bench loader -- DIR [--threads N] [--seconds S] [--batch B]`. Without a folder it says so
+//! and ends. `benches/peers/torchvision/loader.py` runs it in turn with torchvision doing the same work.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -21,8 +21,8 @@ struct Request {
     batch: usize,
 }
 
-/// The request of the command line. None where there is none, as in a plain `cargo bench`, or where the arguments
-/// are meant for another benchmark.
+/// The request of the command line. None where there is none, as in a plain `cargo bench`, or where the
+/// arguments are meant for another benchmark.
 fn request() -> Option<Request> {
     let cores = std::thread::available_parallelism().map_or(1, usize::from);
     let mut request = Request { dir: String::new(), threads: cores, seconds: 10.0, batch: 32 };

@@ -1,5 +1,5 @@
-//! A task of its own in the trainer: a multi-layer perceptron learns which of three spiral arms a point lies on. It has
-//! checkpoints, exact resume and logs like every run, and needs nothing but the engine:
+//! A task of its own in the trainer: a multi-layer perceptron learns which of three spiral arms a point lies
+//! on. It has checkpoints, exact resume and logs like every run, and needs nothing but the engine:
 //!
 //! ```sh
 //! cargo run --release --no-default-features --example mlp -- runs/mlp          # 2,000 steps

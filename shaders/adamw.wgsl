@@ -1,14 +1,15 @@
 // The optimiser over flat buffers.
 //   square_sums   sums[block] (=) Σ g² over NORM_BLOCK elements. Grid: a team a block, folded (rows.wgsl).
-//   finish_norms  control (=): 1 where everything is finite, then (norm, clip factor) of each module, whose blocks are
-//                 ranges[2m]..ranges[2m + 1]. Grid: one workgroup.
-//   update        AdamW with decoupled weight decay on clipped gradients, then with TEACHER its moving average; g is
-//                 zeroed. Skipped but for the latter where control says non-finite. Grid: one invocation four elements,
-//                 folded.
-// In mixed precision (MIXED) gradients come multiplied by scale[0]; finish_norms takes it out of norms and factors, reports
-// it after them and moves it: halved where something is not finite, doubled after INTERVAL good steps, which scale[1]
-// counts. update then also writes the values in half precision.
-// A block of BLOCK elements belongs to one parameter, whose row of `table` is (lr, 1 − lr·wd, touched, module).
+//   finish_norms  control (=): 1 where everything is finite, then (norm, clip factor) of each module, whose
+//                 blocks are ranges[2m]..ranges[2m + 1]. Grid: one workgroup.
+//   update        AdamW with decoupled weight decay on clipped gradients, then with TEACHER its moving
+//                 average; g is zeroed. Skipped but for the latter where control says non-finite. Grid: one
+//                 invocation four elements, folded.
+// In mixed precision (MIXED) gradients come multiplied by scale[0]; finish_norms takes it out of norms and
+// factors, reports it after them and moves it: halved where something is not finite, doubled after INTERVAL
+// good steps, which scale[1] counts. update then also writes the values in half precision.
+// A block of BLOCK elements belongs to one parameter, whose row of `table` is (lr, 1 − lr·wd, touched,
+// module).
 #include "params.wgsl"
 #include "grid.wgsl"
 

@@ -4,7 +4,8 @@
 //   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
 // dqkv is written (=). No score leaves the registers.
 //
-// qkv [rows, 3·width] with q, k and v side by side, out and do [rows, width], width = heads·HEAD; rows may lie apart.
+// qkv [rows, 3·width] with q, k and v side by side, out and do [rows, width], width = heads·HEAD; rows may
+// lie apart.
 // saved [2, heads, rows]: lse and delta.
 //
 // Every invocation owns OWN rows of one side (queries, or keys in backward_kv) and keeps them and its sums in
@@ -12,9 +13,11 @@
 //   by default   through workgroup memory, which takes TILE of them: 2·TILE·HEAD floats
 //   BROADCAST    through registers: the eight invocations of a subgroup load eight neighbouring elements and
 //                broadcast them. Needs subgroups of eight; for software adapters, whose loads cost most.
-// Rows are handled in chunks of eight elements; where HEAD is not a multiple of eight (RAGGED) the rest is zero.
+// Rows are handled in chunks of eight elements; where HEAD is not a multiple of eight (RAGGED) the rest is
+// zero.
 //
-// Grid: one workgroup of WG invocations for WG·OWN rows of a sequence and head, folded; see include/sequences.wgsl.
+// Grid: one workgroup of WG invocations for WG·OWN rows of a sequence and head, folded; see
+// include/sequences.wgsl.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
@@ -42,8 +45,8 @@
 
 const ROWS: u32 = WG * OWN;
 
-// The owned rows. Invocation `lane` owns rows start + lane + o·WG, o < OWN; those past the sequence's end repeat its
-// last row and are not written.
+// The owned rows. Invocation `lane` owns rows start + lane + o·WG, o < OWN; those past the sequence's end
+// repeat its last row and are not written.
 fn owned(at: Place, lane: u32, o: u32) -> u32 { return min(at.start + o * WG + lane, at.length - 1u); }
 
 fn own_qkv(base: u32, at: Place, lane: u32, factor: f32) -> Rows {
@@ -76,7 +79,8 @@ fn store(rows: Rows, factors: Each, base: u32, stride: u32, at: Place, lane: u32
 }
 
 #ifndef BROADCAST
-// Fills both tiles with the rows of the other side from `first` on: row r of a part starts at `x` + r·`x_stride`.
+// Fills both tiles with the rows of the other side from `first` on: row r of a part starts at `x` +
+// r·`x_stride`.
 fn fill_tiles(x: u32, x_stride: u32, y: u32, y_stride: u32, at: Place, first: u32, lane: u32) {
     workgroupBarrier();
     for (var i = lane; i < min(TILE, at.length - first) * CHUNKS; i += WG) {

@@ -1,13 +1,17 @@
-// Self-attention as in attention.wgsl, of half precision, on cooperative matrices (tensor cores): a subgroup of 32 owns
-// FRAGMENT rows of one side (queries, or keys in backward_kv), a workgroup SUBGROUPS times as many. The rows of the other
-// side stream past, TILE at a time, staged in workgroup memory as the owned ones are.
-// Products of owned and streaming rows are parked in workgroup memory in single precision, where PER_ROW invocations take up
-// a row between them: they make weights of scores, of half precision again, for the second product.
-//   forward       its sums wait in the registers of those invocations, since they shrink as larger scores come
+// Self-attention as in attention.wgsl, of half precision, on cooperative matrices (tensor cores): a subgroup
+// of 32 owns FRAGMENT rows of one side (queries, or keys in backward_kv), a workgroup SUBGROUPS times as
+// many. The rows of the other side stream past, TILE at a time, staged in workgroup memory as the owned ones
+// are.
+// Products of owned and streaming rows are parked in workgroup memory in single precision, where PER_ROW
+// invocations take up a row between them: they make weights of scores, of half precision again, for the
+// second product.
+//   forward       its sums wait in the registers of those invocations, since they shrink as larger scores
+//                 come
 //   backward_*    their sums need not, and stay small matrices to the end
 // Rows past a sequence's end are staged as zero; streaming ones weigh nothing, owned ones are not written.
-// What is computed, bindings and grid: attention.wgsl; rows of all matrices start at multiples of four elements, and HEAD is
-// a multiple of 16. Barriers stand in uniform control flow throughout. The small matrices: include/cooperative.wgsl.
+// What is computed, bindings and grid: attention.wgsl; rows of all matrices start at multiples of four
+// elements, and HEAD is a multiple of 16. Barriers stand in uniform control flow throughout. The small
+// matrices: include/cooperative.wgsl.
 enable f16;
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -49,8 +53,8 @@ const PARK_ROW: u32 = max(HEAD, TILE) / 4u + 1u;
 const PARK_ROW: u32 = TILE / 4u + 1u;
 #endif
 
-// What is staged, one after the other: owned rows (q, or k in backward_kv; do, or v), streaming rows, and what each pair of
-// them weighs: exp(score − lse) and, in the backward passes, the scores' gradient.
+// What is staged, one after the other: owned rows (q, or k in backward_kv; do, or v), streaming rows, and
+// what each pair of them weighs: exp(score − lse) and, in the backward passes, the scores' gradient.
 const OWN_X: u32 = 0u;
 const OWN_Y: u32 = OWN_X + ROWS * TILE_ROW;
 #ifdef FORWARD
@@ -188,7 +192,8 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 }
 #else
 
-// Writes (=) a small matrix of sums that the subgroup has parked, times a factor: columns from `col` on of `dqkv`'s rows.
+// Writes (=) a small matrix of sums that the subgroup has parked, times a factor: columns from `col` on of
+// `dqkv`'s rows.
 fn write_parked(at: Place, r: u32, part: u32, base: u32, col: u32, factor: f32) {
     let row = at.start + r;
     if row < at.length {

@@ -1,4 +1,5 @@
-// Means of runs of rows, where runs may overlap and rows may be in none. run [runs, 3]: first row, length, row of the output.
+// Means of runs of rows, where runs may overlap and rows may be in none. run [runs, 3]: first row, length,
+// row of the output.
 //   forward    y[o] (=) the mean of x[first .. first + length]
 //   backward   dx[r] (=, or += where `accumulate`) Σ dy[o] / length over the runs that row r is in: those in
 //              users[starts[r] .. starts[r + 1]]

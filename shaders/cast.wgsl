@@ -1,5 +1,6 @@
-// dst[r, c] = factor · src[r, c], where the two are of different precision: TO_HALF from single to half, else from half to
-// single. ACCUMULATE adds to what is there. With FACTOR the factor is one element on the device, else it is 1.
+// dst[r, c] = factor · src[r, c], where the two are of different precision: TO_HALF from single to half, else
+// from half to single. ACCUMULATE adds to what is there. With FACTOR the factor is one element on the device,
+// else it is 1.
 // `count` elements in rows of `cols`. Grid: one invocation an element, folded. Workgroup: WG.
 #include "params.wgsl"
 #include "grid.wgsl"

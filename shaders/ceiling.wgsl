@@ -1,4 +1,5 @@
-// The most arithmetic a device does: eight independent chains of multiply-adds on four lanes, from registers alone.
+// The most arithmetic a device does: eight independent chains of multiply-adds on four lanes, from registers
+// alone.
 // Grid: one invocation an element of the output. Writes (=), so that nothing is optimised away.
 #include "params.wgsl"
 

@@ -1,10 +1,11 @@
 // Cross-entropy of rows of logits against targets computed on the fly; see src/ops/cross_entropy.rs.
-//   z = s·inverse with inverse = 1/τs, p_t[j] = exp(l[t, j]/τ + a[t] + b[j]) for up to two teacher rows t, q = softmax(d·inverse)
+//   z = s·inverse with inverse = 1/τs, p_t[j] = exp(l[t, j]/τ + a[t] + b[j]) for up to two teacher rows t, q
+//     = softmax(d·inverse)
 //   losses[i] = (Σ_t LSE(z) − Σ_j p_t·z, LSE(z) − Σ_j q·z) (=)
 //   s[i] = inverse·((n·w + v)·softmax(z) − w·Σ_t p_t − v·q) (=, over the logits) with GRADIENT
-// s, d: [rows, cols]; t0, t1: chunks of the teacher's logits that hold the first and second target rows, whose first
-// rows are t0_first and t1_first; a: [R, 2]; b: [cols]; table: [rows, 4] (t, t, bits of w, bits of v), t = 0xffffffff
-// for none. 1/τ = target_inverse + target_inverse_low.
+// s, d: [rows, cols]; t0, t1: chunks of the teacher's logits that hold the first and second target rows,
+// whose first rows are t0_first and t1_first; a: [R, 2]; b: [cols]; table: [rows, 4] (t, t, bits of w, bits
+// of v), t = 0xffffffff for none. 1/τ = target_inverse + target_inverse_low.
 // Grid: a team a row, folded (rows.wgsl). The row is read twice: sums with running maxima, then the gradient.
 #include "params.wgsl"
 #include "grid.wgsl"

@@ -1,5 +1,6 @@
-// Elementwise operations on matrices of `count` elements in rows of `cols`, each operand with its own offset and
-// row stride; where FLAT they are one row. Grid: one invocation a unit (units.wgsl), folded. Workgroup: WG.
+// Elementwise operations on matrices of `count` elements in rows of `cols`, each operand with its own offset
+// and row stride; where FLAT they are one row. Grid: one invocation a unit (units.wgsl), folded. Workgroup:
+// WG.
 // Operands are of half precision where HALF.
 // `add_scaled` and `gelu_gradient_add` add to the output (+=), the others write it (=).
 #include "params.wgsl"

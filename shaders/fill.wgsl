@@ -1,4 +1,5 @@
-// x[r, c] = bits for a matrix of `count` elements in rows of `cols`, `stride` apart. Where HALF they are those of a float, which is rounded.
+// x[r, c] = bits for a matrix of `count` elements in rows of `cols`, `stride` apart. Where HALF they are
+// those of a float, which is rounded.
 // Grid: one invocation an element, folded. Workgroup: WG. Writes (=).
 #include "params.wgsl"
 #include "grid.wgsl"

@@ -2,11 +2,13 @@
 //   forward        y = (x − mean)·rstd·γ + β (+ residual where RESIDUAL), then ReLU where RELU (=);
 //                  stats[image, group] = (mean, rstd)
 //   sums           parts[image, slice] = (Σ dy·x̂ , Σ dy) by channel over a slice of 256 rows (=)
-//   backward       dst (=, or += where `accumulate`) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); the means come from parts
+//   backward       dst (=, or += where `accumulate`) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); the means come
+//                  from parts
 //   relu_gradient  dst = 0 where y is not above 0, in place
-// Grid: forward and backward one workgroup an image and group, folded; sums one an image, slice and WG channels, folded;
-// relu_gradient one invocation an element, folded. In an image a workgroup's invocations lie over the group's channels
-// first, so that neighbours read neighbours. The mean is subtracted before squares are summed.
+// Grid: forward and backward one workgroup an image and group, folded; sums one an image, slice and WG
+// channels, folded;
+// relu_gradient one invocation an element, folded. In an image a workgroup's invocations lie over the group's
+// channels first, so that neighbours read neighbours. The mean is subtracted before squares are summed.
 #include "params.wgsl"
 #include "grid.wgsl"
 

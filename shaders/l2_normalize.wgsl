@@ -1,6 +1,7 @@
 // Rows of `cols` elements divided by their Euclidean norm, d = max(‖x‖, eps).
 //   forward   y[i] = x[i] / d (=), norms[i] = ‖x[i]‖
-//   backward  dx[i] (=, or += where `accumulate`) (dy − x·(x·dy)/d²) / d, without the second term where ‖x‖ ≤ eps
+//   backward  dx[i] (=, or += where `accumulate`) (dy − x·(x·dy)/d²) / d, without the second term where ‖x‖ ≤
+//             eps
 // Grid: a team for `strip` rows, folded (rows.wgsl). In `backward` y_offset and y_stride are those of dy.
 #include "params.wgsl"
 #include "grid.wgsl"

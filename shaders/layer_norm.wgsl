@@ -1,9 +1,12 @@
 // LayerNorm over rows of `cols` elements.
 //   forward             y[i] = (x[r] − mean)·rstd·γ + β, stats[i] = (mean, rstd), r = index[i] or i
-//   backward            dx[r] (=, or += where `accumulate`) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); with PARAMETERS,
-//                       which needs KEEP, also parts[team] = (Σ dy·x̂ , Σ dy) over the team's rows (=)
-//   backward_parameters the same parts by column, for rows that are not kept; parts[k] of the k-th block of rows
-// The parts are summed by reduce.wgsl. Grid: forward and backward a team for `strip` rows, folded (rows.wgsl);
+//   backward            dx[r] (=, or += where `accumulate`) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); with
+//                       PARAMETERS, which needs KEEP, also parts[team] = (Σ dy·x̂ , Σ dy) over the team's
+//                       rows (=)
+//   backward_parameters the same parts by column, for rows that are not kept; parts[k] of the k-th block of
+//     rows
+// The parts are summed by reduce.wgsl. Grid: forward and backward a team for `strip` rows, folded
+// (rows.wgsl);
 // backward_parameters (ceil(cols / WG), parts, 1).
 // x, y and their gradients are of half precision where HALF, all else is single.
 // The mean is subtracted before squares are summed.

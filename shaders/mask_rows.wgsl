@@ -1,9 +1,10 @@
-// Rows of square maps cut to their first `cols` columns, masked ones replaced by a token. The mask has cells² entries a
-// map of side² rows and is nearest-upsampled.
+// Rows of square maps cut to their first `cols` columns, masked ones replaced by a token. The mask has cells²
+// entries a map of side² rows and is nearest-upsampled.
 //   forward          out [rows, cols] (=) x's columns, or the token
 //   backward_rows    dx [rows, width] (=, or += where `accumulate`) dy of an unmasked row; 0 elsewhere
 //   backward_token   parts[part, c] = Σ dy[r, c] over the masked rows of the part
-// Grid: forward and backward_rows one invocation an element of the output, folded; backward_token (ceil(cols / WG), parts).
+// Grid: forward and backward_rows one invocation an element of the output, folded; backward_token (ceil(cols
+// / WG), parts).
 #include "params.wgsl"
 #include "grid.wgsl"
 

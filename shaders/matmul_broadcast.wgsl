@@ -1,12 +1,13 @@
-// C = epilogue(alpha · A·B) for software adapters whose subgroups have eight lanes. There a load costs as much as a
-// hundred multiplications and workgroup memory is no faster than a buffer, so a subgroup keeps ROWS×32 results in
-// registers and shares what it loads: every lane holds other elements of A, and subgroupBroadcast hands each to all.
+// C = epilogue(alpha · A·B) for software adapters whose subgroups have eight lanes. There a load costs as
+// much as a hundred multiplications and workgroup memory is no faster than a buffer, so a subgroup keeps
+// ROWS×32 results in registers and shares what it loads: every lane holds other elements of A, and
+// subgroupBroadcast hands each to all.
 // Shapes, strides, bindings and epilogues: include/matmul.wgsl.
 // Grid: one workgroup a tile, batch and part of K, folded. Workgroup: one subgroup.
-// Lane l makes columns 4l..4l+3 of the tile. Four steps of K are taken at once; for them and every eight rows a lane
-// loads one vector of A: its row and four k, or where A_ALONG_M its k (l mod 4) and four rows. Where A_VEC4, B_VEC4
-// operands are aligned and a vector is one load (a third of the time of four). What is read of A: include/left.wgsl,
-// include/left_window.wgsl.
+// Lane l makes columns 4l..4l+3 of the tile. Four steps of K are taken at once; for them and every eight rows
+// a lane loads one vector of A: its row and four k, or where A_ALONG_M its k (l mod 4) and four rows. Where
+// A_VEC4, B_VEC4 operands are aligned and a vector is one load (a third of the time of four). What is read of
+// A: include/left.wgsl, include/left_window.wgsl.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
@@ -39,11 +40,12 @@ fn four(from_: u32, column: array<u32, 4>) -> vec4<f32> {
 
 const SHORT_SUM: u32 = 32u;
 
-// Results wait here for the epilogue, which loops over them: compiled for every result apart it would take longer to
-// build than all the rest, and seconds with GELU.
+// Results wait here for the epilogue, which loops over them: compiled for every result apart it would take
+// longer to build than all the rest, and seconds with GELU.
 var<workgroup> parked: array<vec4<f32>, 8u * ROWS>;
-// The short sum of the last k, and those before it. Indexed by constants alone once loops are unrolled: llvmpipe
-// reads and writes what is indexed by variables lane by lane, in private memory as in workgroup memory.
+// The short sum of the last k, and those before it. Indexed by constants alone once loops are unrolled:
+// llvmpipe reads and writes what is indexed by variables lane by lane, in private memory as in workgroup
+// memory.
 var<private> sums: array<vec4<f32>, ROWS>;
 var<private> totals: array<vec4<f32>, ROWS>;
 var<private> left: array<vec4<f32>, BLOCKS>;
@@ -74,8 +76,8 @@ fn gather_sums() {
     }
 }
 
-// One of the four steps of K. Called with constants, so that nothing is indexed dynamically: Mesa does not unroll a
-// loop around this, and sums would not stay in registers (19 instead of 30 GFLOP/s).
+// One of the four steps of K. Called with constants, so that nothing is indexed dynamically: Mesa does not
+// unroll a loop around this, and sums would not stay in registers (19 instead of 30 GFLOP/s).
 fn add_step(q: u32, right: vec4<f32>) {
     for (var i = 0u; i < BLOCKS; i++) {
 #ifdef A_ROWS_IN_VECTORS

@@ -1,6 +1,8 @@
-// The second stage of a product whose K was cut into parts: C[b] = epilogue(alpha · Σ_part partial[b·parts + part]),
-// summed in order, so that the result is the same bits in every run. partial is dense, [batches·parts, m, n], from a_offset.
-// C's strides, bindings and epilogues: include/matmul.wgsl. Grid: one invocation an element, folded. Workgroup: WG.
+// The second stage of a product whose K was cut into parts: C[b] = epilogue(alpha · Σ_part partial[b·parts +
+// part]), summed in order, so that the result is the same bits in every run. partial is dense,
+// [batches·parts, m, n], from a_offset.
+// C's strides, bindings and epilogues: include/matmul.wgsl. Grid: one invocation an element, folded.
+// Workgroup: WG.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"

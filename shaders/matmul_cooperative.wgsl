@@ -1,13 +1,15 @@
-// C = epilogue(alpha · A·B) for A and B of half precision on cooperative matrices (tensor cores): a subgroup of 32
-// multiplies small matrices of FRAGMENT×FRAGMENT as a whole and adds them up in single precision.
-// Shapes, strides, bindings and epilogues: include/matmul.wgsl. WIDE: A and B are read eight elements at a time, C four.
+// C = epilogue(alpha · A·B) for A and B of half precision on cooperative matrices (tensor cores): a subgroup
+// of 32 multiplies small matrices of FRAGMENT×FRAGMENT as a whole and adds them up in single precision.
+// Shapes, strides, bindings and epilogues: include/matmul.wgsl. WIDE: A and B are read eight elements at a
+// time, C four.
 // Grid: one workgroup a tile of BM×BN, batch and part of K, folded. Workgroup: 32·(BM / SIDE)·(BN / SIDE).
-// A subgroup makes SIDE×SIDE results, FRAGMENTS×FRAGMENTS small matrices, each a variable of its own, since arrays of them are
-// not allowed. Tiles of A and B, BK deep, are staged in two buffers: while one is multiplied the
-// next tile travels from memory through registers into the other, with one barrier a step. What lies beyond the edges is
-// staged as zero. A row of a staged tile has eight elements of padding, so that the rows of a small matrix lie in different
-// banks; rows start at multiples of 16 bytes. The tiles lie as A and B do in memory (rows of a tile run along K, or where
-// A_ALONG_M along M and unless B_ALONG_K along N), and a small matrix is loaded by rows or by columns.
+// A subgroup makes SIDE×SIDE results, FRAGMENTS×FRAGMENTS small matrices, each a variable of its own, since
+// arrays of them are not allowed. Tiles of A and B, BK deep, are staged in two buffers: while one is
+// multiplied the next tile travels from memory through registers into the other, with one barrier a step.
+// What lies beyond the edges is staged as zero. A row of a staged tile has eight elements of padding, so that
+// the rows of a small matrix lie in different banks; rows start at multiples of 16 bytes. The tiles lie as A
+// and B do in memory (rows of a tile run along K, or where A_ALONG_M along M and unless B_ALONG_K along N),
+// and a small matrix is loaded by rows or by columns.
 // In the end one small matrix of every subgroup at a time goes through workgroup memory into the epilogue.
 // The small matrices themselves: include/cooperative.wgsl; PLAIN has plain arithmetic in their place.
 #include "params.wgsl"
@@ -174,7 +176,8 @@ fn stage(buffer: u32, lane: u32) {
     }
 }
 
-// Takes the subgroup's parked sums, of the small matrix from this row and column of C on, through the epilogue.
+// Takes the subgroup's parked sums, of the small matrix from this row and column of C on, through the
+// epilogue.
 fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32) {
     workgroupBarrier();
     for (var i = lane; i < FRAGMENT * FRAGMENT / 4u; i += 32u) {

@@ -1,10 +1,12 @@
-// C = epilogue(alpha · A·B) by tiles of BM×BN, staged through workgroup memory BK deep; TM×TN results an invocation.
+// C = epilogue(alpha · A·B) by tiles of BM×BN, staged through workgroup memory BK deep; TM×TN results an
+// invocation.
 // Shapes, strides, bindings and epilogues: include/matmul.wgsl.
 // Grid: one workgroup a tile, batch and part of K, folded. Workgroup: (BM / TM)·(BN / TN).
-// An invocation's rows and columns come in runs of four that lie BM / (TM / 4) and BN / (TN / 4) apart, so that the
-// invocations of a subgroup read neighbouring vectors of workgroup memory. A is staged transposed, so that a run of
-// rows is one vector. A_ALONG_M and B_ALONG_K say which way neighbouring invocations walk through memory while
-// staging: the way in which neighbours lie side by side. One vector of padding a row spreads the writes over banks.
+// An invocation's rows and columns come in runs of four that lie BM / (TM / 4) and BN / (TN / 4) apart, so
+// that the invocations of a subgroup read neighbouring vectors of workgroup memory. A is staged transposed,
+// so that a run of rows is one vector. A_ALONG_M and B_ALONG_K say which way neighbouring invocations walk
+// through memory while staging: the way in which neighbours lie side by side. One vector of padding a row
+// spreads the writes over banks.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"

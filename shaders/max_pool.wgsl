@@ -1,6 +1,7 @@
 // The largest of 3×3 windows two pixels apart, padded by one, over maps whose rows are pixels.
 //   forward   y = the largest (=), tap = which of the nine it was, the first of equals
-//   backward  x (=, or += where `accumulate`) the sum of y over the windows in which the pixel was the largest;
+//   backward  x (=, or += where `accumulate`) the sum of y over the windows in which the pixel was the
+//             largest;
 //             here x is dx and y is dy
 // Grid: one invocation an element of what is written, folded. Workgroup: WG.
 #include "params.wgsl"

@@ -1,5 +1,6 @@
-// Images [n, channels, height, width] cut into patches: row (image, y, x) of the output holds channels·patch² values,
-// channels outermost. A permutation, into halves where HALF. Grid: one invocation an element of the output, folded. Writes (=).
+// Images [n, channels, height, width] cut into patches: row (image, y, x) of the output holds channels·patch²
+// values, channels outermost. A permutation, into halves where HALF. Grid: one invocation an element of the
+// output, folded. Writes (=).
 #include "params.wgsl"
 #include "act.wgsl"
 #include "grid.wgsl"

@@ -1,9 +1,11 @@
-// LayerNorm of four neighbouring rows side by side: y[i] = (z − mean)·rstd·γ + β where z is the rows index[4i .. 4i + 4] of x
-// one after the other, zeros for ABSENT ones. γ and β are four slices, `gamma_stride` and `beta_stride` apart.
+// LayerNorm of four neighbouring rows side by side: y[i] = (z − mean)·rstd·γ + β where z is the rows index[4i
+// .. 4i + 4] of x one after the other, zeros for ABSENT ones. γ and β are four slices, `gamma_stride` and
+// `beta_stride` apart.
 //   forward               y (=), stats [rows, 2] (=): mean, rstd
 //   backward_input        dx[index[4i + k]] (=, or += where `accumulate`); every row of x is named once
 //   backward_parameters   parts[part]: 4·cols sums of dy·ẑ, then 4·cols sums of dy, over the part's rows
-// Grid: forward and backward_input one workgroup a row, folded; backward_parameters (ceil(4·cols / WG), parts).
+// Grid: forward and backward_input one workgroup a row, folded; backward_parameters (ceil(4·cols / WG),
+// parts).
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "reduce.wgsl"

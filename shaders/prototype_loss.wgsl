@@ -1,7 +1,8 @@
 // The ends of a head's loss.
-//   total     out (=, or += where `accumulate`) Σ_i w[i]·losses[i, 0] + v[i]·losses[i, 1]; table: [rows, 4], w and v
-//             the bits of its last two columns. Grid: one workgroup, in a fixed order.
-//   scale_by  out (=, or += where `accumulate`) factor·a, factor one element. Grid: one invocation an element, folded.
+//   total     out (=, or += where `accumulate`) Σ_i w[i]·losses[i, 0] + v[i]·losses[i, 1]; table: [rows, 4],
+//             w and v the bits of its last two columns. Grid: one workgroup, in a fixed order.
+//   scale_by  out (=, or += where `accumulate`) factor·a, factor one element. Grid: one invocation an
+//             element, folded.
 #include "params.wgsl"
 #include "grid.wgsl"
 

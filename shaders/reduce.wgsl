@@ -1,5 +1,6 @@
 // out[part, c] = scale · Σ x[r, c] over the part's rows, plus what was there where `accumulate`.
-// x is of half precision where HALF. Grid: (ceil(units of a row / WG), parts, 1); one invocation a unit (units.wgsl) and part. Neighbours read neighbours.
+// x is of half precision where HALF. Grid: (ceil(units of a row / WG), parts, 1); one invocation a unit
+// (units.wgsl) and part. Neighbours read neighbours.
 #include "params.wgsl"
 #include "units.wgsl"
 

@@ -3,9 +3,10 @@
 //   backward       db[i] (=, or += where `accumulate`) s[i]·γ⊙dz[rows[i]]; with GAMMA, which needs KEEP, also
 //                  parts[team] = Σ s[i]·b[i]⊙dz[rows[i]] over the team's rows (=)
 //   backward_gamma the same parts by column, for rows that are not kept; parts[k] of the k-th block of rows
-// The parts are summed by reduce.wgsl. `rows` counts trunk rows in forward and branch rows elsewhere. With SUBSET the
-// maps and factors are bound. Grid: forward and backward a team for `strip` rows, folded (rows.wgsl); backward_gamma
-// (ceil(cols / WG), parts, 1). x, b, z and their gradients are of half precision where HALF, all else is single.
+// The parts are summed by reduce.wgsl. `rows` counts trunk rows in forward and branch rows elsewhere. With
+// SUBSET the maps and factors are bound. Grid: forward and backward a team for `strip` rows, folded
+// (rows.wgsl); backward_gamma (ceil(cols / WG), parts, 1). x, b, z and their gradients are of half precision
+// where HALF, all else is single.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "rows.wgsl"

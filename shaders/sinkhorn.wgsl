@@ -1,11 +1,15 @@
-// Sinkhorn-Knopp and centring in the logarithmic domain: p[i, j] = exp(l[i, j]/τ + a[i] + b[j]) is never stored.
+// Sinkhorn-Knopp and centring in the logarithmic domain: p[i, j] = exp(l[i, j]/τ + a[i] + b[j]) is never
+// stored.
 //   columns  parts[s, 0, j], parts[s, 1, j] = m, Σ exp(l/τ + a − m) over a strip of rows, m their maximum (=)
-//   merge    b[j] = LSE over the strips of column 0 − that of column j (=); the common factor is the row pass'
+//   merge    b[j] = LSE over the strips of column 0 − that of column j (=); the common factor is the row
+//            pass'
 //   rows     a[i] = −LSE_j(l/τ + b) as two f32: −maximum and −log of the sum relative to it (=)
 //   entropy  parts[i] = −Σ_j p log p (=), for reports
-// l: rows of `cols` elements, x_stride apart; a: [R, 2]; parts: [strips, 2, cols]. 1/τ = inverse + inverse_low.
+// l: rows of `cols` elements, x_stride apart; a: [R, 2]; parts: [strips, 2, cols]. 1/τ = inverse +
+// inverse_low.
 // Sums run with a maximum that grows as elements are read, so the logits may have any size and are read once.
-// Grid: columns (ceil(units of a row / WG), strips of this chunk, 1), one invocation a unit of columns (units.wgsl);
+// Grid: columns (ceil(units of a row / WG), strips of this chunk, 1), one invocation a unit of columns
+// (units.wgsl);
 // merge (ceil(cols / WG), 1, 1); rows and entropy a team a row, folded (rows.wgsl).
 #include "params.wgsl"
 #include "grid.wgsl"

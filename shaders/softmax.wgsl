@@ -1,8 +1,9 @@
 // Softmax over rows of `cols` elements, y = softmax(scale·x).
-//   forward    y (=); rows that are not kept are read once for maximum and sum together (Milakov & Gimelshein 2018),
-//              once to write y
+//   forward    y (=); rows that are not kept are read once for maximum and sum together (Milakov & Gimelshein
+//              2018), once to write y
 //   backward   dx (=, or += where `accumulate`) scale·y∘(dy − Σ dy·y)
-// Bindings: forward y, x; backward dx, y, dy. Rows may lie apart. Grid: a team for `strip` rows, folded (rows.wgsl).
+// Bindings: forward y, x; backward dx, y, dy. Rows may lie apart. Grid: a team for `strip` rows, folded
+// (rows.wgsl).
 // Saved: y.
 #include "params.wgsl"
 #include "grid.wgsl"

@@ -1,9 +1,10 @@
-// Packed tokens of `crops` crops of one size: row (crop, 0) is cls + its position, row (crop, 1 + t) is patch t (or the
-// mask token) + position t. The output starts at out_offset and is dense.
+// Packed tokens of `crops` crops of one size: row (crop, 0) is cls + its position, row (crop, 1 + t) is patch
+// t (or the mask token) + position t. The output starts at out_offset and is dense.
 //   forward           out (=)
-//   backward_patches  dpatch[crop, t] (=, or += where `accumulate`) dy of an unmasked patch, 0 for a masked one
-//   backward_shared   sums (=): row t the sum over crops of dy[crop, t]; then, with MASKED, for t ≥ 1 at row patches + t
-//                     the sum over the crops where patch t is masked
+//   backward_patches  dpatch[crop, t] (=, or += where `accumulate`) dy of an unmasked patch, 0 for a masked
+//                     one
+//   backward_shared   sums (=): row t the sum over crops of dy[crop, t]; then, with MASKED, for t ≥ 1 at row
+//                     patches + t the sum over the crops where patch t is masked
 // Patches and tokens are of half precision where HALF; what is shared by all crops is single.
 // Grid: one invocation an element of the output, folded.
 #include "params.wgsl"

@@ -1,8 +1,11 @@
 // The `take` largest of what every row has kept and of its new scores, in order of their indices.
-//   candidates of a row: keys[row] with index[row] (`kept` of them), then x[row] (`cols`), indexed from `first` on
+//   candidates of a row: keys[row] with index[row] (`kept` of them), then x[row] (`cols`), indexed from
+//     `first` on
 //   out_keys, out_index (=): the `take` largest keys and their indices; of equal keys the first candidates
-// A key is a score's bits, brought into the order of unsigned numbers; both zeros have one key, NaN has that of −∞.
-// The smallest key that is taken is found by halving the range it may lie in, each time counting what lies above.
+// A key is a score's bits, brought into the order of unsigned numbers; both zeros have one key, NaN has that
+// of −∞.
+// The smallest key that is taken is found by halving the range it may lie in, each time counting what lies
+// above.
 // keys, index: dense [rows, kept]; out_keys, out_index: dense [rows, take]; x: the bits of f32 [rows, cols].
 // Grid: one workgroup a row, folded. Workgroup: WG, a power of two.
 #include "params.wgsl"
@@ -72,8 +75,8 @@ fn workgroup_scan(value: vec2<u32>, lane: u32) -> vec2<u32> {
     return total;
 }
 
-// What to take: keys above the first number, and so many equal to it as the second says. `low`: a key that is not
-// above the smallest one taken.
+// What to take: keys above the first number, and so many equal to it as the second says. `low`: a key that is
+// not above the smallest one taken.
 fn limit_of(row: u32, total: u32, low: u32, lane: u32) -> vec2<u32> {
     var least = low;
     var most = HIGHEST;

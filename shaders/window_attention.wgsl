@@ -1,24 +1,28 @@
-// Self-attention inside the windows of maps, one head at a time, with a relative position bias and the shift's mask.
+// Self-attention inside the windows of maps, one head at a time, with a relative position bias and the
+// shift's mask.
 //   forward       o = softmax(s)·v with s = scale·q·kᵀ + bias + mask; saved: log Σ exp(s)
-//   backward_q    delta = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k; and what other kernels sum:
+//   backward_q    delta = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k; and what other kernels
+//                 sum:
 //                 sums[part, head, query, key] = Σ ds over the part's windows, and for every query Σ ds and Σ exp(s − lse)
 //                 over the padded keys
 //   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
-//   backward      both at once, where an invocation adds up faster than it reads: owned keys, and what queries get is summed
-//                 over the subgroup; its sums are [part, head, key, query]
+//   backward      both at once, where an invocation adds up faster than it reads: owned keys, and what
+//                 queries get is summed over the subgroup; its sums are [part, head, key, query]
 // dqkv is written (=) but for its last row where that stands for padded tokens.
 //
-// qkv [rows, 3·width], or [rows + 1, 3·width] with the row of all padded tokens last; out and do [rows, width]; rows may
-// lie apart and are in the order of the maps. index [windows, LENGTH] says for every token of a window which row it is
-// (`rows` for padding), and in its four highest bits its region: regions do not see each other. saved [4, heads, rows]:
-// lse, delta, Σ ds and Σ exp(s − lse) over padded keys. bias [2, heads, LENGTH, PITCH]: that of pairs of an owned and a
-// streaming token, for owned queries and then for owned keys, from spread_bias of window_gradients.wgsl. As in sums, rows
-// are padded to a multiple of four: bias with NEG_INF, so that tokens past the window's end weigh nothing.
+// qkv [rows, 3·width], or [rows + 1, 3·width] with the row of all padded tokens last; out and do [rows,
+// width]; rows may lie apart and are in the order of the maps. index [windows, LENGTH] says for every token
+// of a window which row it is (`rows` for padding), and in its four highest bits its region: regions do not
+// see each other. saved [4, heads, rows]:
+// lse, delta, Σ ds and Σ exp(s − lse) over padded keys. bias [2, heads, LENGTH, PITCH]: that of pairs of an
+// owned and a streaming token, for owned queries and then for owned keys, from spread_bias of
+// window_gradients.wgsl. As in sums, rows are padded to a multiple of four: bias with NEG_INF, so that tokens
+// past the window's end weigh nothing.
 //
-// Rows are owned and streamed as in attention.wgsl, four tokens at a time: a workgroup of WG invocations takes WG·OWN
-// tokens of a window and head. Grid, folded: (window, head, block of tokens); in backward_q (part, head, block) and in backward
-// (part, head), a part being `per_part` windows that one workgroup handles in turn, so that their ds can be added up in one
-// place.
+// Rows are owned and streamed as in attention.wgsl, four tokens at a time: a workgroup of WG invocations
+// takes WG·OWN tokens of a window and head. Grid, folded: (window, head, block of tokens); in backward_q
+// (part, head, block) and in backward (part, head), a part being `per_part` windows that one workgroup
+// handles in turn, so that their ds can be added up in one place.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
@@ -84,8 +88,8 @@ fn row_of(e: u32) -> u32 { return e & 0x0fffffffu; }
 fn real_row(e: u32) -> u32 { return min(row_of(e), p.rows - 1u); }
 fn saved_at(kind: u32, head: u32, row: u32) -> u32 { return p.saved_offset + (kind * p.heads + head) * p.rows + row; }
 
-// What is added to the products of owned and streaming rows: bias, of owned queries or keys, and the shift's mask between
-// these tokens' entries.
+// What is added to the products of owned and streaming rows: bias, of owned queries or keys, and the shift's
+// mask between these tokens' entries.
 fn add_bias(products: Pairs, side: u32, at: Place, lane: u32, first: u32, own: array<u32, OWN>, entries: array<u32, STEP>) -> Pairs {
     var scores = products;
     var mine = own;
@@ -100,8 +104,8 @@ fn add_bias(products: Pairs, side: u32, at: Place, lane: u32, first: u32, own: a
     return scores;
 }
 
-// The owned tokens. Invocation `lane` owns tokens start + lane + o·WG, o < OWN; those past the window's end repeat its last
-// token and are not written.
+// The owned tokens. Invocation `lane` owns tokens start + lane + o·WG, o < OWN; those past the window's end
+// repeat its last token and are not written.
 fn token(at: Place, lane: u32, o: u32) -> u32 { return min(at.start + o * WG + lane, LENGTH - 1u); }
 
 fn own_entries(at: Place, window: u32, lane: u32) -> array<u32, OWN> {
@@ -117,7 +121,8 @@ fn own_qkv(base: u32, entries: array<u32, OWN>, factor: f32) -> Rows {
     return rows;
 }
 
-// Writes (=) the owned rows times their factors to the output, whose rows are `stride` apart; padded ones nowhere.
+// Writes (=) the owned rows times their factors to the output, whose rows are `stride` apart; padded ones
+// nowhere.
 fn store(rows: Rows, factors: Each, base: u32, stride: u32, at: Place, entries: array<u32, OWN>, lane: u32) {
     var from_ = rows;
     var factor = factors;
@@ -144,7 +149,8 @@ fn store_keys(dk: Rows, dv: Rows, at: Place, entries: array<u32, OWN>, lane: u32
 #endif
 
 #ifndef BROADCAST
-// Fills both tiles with the tokens of a window from `first` on: `x` and `y` are where row 0 of each part starts.
+// Fills both tiles with the tokens of a window from `first` on: `x` and `y` are where row 0 of each part
+// starts.
 fn fill_tiles(x: u32, y: u32, window: u32, first: u32, lane: u32) {
     workgroupBarrier();
     for (var i = lane; i < min(TILE, LENGTH - first) * CHUNKS; i += WG) {
@@ -203,8 +209,8 @@ fn read_entries(window: u32, first: u32) -> array<u32, STEP> {
 #endif
 
 #ifdef SUMS_DS
-// Writes (=, or += where `more`) ds of the owned tokens, of which `own` is the first, and the four streaming ones from
-// `other` on to the part's sums.
+// Writes (=, or += where `more`) ds of the owned tokens, of which `own` is the first, and the four streaming
+// ones from `other` on to the part's sums.
 fn sum_slopes(ds: Pairs, sums_at: u32, own: u32, other: u32, more: bool) {
     var slopes = ds;
     for (var o = 0u; o < OWN; o++) {

@@ -1,11 +1,14 @@
-// What window attention needs before it and leaves to be summed, for windows of `window`² tokens. Rows of pairs are padded to
-// a multiple of four.
-//   spread_bias   pairs[side, head, own, other] the bias of a query and a key: own is the query on side 0, the key on side 1.
+// What window attention needs before it and leaves to be summed, for windows of `window`² tokens. Rows of
+// pairs are padded to a multiple of four.
+//   spread_bias   pairs[side, head, own, other] the bias of a query and a key: own is the query on side 0,
+//                 the key on side 1.
 //                 Padding is NEG_INF. Grid: one invocation an element of pairs, folded.
-//   fold_bias     dbias[r, head] (=, or += where `accumulate`) the sum of ds [heads, queries, keys], or [heads, keys, queries]
-//                 where `key_first`, over the pairs of a query and a key whose distance is r. Grid: one invocation an element of dbias, folded.
-//   sum_padding   parts[part, c] = Σ over the part's rows of w[row]·x[row, c]: the first `cols` columns with x = q and w the
-//                 saved Σ ds over padded keys, times `scale`; then as many with x = do and w = Σ exp(s − lse).
+//   fold_bias     dbias[r, head] (=, or += where `accumulate`) the sum of ds [heads, queries, keys], or
+//                 [heads, keys, queries] where `key_first`, over the pairs of a query and a key whose
+//                 distance is r. Grid: one invocation an element of dbias, folded.
+//   sum_padding   parts[part, c] = Σ over the part's rows of w[row]·x[row, c]: the first `cols` columns with
+//                 x = q and w the saved Σ ds over padded keys, times `scale`; then as many with x = do and w
+//                 = Σ exp(s − lse).
 //                 Grid: (ceil(2·cols / WG), parts).
 #include "params.wgsl"
 #include "grid.wgsl"

@@ -1,5 +1,5 @@
-//! The one error type of the library. Every variant names the thing at fault and what would fix it, because its
-//! text is all that a user of the program sees.
+//! The one error type of the library. Every variant names the thing at fault and what would fix it, because
+//! its text is all that a user of the program sees.
 
 use std::path::{Path, PathBuf};
 

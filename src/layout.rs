@@ -4,7 +4,8 @@ use std::ops::Range;
 
 use crate::error::{Error, Result};
 
-/// How a view's elements lie in memory: element `(i, j, ..)` is at `offset + i·strides[0] + j·strides[1] + ..`.
+/// How a view's elements lie in memory: element `(i, j, ..)` is at `offset + i·strides[0] + j·strides[1] +
+/// ..`.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Layout {
     /// Position of the first element.
@@ -89,8 +90,8 @@ impl Layout {
         out
     }
 
-    /// Another shape over the same elements, where the strides allow it: each old dimension is split or runs of
-    /// old dimensions that lie densely are merged.
+    /// Another shape over the same elements, where the strides allow it: each old dimension is split or runs
+    /// of old dimensions that lie densely are merged.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         let failed =
             || Error::shape("reshape", format!("{:?} (strides {:?}) as {shape:?}", self.shape, self.strides));

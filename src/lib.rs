@@ -1,5 +1,5 @@
-//! An autodiff tensor engine on wgpu and the CPU, a trainer for whatever is made of it, and POA: pre-training of a whole
-//! family of vision backbones in one run. `ARCHITECTURE.md` says how the pieces fit together.
+//! An autodiff tensor engine on wgpu and the CPU, a trainer for whatever is made of it, and POA: pre-training
+//! of a whole family of vision backbones in one run. `ARCHITECTURE.md` says how the pieces fit together.
 //!
 //! | feature | modules |
 //! |---|---|
@@ -9,9 +9,9 @@
 //! | `poa` | [`models`], [`eval`], [`mod@poa`], [`weights`], [`recipes`], [`verify`], [`mod@bench`] |
 //! | `cli` (default) | [`cli`], and a bar on terminals: `progress` |
 //!
-//! The engine by itself: tensors on a device, operations under a tape, gradients in the parameters' buffers, and a step of
-//! AdamW. [`train::task::Task`] makes more of such a model: a run with checkpoints, exact resume and logs
-//! (`examples/mlp.rs`).
+//! The engine by itself: tensors on a device, operations under a tape, gradients in the parameters' buffers,
+//! and a step of AdamW. [`train::task::Task`] makes more of such a model: a run with checkpoints, exact
+//! resume and logs (`examples/mlp.rs`).
 //!
 //! ```
 //! use poa_gpu::autograd::{Tape, Var};

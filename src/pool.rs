@@ -1,5 +1,5 @@
-//! Reuse of device memory: freed buffers wait, by size class, for the next request of about that size. After the
-//! first steps nothing is allocated any more.
+//! Reuse of device memory: freed buffers wait, by size class, for the next request of about that size. After
+//! the first steps nothing is allocated any more.
 
 use std::collections::BTreeMap;
 
@@ -16,8 +16,8 @@ impl<B> Default for Pool<B> {
     }
 }
 
-/// Rounds a size in bytes up to one of four classes per power of two (at least 256), so that at most a fifth is
-/// wasted and buffers of nearby sizes serve each other.
+/// Rounds a size in bytes up to one of four classes per power of two (at least 256), so that at most a fifth
+/// is wasted and buffers of nearby sizes serve each other.
 pub(crate) fn size_class(bytes: usize) -> usize {
     let bytes = bytes.max(256);
     let step = (1usize << (usize::BITS - 1 - bytes.leading_zeros())) / 4;

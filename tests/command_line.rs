@@ -166,8 +166,8 @@ fn damaged_records_are_refused() {
     assert!(text(&out.stdout).contains("FAIL"), "{}", text(&out.stdout));
 }
 
-/// A few steps are recorded on both devices: their phases, operations and gradients, on a GPU its kernels with times; and
-/// the table tells them with rates.
+/// A few steps are recorded on both devices: their phases, operations and gradients, on a GPU its kernels
+/// with times; and the table tells them with rates.
 #[test]
 fn a_profile_says_where_the_time_goes() {
     let folder = Folder::new("profile");

@@ -1,5 +1,5 @@
-//! Training in mixed precision: the numbers stay near those of single precision, overflow skips a step and moves the loss
-//! scale, a resumed run continues bit for bit, and what has no half precision says so.
+//! Training in mixed precision: the numbers stay near those of single precision, overflow skips a step and
+//! moves the loss scale, a resumed run continues bit for bit, and what has no half precision says so.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;

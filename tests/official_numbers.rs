@@ -7,7 +7,8 @@ use poa_gpu::ops;
 use poa_gpu::tensor::Device;
 use poa_gpu::verify::{Fixture, replay};
 
-/// Replays a record and expects so many comparisons of losses, norms, gradients, student and teacher values, and features.
+/// Replays a record and expects so many comparisons of losses, norms, gradients, student and teacher values,
+/// and features.
 fn check(record: &Fixture, device: &Device, compared: usize) {
     let done = replay(record, device).unwrap();
     let qkv = done.checks.iter().filter(|c| c.kind.contains("qkv")).count();

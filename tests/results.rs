@@ -1,4 +1,5 @@
-//! From a run to networks in use, on the command line: evaluation, extraction, features, pictures, initial weights.
+//! From a run to networks in use, on the command line: evaluation, extraction, features, pictures, initial
+//! weights.
 
 #[path = "support/program.rs"]
 mod support;
@@ -262,7 +263,8 @@ fn every_command_has_help_with_examples_and_shells_can_complete_it() {
     assert!(version.contains(env!("CARGO_PKG_VERSION")), "{version}");
 }
 
-/// A learning rate that blows everything up: steps are skipped, and after so many the run ends with its last good state.
+/// A learning rate that blows everything up: steps are skipped, and after so many the run ends with its last
+/// good state.
 #[test]
 fn a_run_whose_numbers_are_not_finite_halts() {
     let dir = scratch("halt").display().to_string();

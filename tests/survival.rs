@@ -1,4 +1,5 @@
-//! A run that is killed, runs out of disk, or finds its checkpoints damaged goes on as if nothing had happened.
+//! A run that is killed, runs out of disk, or finds its checkpoints damaged goes on as if nothing had
+//! happened.
 #![cfg(unix)]
 
 #[path = "support/program.rs"]
@@ -74,8 +75,8 @@ fn newest(out: &Path) -> usize {
     checkpoints_in(out.join("checkpoints")).unwrap().last().map_or(0, |(step, _)| *step)
 }
 
-/// Killed with SIGKILL at 50 random moments, from the start of the process to the writing of checkpoints; afterwards the
-/// run has computed what an undisturbed one does.
+/// Killed with SIGKILL at 50 random moments, from the start of the process to the writing of checkpoints;
+/// afterwards the run has computed what an undisturbed one does.
 #[test]
 fn fifty_kills_lose_nothing_but_the_steps_since_the_last_checkpoint() {
     let folder = Folder::new("kills");
@@ -150,7 +151,8 @@ fn damaged_checkpoints_are_passed_over() {
     assert!(result(&undisturbed) == result(&out));
 }
 
-/// Files may not grow beyond 64 KiB, as on a full disk: no checkpoint fits, nor the later metrics; training goes on.
+/// Files may not grow beyond 64 KiB, as on a full disk: no checkpoint fits, nor the later metrics; training
+/// goes on.
 #[test]
 fn without_room_for_checkpoints_training_goes_on_and_old_ones_stay() {
     let folder = Folder::new("quota");
@@ -250,8 +252,9 @@ fn two_processes_do_not_share_a_run() {
     assert!(said.contains("another process") && said.contains(&out.display().to_string()), "{said}");
 }
 
-/// A run that an earlier version of the program began goes on as it did there. The record has the checkpoint of step 4, in
-/// `centering` mode and with stochastic depth, and the metrics of all 8 steps on the CPU device.
+/// A run that an earlier version of the program began goes on as it did there. The record has the checkpoint
+/// of step 4, in `centering` mode and with stochastic depth, and the metrics of all 8 steps on the CPU
+/// device.
 #[test]
 fn a_run_of_an_earlier_version_goes_on() {
     let record = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/checkpoint");

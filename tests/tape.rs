@@ -8,7 +8,8 @@ fn vector(values: &[f32]) -> Tensor {
     Tensor::from_slice(&Device::cpu(), &[values.len()], values).unwrap()
 }
 
-/// An operation on three inputs whose output is ten, whose cotangent is one, and whose gradients `backward` settles.
+/// An operation on three inputs whose output is ten, whose cotangent is one, and whose gradients `backward`
+/// settles.
 fn propagate(
     tape: Tape,
     inputs: [Option<&Var>; 3],

@@ -1,5 +1,5 @@
-//! Whole training steps: both devices agree, runs repeat bit for bit, non-finite numbers are skipped, checkpoints hold
-//! everything.
+//! Whole training steps: both devices agree, runs repeat bit for bit, non-finite numbers are skipped,
+//! checkpoints hold everything.
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -275,8 +275,8 @@ fn in_pieces(
     (metrics, files)
 }
 
-/// 10 steps + resume + 10 are 20: every parameter, moment and metric, and so every sample; also where the steps between
-/// a checkpoint and the end of the process are done again.
+/// 10 steps + resume + 10 are 20: every parameter, moment and metric, and so every sample; also where the
+/// steps between a checkpoint and the end of the process are done again.
 #[test]
 fn a_resumed_run_continues_bit_for_bit() {
     for (choice, accumulation) in [(DeviceChoice::Cpu, 1), (DeviceChoice::Gpu, 1), (DeviceChoice::Cpu, 3)] {

@@ -288,8 +288,8 @@ fn costs_equal_known_counts() {
     assert_eq!(tiny.cost(network(16, 1)).flops, 2 * macs);
 }
 
-/// Parameters of timm's `SwinTransformer` of 128x18 with heads of 16, and of docs/plain_swin.py's 96x6 (without mask token);
-/// operations by PyTorch's `FlopCounterMode` over the latter's two.
+/// Parameters of timm's `SwinTransformer` of 128x18 with heads of 16, and of docs/plain_swin.py's 96x6
+/// (without mask token); operations by PyTorch's `FlopCounterMode` over the latter's two.
 #[test]
 fn costs_of_swins_equal_known_counts() {
     let swin = Config::recipe("swin_ee1200").unwrap().backbone().unwrap();

@@ -76,8 +76,8 @@ fn three_steps_with_clipping_decay_and_moving_average() {
     let specs: Vec<_> =
         NAMES.iter().map(|(n, len)| ParameterSpec::new(*n, &[*len], Init::Constant(0.0))).collect();
     for device in [Device::cpu(), ops::open(&DeviceChoice::Gpu).unwrap()] {
-        // all in one buffer, and in as many as the smallest limit makes; in single and in mixed precision; with and
-        // without a teacher
+        // all in one buffer, and in as many as the smallest limit makes; in single and in mixed precision;
+        // with and without a teacher
         let split = 4 * NORM_BLOCK;
         for (limit, mixed, averages) in [
             (usize::MAX, false, true),

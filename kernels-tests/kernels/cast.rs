@@ -1,4 +1,5 @@
-//! Conversion between single and half precision, and its gradient; uploads and read-backs of halves at any offset.
+//! Conversion between single and half precision, and its gradient; uploads and read-backs of halves at any
+//! offset.
 
 use half::f16;
 use poa_gpu::autograd::{Tape, Var};

@@ -1,4 +1,5 @@
-//! Embedded patches cut to a width, with masked ones replaced: several groups of maps, masks coarser than the maps.
+//! Embedded patches cut to a width, with masked ones replaced: several groups of maps, masks coarser than the
+//! maps.
 
 use poa_gpu::ops::mask_rows::{MaskedMaps, mask_rows};
 use poa_gpu::tensor::Tensor;

@@ -1,4 +1,5 @@
-//! Patch merging: neighbours normed side by side, odd maps, sliced parameters, and the reduction that follows.
+//! Patch merging: neighbours normed side by side, odd maps, sliced parameters, and the reduction that
+//! follows.
 
 use poa_gpu::ops::patch_merge::{Neighbours, merge_norm, reduction};
 use poa_gpu::ops::window_attention::MapGroup;

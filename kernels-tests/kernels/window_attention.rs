@@ -1,4 +1,5 @@
-//! Attention inside windows: padded, shifted and ragged maps of several sizes, sliced bias tables, and every plan.
+//! Attention inside windows: padded, shifted and ragged maps of several sizes, sliced bias tables, and every
+//! plan.
 
 use poa_gpu::Result;
 use poa_gpu::autograd::{Tape, Var};

@@ -1,7 +1,7 @@
-// What the attention kernels share: rows in chunks of eight elements, those that an invocation owns, those that stream past
-// STEP at a time, and what is computed of the two. The including shader binds `qkv` and, for FORWARD `out`, otherwise `dout` and `dqkv`,
-// of half precision where HALF, as arrays of `Cell`: vectors where VEC4, which needs aligned rows and heads of a multiple
-// of eight.
+// What the attention kernels share: rows in chunks of eight elements, those that an invocation owns, those
+// that stream past STEP at a time, and what is computed of the two. The including shader binds `qkv` and, for
+// FORWARD `out`, otherwise `dout` and `dqkv`, of half precision where HALF, as arrays of `Cell`: vectors
+// where VEC4, which needs aligned rows and heads of a multiple of eight.
 #include "act.wgsl"
 
 #ifdef VEC4
@@ -63,10 +63,11 @@ fn dout8(at: u32, c: u32) -> Eight {
 }
 #endif
 
-// The streaming side. Each row has two parts: `x` is q or k, `y` is v, or do where Y_IS_DO. Loops over the STEP rows that are
-// handled together are unrolled, so that their numbers stay in registers, and the sums are read and written once for all of
-// them.
-// A number for each of the STEP rows: which of its sequence or of the matrix it is, or where it begins in memory.
+// The streaming side. Each row has two parts: `x` is q or k, `y` is v, or do where Y_IS_DO. Loops over the
+// STEP rows that are handled together are unrolled, so that their numbers stay in registers, and the sums are
+// read and written once for all of them.
+// A number for each of the STEP rows: which of its sequence or of the matrix it is, or where it begins in
+// memory.
 alias Places = array<u32, STEP>;
 
 // Where these rows of a part begin that starts at `base`.
@@ -78,7 +79,8 @@ fn places(rows: Places, base: u32, stride: u32) -> Places {
 
 #ifdef BROADCAST
 #ifdef PACKED
-// Of two rows of at most sixteen elements, the vector that this invocation holds for its subgroup: one load for both.
+// Of two rows of at most sixteen elements, the vector that this invocation holds for its subgroup: one load
+// for both.
 alias Stream = vec4<f32>;
 alias Streams = array<Stream, STEP / 2u>;
 
@@ -147,8 +149,8 @@ alias Streams = array<Stream, STEP>;
 #endif
 
 #ifdef VEC4
-// Eight elements of a row, half of them each of two invocations: of `from_` and the next. Called with constants once loops
-// are unrolled.
+// Eight elements of a row, half of them each of two invocations: of `from_` and the next. Called with
+// constants once loops are unrolled.
 fn eight_of(v: vec4<f32>, from_: u32) -> Eight {
     return Eight(
         vec4(subgroupShuffle(v.x, from_), subgroupShuffle(v.y, from_), subgroupShuffle(v.z, from_), subgroupShuffle(v.w, from_)),
@@ -289,8 +291,8 @@ fn dots(own: ptr<function, Rows>, x: ptr<function, Streams>, j: u32) -> Each {
 }
 
 #ifdef FORWARD
-// The running softmax takes these scores: they become exp(score − most), where `most` may have grown. Gives what the sums
-// so far shrink by.
+// The running softmax takes these scores: they become exp(score − most), where `most` may have grown. Gives
+// what the sums so far shrink by.
 fn take_scores(scores: ptr<function, Pairs>, most: ptr<function, Each>, total: ptr<function, Each>) -> Each {
     var shrink: Each;
     for (var o = 0u; o < OWN; o++) {

@@ -1,10 +1,12 @@
-// Small matrices of FRAGMENT×FRAGMENT: of A and of B in half precision, which are read from `staged`, and of sums in single,
-// which are written to `parked`: two arrays of vectors of four that the including shader has in workgroup memory. Places and
-// strides count in vectors. A matrix lies by rows (an element's right neighbour is next to it) or by columns.
-// PLAIN does the same with plain arithmetic, the sums of a small matrix spread over the 32 invocations that stand for a
-// subgroup: slow, and a test of everything around it on adapters without cooperative matrices.
+// Small matrices of FRAGMENT×FRAGMENT: of A and of B in half precision, which are read from `staged`, and of
+// sums in single, which are written to `parked`: two arrays of vectors of four that the including shader has
+// in workgroup memory. Places and strides count in vectors. A matrix lies by rows (an element's right
+// neighbour is next to it) or by columns.
+// PLAIN does the same with plain arithmetic, the sums of a small matrix spread over the 32 invocations that
+// stand for a subgroup: slow, and a test of everything around it on adapters without cooperative matrices.
 #ifdef PLAIN
-// Where a small matrix lies among the staged elements, and how far neighbours in a column and in a row are apart.
+// Where a small matrix lies among the staged elements, and how far neighbours in a column and in a row are
+// apart.
 struct Left { at: u32, down: u32, across: u32 }
 struct Right { at: u32, down: u32, across: u32 }
 alias Sum = array<f32, FRAGMENT * FRAGMENT / 32u>;

@@ -1,5 +1,6 @@
-// What a lane of matmul_broadcast.wgsl reads of A, a matrix in memory: for four steps of K and every eight rows a vector
-// into `left` (its row and four k, or where A_VEC4 and A_ALONG_M its k and four rows), for a single step one element.
+// What a lane of matmul_broadcast.wgsl reads of A, a matrix in memory: for four steps of K and every eight
+// rows a vector into `left` (its row and four k, or where A_VEC4 and A_ALONG_M its k and four rows), for a
+// single step one element.
 
 var<private> row_at: array<u32, BLOCKS>;
 #ifdef A_VEC4

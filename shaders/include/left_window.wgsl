@@ -1,8 +1,9 @@
-// As left.wgsl, where A is windows over pixels (window.wgsl). What lies outside is read from A's first pixel and dropped.
+// As left.wgsl, where A is windows over pixels (window.wgsl). What lies outside is read from A's first pixel
+// and dropped.
 
 #ifdef A_ALONG_M
-// Rows are channels; K runs over the windows, a step of four at a time. A lane follows the window it reads: where A_VEC4
-// the (lane mod 4)th of the four, else the first, from which it goes on to the others.
+// Rows are channels; K runs over the windows, a step of four at a time. A lane follows the window it reads:
+// where A_VEC4 the (lane mod 4)th of the four, else the first, from which it goes on to the others.
 var<private> channel: array<u32, BLOCKS>;
 var<private> quad: array<u32, BLOCKS>;
 var<private> cursor: Spot;

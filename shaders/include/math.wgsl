@@ -1,5 +1,5 @@
-// Elementary functions with the accuracy of the CPU reference (a few units in the last place). The built-ins may be
-// far less accurate: WGSL allows exp an error of 3 + 2|x| units.
+// Elementary functions with the accuracy of the CPU reference (a few units in the last place). The built-ins
+// may be far less accurate: WGSL allows exp an error of 3 + 2|x| units.
 
 const NEG_INF: f32 = -3.4028235e38;
 
@@ -41,8 +41,8 @@ fn log_accurate(x: f32) -> f32 {
     return fma(e, 0.693359375, m + q);
 }
 
-// Φ(x), the normal distribution function, to one unit in the last place of 1, and in the lower tail to 1e-4 of its own
-// value as far as −5: ½ + a polynomial near zero, e^(a polynomial) in the tails.
+// Φ(x), the normal distribution function, to one unit in the last place of 1, and in the lower tail to 1e-4
+// of its own value as far as −5: ½ + a polynomial near zero, e^(a polynomial) in the tails.
 fn normal_cdf(x: f32) -> f32 {
     let y = x * 0.70710678;
     let t = abs(y);

@@ -1,16 +1,17 @@
 // What all matrix products share: parameters, operands, the workgroup's place in the grid, and the epilogue.
 //   C = epilogue(alpha · A·B), A [m, k·k_groups], B [k·k_groups, n], C [m, n], for each of `batches`
-// Element (i, q) of A is at a_offset + batch·a_batch + at(i, m_group, a_m, a_m_far) + g·a_k_far + q·a_k, where g counts
-// groups of k and q runs inside one; B and C likewise. An axis without groups is one group.
-// K may be cut into `parts` of `k_part` (of one group): then C is a scratch of partial sums [batches·parts, m, n], which
-// `combine` of matmul_combine.wgsl sums in order.
+// Element (i, q) of A is at a_offset + batch·a_batch + at(i, m_group, a_m, a_m_far) + g·a_k_far + q·a_k,
+// where g counts groups of k and q runs inside one; B and C likewise. An axis without groups is one group.
+// K may be cut into `parts` of `k_part` (of one group): then C is a scratch of partial sums [batches·parts,
+// m, n], which `combine` of matmul_combine.wgsl sums in order.
 // Where A_VEC4 or B_VEC4 the operand is aligned for vectors of four and bound as such.
-// Where WINDOW the rows of A (its columns, where A_ALONG_M) are windows over the pixels of images, as convolutions have
-// them; then the parameters are others and the places are worked out in window.wgsl. C's rows are then pixels too
-// (where A_ALONG_M: dense rows, a matrix for every tap of the window).
-// Epilogues (defines): none, BIAS, BIAS + GELU (+ SAVE_PRE), GELU_GRAD. C is written (=), or added to (+=) where
-// ACCUMULATE.
-// Where HALF, A and B are of half precision, where C_HALF C and pre are; sums and bias are in single precision always.
+// Where WINDOW the rows of A (its columns, where A_ALONG_M) are windows over the pixels of images, as
+// convolutions have them; then the parameters are others and the places are worked out in window.wgsl. C's
+// rows are then pixels too (where A_ALONG_M: dense rows, a matrix for every tap of the window).
+// Epilogues (defines): none, BIAS, BIAS + GELU (+ SAVE_PRE), GELU_GRAD. C is written (=), or added to (+=)
+// where ACCUMULATE.
+// Where HALF, A and B are of half precision, where C_HALF C and pre are; sums and bias are in single
+// precision always.
 #ifdef HALF
 enable f16;
 alias In = f16;
@@ -125,14 +126,15 @@ fn b_group(group: u32) -> u32 { return group * p.b_k_far; }
 // A workgroup's share: rows from `row`, columns from `col`, and in every group of K the range first..last.
 struct Job { valid: bool, batch: u32, row: u32, col: u32, first: u32, last: u32, a: u32, b: u32, c: u32 }
 
-// Neighbouring workgroups share rows of A and differ in columns; where BAND, that many rows of tiles are taken together,
-// column by column.
+// Neighbouring workgroups share rows of A and differ in columns; where BAND, that many rows of tiles are
+// taken together, column by column.
 fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
     let across = (p.n + tile_cols - 1u) / tile_cols;
     let tiles = across * ((p.m + tile_rows - 1u) / tile_rows);
     let z = index / tiles;
     let tile = index % tiles;
-    // what one part reads stays in cache for all batches: those of a convolution's gradient are taps of the same maps
+    // what one part reads stays in cache for all batches: those of a convolution's gradient are taps of the
+    // same maps
     let part = z / p.batches;
     let batch = z % p.batches;
     let first = part * p.k_part;

@@ -1,11 +1,13 @@
-// Sums over the eight invocations of a subgroup, for kernels whose invocations each have a share of what the streaming rows
-// get: every invocation has terms of all elements and takes the totals of some, those that it would hold of such a row.
+// Sums over the eight invocations of a subgroup, for kernels whose invocations each have a share of what the
+// streaming rows get: every invocation has terms of all elements and takes the totals of some, those that it
+// would hold of such a row.
 // With attention_rows.wgsl, where BROADCAST and VEC4; binds `out` and `dqkv`.
 
 const GROUPS: u32 = (CHUNKS + 3u) / 4u;
 const FOURS_OF_HEAD: u32 = HEAD / 4u;
 
-// Invocation l gets the total of terms[l]: halves are exchanged, so that each stage adds half as many as the one before.
+// Invocation l gets the total of terms[l]: halves are exchanged, so that each stage adds half as many as the
+// one before.
 fn totals(terms: array<vec4<f32>, 8>, sub: u32) -> vec4<f32> {
     var v = terms;
     for (var i = 0u; i < 4u; i++) {
@@ -26,7 +28,8 @@ const ROWS_AT_ONCE: u32 = 2u;
 const ROWS_AT_ONCE: u32 = 1u;
 #endif
 
-// Which of the vectors of a row this invocation holds, and of which of the rows that are held at once, in group g.
+// Which of the vectors of a row this invocation holds, and of which of the rows that are held at once, in
+// group g.
 fn held_vector(g: u32, sub: u32) -> u32 { return 8u * g + sub % (8u / ROWS_AT_ONCE); }
 fn held_row(sub: u32) -> u32 { return sub / (8u / ROWS_AT_ONCE); }
 
@@ -59,8 +62,8 @@ fn stream_deltas(y: ptr<function, Streams>, at: Places, sub: u32) -> array<f32, 
     return deltas;
 }
 
-// Writes (=, or += where `more`) Σ over all owned rows of factor·row to the streaming rows of dqkv that begin at `at`, those
-// that are `kept`.
+// Writes (=, or += where `more`) Σ over all owned rows of factor·row to the streaming rows of dqkv that begin
+// at `at`, those that are `kept`.
 fn give(rows: ptr<function, Rows>, factor: ptr<function, Pairs>, at: Places, kept: array<bool, STEP>, more: bool, sub: u32) {
     var places = at;
     var keep = kept;

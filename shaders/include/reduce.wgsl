@@ -1,5 +1,5 @@
-// Sums and maxima over a workgroup of WG invocations (a power of two), the same in every invocation afterwards. The
-// order of additions is fixed, so results are the same bits in every run.
+// Sums and maxima over a workgroup of WG invocations (a power of two), the same in every invocation
+// afterwards. The order of additions is fixed, so results are the same bits in every run.
 var<workgroup> reduce_scratch: array<f32, WG>;
 
 fn workgroup_sum(value: f32, lane: u32) -> f32 {

@@ -1,7 +1,7 @@
 // What kernels share that go through a matrix row by row; the plan is made by src/ops/rows.rs.
-// A team works on a row together: a subgroup that is a workgroup (SUBGROUP), a workgroup (WORKGROUP), or an invocation
-// by itself (ALONE). Its TEAM members take units in turn. Where KEEP, a row has at most KEEP units a member and stays in registers, so that it is read
-// once; where EXACT, it has as many.
+// A team works on a row together: a subgroup that is a workgroup (SUBGROUP), a workgroup (WORKGROUP), or an
+// invocation by itself (ALONE). Its TEAM members take units in turn. Where KEEP, a row has at most KEEP units
+// a member and stays in registers, so that it is read once; where EXACT, it has as many.
 // The including shader includes grid.wgsl.
 #include "units.wgsl"
 #ifdef WORKGROUP

@@ -1,6 +1,6 @@
-// The sequences that attention.wgsl and attention_cooperative.wgsl go over: up to four groups of them; group i ends before
-// workgroup end_i, starts at row first_i and has sequences of length_i rows. The including shader says how many ROWS of a
-// sequence and head a workgroup takes.
+// The sequences that attention.wgsl and attention_cooperative.wgsl go over: up to four groups of them; group
+// i ends before workgroup end_i, starts at row first_i and has sequences of length_i rows. The including
+// shader says how many ROWS of a sequence and head a workgroup takes.
 struct Params {
     heads: u32, rows: u32,
     qkv_offset: u32, qkv_stride: u32,

@@ -1,6 +1,6 @@
-// l/τ + offset where 1/τ = inverse + inverse_low and the offset is a sum of two numbers too. The result stands for
-// high + low: only the first is rounded, at its own size. `inverse` has 12 significant bits, so its product with the
-// first 12 of l is exact and nothing rests on fma being fused.
+// l/τ + offset where 1/τ = inverse + inverse_low and the offset is a sum of two numbers too. The result
+// stands for high + low: only the first is rounded, at its own size. `inverse` has 12 significant bits, so
+// its product with the first 12 of l is exact and nothing rests on fma being fused.
 #include "units.wgsl"
 
 struct Parts { high: Unit, low: Unit }

@@ -1,5 +1,6 @@
-// What a kernel reads and writes at a time: four neighbouring elements where its operands are laid out for it (VEC4), else
-// one. Arithmetic is on Units of single precision; activations lie in memory as Stored (act.wgsl).
+// What a kernel reads and writes at a time: four neighbouring elements where its operands are laid out for it
+// (VEC4), else one. Arithmetic is on Units of single precision; activations lie in memory as Stored
+// (act.wgsl).
 #include "act.wgsl"
 #ifdef VEC4
 alias Stored = vec4<Act>;

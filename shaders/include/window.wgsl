@@ -1,7 +1,7 @@
-// The operand A of a convolution: windows over the pixels of images, of which no copy is made. A window stands at every
-// place of a grid of grid_h×grid_w in every image, `step` pixels apart, the first with its first tap over pixel
-// (top, left), which may lie outside (numbers below zero wrap around, and are then larger than any size); what lies
-// outside of the map of height×width is zero.
+// The operand A of a convolution: windows over the pixels of images, of which no copy is made. A window
+// stands at every place of a grid of grid_h×grid_w in every image, `step` pixels apart, the first with its
+// first tap over pixel (top, left), which may lie outside (numbers below zero wrap around, and are then
+// larger than any size); what lies outside of the map of height×width is zero.
 //   rows of A are windows             K runs over the channels of a tap, its groups are the taps
 //   columns are (A_ALONG_M)           K runs over the windows, the batch is the tap, rows are channels
 

@@ -19,8 +19,8 @@ pub(super) fn run(bench: &Bench, sink: &mut Sink) -> Result<()> {
     Ok(())
 }
 
-/// (images, tokens, heads, width of a head): global and local crops of ViT-S, as many scores as the windows have, and global
-/// crops of ViT-L.
+/// (images, tokens, heads, width of a head): global and local crops of ViT-S, as many scores as the windows
+/// have, and global crops of ViT-L.
 const SEQUENCES: [[usize; 4]; 5] =
     [[4, 197, 6, 64], [16, 37, 6, 64], [64, 49, 6, 32], [64, 49, 6, 16], [16, 197, 16, 64]];
 
@@ -97,7 +97,8 @@ fn sequences(
     })
 }
 
-/// Shifted windows, as many scores as sequences of 49 have in [`SEQUENCES`]; padded ones have a row of padding more.
+/// Shifted windows, as many scores as sequences of 49 have in [`SEQUENCES`]; padded ones have a row of
+/// padding more.
 fn window_attentions(bench: &Bench, sink: &mut Sink) -> Result<()> {
     for (side, heads, dim) in [(56, 6, 32), (56, 6, 16), (53, 6, 32)] {
         let maps = [MapGroup { count: 1, height: side, width: side }];

@@ -1,5 +1,5 @@
-//! A transformer block put together from the operations as the ViT does it, timed alone. The comparison with burn
-//! (`benches/peers/burn`) takes it from here too.
+//! A transformer block put together from the operations as the ViT does it, timed alone. The comparison with
+//! burn (`benches/peers/burn`) takes it from here too.
 
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;

@@ -60,7 +60,8 @@ pub(super) struct Ready<'a> {
 }
 
 impl Bench {
-    /// Measures the ceilings of a device. Cases whose names contain one of `filters` are wanted; all where there is none.
+    /// Measures the ceilings of a device. Cases whose names contain one of `filters` are wanted; all where
+    /// there is none.
     pub fn new(device: Device, set: Set, filters: Vec<String>) -> Result<Self> {
         Ok(Self { ceiling: ceiling::measure(&device)?, device, set, filters })
     }

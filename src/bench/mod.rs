@@ -1,6 +1,6 @@
-//! Throughput of the kernels and of whole training steps: the cases of `cargo bench`, and of `poa-gpu bench`, which runs
-//! the short set on a user's own device. Every case is compared with plain arithmetic on a few elements before it is
-//! timed, and its rate is held against what the device does at best.
+//! Throughput of the kernels and of whole training steps: the cases of `cargo bench`, and of `poa-gpu bench`,
+//! which runs the short set on a user's own device. Every case is compared with plain arithmetic on a few
+//! elements before it is timed, and its rate is held against what the device does at best.
 
 mod attention;
 pub mod block;

@@ -181,7 +181,8 @@ fn convolutions(bench: &Bench, sink: &mut Sink) -> Result<()> {
         Ready::new(
             move || window_product(&dy, window, &taps.transpose(2, 3), &out, 1.0, false, Force::default()),
             move || {
-                // the first pixel is under the taps (1, 1), (1, 0), (0, 1) and (0, 0) of windows (0, 0) to (1, 1)
+                // the first pixel is under the taps (1, 1), (1, 0), (0, 1) and (0, 0) of windows (0, 0) to
+                // (1, 1)
                 let (d, t) = (d.to_vec::<f32>()?, t.to_vec::<f32>()?);
                 let mut want = 0.0;
                 for (row, column) in [(0, 0), (0, 1), (1, 0), (1, 1)] {

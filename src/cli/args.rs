@@ -114,29 +114,30 @@ pub struct TrainArgs {
     /// --resume the run's own]
     #[arg(long, value_name = "FILE|NAME")]
     pub config: Option<String>,
-    /// Where the images come from: folder:DIR, list:FILE, webdataset:PATTERN, cifar10:DIR, cifar100:DIR, shapes,
-    /// shapes:N, shapes:NxSIZE (sets data.spec)
+    /// Where the images come from: folder:DIR, list:FILE, webdataset:PATTERN, cifar10:DIR, cifar100:DIR,
+    /// shapes, shapes:N, shapes:NxSIZE (sets data.spec)
     #[arg(long, value_name = "SPEC")]
     pub data: Option<String>,
     /// Folder of the run; without --resume it must not hold another [default: runs/RECIPE-N]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Goes on with the run in --out (without it: the newest of the recipe in runs/) from its newest whole checkpoint;
-    /// where there is none yet, starts it. The same command can so be given again and again
+    /// Goes on with the run in --out (without it: the newest of the recipe in runs/) from its newest whole
+    /// checkpoint; where there is none yet, starts it. The same command can so be given again and again
     #[arg(long)]
     pub resume: bool,
-    /// Starts from weights instead of random ones: a safetensors file with timm's, DINOv2's or POA's names, or a
-    /// checkpoint. Ignored where a run is resumed
+    /// Starts from weights instead of random ones: a safetensors file with timm's, DINOv2's or POA's names,
+    /// or a checkpoint. Ignored where a run is resumed
     #[arg(long, value_name = "FILE|DIR")]
     pub init: Option<PathBuf>,
-    /// Records a few steps once they run smoothly: prints a table of the kernels with their rates beside what the
-    /// device can do, and writes a trace (JSON) for ui.perfetto.dev
+    /// Records a few steps once they run smoothly: prints a table of the kernels with their rates beside what
+    /// the device can do, and writes a trace (JSON) for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Steps of the whole run; what the recipe counts in epochs shrinks in proportion (sets train.total_steps)
+    /// Steps of the whole run; what the recipe counts in epochs shrinks in proportion (sets
+    /// train.total_steps)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     pub steps: Option<u64>,
     /// Start of every random sequence (sets train.seed)
@@ -154,8 +155,8 @@ impl TrainArgs {
         self.finish(config, ranks)
     }
 
-    /// The configuration to go on with in a run that was started with `stored`: that one under the settings of the
-    /// command line or, where the command line names a recipe, that recipe.
+    /// The configuration to go on with in a run that was started with `stored`: that one under the settings
+    /// of the command line or, where the command line names a recipe, that recipe.
     pub fn resumed_config(&self, mut stored: Config, ranks: usize) -> Result<Config> {
         if self.config.is_some() {
             return self.load_config(ranks);

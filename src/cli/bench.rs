@@ -20,7 +20,8 @@ pub struct BenchArgs {
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: DeviceChoice,
-    /// Times what contains one of these texts alone: matmul, attention, layernorm, cross_entropy, sinkhorn, adamw, step
+    /// Times what contains one of these texts alone: matmul, attention, layernorm, cross_entropy, sinkhorn,
+    /// adamw, step
     #[arg(value_name = "TEXT")]
     pub filters: Vec<String>,
 }

@@ -19,7 +19,8 @@ pub struct ConfigArgs {
     /// Says whether a TOML file (or recipe) is valid, and what it trains
     #[arg(long, value_name = "FILE|NAME")]
     pub check: Option<String>,
-    /// A recipe or TOML file of which every setting is printed [default: demo], and settings that replace its own
+    /// A recipe or TOML file of which every setting is printed [default: demo], and settings that replace its
+    /// own
     #[arg(value_name = "RECIPE|SECTION.KEY=VALUE")]
     pub settings: Vec<String>,
 }

@@ -1,5 +1,6 @@
-//! What commands print on standard output. A reader may have gone (`poa-gpu devices | head -1`) and a disk may be full:
-//! neither is a reason to panic, but who asked for a result and did not get all of it is told by the exit status.
+//! What commands print on standard output. A reader may have gone (`poa-gpu devices | head -1`) and a disk
+//! may be full: neither is a reason to panic, but who asked for a result and did not get all of it is told by
+//! the exit status.
 
 use std::fmt::Arguments;
 use std::io::{self, ErrorKind, Write};
@@ -39,7 +40,8 @@ pub(super) fn lost(e: io::Error) {
     let _ = LOST.set(e);
 }
 
-/// The exit status of a command that has succeeded otherwise. Lost output is told, unless the reader has gone.
+/// The exit status of a command that has succeeded otherwise. Lost output is told, unless the reader has
+/// gone.
 pub(super) fn status() -> ExitCode {
     match LOST.get() {
         None => ExitCode::SUCCESS,

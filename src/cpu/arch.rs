@@ -1,9 +1,10 @@
-//! Code for the processor at hand, chosen when the program runs and not when it is built: loops are compiled once for
-//! every [`Arch`], and one binary is fast wherever it runs.
+//! Code for the processor at hand, chosen when the program runs and not when it is built: loops are compiled
+//! once for every [`Arch`], and one binary is fast wherever it runs.
 //!
-//! What [`Arch::run`] calls is compiled for the wider instructions only as far as it is inlined. So every closure that
-//! it gets, directly or through the row loops, says `#[inline(always)]`, and functions below it do where they are more than
-//! a few lines; loops with long bodies are `for` loops, as the functions behind `for_each` are not inlined three times.
+//! What [`Arch::run`] calls is compiled for the wider instructions only as far as it is inlined. So every
+//! closure that it gets, directly or through the row loops, says `#[inline(always)]`, and functions below it
+//! do where they are more than a few lines; loops with long bodies are `for` loops, as the functions behind
+//! `for_each` are not inlined three times.
 
 use std::cell::Cell;
 use std::sync::OnceLock;
@@ -46,8 +47,8 @@ impl Arch {
         all
     }
 
-    /// The best, or what the environment's `POA_GPU_SIMD` names (`baseline`, `v3`, `v4`): a way to measure and test
-    /// what other machines run.
+    /// The best, or what the environment's `POA_GPU_SIMD` names (`baseline`, `v3`, `v4`): a way to measure
+    /// and test what other machines run.
     pub(crate) fn get() -> Arch {
         static BEST: OnceLock<Arch> = OnceLock::new();
         CHOSEN.get().unwrap_or_else(|| {
@@ -85,8 +86,8 @@ pub fn instruction_sets() -> Vec<&'static str> {
     Arch::all().into_iter().map(|(name, _)| name).collect()
 }
 
-/// Calls `f`, in which the kernels that this thread starts on the CPU use the instruction set of this name, to compare
-/// one with another. Matrix products are another crate's, which chooses for itself.
+/// Calls `f`, in which the kernels that this thread starts on the CPU use the instruction set of this name,
+/// to compare one with another. Matrix products are another crate's, which chooses for itself.
 ///
 /// # Panics
 /// If the processor does not have it.

@@ -3,8 +3,8 @@
 /// The arithmetic of one [`super::arch::Arch`].
 #[derive(Clone, Copy)]
 pub(crate) struct Math {
-    /// Whether there are instructions for a·b + c in one rounding. The library's function that stands in for them takes
-    /// forty times as long as two instructions.
+    /// Whether there are instructions for a·b + c in one rounding. The library's function that stands in for
+    /// them takes forty times as long as two instructions.
     fused: bool,
 }
 
@@ -45,10 +45,10 @@ impl Math {
         if x < -87.3 { 0.0 } else { scaled }
     }
 
-    /// Φ(x), the normal distribution function, to one unit in the last place of 1, and in the lower tail to 1e-4 of its
-    /// own value as far as −5: ½ + a polynomial near zero, e^(a polynomial) in the tails. With ½(1 + erf) the lower tail
-    /// would be the difference of two numbers near one, and weights behind units that are nearly off would get gradients
-    /// of a thousandth's accuracy.
+    /// Φ(x), the normal distribution function, to one unit in the last place of 1, and in the lower tail to
+    /// 1e-4 of its own value as far as −5: ½ + a polynomial near zero, e^(a polynomial) in the tails. With
+    /// ½(1 + erf) the lower tail would be the difference of two numbers near one, and weights behind units
+    /// that are nearly off would get gradients of a thousandth's accuracy.
     #[inline(always)]
     pub(crate) fn normal_cdf(self, x: f32) -> f32 {
         let t = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
@@ -92,7 +92,8 @@ impl Math {
 
 const LANES: usize = 16;
 
-/// Σ f(i) over `0..n` in sixteen running sums, so that it rounds little. For slices [`sum_of`] is several times faster.
+/// Σ f(i) over `0..n` in sixteen running sums, so that it rounds little. For slices [`sum_of`] is several
+/// times faster.
 #[inline(always)]
 pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     let mut acc = [0.0f32; LANES];
@@ -115,9 +116,9 @@ pub(crate) fn sum(n: usize, f: impl Fn(usize) -> f32) -> f32 {
     acc[0]
 }
 
-/// Folds `f` of elements side by side of slices of one length into sixteen running values, as [`sum`] does. In this
-/// form, and where what becomes of the sixteen is out of sight, the compiler uses vectors of their full width; with
-/// indices it checks bounds one by one.
+/// Folds `f` of elements side by side of slices of one length into sixteen running values, as [`sum`] does.
+/// In this form, and where what becomes of the sixteen is out of sight, the compiler uses vectors of their
+/// full width; with indices it checks bounds one by one.
 #[inline(always)]
 fn fold<const N: usize>(
     x: [&[f32]; N],

@@ -1,8 +1,9 @@
-//! Products of small matrices and element-wise passes on the widest vectors of the machine, for kernels that keep their
-//! matrices in cache. Columns are padded to whole vectors by whoever lays them out, so no kernel has a rest.
+//! Products of small matrices and element-wise passes on the widest vectors of the machine, for kernels that
+//! keep their matrices in cache. Columns are padded to whole vectors by whoever lays them out, so no kernel
+//! has a rest.
 //!
-//! The compiler's own vectorisation uses half of a 512-bit unit, and the `gemm` crate packs operands and takes memory for
-//! every call, which costs as much as a product of a few dozen rows itself.
+//! The compiler's own vectorisation uses half of a 512-bit unit, and the `gemm` crate packs operands and
+//! takes memory for every call, which costs as much as a product of a few dozen rows itself.
 
 use pulp::{Simd, WithSimd};
 
@@ -10,7 +11,8 @@ use pulp::{Simd, WithSimd};
 pub(crate) const LANES: usize = 16;
 /// Rows of the results that a kernel keeps in registers, at most.
 const ROWS: usize = 6;
-/// Terms that are summed before the next rows of B are read: with 64 columns these stay in the first-level cache.
+/// Terms that are summed before the next rows of B are read: with 64 columns these stay in the first-level
+/// cache.
 const DEPTH: usize = 128;
 
 /// The next multiple of [`LANES`].

@@ -91,8 +91,8 @@ pub struct BadSample {
 
 /// The bad images that a loader has met.
 ///
-/// Workers run ahead of the steps that are handed out, and several may meet the same image. Each is kept under the
-/// first step that needed it, so what a step reports is the same for any number of threads.
+/// Workers run ahead of the steps that are handed out, and several may meet the same image. Each is kept
+/// under the first step that needed it, so what a step reports is the same for any number of threads.
 #[derive(Default)]
 pub(super) struct BadSamples {
     known: HashSet<usize>,

@@ -1,4 +1,5 @@
-//! What a task gets of its data: the images of a step as groups of crops, with all that is known of them, on the host.
+//! What a task gets of its data: the images of a step as groups of crops, with all that is known of them, on
+//! the host.
 
 use std::ops::Range;
 
@@ -11,8 +12,8 @@ pub const LOCAL: &str = "local";
 /// The group of images that are seen once each, as a classifier or an evaluation sees them.
 pub const WHOLE: &str = "whole";
 
-/// Square crops of one size, equally many of every image. Crops lie view by view: the first crop of all images, then
-/// the second of all, so that crop `v` of image `i` of `B` is number `v·B + i`.
+/// Square crops of one size, equally many of every image. Crops lie view by view: the first crop of all
+/// images, then the second of all, so that crop `v` of image `i` of `B` is number `v·B + i`.
 #[derive(Clone, Debug, PartialEq)]
 pub struct CropGroup {
     /// What the crops are for, as [`GLOBAL`] and [`LOCAL`].
@@ -29,7 +30,8 @@ pub struct CropGroup {
     pub masks: Option<Masks>,
 }
 
-/// A value for every cell of a square grid over every crop of a group: 1 where a patch is hidden, or a class a pixel.
+/// A value for every cell of a square grid over every crop of a group: 1 where a patch is hidden, or a class
+/// a pixel.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Masks {
     /// Cells a side.
@@ -91,7 +93,8 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// The crops of `images` images. Groups whose sizes contradict each other are an error that names the group.
+    /// The crops of `images` images. Groups whose sizes contradict each other are an error that names the
+    /// group.
     pub fn new(images: usize, groups: Vec<CropGroup>) -> Result<Self> {
         let Some(first) = groups.first() else {
             return Err(Error::shape("batch", "there is no group of crops"));

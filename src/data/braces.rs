@@ -3,8 +3,8 @@
 /// The most names that one pattern may stand for.
 const MOST: usize = 1_000_000;
 
-/// The names that `pattern` stands for, in order; an error says what is wrong with it. A range whose first or last
-/// number starts with a zero is padded with zeros to one width.
+/// The names that `pattern` stands for, in order; an error says what is wrong with it. A range whose first or
+/// last number starts with a zero is padded with zeros to one width.
 pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let Some(open) = pattern.find('{') else {
         return match pattern.contains('}') {

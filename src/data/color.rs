@@ -1,5 +1,5 @@
-//! Colour operations on planes of 8-bit values kept as f32 (whole numbers, 0 to 255), so that the compiler can
-//! vectorise them. Each stage rounds as PIL does, whose images torchvision's transforms were written for.
+//! Colour operations on planes of 8-bit values kept as f32 (whole numbers, 0 to 255), so that the compiler
+//! can vectorise them. Each stage rounds as PIL does, whose images torchvision's transforms were written for.
 //!
 //! Sources: torchvision `_functional_pil.py`, Pillow `ImageEnhance.py`, `libImaging/{Blend,Convert}.c`.
 
@@ -103,8 +103,8 @@ impl<'a> Planes<'a> {
     }
 }
 
-/// The largest whole number up to `v`, for 0 ≤ v < 2²²: adding 2²³ rounds. Vector code on any CPU, which neither
-/// `floor` nor a cast (which saturates) is.
+/// The largest whole number up to `v`, for 0 ≤ v < 2²²: adding 2²³ rounds. Vector code on any CPU, which
+/// neither `floor` nor a cast (which saturates) is.
 #[inline(always)]
 pub fn floor(v: f32) -> f32 {
     const ROUNDS: f32 = 8_388_608.0;

@@ -30,8 +30,8 @@ impl Labels {
         texts.into_iter().map(|(_, text)| text).collect()
     }
 
-    /// The names of the classes, and the class of every provisional number. Whole numbers are put in their order (and
-    /// `07` is the same class as `7`), other names in that of the alphabet.
+    /// The names of the classes, and the class of every provisional number. Whole numbers are put in their
+    /// order (and `07` is the same class as `7`), other names in that of the alphabet.
     pub fn into_classes(self) -> (Vec<String>, Vec<u32>) {
         let texts = self.into_texts();
         match texts.iter().map(|text| text.parse::<i64>()).collect::<Result<Vec<_>, _>>() {

@@ -1,8 +1,8 @@
 //! Which patches of the global crops are hidden from the students: iBOT's block masks.
 //!
-//! Of the 2B global crops a share is masked; the i-th of these n crops gets ⌊N·u⌋ of its N patches, u uniform between
-//! the i-th and (i+1)-th of n+1 points on the ratio range, so that every batch holds light and heavy masks. Patches
-//! are hidden in rectangles. Source: DINOv2 `dinov2/data/{masking,collate}.py`.
+//! Of the 2B global crops a share is masked; the i-th of these n crops gets ⌊N·u⌋ of its N patches, u uniform
+//! between the i-th and (i+1)-th of n+1 points on the ratio range, so that every batch holds light and heavy
+//! masks. Patches are hidden in rectangles. Source: DINOv2 `dinov2/data/{masking,collate}.py`.
 
 use rand::RngExt;
 use rand::seq::SliceRandom;
@@ -63,7 +63,8 @@ fn fill(rng: &mut ChaCha8Rng, mask: &mut [u8], side: usize, wanted: usize) {
     }
 }
 
-/// Tries one rectangle; it counts if it hides at least one more cell and at most `left`. Gives the number hidden.
+/// Tries one rectangle; it counts if it hides at least one more cell and at most `left`. Gives the number
+/// hidden.
 fn place(rng: &mut ChaCha8Rng, mask: &mut [u8], side: usize, left: usize) -> Option<usize> {
     let area = between(rng, MIN_AREA, left as f64);
     let aspect = between(rng, MIN_ASPECT.ln(), -MIN_ASPECT.ln()).exp();

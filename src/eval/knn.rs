@@ -1,5 +1,6 @@
-//! Weighted k-nearest-neighbour classification of features, as in DINOv2's `eval/knn.py`, on the device: the held-out
-//! images' features stay there, the training images' come by in chunks and only the nearest are remembered.
+//! Weighted k-nearest-neighbour classification of features, as in DINOv2's `eval/knn.py`, on the device: the
+//! held-out images' features stay there, the training images' come by in chunks and only the nearest are
+//! remembered.
 
 use rayon::prelude::*;
 
@@ -45,10 +46,11 @@ impl KnnOptions {
     }
 }
 
-/// k-NN top-1 accuracies (0..1) on `val` of every network, one for each k, with the images of `train` as neighbours.
+/// k-NN top-1 accuracies (0..1) on `val` of every network, one for each k, with the images of `train` as
+/// neighbours.
 ///
-/// As many networks as `options.memory` allows share a pass over the images, so that each is decoded once for all of
-/// them. Progress counts images of all passes.
+/// As many networks as `options.memory` allows share a pass over the images, so that each is decoded once for
+/// all of them. Progress counts images of all passes.
 pub fn knn_accuracies(
     encoder: Encoder<'_>,
     networks: &[Network],
@@ -82,7 +84,8 @@ pub fn knn_accuracies(
     Ok(accuracies)
 }
 
-/// Hands the cls features `[n, width]` of all images through every network to `take`. Returns the images' classes.
+/// Hands the cls features `[n, width]` of all images through every network to `take`. Returns the images'
+/// classes.
 fn features(
     encoder: Encoder<'_>,
     networks: &[Network],
@@ -188,8 +191,9 @@ impl KnnSearch {
     /// Share of the held-out rows whose class the k nearest training rows give, for every k.
     ///
     /// The weights of the neighbours (the 100 or largest k nearest, of equal ones the first) are
-    /// softmax(similarity / temperature); those of the first k are summed per class and the largest sum wins, of equal
-    /// ones the lowest class. A k beyond the training rows counts as their number. NaN if either set is empty.
+    /// softmax(similarity / temperature); those of the first k are summed per class and the largest sum wins,
+    /// of equal ones the lowest class. A k beyond the training rows counts as their number. NaN if either set
+    /// is empty.
     pub fn top1(
         mut self,
         train_labels: &[u32],

@@ -1,8 +1,10 @@
-//! Linear evaluation as in DINOv2's `eval/linear.py`: classifiers on frozen features for a grid of learning rates and
-//! kinds of features, all trained in one pass over randomly cropped images; the best on held-out images counts.
+//! Linear evaluation as in DINOv2's `eval/linear.py`: classifiers on frozen features for a grid of learning
+//! rates and kinds of features, all trained in one pass over randomly cropped images; the best on held-out
+//! images counts.
 //!
-//! Features are the cls tokens of the last block or of the last four side by side, with and without the mean of the
-//! last block's patch tokens. All kinds are runs of columns of one matrix `[cls, .., cls of the last block, mean]`.
+//! Features are the cls tokens of the last block or of the last four side by side, with and without the mean
+//! of the last block's patch tokens. All kinds are runs of columns of one matrix `[cls, .., cls of the last
+//! block, mean]`.
 
 use std::f64::consts::PI;
 
@@ -88,7 +90,8 @@ impl LinearReport {
 
 /// Linear evaluation of every network: trained on `train`, scored on `val`.
 ///
-/// As many networks as `options.memory` allows share the passes over the images. Progress counts batches, then images.
+/// As many networks as `options.memory` allows share the passes over the images. Progress counts batches,
+/// then images.
 pub fn linear_probes(
     encoder: Encoder<'_>,
     networks: &[Network],

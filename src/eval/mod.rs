@@ -1,5 +1,5 @@
-//! How good features are: k-NN and linear probes of any sub-networks, over images that are decoded as they are needed;
-//! features to a file; pictures of what a network sees.
+//! How good features are: k-NN and linear probes of any sub-networks, over images that are decoded as they
+//! are needed; features to a file; pictures of what a network sees.
 
 pub mod export;
 pub mod images;

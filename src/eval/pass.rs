@@ -1,5 +1,5 @@
-//! What all evaluations over images share: groups of networks that fit memory, images through all networks of a
-//! group, progress, and a device that is never far behind.
+//! What all evaluations over images share: groups of networks that fit memory, images through all networks of
+//! a group, progress, and a device that is never far behind.
 
 use crate::data::batch::{Batch, WHOLE};
 use crate::error::{Error, Result};
@@ -41,8 +41,8 @@ pub(super) fn groups(
     groups
 }
 
-/// Runs the images of a batch, a part at a time, through all networks: `features` gets the number of the network and
-/// the images of the part.
+/// Runs the images of a batch, a part at a time, through all networks: `features` gets the number of the
+/// network and the images of the part.
 pub(super) fn through_networks(
     encoder: Encoder<'_>,
     networks: &[Network],
@@ -65,15 +65,16 @@ pub(super) fn labels_of(batch: &Batch) -> Result<&[u32]> {
     batch.labels().ok_or_else(|| Error::shape("batch", "images without labels"))
 }
 
-/// Keeps the host at most one batch ahead of the device, whose queue would else grow with every batch uploaded.
+/// Keeps the host at most one batch ahead of the device, whose queue would else grow with every batch
+/// uploaded.
 #[derive(Default)]
 pub(super) struct Pace {
     before: Option<PendingRead>,
 }
 
 impl Pace {
-    /// Waits until the device has done what came before the last call. `last` (small, contiguous `f32`) is what was
-    /// computed last.
+    /// Waits until the device has done what came before the last call. `last` (small, contiguous `f32`) is
+    /// what was computed last.
     pub(super) fn keep(&mut self, last: &Tensor) -> Result<()> {
         match self.before.replace(last.read_later()?) {
             Some(before) => before.wait().map(|_| ()),

@@ -14,8 +14,8 @@ const TOLERANCE: f64 = 1e-10;
 pub struct Principal {
     /// The mean of the vectors, `[dim]`.
     pub mean: Vec<f64>,
-    /// Orthonormal directions, each `[dim]`, whose entry of largest magnitude is positive; that of largest variance
-    /// comes first. Zero where the vectors have no variance left.
+    /// Orthonormal directions, each `[dim]`, whose entry of largest magnitude is positive; that of largest
+    /// variance comes first. Zero where the vectors have no variance left.
     pub directions: [Vec<f64>; COMPONENTS],
     /// Variance of the vectors along each.
     pub variances: [f64; COMPONENTS],
@@ -85,8 +85,8 @@ fn turned(covariance: &[f64], directions: &[Vec<f64>; COMPONENTS], dim: usize) -
     std::array::from_fn(|i| all[i * dim..(i + 1) * dim].to_vec())
 }
 
-/// Gram-Schmidt, twice, since once is not exact where vectors are nearly parallel. A vector of which no more than
-/// `negligible` is left becomes zero.
+/// Gram-Schmidt, twice, since once is not exact where vectors are nearly parallel. A vector of which no more
+/// than `negligible` is left becomes zero.
 fn orthonormalise(vectors: &mut [Vec<f64>; COMPONENTS], negligible: f64) {
     for i in 0..COMPONENTS {
         let (done, rest) = vectors.split_at_mut(i);
@@ -104,7 +104,8 @@ fn orthonormalise(vectors: &mut [Vec<f64>; COMPONENTS], negligible: f64) {
     }
 }
 
-/// Gives a direction the sign with which its entry of largest magnitude, the first of equal ones, is positive.
+/// Gives a direction the sign with which its entry of largest magnitude, the first of equal ones, is
+/// positive.
 fn point(direction: &mut [f64]) {
     let largest = direction
         .iter()
@@ -130,7 +131,8 @@ fn product(
     };
     assert!(last(m, k, a) < a.0.len() && last(k, n, b) < b.0.len(), "the strides stay within the matrices");
     let mut out = vec![0.0; m * n];
-    // SAFETY: the largest offsets were checked above, `out` holds m rows of n values and overlaps neither input.
+    // SAFETY: the largest offsets were checked above, `out` holds m rows of n values and overlaps neither
+    // input.
     unsafe {
         gemm(
             m,

@@ -1,5 +1,5 @@
-//! Linear classifiers on frozen features, as many at once as there are learning rates: they share their input, so
-//! that one product makes the logits of all.
+//! Linear classifiers on frozen features, as many at once as there are learning rates: they share their
+//! input, so that one product makes the logits of all.
 
 use std::ops::Range;
 
@@ -54,8 +54,8 @@ impl Probes {
         Ok(logits)
     }
 
-    /// One step of SGD on the mean cross-entropy of features `[n, width]` with classes `u32 [n]`; `factor` is the
-    /// schedule's, on all learning rates. Returns the losses from before, `[n·rates, 1]`.
+    /// One step of SGD on the mean cross-entropy of features `[n, width]` with classes `u32 [n]`; `factor` is
+    /// the schedule's, on all learning rates. Returns the losses from before, `[n·rates, 1]`.
     pub fn step(&self, features: &Tensor, labels: &Tensor, factor: f64) -> Result<Tensor> {
         let logits = self.logits(features)?;
         let n = features.dim(0);

@@ -7,7 +7,8 @@ settings! {
     pub struct Evaluation {
         /// Steps between evaluations; 0 evaluates at the end only.
         pub eval_period_iterations: usize = 27680,
-        /// Labelled images that vote, such as `folder:imagenet/train`; empty takes the training images, if they have labels.
+        /// Labelled images that vote, such as `folder:imagenet/train`; empty takes the training images, if
+        /// they have labels.
         pub train: String = String::new(),
         /// Labelled images that are classified; empty takes those held out of training.
         pub val: String = String::new(),

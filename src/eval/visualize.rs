@@ -17,9 +17,9 @@ const TAIL: f64 = 0.02;
 
 /// The image, then the class token's attention over it of each head and of all heads' mean, side by side.
 ///
-/// `attention` [heads, g·g] are the weights that the class token gives to the patches, row by row; every map runs from
-/// its own least to its own largest weight. The image is square, of any number of pixels. An error if the sizes do
-/// not fit or a weight is not finite.
+/// `attention` [heads, g·g] are the weights that the class token gives to the patches, row by row; every map
+/// runs from its own least to its own largest weight. The image is square, of any number of pixels. An error
+/// if the sizes do not fit or a weight is not finite.
 pub fn attention_panel(image: &RgbImage, attention: &[f32], heads: usize) -> Result<RgbImage> {
     let op = "attention panel";
     let patches = attention.len().checked_div(heads).unwrap_or(0);
@@ -42,19 +42,21 @@ pub fn attention_panel(image: &RgbImage, attention: &[f32], heads: usize) -> Res
     tiled(&pictures, ((heads + 2) as f64).sqrt().ceil() as usize)
 }
 
-/// The class token's weights of one head [g·g] as a picture of `size` × `size` pixels, from dark (the least) to bright
-/// (the largest); all dark if they are equal. An error if they are not finite or fill no square.
+/// The class token's weights of one head [g·g] as a picture of `size` × `size` pixels, from dark (the least)
+/// to bright (the largest); all dark if they are equal. An error if they are not finite or fill no square.
 pub fn attention_map(attention: &[f32], size: u32) -> Result<RgbImage> {
     let op = "attention map";
     finite(op, attention)?;
     Ok(heat_map(attention, side(op, attention.len())?, size))
 }
 
-/// A picture of `size` × `size` pixels for each matrix of patch tokens [g·g, dim], whose red, green and blue are the
-/// first three principal components of all the tokens together, so that equal colours mean the same in every picture.
+/// A picture of `size` × `size` pixels for each matrix of patch tokens [g·g, dim], whose red, green and blue
+/// are the first three principal components of all the tokens together, so that equal colours mean the same
+/// in every picture.
 ///
-/// The range of each colour is that of its component without the outermost 2 % at both ends; a component without
-/// variance is of medium brightness. An error if there is no token, a matrix has another shape, or a value is not finite.
+/// The range of each colour is that of its component without the outermost 2 % at both ends; a component
+/// without variance is of medium brightness. An error if there is no token, a matrix has another shape, or a
+/// value is not finite.
 pub fn token_pictures(tokens: &[&[f32]], dim: usize, size: u32) -> Result<Vec<RgbImage>> {
     let op = "principal components of tokens";
     let mut grids = Vec::with_capacity(tokens.len());
@@ -89,7 +91,8 @@ pub fn token_pictures(tokens: &[&[f32]], dim: usize, size: u32) -> Result<Vec<Rg
     Ok(pictures.collect())
 }
 
-/// Pictures of one size in rows of `columns`, with small white gaps. An error if there is none, or their sizes differ.
+/// Pictures of one size in rows of `columns`, with small white gaps. An error if there is none, or their
+/// sizes differ.
 pub fn tiled(pictures: &[RgbImage], columns: usize) -> Result<RgbImage> {
     let op = "panel of pictures";
     let first = pictures.first().ok_or_else(|| Error::shape(op, "there is no picture"))?;

@@ -1,8 +1,9 @@
 //! Checkpoints: a folder of files with a manifest of their sizes and checksums.
 //!
-//! A checkpoint is written beside its final place: every file is forced to disk, the manifest last, and then the folder
-//! is renamed. So a folder under the final name is complete, and what went wrong with it since (a failing disk, a copy
-//! cut short) shows in the checksums. `latest` beside them always points at a complete one.
+//! A checkpoint is written beside its final place: every file is forced to disk, the manifest last, and then
+//! the folder is renamed. So a folder under the final name is complete, and what went wrong with it since (a
+//! failing disk, a copy cut short) shows in the checksums. `latest` beside them always points at a complete
+//! one.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -73,7 +74,8 @@ impl CheckpointWriter {
         Ok(())
     }
 
-    /// Writes `state.json` and the manifest, and puts the checkpoint in its place, over an older one of the same name.
+    /// Writes `state.json` and the manifest, and puts the checkpoint in its place, over an older one of the
+    /// same name.
     pub fn finish(mut self, state: &impl Serialize) -> Result<PathBuf> {
         self.text(STATE, &to_json(state, &self.partial.join(STATE))?)?;
         let manifest = Manifest { format: FORMAT.into(), version: VERSION, files: self.files.clone() };
@@ -102,7 +104,8 @@ impl CheckpointWriter {
 
 impl Drop for CheckpointWriter {
     fn drop(&mut self) {
-        // After `finish` the folder is gone under this name. What cannot be removed is removed by the next writer.
+        // After `finish` the folder is gone under this name. What cannot be removed is removed by the next
+        // writer.
         if self.partial.exists() {
             let _ = fs::remove_dir_all(&self.partial);
         }
@@ -121,8 +124,8 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Opens a checkpoint folder and checks that all its files are there in their sizes; their content is checked when
-    /// they are read, or all at once by [`Checkpoint::verify`].
+    /// Opens a checkpoint folder and checks that all its files are there in their sizes; their content is
+    /// checked when they are read, or all at once by [`Checkpoint::verify`].
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join(MANIFEST);
@@ -248,8 +251,8 @@ pub fn prune(folder: impl AsRef<Path>, keep: usize, keep_multiple: usize) -> Res
     Ok(())
 }
 
-/// Lets `latest` in the folder of the checkpoint `dir` point at it: a link where the system has them, else a file with
-/// its name. The old one is replaced in one go.
+/// Lets `latest` in the folder of the checkpoint `dir` point at it: a link where the system has them, else a
+/// file with its name. The old one is replaced in one go.
 pub fn point_latest(dir: &Path) -> Result<()> {
     let (Some(folder), Some(name)) = (dir.parent(), dir.file_name()) else { return Ok(()) };
     let (latest, partial) = (folder.join(LATEST), folder.join("latest.partial"));
@@ -274,9 +277,9 @@ pub struct Newest {
     pub damaged: Vec<Error>,
 }
 
-/// The newest checkpoint whose every byte is what was written, with what is wrong with the newer ones; those are renamed
-/// to `step-N.damaged`, so that nothing takes them again and they can still be looked at. Leftovers of a checkpoint that
-/// was being written are removed.
+/// The newest checkpoint whose every byte is what was written, with what is wrong with the newer ones; those
+/// are renamed to `step-N.damaged`, so that nothing takes them again and they can still be looked at.
+/// Leftovers of a checkpoint that was being written are removed.
 pub fn newest_whole(folder: impl AsRef<Path>) -> Result<Newest> {
     let folder = folder.as_ref();
     for path in entries(folder)? {
@@ -307,8 +310,8 @@ pub fn newest_whole(folder: impl AsRef<Path>) -> Result<Newest> {
     Ok(Newest { whole: None, damaged })
 }
 
-/// The checkpoint that a path of the command line means: a checkpoint's folder, `latest`, a folder of checkpoints, or a
-/// run's folder, of which the newest checkpoint is taken.
+/// The checkpoint that a path of the command line means: a checkpoint's folder, `latest`, a folder of
+/// checkpoints, or a run's folder, of which the newest checkpoint is taken.
 pub fn find(path: &Path) -> Result<Checkpoint> {
     if path.join(MANIFEST).exists() {
         return Checkpoint::open(path);

@@ -1,5 +1,5 @@
-//! Files as other programs know them, and files that are whole or not there: safetensors, checkpoints with checksums,
-//! TensorBoard's events.
+//! Files as other programs know them, and files that are whole or not there: safetensors, checkpoints with
+//! checksums, TensorBoard's events.
 
 pub mod checkpoint;
 pub mod durable;

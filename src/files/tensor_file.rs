@@ -1,4 +1,5 @@
-//! Tensors from safetensors files, read one at a time. Files of others are read too, with floats of any width.
+//! Tensors from safetensors files, read one at a time. Files of others are read too, with floats of any
+//! width.
 
 use std::collections::BTreeMap;
 use std::fs::File;

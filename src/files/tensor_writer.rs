@@ -1,5 +1,5 @@
-//! Tensors into safetensors files: whole tensors one at a time, so that a model larger than memory's spare room can be
-//! saved, or rows as they come, so that the features of millions of images can.
+//! Tensors into safetensors files: whole tensors one at a time, so that a model larger than memory's spare
+//! room can be saved, or rows as they come, so that the features of millions of images can.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -99,8 +99,9 @@ fn lay_out<'a>(
     Ok((specs, bytes))
 }
 
-/// Writes a safetensors file and forces it to disk. `read` is called once for each tensor, by name, floats first;
-/// only one tensor is in memory at a time. The tensors are F32 or U8. Returns the file's size and checksum.
+/// Writes a safetensors file and forces it to disk. `read` is called once for each tensor, by name, floats
+/// first; only one tensor is in memory at a time. The tensors are F32 or U8. Returns the file's size and
+/// checksum.
 pub fn write_tensors<V: Into<Values>>(
     path: &Path,
     specs: &[TensorSpec],
@@ -109,8 +110,8 @@ pub fn write_tensors<V: Into<Values>>(
     write_tensors_with(path, specs, &[], read)
 }
 
-/// As [`write_tensors`], with entries for the header's `__metadata__`, such as `("format", "pt")`, by which other
-/// programs know the framework.
+/// As [`write_tensors`], with entries for the header's `__metadata__`, such as `("format", "pt")`, by which
+/// other programs know the framework.
 pub fn write_tensors_with<V: Into<Values>>(
     path: &Path,
     specs: &[TensorSpec],
@@ -198,7 +199,8 @@ impl RowWriter {
 
 impl Drop for RowWriter {
     fn drop(&mut self) {
-        // after `finish` there is nothing under this name; what cannot be removed is overwritten the next time
+        // after `finish` there is nothing under this name; what cannot be removed is overwritten the next
+        // time
         let _ = std::fs::remove_file(&self.partial);
     }
 }

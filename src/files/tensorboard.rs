@@ -1,7 +1,8 @@
 //! TensorBoard event files: scalars of a run, to be watched with `tensorboard --logdir`.
 //!
-//! A file is a sequence of records (TFRecord framing, masked CRC-32C), each a protocol buffer `Event`. The few fields
-//! that scalars need are written by hand, in the order of their numbers, as TensorBoard's own writer does.
+//! A file is a sequence of records (TFRecord framing, masked CRC-32C), each a protocol buffer `Event`. The
+//! few fields that scalars need are written by hand, in the order of their numbers, as TensorBoard's own
+//! writer does.
 //! Source: TensorFlow `core/lib/io/record_writer.h`, `core/util/event.proto`, `core/framework/summary.proto`.
 
 use std::fs::{self, File};
@@ -24,10 +25,11 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Starts a new file in `dir`, which is made if it is missing. Its name sorts after those of the files there.
+    /// Starts a new file in `dir`, which is made if it is missing. Its name sorts after those of the files
+    /// there.
     ///
-    /// `start_step` is the step at which a resumed run goes on: TensorBoard drops what earlier files say of that
-    /// step and later ones.
+    /// `start_step` is the step at which a resumed run goes on: TensorBoard drops what earlier files say of
+    /// that step and later ones.
     pub fn create(dir: &Path, start_step: Option<u64>) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|e| Error::file(dir, format!("cannot be created: {e}")))?;
         let (path, file) = new_file(dir)?;
@@ -40,8 +42,8 @@ impl EventLog {
         Ok(log)
     }
 
-    /// Adds the values of a step (from 0), given as (name, value); names with a slash are grouped by what stands
-    /// before it. They are kept as f32.
+    /// Adds the values of a step (from 0), given as (name, value); names with a slash are grouped by what
+    /// stands before it. They are kept as f32.
     pub fn scalars(&mut self, step: u64, values: &[(&str, f64)]) -> Result<()> {
         self.write(&scalars_event(now(), step, values))
     }
@@ -83,8 +85,8 @@ fn new_file(dir: &Path) -> Result<(PathBuf, File)> {
     }
 }
 
-/// The second and the number in the name of an event file. A name of another program has no number; what it has
-/// instead may sort after ours, so that its second counts as full.
+/// The second and the number in the name of an event file. A name of another program has no number; what it
+/// has instead may sort after ours, so that its second counts as full.
 fn stamp(name: &str) -> Option<(u64, u64)> {
     let (second, rest) = name.strip_prefix(PREFIX)?.split_once('.')?;
     // Ten digits at most, or the names would not sort as their numbers do.

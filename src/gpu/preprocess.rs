@@ -1,6 +1,6 @@
-//! Composition of WGSL: `#include "file"`, `#ifdef NAME` / `#ifndef NAME` / `#else` / `#endif`, constants, and
-//! `#repeat I COUNT` / `#end` for what WGSL has no arrays of: the lines between, with `$I` 0, 1, .. up to a constant or number.
-//! Nothing else; shaders stay readable as they stand.
+//! Composition of WGSL: `#include "file"`, `#ifdef NAME` / `#ifndef NAME` / `#else` / `#endif`, constants,
+//! and `#repeat I COUNT` / `#end` for what WGSL has no arrays of: the lines between, with `$I` 0, 1, .. up to
+//! a constant or number. Nothing else; shaders stay readable as they stand.
 
 use crate::error::{Error, Result};
 

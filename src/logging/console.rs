@@ -1,5 +1,5 @@
-//! The program's terminal: messages and a progress bar on standard error, neither of which can end it. A line that
-//! cannot be written (a full disk, a closed pipe) is lost and nothing else.
+//! The program's terminal: messages and a progress bar on standard error, neither of which can end it. A line
+//! that cannot be written (a full disk, a closed pipe) is lost and nothing else.
 
 use std::io::Write;
 use std::sync::OnceLock;
@@ -28,8 +28,8 @@ pub enum Verbosity {
     Everything,
 }
 
-/// Shows the messages of this process on standard error: as much as `verbosity` says or, where the command line does
-/// not (`None`), the variable `POA_LOG`.
+/// Shows the messages of this process on standard error: as much as `verbosity` says or, where the command
+/// line does not (`None`), the variable `POA_LOG`.
 pub fn install(verbosity: Option<Verbosity>) -> Result<()> {
     let console = match (verbosity, std::env::var(VARIABLE)) {
         (None, Ok(text)) => Console::parse(&text)
@@ -128,8 +128,8 @@ impl Log for Console {
     fn flush(&self) {}
 }
 
-/// How far something is. Seen where the program's console shows more than warnings, on a terminal, in builds with
-/// the feature `progress`; one at a time, until it is dropped.
+/// How far something is. Seen where the program's console shows more than warnings, on a terminal, in builds
+/// with the feature `progress`; one at a time, until it is dropped.
 #[derive(Debug)]
 pub struct Bar(bar::Bar);
 

@@ -4,8 +4,9 @@
 //! warn("...") on a run's thread ──> the run's sinks (train.log) ──┐
 //! warn("...") elsewhere ──────────────────────────────────────────┴─> the `log` crate ──> the program's console
 //! ```
-//! The library installs nothing: its messages are records of the `log` crate with the target `poa_gpu`, for whatever
-//! logger an application has, or none. The program installs the [`console`]. What is told with which level:
+//! The library installs nothing: its messages are records of the `log` crate with the target `poa_gpu`, for
+//! whatever logger an application has, or none. The program installs the [`console`]. What is told with which
+//! level:
 //!
 //! | level | what |
 //! |---|---|

@@ -1,10 +1,10 @@
-//! The elastic grid: which sub-networks exist, how often each is drawn, in what order, and which blocks a shallower
-//! one keeps.
+//! The elastic grid: which sub-networks exist, how often each is drawn, in what order, and which blocks a
+//! shallower one keeps.
 //!
-//! A grid is a list in which every sub-network stands as often as its multiplicity says. A network's place in that
-//! list is its id; the last place is the intact network's. A cycle draws every place but that last one, shuffled,
-//! without replacement. Arithmetic follows numpy's `linspace` and `round` in float64, since exact arithmetic gives
-//! other multiplicities (7 of 573 would be 6).
+//! A grid is a list in which every sub-network stands as often as its multiplicity says. A network's place in
+//! that list is its id; the last place is the intact network's. A cycle draws every place but that last one,
+//! shuffled, without replacement. Arithmetic follows numpy's `linspace` and `round` in float64, since exact
+//! arithmetic gives other multiplicities (7 of 573 would be 6).
 
 use std::fmt::{self, Display};
 
@@ -16,8 +16,8 @@ use crate::error::{Error, Result};
 /// A sub-network.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Network {
-    /// ViT: channels of the tokens. Swin: those of the first stage. ResNet: middle channels of the first stage's blocks,
-    /// which double from stage to stage.
+    /// ViT: channels of the tokens. Swin: those of the first stage. ResNet: middle channels of the first
+    /// stage's blocks, which double from stage to stage.
     pub width: usize,
     /// ViT: number of blocks. Swin: those of the third stage. ResNet: those of all stages.
     pub depth: usize,
@@ -75,7 +75,8 @@ impl ElasticGrid {
         Self { paper, ..self }
     }
 
-    /// The networks that the paper reports of such a backbone, by its names for them; they need not be in the grid.
+    /// The networks that the paper reports of such a backbone, by its names for them; they need not be in the
+    /// grid.
     pub fn paper(&self) -> &'static [(&'static str, Network)] {
         self.paper
     }
@@ -115,8 +116,8 @@ impl ElasticGrid {
         found.map_or_else(|| self.intact(), |(network, _)| *network)
     }
 
-    /// The network of a name: `smallest`, `middle` (of the distinct ones), `intact`, or as it is displayed. The
-    /// error is what is wrong with the name.
+    /// The network of a name: `smallest`, `middle` (of the distinct ones), `intact`, or as it is displayed.
+    /// The error is what is wrong with the name.
     pub fn named(&self, name: &str) -> std::result::Result<Network, String> {
         match name {
             "smallest" => Ok(self.smallest()),
@@ -134,7 +135,8 @@ impl ElasticGrid {
     }
 }
 
-/// The order in which sub-networks are drawn: a function of seed and step alone, so a resumed run needs no state.
+/// The order in which sub-networks are drawn: a function of seed and step alone, so a resumed run needs no
+/// state.
 #[derive(Debug, Clone)]
 pub struct DrawCycle {
     grid: ElasticGrid,

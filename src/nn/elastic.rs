@@ -1,5 +1,5 @@
-//! Slices of elastic parameters (poa-facts: elastic linear): the first entries along every axis, and α = largest input /
-//! input as the factor of the product.
+//! Slices of elastic parameters (poa-facts: elastic linear): the first entries along every axis, and α =
+//! largest input / input as the factor of the product.
 
 use crate::autograd::Var;
 use crate::error::Result;

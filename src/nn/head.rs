@@ -1,5 +1,5 @@
-//! Projection heads: an elastic linear layer, two plain ones, L2 normalisation; the prototypes follow in the loss
-//! (poa-facts: projection heads).
+//! Projection heads: an elastic linear layer, two plain ones, L2 normalisation; the prototypes follow in the
+//! loss (poa-facts: projection heads).
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;

@@ -1,7 +1,7 @@
 //! The parameters of a network in flat buffers, with named views.
 //!
-//! Values, gradients, moments and the teacher share one [`FlatLayout`], so the optimiser, the EMA and checkpoints run
-//! over whole buffers. A buffer is split only where an adapter cannot bind it.
+//! Values, gradients, moments and the teacher share one [`FlatLayout`], so the optimiser, the EMA and
+//! checkpoints run over whole buffers. A buffer is split only where an adapter cannot bind it.
 
 use std::cell::Cell;
 use std::collections::HashMap;
@@ -77,7 +77,8 @@ pub struct FlatLayout {
 }
 
 impl FlatLayout {
-    /// Lays parameters out in order; no buffer exceeds `max_bytes`. Parameters of a module must stand together.
+    /// Lays parameters out in order; no buffer exceeds `max_bytes`. Parameters of a module must stand
+    /// together.
     pub fn new(specs: &[ParameterSpec], max_bytes: usize) -> Result<Rc<Self>> {
         let limit = (max_bytes / ELEMENT_BYTES).min(1 << 30) / NORM_BLOCK * NORM_BLOCK;
         let (mut places, mut by_name) = (Vec::<Place>::new(), HashMap::new());
@@ -256,8 +257,8 @@ impl Parameters {
         Ok(Self { values, gradients: Some(gradients), touched, halves: None })
     }
 
-    /// The same parameters with products in half precision: [`Self::operand`] gives halves. They are rounded now, and
-    /// must be again ([`Self::round`]) when something else than the optimiser changes the values.
+    /// The same parameters with products in half precision: [`Self::operand`] gives halves. They are rounded
+    /// now, and must be again ([`Self::round`]) when something else than the optimiser changes the values.
     pub fn with_halves(self) -> Result<Self> {
         let all = Self { halves: Some(self.values.halves()?), ..self };
         all.round()?;
@@ -289,8 +290,8 @@ impl Parameters {
         self.with_gradient(name, self.values.get(name)?)
     }
 
-    /// The parameter of this name as an operand of products: in half precision, where they are made in that. Its
-    /// gradient is in single precision.
+    /// The parameter of this name as an operand of products: in half precision, where they are made in that.
+    /// Its gradient is in single precision.
     pub fn operand(&self, name: &str) -> Result<Var> {
         self.with_gradient(name, self.halves.as_ref().unwrap_or(&self.values).get(name)?)
     }

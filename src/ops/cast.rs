@@ -4,7 +4,8 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::tensor::{DType, convert, to_type};
 
-/// The values of `x` in another precision; `x` itself where it has it already. The gradient is converted back.
+/// The values of `x` in another precision; `x` itself where it has it already. The gradient is converted
+/// back.
 pub fn cast(tape: &Tape, x: &Var, dtype: DType) -> Result<Var> {
     if x.value().dtype() == dtype {
         return Ok(x.clone());

@@ -1,7 +1,8 @@
-//! Two-dimensional convolutions with elastic weights over maps whose channels lie side by side, a pixel a row: without
-//! padding and stride a 1×1 convolution is a product, and the others are products over windows
-//! ([`crate::ops::matmul::window`]). Weights are in the official order `[out, in, down, across]` and may be slices;
-//! their gradient is added through the slice. For the windows a small copy of them has the taps in front.
+//! Two-dimensional convolutions with elastic weights over maps whose channels lie side by side, a pixel a
+//! row: without padding and stride a 1×1 convolution is a product, and the others are products over windows
+//! ([`crate::ops::matmul::window`]). Weights are in the official order `[out, in, down, across]` and may be
+//! slices; their gradient is added through the slice. For the windows a small copy of them has the taps in
+//! front.
 
 use crate::autograd::{InputGradient, Tape, Var};
 use crate::error::{Error, Result};
@@ -107,8 +108,8 @@ impl Call {
         Ok(dw)
     }
 
-    /// dx (+)= the windows of dy that have seen each pixel. With a stride s, pixels whose rows (and columns) leave the
-    /// same rest by s have seen the same taps, every s-th: a product for each pair of rests.
+    /// dx (+)= the windows of dy that have seen each pixel. With a stride s, pixels whose rows (and columns)
+    /// leave the same rest by s have seen the same taps, every s-th: a product for each pair of rests.
     fn input_gradient(&self, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
         let [kernel, s, padding] = [self.taps.dim(0), self.conv.stride, self.conv.padding];
         let [before, after] = self.shapes;
@@ -182,8 +183,9 @@ pub fn conv2d(tape: &Tape, x: &Var, shape: MapShape, conv: &Conv) -> Result<(Var
     Ok((y, after))
 }
 
-/// The convolution of images `[n, channels, height, width]`, which take no gradient. They are copied once, padded, with
-/// channels side by side and filled up to four: a row of taps is then one contiguous run, a single tap as wide.
+/// The convolution of images `[n, channels, height, width]`, which take no gradient. They are copied once,
+/// padded, with channels side by side and filled up to four: a row of taps is then one contiguous run, a
+/// single tap as wide.
 pub fn conv_images(tape: &Tape, images: &Tensor, conv: &Conv) -> Result<(Var, MapShape)> {
     let [out, input, kernel] = conv.sizes()?;
     let (s, padding) = (conv.stride, conv.padding);

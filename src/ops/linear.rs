@@ -1,10 +1,12 @@
-//! Linear layers with elastic weights: `y = α·x·Wᵀ + b`, and the two-layer perceptron with its GELU in between.
+//! Linear layers with elastic weights: `y = α·x·Wᵀ + b`, and the two-layer perceptron with its GELU in
+//! between.
 //!
-//! A weight is `[out, in]`, or `[groups, out, in]` for the q, k and v parts of an elastic qkv weight, whose outputs
-//! stand side by side. The factor α = in_max / in keeps the scale of a sliced input (poa-facts: elastic linear).
+//! A weight is `[out, in]`, or `[groups, out, in]` for the q, k and v parts of an elastic qkv weight, whose
+//! outputs stand side by side. The factor α = in_max / in keeps the scale of a sliced input (poa-facts:
+//! elastic linear).
 //!
-//! On a GPU input and weights may be of half precision; then the output is as well. Biases and the gradients of
-//! parameters are in single precision always.
+//! On a GPU input and weights may be of half precision; then the output is as well. Biases and the gradients
+//! of parameters are in single precision always.
 
 use crate::autograd::{InputGradient, Tape, Var};
 use crate::error::{Error, Result};
@@ -106,8 +108,8 @@ pub fn linear(tape: &Tape, x: &Var, layer: &LinearWeights) -> Result<Var> {
     }))
 }
 
-/// `y = fc2(gelu(fc1(x)))` for x `[rows, in]`. The hidden activation is kept before and after GELU; the gradient
-/// of GELU is taken on the way out of fc2's product.
+/// `y = fc2(gelu(fc1(x)))` for x `[rows, in]`. The hidden activation is kept before and after GELU; the
+/// gradient of GELU is taken on the way out of fc2's product.
 pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Result<Var> {
     fc1.check("mlp", x.value())?;
     let (rows, device, dtype) = (x.value().dim(0), x.value().device(), x.value().dtype());

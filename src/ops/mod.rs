@@ -1,7 +1,7 @@
 //! Operations: one file each, with its shape rule, its plan, the GPU launch, the CPU kernel and the gradient.
 //!
-//! Functions on [`crate::tensor::Tensor`] compute; functions that take a [`crate::autograd::Tape`] also record the
-//! gradient. Every function runs on both devices.
+//! Functions on [`crate::tensor::Tensor`] compute; functions that take a [`crate::autograd::Tape`] also
+//! record the gradient. Every function runs on both devices.
 
 pub mod attention;
 pub mod avg_pool;

@@ -8,8 +8,8 @@ use crate::gpu::{self, Cooperative, DeviceChoice, GpuDevice};
 use crate::logging;
 use crate::tensor::Device;
 
-/// Opens the device that was asked for. An adapter's cooperative matrices are tried first; those that give wrong numbers
-/// are left unused, with a warning.
+/// Opens the device that was asked for. An adapter's cooperative matrices are tried first; those that give
+/// wrong numbers are left unused, with a warning.
 pub fn open(choice: &DeviceChoice) -> Result<Device> {
     match gpu::select(choice)? {
         Some(adapter) => open_adapter(&adapter),

@@ -1,5 +1,5 @@
-//! Position embeddings at another grid size: a fixed linear map of the patch positions, so it is one small product
-//! with a matrix computed once on the host.
+//! Position embeddings at another grid size: a fixed linear map of the patch positions, so it is one small
+//! product with a matrix computed once on the host.
 
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
@@ -7,8 +7,8 @@ use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::profile;
 use crate::tensor::{DType, Tensor};
 
-/// The factor added to the target side when the scale of the interpolation is computed (as DINOv2 does, so that the
-/// wanted size comes out of the rounding).
+/// The factor added to the target side when the scale of the interpolation is computed (as DINOv2 does, so
+/// that the wanted size comes out of the rounding).
 const OFFSET: f64 = 0.1;
 
 /// Weights of the four neighbours at distance `t` past the second one: bicubic with a = −0.75.
@@ -19,8 +19,8 @@ fn cubic(t: f64) -> [f64; 4] {
     [far(t + 1.0), near(t), near(1.0 - t), far(2.0 - t)]
 }
 
-/// `[to², from²]`, row-major: bicubic resampling of a square grid, without antialiasing, half-pixel centres, clamped
-/// at the border (poa-facts: position embedding at another size).
+/// `[to², from²]`, row-major: bicubic resampling of a square grid, without antialiasing, half-pixel centres,
+/// clamped at the border (poa-facts: position embedding at another size).
 pub fn bicubic_matrix(from: usize, to: usize) -> Vec<f32> {
     let scale = (to as f64 + OFFSET) / from as f64;
     let axis: Vec<Vec<f64>> = (0..to)

@@ -8,8 +8,8 @@ use super::{
 use crate::gpu::{Caps, Kernel};
 use crate::tensor;
 
-/// Every kernel variant of this floor and those below that an adapter with these capabilities may be asked for, for
-/// validation without a GPU.
+/// Every kernel variant of this floor and those below that an adapter with these capabilities may be asked
+/// for, for validation without a GPU.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
         tensor::kernels(caps),
@@ -43,7 +43,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     .concat()
 }
 
-/// What an adapter with these capabilities would use at the sizes of ViT-S training: (kernel family, variant).
+/// What an adapter with these capabilities would use at the sizes of ViT-S training: (kernel family,
+/// variant).
 pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
     let product = |precision, m, n, k| {
         let problem = matmul::Problem {

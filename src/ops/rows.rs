@@ -1,8 +1,9 @@
-//! How kernels that go through a matrix row by row share the work: in units of how many elements, who works on a row
-//! together, and whether a row stays in registers (`shaders/include/rows.wgsl`).
+//! How kernels that go through a matrix row by row share the work: in units of how many elements, who works
+//! on a row together, and whether a row stays in registers (`shaders/include/rows.wgsl`).
 //!
-//! A software adapter pays for every load, whatever its width, and for barriers: there a subgroup takes a row, and
-//! several after another, so that what all rows share is loaded once. Hardware wants many rows in flight.
+//! A software adapter pays for every load, whatever its width, and for barriers: there a subgroup takes a
+//! row, and several after another, so that what all rows share is loaded once. Hardware wants many rows in
+//! flight.
 
 use crate::gpu::{Caps, Defines};
 
@@ -54,7 +55,8 @@ pub struct RowPlan {
     pub team: Team,
     /// Whether units are of four elements.
     pub vec4: bool,
-    /// Units of a row that each member of the team keeps in registers; 0 where rows are too long, or not of vectors.
+    /// Units of a row that each member of the team keeps in registers; 0 where rows are too long, or not of
+    /// vectors.
     pub keep: u32,
     /// Whether rows have exactly that many.
     pub exact: bool,
@@ -103,13 +105,15 @@ fn widest(caps: &Caps) -> u32 {
     }
 }
 
-/// Units that a member may keep: registers are what hardware has few of, and a software adapter has none to lose.
+/// Units that a member may keep: registers are what hardware has few of, and a software adapter has none to
+/// lose.
 fn sizes(caps: &Caps) -> impl Iterator<Item = u32> {
     let software = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 20, 24, 32];
     software.into_iter().take(if caps.software { software.len() } else { 8 })
 }
 
-/// The plan for rows of `cols` elements, whose operands are `vec4` as [`vec4_aligned`](crate::tensor::vec4_aligned) has it.
+/// The plan for rows of `cols` elements, whose operands are `vec4` as
+/// [`vec4_aligned`](crate::tensor::vec4_aligned) has it.
 pub(crate) fn plan(cols: usize, vec4: bool, caps: &Caps) -> RowPlan {
     let team = match caps.fixed_subgroup_size() {
         _ if cols <= SHORT => Team::Alone(64),
@@ -123,8 +127,8 @@ pub(crate) fn plan(cols: usize, vec4: bool, caps: &Caps) -> RowPlan {
     RowPlan::new(cols, vec4, team, caps)
 }
 
-/// The plan for rows of logits, of which there may be fewer than the adapter has cores: they are long, and sums over
-/// them are short in a large team.
+/// The plan for rows of logits, of which there may be fewer than the adapter has cores: they are long, and
+/// sums over them are short in a large team.
 pub(crate) fn long_plan(cols: usize, vec4: bool, caps: &Caps) -> RowPlan {
     let team = Team::Workgroup(if cols < 4096 { 256 } else { widest(caps) });
     RowPlan { team, vec4, keep: 0, exact: false }
@@ -138,7 +142,8 @@ pub(crate) fn long_plans(caps: &Caps) -> Vec<RowPlan> {
     all
 }
 
-/// Rows that a team takes one after the other, so that there are at most `teams` teams. Depends on sizes alone.
+/// Rows that a team takes one after the other, so that there are at most `teams` teams. Depends on sizes
+/// alone.
 pub(crate) fn strip(rows: usize, teams: usize, caps: &Caps) -> usize {
     let strip = if caps.software { SOFTWARE_STRIP.min(rows / SOFTWARE_STRIP) } else { 1 };
     strip.max(rows.div_ceil(teams.max(1))).max(1)

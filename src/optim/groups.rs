@@ -1,5 +1,6 @@
-//! What each parameter's name says about its optimisation: factors on learning rate and weight decay, whether it is
-//! a head's last layer, and with whose gradients it is clipped. Names are those of the official checkpoints.
+//! What each parameter's name says about its optimisation: factors on learning rate and weight decay, whether
+//! it is a head's last layer, and with whose gradients it is clipped. Names are those of the official
+//! checkpoints.
 
 /// How one parameter is optimised.
 #[derive(Debug, Clone, PartialEq)]
@@ -28,8 +29,8 @@ pub struct LayerRule {
     pub patch_embed: Option<&'static str>,
 }
 
-/// The group of a parameter: `layerwise_decay` and `patch_embed_lr_mult` are the settings of that name in section
-/// `optim`.
+/// The group of a parameter: `layerwise_decay` and `patch_embed_lr_mult` are the settings of that name in
+/// section `optim`.
 pub fn param_group(
     name: &str,
     rule: &LayerRule,

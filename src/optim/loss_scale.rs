@@ -1,9 +1,10 @@
-//! The dynamic loss scale of mixed precision: gradients in half precision are multiplied by it on their way back, so
-//! that small ones are not lost. It lives on the device and moves there, when the gradients are measured
-//! ([`crate::optim::adamw::AdamW::measure`]): the next step is recorded before the host learns how this one went.
+//! The dynamic loss scale of mixed precision: gradients in half precision are multiplied by it on their way
+//! back, so that small ones are not lost. It lives on the device and moves there, when the gradients are
+//! measured ([`crate::optim::adamw::AdamW::measure`]): the next step is recorded before the host learns how
+//! this one went.
 //!
-//! The rule is PyTorch's `GradScaler`: halved by a step whose gradients are not finite, doubled by 2,000 good steps in
-//! a row.
+//! The rule is PyTorch's `GradScaler`: halved by a step whose gradients are not finite, doubled by 2,000 good
+//! steps in a row.
 
 use serde::{Deserialize, Serialize};
 

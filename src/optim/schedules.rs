@@ -1,8 +1,8 @@
 //! Learning rate and weight decay as functions of the step alone, and the curves that they are made of.
 //!
-//! Warm-ups are numpy's `linspace` with both ends included. The cosines are laid out over more steps than the run
-//! has (`optim.iter_num_scale`) and cut at its end. Source: the official POA recipe, whose values at 14 steps are
-//! in `kernels-tests/fixtures/schedules`.
+//! Warm-ups are numpy's `linspace` with both ends included. The cosines are laid out over more steps than the
+//! run has (`optim.iter_num_scale`) and cut at its end. Source: the official POA recipe, whose values at 14
+//! steps are in `kernels-tests/fixtures/schedules`.
 
 use std::f64::consts::PI;
 

@@ -40,8 +40,8 @@ settings! {
         pub clip_grad: f64 = 1.5,
         /// Epochs in which the prototypes do not move.
         pub freeze_last_layer_epochs: usize = 1,
-        /// How the learning rate follows the number of images in a step: "sqrt_wrt_1024" as in the official code,
-        /// "linear_wrt_1024" as in the paper, "none".
+        /// How the learning rate follows the number of images in a step: "sqrt_wrt_1024" as in the official
+        /// code, "linear_wrt_1024" as in the paper, "none".
         pub scaling_rule: ScalingRule = ScalingRule::Sqrt,
         /// Factor on the learning rate of the patch embedding.
         pub patch_embed_lr_mult: f64 = 0.2,

@@ -54,7 +54,8 @@ impl Axis {
         let step = [1.0, 2.0, 5.0].map(|m| m * power).into_iter().find(|step| *step >= rough);
         let step = step.unwrap_or(10.0 * power);
         let first = (from / step).ceil();
-        // The count is bounded by construction; the limit keeps ranges beyond the precision of f64 from running on.
+        // The count is bounded by construction; the limit keeps ranges beyond the precision of f64 from
+        // running on.
         let values = (0..3 * count).map(|i| (first + i as f64) * step).take_while(|v| *v <= to);
         values.map(|v| (v, short(v, step))).collect()
     }

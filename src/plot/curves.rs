@@ -15,10 +15,11 @@ const DASHES: [&[f32]; 4] = [&[], &[12.0, 6.0], &[3.0, 5.0], &[12.0, 5.0, 3.0, 5
 /// A curve of at most so many points shows each of them.
 const MARKED: usize = 60;
 
-/// Draws curves, given as (name, points (x, y)), with a legend beside them, into `<stem>.png` and `<stem>.svg`.
+/// Draws curves, given as (name, points (x, y)), with a legend beside them, into `<stem>.png` and
+/// `<stem>.svg`.
 ///
-/// Points are joined in the order given; one that is not finite leaves a gap. An error if no curve has a finite
-/// point, or a file cannot be written.
+/// Points are joined in the order given; one that is not finite leaves a gap. An error if no curve has a
+/// finite point, or a file cannot be written.
 pub fn lines<N: AsRef<str>>(
     series: &[(N, Vec<(f64, f64)>)],
     text: &str,

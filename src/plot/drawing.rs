@@ -55,7 +55,8 @@ impl Text {
         Self { text: text.into(), x, y, size, anchor, color: INK, upwards: false, rim: false }
     }
 
-    /// Where the text begins if it is level; one that runs upwards begins as far below y as this lies left of x.
+    /// Where the text begins if it is level; one that runs upwards begins as far below y as this lies left of
+    /// x.
     pub fn left(&self) -> f32 {
         let width = font::width(&self.text, self.size);
         match self.anchor {

@@ -34,7 +34,8 @@ pub fn shortened(text: &str, size: f32, room: f32) -> String {
     String::new()
 }
 
-/// The outlines of a text; `place` gives the pixel of a point that lies so far along the baseline and so far above it.
+/// The outlines of a text; `place` gives the pixel of a point that lies so far along the baseline and so far
+/// above it.
 pub fn outline(text: &str, size: f32, place: impl Fn(f32, f32) -> (f32, f32)) -> Vec<Command> {
     let Some(face) = FACE.as_ref() else { return Vec::new() };
     let scale = size / f32::from(face.units_per_em());

@@ -1,7 +1,8 @@
 //! Charts of a run and of an evaluation, each written as `<stem>.png` and `<stem>.svg` from one description.
 //!
 //! A chart is a list of shapes (`drawing`) that is printed as SVG or painted with an embedded font, so no
-//! display and no installed font is needed. Values that are not finite are left out; nothing at all to show is an error.
+//! display and no installed font is needed. Values that are not finite are left out; nothing at all to show
+//! is an error.
 
 mod axis;
 mod curves;

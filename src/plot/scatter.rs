@@ -17,12 +17,13 @@ struct Point<'a> {
     label: &'a str,
 }
 
-/// Draws accuracies (0 to 1) over numbers of parameters, given as (parameters, accuracy, label), into `<stem>.png`
-/// and `<stem>.svg`.
+/// Draws accuracies (0 to 1) over numbers of parameters, given as (parameters, accuracy, label), into
+/// `<stem>.png` and `<stem>.svg`.
 ///
-/// Labels such as `384x12` give the width, whose networks share a colour and are joined; the smallest and the largest
-/// network are labelled. The axis of parameters is logarithmic if they span more than a factor of ten. Points that
-/// are not finite, or without parameters, are left out. An error if none is left, or a file cannot be written.
+/// Labels such as `384x12` give the width, whose networks share a colour and are joined; the smallest and the
+/// largest network are labelled. The axis of parameters is logarithmic if they span more than a factor of
+/// ten. Points that are not finite, or without parameters, are left out. An error if none is left, or a file
+/// cannot be written.
 pub fn accuracy_over_parameters(points: &[(f64, f64, &str)], text: &str, stem: &Path) -> Result<()> {
     let mut points: Vec<Point> = points
         .iter()
@@ -88,7 +89,8 @@ fn width_of(label: &str) -> Option<usize> {
     label.split_once('x')?.0.parse().ok()
 }
 
-/// Adds a point's label near it: of the places within the area, the nearest of those that cover the fewest points.
+/// Adds a point's label near it: of the places within the area, the nearest of those that cover the fewest
+/// points.
 fn label(drawing: &mut Drawing, point: &Point, at: (f32, f32), points: &[(f32, f32)], right: f32) {
     let words = font::shortened(&format!("{} ({:.1}%)", point.label, point.percent), NUMBER, right - LEFT);
     let half = (font::width(&words, NUMBER) / 2.0 + 8.0, NUMBER / 2.0 + 8.0);

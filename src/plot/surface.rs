@@ -20,11 +20,11 @@ const BAR: (f32, f32) = (RIGHT + 40.0, 34.0);
 /// Steps of the colour bar.
 const BAR_STEPS: usize = 240;
 
-/// Draws accuracies (0 to 1) of sub-networks, given as (width, depth, accuracy), as a coloured grid with their
-/// numbers in percent and a colour bar, into `<stem>.png` and `<stem>.svg`.
+/// Draws accuracies (0 to 1) of sub-networks, given as (width, depth, accuracy), as a coloured grid with
+/// their numbers in percent and a colour bar, into `<stem>.png` and `<stem>.svg`.
 ///
-/// Pairs that are not given, or whose accuracy is not finite, are grey; of a pair given twice the last counts. An
-/// error if there is no accuracy at all, or a file cannot be written.
+/// Pairs that are not given, or whose accuracy is not finite, are grey; of a pair given twice the last
+/// counts. An error if there is no accuracy at all, or a file cannot be written.
 pub fn accuracy_surface(cells: &[(usize, usize, f64)], text: &str, stem: &Path) -> Result<()> {
     let widths: Vec<usize> = cells.iter().map(|c| c.0).collect::<BTreeSet<_>>().into_iter().collect();
     let depths: Vec<usize> = cells.iter().map(|c| c.1).collect::<BTreeSet<_>>().into_iter().collect();
@@ -67,7 +67,8 @@ fn number(percent: f64) -> String {
     format!("{percent:.1}")
 }
 
-/// The `count` + 1 edges of equal parts, on whole pixels, so that no ground shines through between neighbours.
+/// The `count` + 1 edges of equal parts, on whole pixels, so that no ground shines through between
+/// neighbours.
 fn edges(from: f32, to: f32, count: usize) -> Vec<f32> {
     (0..=count).map(|i| (from + (to - from) * i as f32 / count as f32).round()).collect()
 }

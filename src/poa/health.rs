@@ -1,4 +1,5 @@
-//! Signs that a run learns nothing: a loss that stands still, targets that are uniform, features that are all the same.
+//! Signs that a run learns nothing: a loss that stands still, targets that are uniform, features that are all
+//! the same.
 
 use std::collections::VecDeque;
 

@@ -1,9 +1,9 @@
 //! What every feature row is compared with and how much it counts, and the loss components as they are logged
 //! (poa-facts: targets and losses).
 //!
-//! The feature rows of a student are its global cls tokens (2B: view a, view b), its local cls tokens (L·B, crop by
-//! crop) and its masked patch tokens (M). Target rows are the teacher's cls tokens with the views exchanged, so that
-//! row i of the students meets row i, and its masked patch tokens.
+//! The feature rows of a student are its global cls tokens (2B: view a, view b), its local cls tokens (L·B,
+//! crop by crop) and its masked patch tokens (M). Target rows are the teacher's cls tokens with the views
+//! exchanged, so that row i of the students meets row i, and its masked patch tokens.
 
 use crate::error::Result;
 use crate::ops::cross_entropy::NO_TARGET;
@@ -182,8 +182,9 @@ pub struct StepRecord {
 pub struct Health {
     /// For every head with cls rows.
     pub heads: Vec<HeadHealth>,
-    /// Standard deviation of the teacher's L2-normalised cls features over the batch, mean over the dimensions, times
-    /// √width: 1 where they point in all directions alike, 0 where all images have the same.
+    /// Standard deviation of the teacher's L2-normalised cls features over the batch, mean over the
+    /// dimensions, times √width: 1 where they point in all directions alike, 0 where all images have the
+    /// same.
     pub feature_std: f64,
 }
 

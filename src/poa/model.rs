@@ -66,7 +66,8 @@ pub struct PoaModel {
 }
 
 impl PoaModel {
-    /// A model for resolved settings with weights drawn from `seed`; the teacher starts as a copy of the student.
+    /// A model for resolved settings with weights drawn from `seed`; the teacher starts as a copy of the
+    /// student.
     pub fn new(settings: &Settings, device: &Device, seed: u64) -> Result<Self> {
         let backbone = settings.backbone()?;
         let grid = backbone.grid().clone();

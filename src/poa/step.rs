@@ -31,7 +31,8 @@ pub struct StepInputs<'a> {
     pub teacher_temp: f64,
     /// Where stochastic depth comes from; `None` leaves it off.
     pub drop_path: Option<&'a mut ChaCha8Rng>,
-    /// What the batch's gradients count in the step: 1, or with gradient accumulation its share of the images.
+    /// What the batch's gradients count in the step: 1, or with gradient accumulation its share of the
+    /// images.
     pub share: f64,
     /// Whether [`StepRecord::health`] is wanted.
     pub health: bool,
@@ -59,13 +60,13 @@ struct Prepared {
 }
 
 impl PoaModel {
-    /// Runs the three branches and adds the students' gradients to the parameters' gradient buffers. Nothing is
-    /// read back; [`StepRecord::read`] does that when the losses are due.
+    /// Runs the three branches and adds the students' gradients to the parameters' gradient buffers. Nothing
+    /// is read back; [`StepRecord::read`] does that when the losses are due.
     ///
     /// In mixed precision the gradients come multiplied by the optimiser's loss scale.
     ///
-    /// With gradient accumulation this is called once for each batch of a step, each with its share: Sinkhorn-Knopp and
-    /// KoLeo see one batch at a time, all else is the mean over the batches.
+    /// With gradient accumulation this is called once for each batch of a step, each with its share:
+    /// Sinkhorn-Knopp and KoLeo see one batch at a time, all else is the mean over the batches.
     pub fn forward_backward(&self, batch: &Batch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let prepared = self.prepare(batch)?;
         let networks = [self.grid.intact(), inputs.network];

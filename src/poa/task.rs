@@ -43,8 +43,8 @@ pub struct PoaTask {
 }
 
 impl PoaTask {
-    /// The task of resolved settings, `config` as TOML, on the images of `source`, some of which may be held out for
-    /// evaluation. `dir` is where lists of unusable images and charts go: the run's folder.
+    /// The task of resolved settings, `config` as TOML, on the images of `source`, some of which may be held
+    /// out for evaluation. `dir` is where lists of unusable images and charts go: the run's folder.
     pub fn new(
         settings: Settings,
         config: String,

@@ -1,9 +1,9 @@
-//! Where the time of training goes: spans of the host (phases of a step, operations, gradients), and on a GPU the time
-//! of every dispatch by timestamps. Recording is switched on for a few steps by [`start`]; until then a span costs a
-//! look at a flag. One thread records: the one that trains.
+//! Where the time of training goes: spans of the host (phases of a step, operations, gradients), and on a GPU
+//! the time of every dispatch by timestamps. Recording is switched on for a few steps by [`start`]; until
+//! then a span costs a look at a flag. One thread records: the one that trains.
 //!
-//! An operation says how much arithmetic its next kernel does with `flops`. Bytes need not be said: they are those
-//! of the tensors that a kernel binds, or on the CPU asks for, each once.
+//! An operation says how much arithmetic its next kernel does with `flops`. Bytes need not be said: they are
+//! those of the tensors that a kernel binds, or on the CPU asks for, each once.
 
 mod table;
 mod trace;
@@ -24,7 +24,8 @@ pub enum Kind {
     Backward,
 }
 
-/// What an exponential counts as: the operations of `exp_accurate` (`shaders/include/math.wgsl`), as of `cpu::math::Math::exp`.
+/// What an exponential counts as: the operations of `exp_accurate` (`shaders/include/math.wgsl`), as of
+/// `cpu::math::Math::exp`.
 pub(crate) const EXPONENTIAL: f64 = 24.0;
 
 /// Arithmetic and memory traffic that a piece of work needs at least.

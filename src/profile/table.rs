@@ -1,5 +1,5 @@
-//! A profile as a table: kernels (on the CPU: operations) by their share of the time, with rates and how near they are
-//! to what the device can do.
+//! A profile as a table: kernels (on the CPU: operations) by their share of the time, with rates and how near
+//! they are to what the device can do.
 
 use std::collections::HashMap;
 
@@ -15,8 +15,8 @@ pub struct Ceiling {
 }
 
 impl Ceiling {
-    /// The share of the ceiling that `work` in `seconds` is: the time that it needs at least over the time it took.
-    /// More than 1 where operands stayed in caches.
+    /// The share of the ceiling that `work` in `seconds` is: the time that it needs at least over the time it
+    /// took. More than 1 where operands stayed in caches.
     pub fn share(&self, work: Work, seconds: f64) -> f64 {
         (work.flops / self.flops).max(work.bytes / self.bytes) / seconds
     }
@@ -36,7 +36,8 @@ pub struct Line {
 }
 
 impl Profile {
-    /// The lines of the table, most seconds first: of the adapter's kernels where they were timed, else of the host.
+    /// The lines of the table, most seconds first: of the adapter's kernels where they were timed, else of
+    /// the host.
     pub fn lines(&self) -> Vec<Line> {
         let mut lines: HashMap<String, Line> = HashMap::new();
         let mut add = |name: String, seconds: f64, work: Work| {

@@ -39,13 +39,13 @@ const RENAMED: &[(&str, &str, &str)] = &[(
 pub(super) enum Origin {
     /// A person's: keys of another family of backbones than the recipe's are refused.
     Given,
-    /// Written by this program or an earlier version of it, which listed the keys of every family: those of others are
-    /// passed over.
+    /// Written by this program or an earlier version of it, which listed the keys of every family: those of
+    /// others are passed over.
     Stored,
 }
 
-/// A configuration as a table that still has all its keys, over which values are laid. What is wrong is collected, and
-/// named by [`Layers::config`].
+/// A configuration as a table that still has all its keys, over which values are laid. What is wrong is
+/// collected, and named by [`Layers::config`].
 pub(super) struct Layers {
     table: Table,
     problems: Problems,
@@ -70,8 +70,8 @@ impl Layers {
         Sections::read(self.table).map_err(|e| Error::config("(all)", e.message()))
     }
 
-    /// Refuses keys that another family of backbones has than the one that is configured. What says nothing may stand:
-    /// the key's default, which recipes of earlier versions spelt out, and the number 0.
+    /// Refuses keys that another family of backbones has than the one that is configured. What says nothing
+    /// may stand: the key's default, which recipes of earlier versions spelt out, and the number 0.
     fn refuse_other_families(&mut self) -> Result<()> {
         let Some(Value::Table(student)) = self.table.get("student") else { return Ok(()) };
         let families = Student::families();

@@ -1,11 +1,11 @@
 //! Training recipes: TOML laid over defaults, then over that what the command line says.
 //!
-//! Every floor owns its settings; here they become the sections of a file (`sections.rs`), are laid over each other key by
-//! key (`layers.rs`), are checked against each other (`relations.rs`), and are printed with what they mean
-//! (`print.rs`). Sections and keys carry the names of the official POA recipe, and every default is that of its ViT recipe.
-//! A key that does not exist, has the wrong type or contradicts another is an error that names the key and a value that
-//! would work; all that is wrong is named at once. `Config::to_toml` writes a recipe from which the same configuration
-//! loads again.
+//! Every floor owns its settings; here they become the sections of a file (`sections.rs`), are laid over each
+//! other key by key (`layers.rs`), are checked against each other (`relations.rs`), and are printed with what
+//! they mean (`print.rs`). Sections and keys carry the names of the official POA recipe, and every default is
+//! that of its ViT recipe. A key that does not exist, has the wrong type or contradicts another is an error
+//! that names the key and a value that would work; all that is wrong is named at once. `Config::to_toml`
+//! writes a recipe from which the same configuration loads again.
 
 mod layers;
 mod print;
@@ -54,14 +54,14 @@ impl Config {
         Self::lay(text, path, &[], Origin::Given)
     }
 
-    /// A configuration that [`Config::to_toml`] wrote, of this version or an earlier one, which listed the keys of every
-    /// family of backbones: those of other families are passed over.
+    /// A configuration that [`Config::to_toml`] wrote, of this version or an earlier one, which listed the
+    /// keys of every family of backbones: those of other families are passed over.
     pub fn from_stored(text: &str, path: &Path) -> Result<Self> {
         Self::lay(text, path, &[], Origin::Stored)
     }
 
-    /// The recipe of that name, or else the file at that path, under `overrides` of the form `section.key=value`.
-    /// The result is not validated yet.
+    /// The recipe of that name, or else the file at that path, under `overrides` of the form
+    /// `section.key=value`. The result is not validated yet.
     pub fn load(source: &str, overrides: &[String]) -> Result<Self> {
         let path = Path::new(source);
         if let Some((_, text)) = RECIPES.iter().find(|(name, _)| *name == source) {
@@ -84,8 +84,8 @@ impl Config {
         layers.config(origin)
     }
 
-    /// Lays overrides of the form `section.key=value` over this configuration; the value is TOML, or else plain
-    /// text.
+    /// Lays overrides of the form `section.key=value` over this configuration; the value is TOML, or else
+    /// plain text.
     pub fn apply<S: AsRef<str>>(&mut self, overrides: &[S]) -> Result<()> {
         let mut layers = Layers::over(self)?;
         for text in overrides {
@@ -95,8 +95,8 @@ impl Config {
         Ok(())
     }
 
-    /// Checks every range and relation, then fills in what follows from the rest: the learning rate of a run on
-    /// `ranks` devices, unless one is given.
+    /// Checks every range and relation, then fills in what follows from the rest: the learning rate of a run
+    /// on `ranks` devices, unless one is given.
     pub fn resolve(&mut self, ranks: usize) -> Result<()> {
         self.validate()?;
         if self.optim.lr == 0.0 {
@@ -125,7 +125,8 @@ impl Config {
     }
 }
 
-/// What a run with this recipe is called: the name of a recipe of the program, or a file's name without its extension.
+/// What a run with this recipe is called: the name of a recipe of the program, or a file's name without its
+/// extension.
 pub fn recipe_name(source: &str) -> String {
     Path::new(source).file_stem().map_or_else(|| "run".into(), |stem| stem.to_string_lossy().into_owned())
 }

@@ -1,4 +1,5 @@
-//! What launches of kernels share: how views are seen as rows, whether they can be read in vectors, types of elements.
+//! What launches of kernels share: how views are seen as rows, whether they can be read in vectors, types of
+//! elements.
 
 use crate::error::{Error, Result};
 use crate::gpu::{Bind, Caps, Operand};

@@ -16,7 +16,8 @@ pub fn number(x: f64) -> Value {
 
 /// `metrics.jsonl`: one JSON object a line.
 ///
-/// Whatever depends on the clock stands under the key `time`, so that two equal runs write equal lines but for it.
+/// Whatever depends on the clock stands under the key `time`, so that two equal runs write equal lines but
+/// for it.
 #[derive(Debug)]
 pub struct MetricsLog {
     path: PathBuf,
@@ -25,8 +26,8 @@ pub struct MetricsLog {
 }
 
 impl MetricsLog {
-    /// Opens the file and drops everything beyond its first `keep` bytes: 0 for a new run, for a resumed one what there
-    /// was when the checkpoint was taken.
+    /// Opens the file and drops everything beyond its first `keep` bytes: 0 for a new run, for a resumed one
+    /// what there was when the checkpoint was taken.
     pub fn open(path: impl AsRef<Path>, keep: u64) -> Result<Self> {
         let path = path.as_ref();
         let failed = |e: std::io::Error| Error::file(path, format!("cannot be continued: {e}"));
@@ -50,8 +51,8 @@ impl MetricsLog {
         Ok(self.bytes)
     }
 
-    /// Appends the line of a step (from 0). `values` are deterministic; `time` holds what depends on the clock, such
-    /// as images a second, and may be empty.
+    /// Appends the line of a step (from 0). `values` are deterministic; `time` holds what depends on the
+    /// clock, such as images a second, and may be empty.
     pub fn write<N: AsRef<str>>(
         &mut self,
         step: usize,
@@ -77,8 +78,8 @@ impl MetricsLog {
     }
 }
 
-/// The values of all lines of a `metrics.jsonl` whose key starts with `prefix`, as (step, key, value). A file that does
-/// not exist has none, and lines that cannot be read are left out.
+/// The values of all lines of a `metrics.jsonl` whose key starts with `prefix`, as (step, key, value). A file
+/// that does not exist has none, and lines that cannot be read are left out.
 pub fn history(path: impl AsRef<Path>, prefix: &str) -> Vec<(usize, String, f64)> {
     let mut found = Vec::new();
     let Ok(file) = File::open(path) else { return found };
@@ -124,8 +125,8 @@ impl TrainLog {
 pub fn timestamp(time: SystemTime) -> String {
     let seconds = time.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_secs());
     let (days, second) = (seconds / 86_400, seconds % 86_400);
-    // Days since 1970 to a date of the Gregorian calendar, in years that start in March, so that a leap day is the
-    // last of its year, and eras of 400 years; day 0 of an era is 1 March.
+    // Days since 1970 to a date of the Gregorian calendar, in years that start in March, so that a leap day
+    // is the last of its year, and eras of 400 years; day 0 of an era is 1 March.
     let days = days + 719_468;
     let (era, day) = (days / 146_097, days % 146_097);
     let year = (day - day / 1_460 + day / 36_524 - day / 146_096) / 365;

@@ -1,5 +1,5 @@
-//! What a run tells of a step once it is settled: a function of seed, settings and device alone, but for what depends on
-//! the clock.
+//! What a run tells of a step once it is settled: a function of seed, settings and device alone, but for what
+//! depends on the clock.
 
 use serde_json::{Value, json};
 
@@ -13,7 +13,8 @@ use crate::train::task::{Numbers, Task};
 use crate::train::trainer::{StepFacts, Trainer};
 
 impl<T: Task> Trainer<T> {
-    /// Counts a step that was skipped; writes the numbers of one that is due to the logs, and warns where they look bad.
+    /// Counts a step that was skipped; writes the numbers of one that is due to the logs, and warns where
+    /// they look bad.
     pub(super) fn note(&mut self, settled: Option<Settled<StepFacts<T>>>) -> Result<()> {
         let Some(Settled { report, facts }) = settled else { return Ok(()) };
         if report.finite {
@@ -31,7 +32,8 @@ impl<T: Task> Trainer<T> {
         Ok(())
     }
 
-    /// Says that a step was skipped. In mixed precision that is how the loss scale finds its level, until it is down to 1.
+    /// Says that a step was skipped. In mixed precision that is how the loss scale finds its level, until it
+    /// is down to 1.
     fn tell_skipped(&mut self, s: &StepFacts<T>, loss_scale: Option<f64>) {
         if let Some(scale) = loss_scale.filter(|scale| *scale > 1.0) {
             let next = scale * loss_scale::BACKOFF as f64;

@@ -22,7 +22,8 @@ pub struct Profiling {
 }
 
 impl Profiling {
-    /// Will write to `path`. The file is created at once, so that it does not turn out to be impossible after the work.
+    /// Will write to `path`. The file is created at once, so that it does not turn out to be impossible after
+    /// the work.
     pub fn create(path: PathBuf) -> Result<Self> {
         std::fs::File::create(&path).map_err(|e| {
             Error::file(&path, format!("the profile cannot be written ({e}); give --profile another file"))

@@ -33,8 +33,8 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// A run of `total` steps of `images` images each, `done` of them done before; without a terminal a line is
-    /// shown every `every` steps.
+    /// A run of `total` steps of `images` images each, `done` of them done before; without a terminal a line
+    /// is shown every `every` steps.
     pub fn new(total: usize, done: usize, images: usize, every: usize) -> Self {
         let bar = Bar::open();
         if let Some(bar) = &bar {
@@ -52,8 +52,8 @@ impl Progress {
         }
     }
 
-    /// A step is done: `done` steps are now, and these were its numbers (`None` when they were not read back) and its
-    /// learning rate.
+    /// A step is done: `done` steps are now, and these were its numbers (`None` when they were not read back)
+    /// and its learning rate.
     pub fn step(&mut self, done: usize, shown: Option<Shown>, lr: f64) {
         let took = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
@@ -84,8 +84,8 @@ impl Progress {
         self.pace.map_or(0.0, |pace| self.images as f64 / pace.max(1e-9))
     }
 
-    /// What was done since the last step, and is done again every so many steps (0: never again), is not counted as
-    /// part of the next one, but in the time left.
+    /// What was done since the last step, and is done again every so many steps (0: never again), is not
+    /// counted as part of the next one, but in the time left.
     pub fn pause_over(&mut self, every: usize) {
         if every > 0 {
             self.pauses.insert(every, self.last.elapsed().as_secs_f64());

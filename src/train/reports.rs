@@ -1,6 +1,6 @@
-//! Where a run's numbers and messages go. Everything is an [`Event`] on its way to the same sinks: `train.log`,
-//! `metrics.jsonl`, TensorBoard events, and for messages the console. A file that cannot be written (a full disk) is
-//! reported once and never ends the training.
+//! Where a run's numbers and messages go. Everything is an [`Event`] on its way to the same sinks:
+//! `train.log`, `metrics.jsonl`, TensorBoard events, and for messages the console. A file that cannot be
+//! written (a full disk) is reported once and never ends the training.
 
 use std::cell::RefCell;
 use std::collections::HashSet;
@@ -131,8 +131,8 @@ pub struct Reports {
 }
 
 impl Reports {
-    /// Opens the reports in a run's folder, those of a resumed run where its checkpoint left them: after `step` steps
-    /// and `metrics_bytes` of metrics.
+    /// Opens the reports in a run's folder, those of a resumed run where its checkpoint left them: after
+    /// `step` steps and `metrics_bytes` of metrics.
     pub fn open(folder: &RunFolder, progress: Progress, resumed: Option<(u64, u64)>) -> Result<Self> {
         let files = Rc::new(RefCell::new(Files {
             metrics: MetricsLog::open(folder.metrics(), resumed.map_or(0, |(_, bytes)| bytes))?,

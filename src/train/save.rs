@@ -1,5 +1,5 @@
-//! What of a run goes into a checkpoint: parameters and teacher by their names, the optimiser's moments, what else the
-//! task goes on from, its settings, and the numbers beside them.
+//! What of a run goes into a checkpoint: parameters and teacher by their names, the optimiser's moments, what
+//! else the task goes on from, its settings, and the numbers beside them.
 
 use std::path::{Path, PathBuf};
 
@@ -51,8 +51,8 @@ fn specs(buffers: &FlatBuffers, prefix: &str) -> Vec<TensorSpec> {
     places.map(|p| TensorSpec::f32(format!("{prefix}{}", p.spec.name), &p.spec.shape)).collect()
 }
 
-/// Writes a checkpoint to the folder `dir`, which appears when it is complete. Of `state` the numbers that the
-/// optimiser holds are filled in.
+/// Writes a checkpoint to the folder `dir`, which appears when it is complete. Of `state` the numbers that
+/// the optimiser holds are filled in.
 pub fn save<T: Task>(task: &mut T, state: RunState, dir: &Path) -> Result<PathBuf> {
     let (tensors, config) = (task.tensors(), task.config()?);
     let trained = task.trained();
@@ -86,8 +86,8 @@ pub fn save<T: Task>(task: &mut T, state: RunState, dir: &Path) -> Result<PathBu
     })
 }
 
-/// Puts a checkpoint's tensors into a task of the same sizes and returns its numbers. A file that is cut short, is
-/// something else or belongs to a model of other sizes is an error that names the tensor.
+/// Puts a checkpoint's tensors into a task of the same sizes and returns its numbers. A file that is cut
+/// short, is something else or belongs to a model of other sizes is an error that names the tensor.
 pub fn load<T: Task>(task: &mut T, dir: &Path) -> Result<RunState> {
     let checkpoint = Checkpoint::open(dir)?;
     let state: RunState = checkpoint.state()?;

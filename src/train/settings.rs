@@ -7,13 +7,14 @@ use crate::train::plan::RunPlan;
 settings! {
     /// Of section `train`: what the loop does for any task.
     pub struct Train {
-        /// Batches of a step: their gradients are added up before the update, as if they were one batch, except that
-        /// Sinkhorn-Knopp and KoLeo see one batch at a time. The learning rate follows the images of all of them.
+        /// Batches of a step: their gradients are added up before the update, as if they were one batch,
+        /// except that Sinkhorn-Knopp and KoLeo see one batch at a time. The learning rate follows the images
+        /// of all of them.
         pub accumulation_steps: usize = 1,
         /// Steps of an epoch.
         pub epoch_length as "OFFICIAL_EPOCH_LENGTH": usize = 800,
-        /// Steps of the whole run; 0 is `optim.epochs` epochs. Another number runs the same recipe in that many steps:
-        /// everything that is counted in epochs shrinks or grows in proportion.
+        /// Steps of the whole run; 0 is `optim.epochs` epochs. Another number runs the same recipe in that
+        /// many steps: everything that is counted in epochs shrinks or grows in proportion.
         pub total_steps: usize = 0,
         /// Start of every random sequence.
         pub seed: u64 = 0,
@@ -25,8 +26,8 @@ settings! {
         pub keep_checkpoints: usize = 3,
         /// Every so many-th checkpoint is kept for good; 0 for none.
         pub keep_every: usize = 0,
-        /// Steps in a row with a loss or gradients that are not finite after which the run stops, with a checkpoint of the
-        /// last good state; 0 goes on whatever happens. Such a step changes nothing.
+        /// Steps in a row with a loss or gradients that are not finite after which the run stops, with a
+        /// checkpoint of the last good state; 0 goes on whatever happens. Such a step changes nothing.
         pub halt_after_skips: usize = 100,
         /// Steps between reports.
         pub log_every: usize = 10,

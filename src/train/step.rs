@@ -1,6 +1,6 @@
-//! The protocol of a step, the same for every task, replay and benchmark: the gradients of all micro-batches are added
-//! up, measured on the device, and applied; what was found is read back one step late, so that the device never waits
-//! for the host.
+//! The protocol of a step, the same for every task, replay and benchmark: the gradients of all micro-batches
+//! are added up, measured on the device, and applied; what was found is read back one step late, so that the
+//! device never waits for the host.
 
 use crate::error::Result;
 use crate::nn::parameters::Parameters;
@@ -35,8 +35,8 @@ pub struct MicroBatch {
     pub share: f64,
 }
 
-/// Runs `batches` micro-batches. Each adds its share of the gradients to the gradient buffers and returns its own loss
-/// (one element, whole); the mean of the losses is returned.
+/// Runs `batches` micro-batches. Each adds its share of the gradients to the gradient buffers and returns its
+/// own loss (one element, whole); the mean of the losses is returned.
 pub fn accumulate(batches: usize, mut run: impl FnMut(MicroBatch) -> Result<Tensor>) -> Result<Tensor> {
     let share = 1.0 / batches.max(1) as f64;
     let first = run(MicroBatch { index: 0, share })?;
@@ -71,8 +71,9 @@ impl<F> Default for Stepper<F> {
 }
 
 impl<F> Stepper<F> {
-    /// Applies the gradients that are in the buffers: measures them and `loss` (one element), updates the parameters
-    /// where everything is finite, and zeroes the gradients. Returns the step before, which is settled on the way.
+    /// Applies the gradients that are in the buffers: measures them and `loss` (one element), updates the
+    /// parameters where everything is finite, and zeroes the gradients. Returns the step before, which is
+    /// settled on the way.
     pub fn apply(
         &mut self,
         trained: &mut Trained<'_>,

@@ -1,8 +1,8 @@
 //! What is trained, as the trainer sees it.
 //!
-//! A task owns its model, optimiser and data; the [`super::trainer::Trainer`] owns steps, accumulation, skipping,
-//! reports, checkpoints, stopping and resuming. Whatever is random must follow from a seed and the numbers of step and
-//! micro-batch, since a checkpoint holds tensors and no generator.
+//! A task owns its model, optimiser and data; the [`super::trainer::Trainer`] owns steps, accumulation,
+//! skipping, reports, checkpoints, stopping and resuming. Whatever is random must follow from a seed and the
+//! numbers of step and micro-batch, since a checkpoint holds tensors and no generator.
 
 use std::time::Duration;
 
@@ -45,7 +45,8 @@ pub trait Task {
         Vec::new()
     }
 
-    /// Begins a run or goes on with one, after its checkpoint was loaded; tells what there is to know of the task.
+    /// Begins a run or goes on with one, after its checkpoint was loaded; tells what there is to know of the
+    /// task.
     fn start(&mut self, _start: &Started, _reports: &mut Reports) -> Result<()> {
         Ok(())
     }
@@ -56,9 +57,9 @@ pub trait Task {
     /// Learning rate, weight decay and moving average of a step.
     fn settings(&self, step: &Self::Step) -> StepSettings;
 
-    /// The next micro-batch, forward and backward: `batch.share` times its gradients are added to the gradient buffers.
-    /// Returns its loss (one element, whole) and what its numbers are read from. Nothing is read back. Where `due` is
-    /// false the record will not be looked at.
+    /// The next micro-batch, forward and backward: `batch.share` times its gradients are added to the
+    /// gradient buffers. Returns its loss (one element, whole) and what its numbers are read from. Nothing is
+    /// read back. Where `due` is false the record will not be looked at.
     fn forward_backward(
         &mut self,
         step: &Self::Step,
@@ -79,8 +80,8 @@ pub trait Task {
         Ok(false)
     }
 
-    /// Called after every step, with news that do not wait for a report: samples that cannot be read. An error ends the
-    /// run.
+    /// Called after every step, with news that do not wait for a report: samples that cannot be read. An
+    /// error ends the run.
     fn after_step(&mut self, _reports: &mut Reports) -> Result<()> {
         Ok(())
     }

@@ -149,7 +149,8 @@ impl<T: Task> Trainer<T> {
         self.stop_after = steps;
     }
 
-    /// Trains until the end, or until `stop` is set: then the current step is finished and a checkpoint written.
+    /// Trains until the end, or until `stop` is set: then the current step is finished and a checkpoint
+    /// written.
     pub fn run(mut self, stop: &AtomicBool) -> Result<Outcome<T>> {
         let result = self.steps(stop).and_then(|(done, saved)| Ok((done, self.finish(done, saved)?)));
         self.reports.progress.finish();

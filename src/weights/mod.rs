@@ -1,5 +1,5 @@
-//! Weights in and out: plain networks cut from a teacher, weights of others as a start. What is particular to a backbone, it
-//! says itself (`Backbone::plain`, `Backbone::plain_name`).
+//! Weights in and out: plain networks cut from a teacher, weights of others as a start. What is particular to
+//! a backbone, it says itself (`Backbone::plain`, `Backbone::plain_name`).
 //!
 //! ```text
 //! names.rs     which tensor of a file is which parameter

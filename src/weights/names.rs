@@ -7,8 +7,8 @@ use crate::files::tensor_file::TensorFile;
 /// What wrappers and checkpoints put before a parameter's name.
 const PREFIXES: [&str; 5] = ["module.", "model.", "teacher.", "student.", "backbone."];
 
-/// A tensor's name without what stands before it, and without the level of block chunks: of two numbers in a row the first
-/// is a chunk's (`blocks.0.3.` is the block 3).
+/// A tensor's name without what stands before it, and without the level of block chunks: of two numbers in a
+/// row the first is a chunk's (`blocks.0.3.` is the block 3).
 pub fn bare_name(name: &str) -> String {
     let mut rest = name;
     while let Some(shorter) = PREFIXES.iter().find_map(|p| rest.strip_prefix(p)) {

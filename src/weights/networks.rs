@@ -6,8 +6,9 @@ use crate::models::grid::{ElasticGrid, Network};
 /// Names that every grid knows.
 const NAMES: [&str; 4] = ["smallest", "middle", "intact", "all"];
 
-/// The networks of `choices`, in that order and each once. A choice is `WIDTHxDEPTH`, smallest, middle, intact, all, or
-/// (where the grid has it) a name of the paper's; several may stand in one, separated by commas or spaces.
+/// The networks of `choices`, in that order and each once. A choice is `WIDTHxDEPTH`, smallest, middle,
+/// intact, all, or (where the grid has it) a name of the paper's; several may stand in one, separated by
+/// commas or spaces.
 pub fn choose<S: AsRef<str>>(grid: &ElasticGrid, choices: &[S]) -> Result<Vec<Network>> {
     let mut chosen: Vec<Network> = Vec::new();
     let words = choices.iter().flat_map(|c| c.as_ref().split([',', ' '])).filter(|word| !word.is_empty());

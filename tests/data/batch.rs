@@ -4,7 +4,8 @@ use poa_gpu::Result;
 use poa_gpu::data::batch::{GLOBAL, LOCAL};
 use poa_gpu::data::{Batch, CropGroup, Masks};
 
-/// Two global crops of 2×2 and three local ones of 1×1 pixel, of so many images and channels. A value says where it is.
+/// Two global crops of 2×2 and three local ones of 1×1 pixel, of so many images and channels. A value says
+/// where it is.
 fn groups(images: usize, channels: usize) -> Vec<CropGroup> {
     let group = |name: &'static str, views: usize, size: usize| {
         let count = views * images * channels * size * size;

@@ -1,5 +1,5 @@
-//! A bottleneck: 1×1, 3×3 and 1×1 convolutions with GroupNorm, of which the two in the middle are elastic, added to the
-//! input or, in the first block of a stage, to a 1×1 convolution of it.
+//! A bottleneck: 1×1, 3×3 and 1×1 convolutions with GroupNorm, of which the two in the middle are elastic,
+//! added to the input or, in the first block of a stage, to a 1×1 convolution of it.
 
 use super::sizes::{BlockPlace, NORM_EPS, ResNetShape};
 use crate::autograd::{Tape, Var};

@@ -2,8 +2,8 @@
 
 use crate::optim::groups::LayerRule;
 
-/// The rule of a ResNet with so many blocks a stage: id 0 for first convolution, first norm and mask token, then one id a
-/// block, counted through the stages; the heads have the last block's.
+/// The rule of a ResNet with so many blocks a stage: id 0 for first convolution, first norm and mask token,
+/// then one id a block, counted through the stages; the heads have the last block's.
 pub fn layer_rule(depths: [usize; 4]) -> LayerRule {
     let id = move |name: &str| layer_id(name, depths);
     LayerRule { top: depths.iter().sum(), id: Box::new(id), patch_embed: None }

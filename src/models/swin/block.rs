@@ -63,8 +63,8 @@ impl Block {
         residual(tape, x, y, &Var::constant(stage.ones.slice(0, 0..self.width)?), rows)
     }
 
-    /// x + attention of the normed x inside windows. Padding is put on after the norm, so its q, k and v are those of
-    /// zeros: a row of its own after the others.
+    /// x + attention of the normed x inside windows. Padding is put on after the norm, so its q, k and v are
+    /// those of zeros: a row of its own after the others.
     fn attention_branch(&self, tape: &Tape, x: &Var, stage: &Stage, rows: Option<&RowSubset>) -> Result<Var> {
         let windows = &stage.windows[self.shifted as usize];
         let (head_dim, name) = (self.head_dim, format!("{}attn.w_msa", self.prefix));

@@ -1,5 +1,5 @@
-//! Where the cells of a set of crops lie in every stage: windows, neighbours, rows of samples. Made once for crops of the same
-//! number and size.
+//! Where the cells of a set of crops lie in every stage: windows, neighbours, rows of samples. Made once for
+//! crops of the same number and size.
 
 use crate::error::Result;
 use crate::models::swin::SwinShape;

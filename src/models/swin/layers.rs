@@ -2,8 +2,8 @@
 
 use crate::optim::groups::LayerRule;
 
-/// The rule of a Swin with so many blocks a stage: id 0 for what makes the tokens, then one id a block through all stages;
-/// a downsampling has the id of the block that follows it.
+/// The rule of a Swin with so many blocks a stage: id 0 for what makes the tokens, then one id a block
+/// through all stages; a downsampling has the id of the block that follows it.
 pub fn layer_rule(depths: [usize; 4]) -> LayerRule {
     let id = move |name: &str| layer_id(name, depths);
     LayerRule { top: depths.iter().sum::<usize>() + 1, id: Box::new(id), patch_embed: Some("patch_embed.") }

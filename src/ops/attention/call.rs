@@ -66,7 +66,8 @@ impl Call {
     }
 }
 
-/// Floating-point operations of so many products that make scores or take them, and of an exponential a score.
+/// Floating-point operations of so many products that make scores or take them, and of an exponential a
+/// score.
 pub(in crate::ops) fn flops(groups: &[SequenceGroup], heads: usize, head_dim: usize, products: usize) -> f64 {
     let scores: usize = groups.iter().map(|g| g.count * g.length.pow(2) * heads).sum();
     scores as f64 * ((2 * products * head_dim) as f64 + profile::EXPONENTIAL)

@@ -1,9 +1,9 @@
-//! One head on the CPU device: a block of queries against all keys of a sequence, in scratch memory. What attention over
-//! sequences and over windows share.
+//! One head on the CPU device: a block of queries against all keys of a sequence, in scratch memory. What
+//! attention over sequences and over windows share.
 //!
-//! Scores stand transposed, a key a row and a query a column. So a softmax runs down the columns, all queries of a vector at
-//! once, and products read rows as they are; q alone, and do, are transposed. Rows have [`Sizes::width`] elements and scores
-//! [`Sizes::columns`], what is padded being zero.
+//! Scores stand transposed, a key a row and a query a column. So a softmax runs down the columns, all queries
+//! of a vector at once, and products read rows as they are; q alone, and do, are transposed. Rows have
+//! [`Sizes::width`] elements and scores [`Sizes::columns`], what is padded being zero.
 
 use std::cell::RefCell;
 
@@ -19,7 +19,8 @@ thread_local! {
     static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Calls `f` with `n` floats of undefined contents that stay with the thread, the first on a cache line's start.
+/// Calls `f` with `n` floats of undefined contents that stay with the thread, the first on a cache line's
+/// start.
 pub(in crate::ops) fn with_scratch(n: usize, f: impl FnOnce(&mut [f32])) {
     let mut scratch = SCRATCH.take();
     if scratch.len() < n + LANES {

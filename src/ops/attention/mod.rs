@@ -1,8 +1,8 @@
 //! Multi-head self-attention inside sequences of several lengths, without a score matrix in memory.
 //!
 //! For the rows of one sequence and one head, O = softmax(scale·Q·Kᵀ)·V. Scores are made a tile at a time and
-//! normalised on the way (online softmax; Milakov & Gimelshein 2018, Dao et al. 2022). Saved: the log-sum-exp L of
-//! every row and head. Backward, with P = exp(scale·Q·Kᵀ − L) and D = rowsum(dO∘O):
+//! normalised on the way (online softmax; Milakov & Gimelshein 2018, Dao et al. 2022). Saved: the log-sum-exp
+//! L of every row and head. Backward, with P = exp(scale·Q·Kᵀ − L) and D = rowsum(dO∘O):
 //!
 //! dV = Pᵀ·dO, dS = P∘(dO·Vᵀ − D), dQ = scale·dS·K, dK = scale·dSᵀ·Q.
 
@@ -47,8 +47,8 @@ impl Call {
     }
 }
 
-/// Self-attention of `qkv` `[rows, 3·heads·head_dim]` (q, k and v side by side, each heads × head_dim wide), inside
-/// each of the sequences that `groups` cut the rows into. Gives `[rows, heads·head_dim]`.
+/// Self-attention of `qkv` `[rows, 3·heads·head_dim]` (q, k and v side by side, each heads × head_dim wide),
+/// inside each of the sequences that `groups` cut the rows into. Gives `[rows, heads·head_dim]`.
 ///
 /// On a GPU `head_dim` is at most 128, and qkv may be of half precision; then the output is as well.
 pub fn attention(tape: &Tape, qkv: &Var, groups: &[SequenceGroup], heads: usize, scale: f32) -> Result<Var> {

@@ -17,8 +17,8 @@ const HEAD_DIM: usize = 32;
 /// Of the largest value: ten roundings to half precision, and far below what a wrong place makes.
 const TOLERANCE: f32 = 1e-2;
 
-/// Runs attention and its gradients with every plan of an opened adapter that takes cooperative matrices, and says which
-/// differ from the CPU's.
+/// Runs attention and its gradients with every plan of an opened adapter that takes cooperative matrices, and
+/// says which differ from the CPU's.
 pub fn self_test(device: &Device, gpu: &GpuDevice) -> Vec<String> {
     let problem = Problem { groups: SEQUENCES.to_vec(), heads: HEADS, head_dim: HEAD_DIM, half: true };
     let cooperative = |plan: &Plan| matches!(plan.variant, Variant::Cooperative { .. });
@@ -40,8 +40,8 @@ fn values(n: usize, step: usize) -> Vec<f32> {
     (0..n).map(|i| f16::from_f32((i * step % 61) as f32 / 30.0 - 1.0).to_f32()).collect()
 }
 
-/// Output and gradient for these values of q, k and v and of the cotangent; with kernels of half precision where there is a
-/// plan.
+/// Output and gradient for these values of q, k and v and of the cotangent; with kernels of half precision
+/// where there is a plan.
 fn run(device: &Device, plan: Option<&Plan>) -> Result<[Vec<f32>; 2]> {
     let rows: usize = SEQUENCES.iter().map(|g| g.count * g.length).sum();
     let width = HEADS * HEAD_DIM;

@@ -87,8 +87,8 @@ pub enum Epilogue {
     None,
     /// A vector over the columns is added.
     Bias(Tensor),
-    /// A vector over the columns is added, the sum is written to `pre`, and C gets its GELU. `pre` may be left out
-    /// where no gradient is wanted.
+    /// A vector over the columns is added, the sum is written to `pre`, and C gets its GELU. `pre` may be
+    /// left out where no gradient is wanted.
     BiasGelu {
         /// The vector `[N]`.
         bias: Tensor,

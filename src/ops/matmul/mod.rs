@@ -1,5 +1,6 @@
-//! Strided matrix products, `C = epilogue(α·A·B)`: any of the three operands may be transposed, a slice, batched, or
-//! have one dimension cut into groups that lie apart (the q, k and v rows of an elastic qkv weight).
+//! Strided matrix products, `C = epilogue(α·A·B)`: any of the three operands may be transposed, a slice,
+//! batched, or have one dimension cut into groups that lie apart (the q, k and v rows of an elastic qkv
+//! weight).
 
 mod cpu;
 mod geometry;
@@ -21,10 +22,11 @@ use crate::error::{Error, Result};
 use crate::profile;
 use crate::tensor::{DType, Device};
 
-/// C = epilogue(α·A·B) with A `[M, K]`, B `[K, N]`, C `[M, N]`, or batches of them (a batch of one serves all).
+/// C = epilogue(α·A·B) with A `[M, K]`, B `[K, N]`, C `[M, N]`, or batches of them (a batch of one serves
+/// all).
 ///
-/// On a GPU A and B may both be of half precision; then C (and the epilogue's pre-activation with it) may be as well. Sums
-/// and the bias are in single precision.
+/// On a GPU A and B may both be of half precision; then C (and the epilogue's pre-activation with it) may be
+/// as well. Sums and the bias are in single precision.
 pub fn matmul(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()> {
     matmul_with(a, b, c, options, Force::default())
 }

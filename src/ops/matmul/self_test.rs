@@ -1,5 +1,5 @@
-//! What an adapter's cooperative matrices make of known products, asked when the adapter is opened: drivers differ here,
-//! and a wrong product would only show as a run that does not learn.
+//! What an adapter's cooperative matrices make of known products, asked when the adapter is opened: drivers
+//! differ here, and a wrong product would only show as a run that does not learn.
 
 use half::f16;
 
@@ -11,8 +11,8 @@ use crate::tensor::{DType, Device, Tensor};
 /// Rows and columns over the edge of every tile; K is read in vectors, and in the second shape is not.
 const SHAPES: [[usize; 3]; 2] = [[136, 152, 72], [67, 45, 35]];
 
-/// Runs every cooperative variant of an opened adapter and says which sizes of small matrices give the right numbers, and
-/// what was wrong with the others.
+/// Runs every cooperative variant of an opened adapter and says which sizes of small matrices give the right
+/// numbers, and what was wrong with the others.
 pub fn self_test(device: &Device, gpu: &GpuDevice) -> (Cooperative, Vec<String>) {
     let mut works = gpu.caps().cooperative;
     let mut failures = Vec::new();

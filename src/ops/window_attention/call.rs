@@ -14,7 +14,8 @@ pub(super) struct Call {
     pub bias: Tensor,
     /// `[rows, heads·head_dim]`
     pub out: Tensor,
-    /// `[1, heads, rows]`: log-sum-exp of the scores; on a GPU `[4, ..]`, with what the backward passes hand on.
+    /// `[1, heads, rows]`: log-sum-exp of the scores; on a GPU `[4, ..]`, with what the backward passes hand
+    /// on.
     pub saved: Tensor,
     pub windows: Windows,
     pub heads: usize,

@@ -1,13 +1,14 @@
-//! Multi-head self-attention inside the windows of maps, with a relative position bias (Liu et al. 2021): partition,
-//! cyclic shift and padding are a table of rows, so no map is copied and no score stays in memory.
+//! Multi-head self-attention inside the windows of maps, with a relative position bias (Liu et al. 2021):
+//! partition, cyclic shift and padding are a table of rows, so no map is copied and no score stays in memory.
 //!
-//! For the tokens of one window and one head, O = softmax(scale·Q·Kᵀ + B + M)·V. B is the bias of the distance from key to
-//! query, M is −100 between regions that the shift brought together. Maps whose sides are no multiple of the window are padded
-//! at the bottom right. Padded tokens all have the same q, k and v, those of an input of zeros, which are a row of their own
-//! after the maps' rows; as keys they take part, and their row gets its gradient.
+//! For the tokens of one window and one head, O = softmax(scale·Q·Kᵀ + B + M)·V. B is the bias of the
+//! distance from key to query, M is −100 between regions that the shift brought together. Maps whose sides
+//! are no multiple of the window are padded at the bottom right. Padded tokens all have the same q, k and v,
+//! those of an input of zeros, which are a row of their own after the maps' rows; as keys they take part, and
+//! their row gets its gradient.
 //!
-//! Saved: the log-sum-exp of every row and head. The gradients of q, k and v are those of [`crate::ops::attention`]; that of
-//! B is dS, summed over windows and folded into the table.
+//! Saved: the log-sum-exp of every row and head. The gradients of q, k and v are those of
+//! [`crate::ops::attention`]; that of B is dS, summed over windows and folded into the table.
 
 mod call;
 mod cpu;
@@ -42,10 +43,11 @@ impl Call {
     }
 }
 
-/// Self-attention of `qkv` `[rows, 3·heads·head_dim]` (q, k and v side by side, each heads × head_dim wide, rows in the order
-/// of the maps) inside `windows`. Where maps are padded a last row holds q, k and v of padding. `bias` is
-/// `[(2·window − 1)², heads]`; that of a query (y, x) and a key (v, u) is in row (y − v + window − 1)·(2·window − 1) +
-/// x − u + window − 1. Gives `[rows, heads·head_dim]`, without the row of padding.
+/// Self-attention of `qkv` `[rows, 3·heads·head_dim]` (q, k and v side by side, each heads × head_dim wide,
+/// rows in the order of the maps) inside `windows`. Where maps are padded a last row holds q, k and v of
+/// padding. `bias` is `[(2·window − 1)², heads]`; that of a query (y, x) and a key (v, u) is in row (y − v +
+/// window − 1)·(2·window − 1) + x − u + window − 1. Gives `[rows, heads·head_dim]`, without the row of
+/// padding.
 ///
 /// On a GPU `head_dim` is at most 128.
 pub fn window_attention(

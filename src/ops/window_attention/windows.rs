@@ -34,8 +34,8 @@ impl MapGroup {
 /// The windows of all maps, on a device.
 #[derive(Clone)]
 pub struct Windows {
-    /// `u32 [windows, window²]`: for every token of a window its row, or [`Self::rows`] for padding, and in the four
-    /// highest bits its region.
+    /// `u32 [windows, window²]`: for every token of a window its row, or [`Self::rows`] for padding, and in
+    /// the four highest bits its region.
     pub(super) index: Tensor,
     window: usize,
     rows: usize,
@@ -44,9 +44,9 @@ pub struct Windows {
 }
 
 impl Windows {
-    /// Cuts maps into windows of `window`² tokens, after moving them up and left by `shift` where that is not zero: what
-    /// leaves at one side comes back at the other and is a region of its own there. Maps are padded at the bottom right to
-    /// multiples of the window before they are moved.
+    /// Cuts maps into windows of `window`² tokens, after moving them up and left by `shift` where that is not
+    /// zero: what leaves at one side comes back at the other and is a region of its own there. Maps are
+    /// padded at the bottom right to multiples of the window before they are moved.
     pub fn new(device: &Device, maps: &[MapGroup], window: usize, shift: usize) -> Result<Self> {
         let rows: usize = maps.iter().map(MapGroup::rows).sum();
         let shape_fits = window > 0 && shift < window && rows > 0;
