@@ -16,9 +16,8 @@ fn program() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut build = Command::new(cargo);
     build.args(["build", "--quiet", "--example", "mlp"]).current_dir(env!("CARGO_MANIFEST_DIR"));
-    if !cfg!(debug_assertions) {
-        build.arg("--release");
-    }
+    build.args((!cfg!(debug_assertions)).then_some("--release"));
+    build.args((!cfg!(feature = "cli")).then_some("--no-default-features"));
     if !cfg!(feature = "cli") {
         build.arg("--no-default-features");
     }
