@@ -18,9 +18,6 @@ fn program() -> PathBuf {
     build.args(["build", "--quiet", "--example", "mlp"]).current_dir(env!("CARGO_MANIFEST_DIR"));
     build.args((!cfg!(debug_assertions)).then_some("--release"));
     build.args((!cfg!(feature = "cli")).then_some("--no-default-features"));
-    if !cfg!(feature = "cli") {
-        build.arg("--no-default-features");
-    }
     assert!(build.status().unwrap().success(), "the example is built");
     // target/PROFILE/deps/this-test
     let this = std::env::current_exe().unwrap();

@@ -10,7 +10,7 @@ pub struct LoaderConfig {
     pub batch: usize,
     /// The seed of order, crops and masks.
     pub seed: u64,
-    /// Worker threads; 0 makes every batch in [`Loader::next`] itself.
+    /// Worker threads; 0 makes every batch in `Loader::next` itself.
     pub threads: usize,
     /// Batches made ahead.
     pub prefetch: usize,
