@@ -19,12 +19,15 @@ thread_local! {
         let gpu = ops::open(&DeviceChoice::Gpu)
             .expect("kernel tests need a wgpu adapter; kernels-tests/run installs a software one");
         let all = vec![Device::cpu(), gpu];
-        all.iter().for_each(|d| d.set_fences(true));
+        for device in &all {
+            device.set_fences(true);
+            device.set_strict(true);
+        }
         all
     };
 }
 
-/// The CPU device and a wgpu adapter, both with fences on; one of each a thread.
+/// The CPU device and a wgpu adapter, both with fences on and for listed kernels alone; one of each a thread.
 pub fn devices() -> Vec<Device> {
     DEVICES.with(|d| d.clone())
 }

@@ -86,6 +86,8 @@ pub struct GpuDevice {
     uniform_layout: wgpu::BindGroupLayout,
     failure: Arc<Mutex<Option<String>>>,
     pub(crate) fences: Cell<bool>,
+    /// Whether a kernel must be in its family's list to be launched.
+    pub(crate) strict: Cell<bool>,
 }
 
 impl GpuDevice {
@@ -167,6 +169,7 @@ impl GpuDevice {
             uniform_layout,
             failure,
             fences: Cell::new(false),
+            strict: Cell::new(cfg!(debug_assertions)),
         })
     }
 
@@ -429,6 +432,9 @@ impl GpuDevice {
     fn pipeline(&self, kernel: &Kernel) -> Result<Rc<Pipeline>> {
         if let Some(found) = self.pipelines.borrow().get(kernel) {
             return Ok(found.clone());
+        }
+        if self.strict.get() && !kernel.is_listed(&self.caps) {
+            return Err(kernel.broken("its family does not list it"));
         }
         let _span = profile::operation("(pipeline)");
         let composed = kernel.compose(&self.caps)?;

@@ -6,14 +6,37 @@ use naga::valid::{Capabilities, ValidationFlags, Validator};
 use super::{Caps, preprocess};
 use crate::error::{Error, Result};
 
-/// A WGSL file.
+/// A WGSL file; made by the `shader!` macro.
 #[derive(Clone, Copy, Debug)]
 pub struct Shader {
     /// Path below `shaders/`.
     pub name: &'static str,
     /// Its text.
     pub source: &'static str,
+    /// Whether an adapter with these capabilities may be asked for this kernel of the shader: whether the family lists it.
+    pub lists: fn(&Kernel, &Caps) -> bool,
 }
+
+/// A file of `shaders/` and the function that lists the kernels made of it, `fn(&Caps) -> Vec<Kernel>`. Kernels built for the
+/// sizes of a network have too many variants for one list: theirs is `like fn(&Kernel, &Caps) -> Vec<Kernel>`, of those with
+/// the sizes that a kernel has.
+macro_rules! shader {
+    ($name:literal, like $kernels:path) => {
+        $crate::gpu::Shader {
+            name: $name,
+            source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name)),
+            lists: |kernel, caps| $kernels(kernel, caps).contains(kernel),
+        }
+    };
+    ($name:literal, $kernels:path) => {
+        $crate::gpu::Shader {
+            name: $name,
+            source: include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/shaders/", $name)),
+            lists: |kernel, caps| $kernels(caps).contains(kernel),
+        }
+    };
+}
+pub(crate) use shader;
 
 /// Constants a kernel is built with: `const NAME: u32 = value;`, also visible to `#ifdef`.
 pub type Defines = Vec<(&'static str, u32)>;
@@ -110,7 +133,18 @@ impl Kernel {
         Self { shader, entry, defines, params: P::FIELDS }
     }
 
-    fn broken(&self, what: impl std::fmt::Display) -> Error {
+    /// The value of a constant.
+    pub fn define(&self, name: &str) -> Option<u32> {
+        self.defines.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
+    }
+
+    /// Whether its family lists it for these capabilities, as everything that is launched must be: what is not listed is
+    /// not validated.
+    pub fn is_listed(&self, caps: &Caps) -> bool {
+        (self.shader.lists)(self, caps)
+    }
+
+    pub(super) fn broken(&self, what: impl std::fmt::Display) -> Error {
         Error::Device(format!("kernel {}:{} {:?}: {what}", self.shader.name, self.entry, self.defines))
     }
 

@@ -12,5 +12,5 @@ pub use adapter::{AdapterSummary, DeviceChoice, adapters, select};
 pub use caps::{Caps, Cooperative};
 pub use device::GpuDevice;
 pub(crate) use device::{Bind, GpuBuffer, Operand, PendingBuffer};
-pub(crate) use kernel::params;
 pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};
+pub(crate) use kernel::{params, shader};

@@ -4,10 +4,10 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, pieces};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Device, Tensor, WG};
 
-const SHADER: Shader = Shader { name: "avg_pool.wgsl", source: include_str!("../../shaders/avg_pool.wgsl") };
+const SHADER: Shader = shader!("avg_pool.wgsl", kernels);
 
 params!(AvgPoolParams {
     rows: u32,

@@ -4,12 +4,12 @@
 use std::time::Instant;
 
 use crate::error::Result;
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::profile::Ceiling;
 use crate::tensor::{DType, Device, Tensor, copy, scale};
 
-const SHADER: Shader = Shader { name: "ceiling.wgsl", source: include_str!("../../shaders/ceiling.wgsl") };
+const SHADER: Shader = shader!("ceiling.wgsl", kernels);
 const WG: u32 = 256;
 /// Invocations of the arithmetic kernel.
 const INVOCATIONS: usize = 1 << 16;

@@ -12,14 +12,13 @@ use rayon::prelude::*;
 use crate::cpu::math::Math;
 use crate::cpu::{Arch, SyncPtr, math};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, long_plan, long_plans};
 use crate::ops::sinkhorn::{TERM, Targets, inverse_temperature, over_temperature};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor, vec4_aligned};
 
-const SHADER: Shader =
-    Shader { name: "cross_entropy.wgsl", source: include_str!("../../shaders/cross_entropy.wgsl") };
+const SHADER: Shader = shader!("cross_entropy.wgsl", kernels);
 
 /// In place of a target row: none.
 pub const NO_TARGET: u32 = u32::MAX;

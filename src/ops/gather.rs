@@ -3,11 +3,11 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, pieces};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
-const SHADER: Shader = Shader { name: "gather.wgsl", source: include_str!("../../shaders/gather.wgsl") };
+const SHADER: Shader = shader!("gather.wgsl", kernels);
 const WG: u32 = 256;
 
 params!(GatherParams {

@@ -7,13 +7,12 @@ use rayon::prelude::*;
 use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{Arch, SyncPtr, for_rows};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, copy};
 
-const SHADER: Shader =
-    Shader { name: "group_norm.wgsl", source: include_str!("../../shaders/group_norm.wgsl") };
+const SHADER: Shader = shader!("group_norm.wgsl", kernels);
 
 params!(GroupNormParams {
     images: u32,

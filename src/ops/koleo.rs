@@ -9,14 +9,14 @@ use std::convert::identity;
 use crate::autograd::{Tape, Var};
 use crate::cpu::{Arch, for_rows, math};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::l2_normalize::l2_normalize;
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
-const SHADER: Shader = Shader { name: "koleo.wgsl", source: include_str!("../../shaders/koleo.wgsl") };
+const SHADER: Shader = shader!("koleo.wgsl", kernels);
 
 const EPS: f32 = 1e-8;
 

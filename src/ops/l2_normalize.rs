@@ -4,13 +4,12 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, for_rows2, math};
 use crate::error::Result;
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, vec4_aligned};
 
-const SHADER: Shader =
-    Shader { name: "l2_normalize.wgsl", source: include_str!("../../shaders/l2_normalize.wgsl") };
+const SHADER: Shader = shader!("l2_normalize.wgsl", kernels);
 
 params!(L2NormalizeParams {
     rows: u32,

@@ -3,13 +3,10 @@
 
 use crate::cpu::{for_rows2, math};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Device, Tensor};
 
-const SHADER: Shader = Shader {
-    name: "label_cross_entropy.wgsl",
-    source: include_str!("../../shaders/label_cross_entropy.wgsl"),
-};
+const SHADER: Shader = shader!("label_cross_entropy.wgsl", kernels);
 
 params!(LabelCrossEntropyParams {
     rows: u32,

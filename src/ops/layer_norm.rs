@@ -10,14 +10,13 @@ use std::convert::identity;
 use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, activation_types, half_define, vec4_aligned};
 
-const SHADER: Shader =
-    Shader { name: "layer_norm.wgsl", source: include_str!("../../shaders/layer_norm.wgsl") };
+const SHADER: Shader = shader!("layer_norm.wgsl", kernels);
 
 params!(LayerNormParams {
     rows: u32,

@@ -4,13 +4,12 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, reduce_columns};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
-const SHADER: Shader =
-    Shader { name: "mask_rows.wgsl", source: include_str!("../../shaders/mask_rows.wgsl") };
+const SHADER: Shader = shader!("mask_rows.wgsl", kernels);
 /// Rows that an invocation sums for the token's gradient.
 const ROWS: usize = 256;
 

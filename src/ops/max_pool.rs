@@ -4,12 +4,12 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, for_rows2};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::conv::MapShape;
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, WG};
 
-const SHADER: Shader = Shader { name: "max_pool.wgsl", source: include_str!("../../shaders/max_pool.wgsl") };
+const SHADER: Shader = shader!("max_pool.wgsl", kernels);
 
 params!(MaxPoolParams {
     count: u32,

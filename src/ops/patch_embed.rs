@@ -4,13 +4,12 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::linear::{LinearWeights, linear};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, activation_types, half_define};
 
-const SHADER: Shader =
-    Shader { name: "patch_embed.wgsl", source: include_str!("../../shaders/patch_embed.wgsl") };
+const SHADER: Shader = shader!("patch_embed.wgsl", kernels);
 const WG: u32 = 256;
 
 params!(PatchParams {

@@ -4,15 +4,14 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows2, math, pieces, reduce_columns};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::window_attention::MapGroup;
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, add_assign, copy};
 
-const SHADER: Shader =
-    Shader { name: "patch_merge.wgsl", source: include_str!("../../shaders/patch_merge.wgsl") };
+const SHADER: Shader = shader!("patch_merge.wgsl", kernels);
 /// Marks a neighbour beyond the map.
 const ABSENT: u32 = u32::MAX;
 /// Row blocks of the first stage of the parameter gradients.

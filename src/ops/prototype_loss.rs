@@ -15,7 +15,7 @@ use std::ops::Range;
 use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::cross_entropy::{CrossEntropy, NO_TARGET, RowTargets, row_table};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::sinkhorn::{Targets, even_ranges};
@@ -23,8 +23,7 @@ use crate::ops::weight_norm;
 use crate::profile;
 use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor, WG, convert, to_type};
 
-const SHADER: Shader =
-    Shader { name: "prototype_loss.wgsl", source: include_str!("../../shaders/prototype_loss.wgsl") };
+const SHADER: Shader = shader!("prototype_loss.wgsl", kernels);
 
 params!(TotalParams { rows: u32, loss_offset: u32, table_offset: u32, out_offset: u32, accumulate: u32 });
 params!(ScaleByParams {

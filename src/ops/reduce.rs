@@ -3,11 +3,11 @@
 
 use crate::cpu::reduce_columns;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor, activation_types, half_define, vec4_aligned};
 
-const SHADER: Shader = Shader { name: "reduce.wgsl", source: include_str!("../../shaders/reduce.wgsl") };
+const SHADER: Shader = shader!("reduce.wgsl", kernels);
 
 /// Columns, or vectors of four columns, a workgroup sums.
 const COLUMNS: u32 = 64;

@@ -8,13 +8,13 @@ use std::convert::identity;
 use crate::autograd::{Tape, Target, Var};
 use crate::cpu::{SyncPtr, for_rows, reduce_columns};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor, activation_types, half_define, vec4_aligned};
 
-const SHADER: Shader = Shader { name: "residual.wgsl", source: include_str!("../../shaders/residual.wgsl") };
+const SHADER: Shader = shader!("residual.wgsl", kernels);
 /// Row blocks of the first stage of γ's gradient, where rows are too long to be kept.
 const PARTS: usize = 64;
 /// Marks a row of the trunk that the branch left out.

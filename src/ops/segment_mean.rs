@@ -3,12 +3,11 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, WG};
 
-const SHADER: Shader =
-    Shader { name: "segment_mean.wgsl", source: include_str!("../../shaders/segment_mean.wgsl") };
+const SHADER: Shader = shader!("segment_mean.wgsl", kernels);
 
 params!(SegmentMeanParams {
     rows: u32,

@@ -17,14 +17,14 @@ use rayon::prelude::*;
 use crate::cpu::math::Math;
 use crate::cpu::{Arch, SyncPtr, math};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, long_plan, long_plans};
 use crate::profile;
 use crate::tensor::{self, DType, Device, ELEMENT_BYTES, Rows, Tensor, fill, vec4_aligned};
 
-const SHADER: Shader = Shader { name: "sinkhorn.wgsl", source: include_str!("../../shaders/sinkhorn.wgsl") };
+const SHADER: Shader = shader!("sinkhorn.wgsl", kernels);
 
 params!(SinkhornParams {
     rows: u32,

@@ -3,12 +3,12 @@
 use crate::autograd::{Tape, Var};
 use crate::cpu::{SyncPtr, for_rows, math, pieces};
 use crate::error::Result;
-use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, Team, plan, strip};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor, vec4_aligned};
 
-const SHADER: Shader = Shader { name: "softmax.wgsl", source: include_str!("../../shaders/softmax.wgsl") };
+const SHADER: Shader = shader!("softmax.wgsl", kernels);
 
 params!(SoftmaxParams {
     rows: u32,

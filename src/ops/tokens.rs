@@ -4,12 +4,12 @@
 use crate::autograd::{InputGradient, Tape, Var};
 use crate::cpu::{SyncPtr, pieces};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor, activation_types, add_assign, copy, half_define};
 
-const SHADER: Shader = Shader { name: "tokens.wgsl", source: include_str!("../../shaders/tokens.wgsl") };
+const SHADER: Shader = shader!("tokens.wgsl", kernels);
 const WG: u32 = 256;
 
 params!(TokenParams {

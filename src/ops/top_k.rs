@@ -6,10 +6,10 @@
 
 use crate::cpu::for_rows2;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Device, Tensor};
 
-const SHADER: Shader = Shader { name: "top_k.wgsl", source: include_str!("../../shaders/top_k.wgsl") };
+const SHADER: Shader = shader!("top_k.wgsl", kernels);
 
 /// Key of −∞.
 const LOWEST: u32 = 0x007f_ffff;

@@ -4,13 +4,12 @@
 use crate::autograd::{InputGradient, Target};
 use crate::cpu::{for_rows2, math};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor, vec4_aligned};
 
-const SHADER: Shader =
-    Shader { name: "weight_norm.wgsl", source: include_str!("../../shaders/weight_norm.wgsl") };
+const SHADER: Shader = shader!("weight_norm.wgsl", kernels);
 
 params!(WeightNormParams {
     rows: u32,

@@ -8,14 +8,14 @@ use rayon::prelude::*;
 
 use crate::cpu::{Arch, math};
 use crate::error::Result;
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
 use crate::ops::rows::{RowPlan, Team};
 use crate::optim::loss_scale::{self, LossScale};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
-const SHADER: Shader = Shader { name: "adamw.wgsl", source: include_str!("../../shaders/adamw.wgsl") };
+const SHADER: Shader = shader!("adamw.wgsl", kernels);
 const WG: u32 = 256;
 
 params!(AdamWParams {

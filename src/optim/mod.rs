@@ -6,3 +6,10 @@ pub mod loss_scale;
 pub mod schedules;
 pub mod settings;
 pub mod sgd;
+
+use crate::gpu::{Caps, Kernel};
+
+/// Every kernel variant of the optimisers that an adapter with these capabilities may be asked for.
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    [adamw::kernels(caps), sgd::kernels(caps)].concat()
+}

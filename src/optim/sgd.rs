@@ -2,10 +2,10 @@
 
 use crate::cpu::for_rows2;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Device, Rows, Tensor};
 
-const SHADER: Shader = Shader { name: "sgd.wgsl", source: include_str!("../../shaders/sgd.wgsl") };
+const SHADER: Shader = shader!("sgd.wgsl", kernels);
 const WG: u32 = 256;
 
 params!(SgdParams {

@@ -4,11 +4,11 @@ use half::f16;
 
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor, WG, common_rows};
 
-const SHADER: Shader = Shader { name: "cast.wgsl", source: include_str!("../../shaders/cast.wgsl") };
+const SHADER: Shader = shader!("cast.wgsl", kernels);
 
 params!(CastParams {
     count: u32,

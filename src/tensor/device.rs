@@ -87,6 +87,14 @@ impl Device {
         }
     }
 
+    /// For tests: a kernel that its family does not list, and that no test has validated therefore, is an error when it is
+    /// first launched. On in debug builds.
+    pub fn set_strict(&self, on: bool) {
+        if let Self::Gpu(gpu) = self {
+            gpu.strict.set(on);
+        }
+    }
+
     pub(crate) fn fences(&self) -> bool {
         match self {
             Self::Cpu(cpu) => cpu.fences.get(),

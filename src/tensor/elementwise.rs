@@ -6,14 +6,13 @@ use std::convert::identity;
 use crate::cpu::math::Math;
 use crate::cpu::{Arch, for_rows};
 use crate::error::Result;
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
 use crate::tensor::{
     DType, Device, Rows, Tensor, WG, activation_types, common_rows, half_define, vec4_aligned,
 };
 
-const SHADER: Shader =
-    Shader { name: "elementwise.wgsl", source: include_str!("../../shaders/elementwise.wgsl") };
+const SHADER: Shader = shader!("elementwise.wgsl", kernels);
 
 params!(ElementwiseParams {
     count: u32,

@@ -2,11 +2,11 @@
 
 use crate::cpu::for_rows;
 use crate::error::Result;
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor, WG, activation_types, flat_rows, half_define};
 
-const SHADER: Shader = Shader { name: "fill.wgsl", source: include_str!("../../shaders/fill.wgsl") };
+const SHADER: Shader = shader!("fill.wgsl", kernels);
 
 params!(FillParams { count: u32, cols: u32, offset: u32, stride: u32, bits: u32 });
 

@@ -2,12 +2,11 @@
 
 use crate::cpu::{SyncPtr, pieces};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params};
+use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
 use crate::tensor::{Device, Tensor, WG};
 
-const SHADER: Shader =
-    Shader { name: "strided_copy.wgsl", source: include_str!("../../shaders/strided_copy.wgsl") };
+const SHADER: Shader = shader!("strided_copy.wgsl", kernels);
 
 params!(StridedCopyParams {
     count: u32,

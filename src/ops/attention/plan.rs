@@ -1,16 +1,12 @@
 //! Which kernels attention gets: one pure function of the problem and the adapter's capabilities.
 
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Defines, Kernel, Shader, params};
+use crate::gpu::{Caps, Defines, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Rows, activation_types, half_define, vec4_aligned};
 
-const SHADER: Shader =
-    Shader { name: "attention.wgsl", source: include_str!("../../../shaders/attention.wgsl") };
+const SHADER: Shader = shader!("attention.wgsl", like kernels_like);
 
-const COOPERATIVE: Shader = Shader {
-    name: "attention_cooperative.wgsl",
-    source: include_str!("../../../shaders/attention_cooperative.wgsl"),
-};
+const COOPERATIVE: Shader = shader!("attention_cooperative.wgsl", like kernels_like);
 
 params!(AttentionParams {
     heads: u32,
@@ -304,18 +300,25 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Result<Plan> {
     Ok(candidates.into_iter().min_by_key(cost).expect("there is always a plan"))
 }
 
-/// All variants.
+/// All variants for heads of some sizes, one of every kind.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    [4, 32, 64, 80, 128].into_iter().flat_map(|head_dim| kernels_of(head_dim, caps)).collect()
+}
+
+/// All variants for heads of the size that `kernel` has.
+fn kernels_like(kernel: &Kernel, caps: &Caps) -> Vec<Kernel> {
+    kernel.define("HEAD").map_or(Vec::new(), |head_dim| kernels_of(head_dim as usize, caps))
+}
+
+fn kernels_of(head_dim: usize, caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
-    for head_dim in [4, 32, 64, 80, 128] {
-        let problem = Problem { groups: Vec::new(), heads: 1, head_dim, half: caps.f16 };
-        for plan in plans(&problem, caps) {
-            let cooperative = matches!(plan.variant, Variant::Cooperative { .. });
-            for dtype in activation_types(caps) {
-                for &vec4 in vector_choices(head_dim) {
-                    if !cooperative || (vec4 && dtype == DType::F16) {
-                        all.extend(Pass::ALL.map(|pass| plan.kernel(pass, dtype, vec4)));
-                    }
+    let problem = Problem { groups: Vec::new(), heads: 1, head_dim, half: caps.f16 };
+    for plan in plans(&problem, caps).into_iter().chain(plain_plans(&problem, caps)) {
+        let cooperative = matches!(plan.variant, Variant::Cooperative { .. });
+        for dtype in activation_types(caps) {
+            for &vec4 in vector_choices(head_dim) {
+                if !cooperative || (vec4 && dtype == DType::F16) {
+                    all.extend(Pass::ALL.map(|pass| plan.kernel(pass, dtype, vec4)));
                 }
             }
         }

@@ -1,18 +1,12 @@
 //! Which kernel a product gets: one pure function of the problem and the adapter's capabilities.
 
 use super::params::{MatmulParams, WindowParams};
-use crate::gpu::{Caps, Defines, Kernel, Shader};
+use crate::gpu::{Caps, Defines, Kernel, Shader, shader};
 
-const TILED: Shader =
-    Shader { name: "matmul_tiled.wgsl", source: include_str!("../../../shaders/matmul_tiled.wgsl") };
-const BROADCAST: Shader =
-    Shader { name: "matmul_broadcast.wgsl", source: include_str!("../../../shaders/matmul_broadcast.wgsl") };
-const COOPERATIVE: Shader = Shader {
-    name: "matmul_cooperative.wgsl",
-    source: include_str!("../../../shaders/matmul_cooperative.wgsl"),
-};
-const COMBINE: Shader =
-    Shader { name: "matmul_combine.wgsl", source: include_str!("../../../shaders/matmul_combine.wgsl") };
+const TILED: Shader = shader!("matmul_tiled.wgsl", kernels);
+const BROADCAST: Shader = shader!("matmul_broadcast.wgsl", kernels);
+const COOPERATIVE: Shader = shader!("matmul_cooperative.wgsl", kernels);
+const COMBINE: Shader = shader!("matmul_combine.wgsl", kernels);
 
 /// Invocations in a workgroup of the second stage.
 pub(super) const COMBINE_WG: u32 = 64;
@@ -409,7 +403,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut seen = std::collections::HashSet::new();
     let mut all = Vec::new();
     for precision in Precision::ALL {
-        for variant in variants(caps, precision) {
+        let plain = PLAIN.into_iter().filter(|v| v.fits(caps) && v.makes(precision, false));
+        for variant in variants(caps, precision).into_iter().chain(plain) {
             for bits in 0..64 {
                 let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, window] =
                     [1, 2, 4, 8, 16, 32].map(|b| bits & b != 0);

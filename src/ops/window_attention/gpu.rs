@@ -4,16 +4,14 @@ use super::Windows;
 use super::call::Call;
 use crate::autograd::Target;
 use crate::error::Result;
-use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::attention::{Pass, Plan, Problem, Variant, in_vectors, plans, vector_choices};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::summing_teams;
 use crate::tensor::{DType, Tensor, fill};
 
-const ATTENTION: Shader =
-    Shader { name: "window_attention.wgsl", source: include_str!("../../../shaders/window_attention.wgsl") };
-const GRADIENTS: Shader =
-    Shader { name: "window_gradients.wgsl", source: include_str!("../../../shaders/window_gradients.wgsl") };
+const ATTENTION: Shader = shader!("window_attention.wgsl", like kernels_like);
+const GRADIENTS: Shader = shader!("window_gradients.wgsl", kernels);
 /// Invocations of a workgroup in the sums.
 const WG: u32 = 64;
 /// Elements that the parts of the windows may sum dS into: below 10 MiB where windows have 49 tokens.
@@ -113,15 +111,27 @@ fn at_once(plan: &Plan, vec4: bool) -> bool {
     plan.variant == Variant::Broadcast && vec4
 }
 
-/// All variants.
+/// All variants for some heads and windows, one of every kind.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
-    let mut all = vec![spread_kernel(), fold_kernel(), padding_kernel()];
-    for (head_dim, window) in [(4, 2), (16, 7), (32, 7), (32, 12)] {
-        for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim, half: false }, caps) {
-            for &vec4 in vector_choices(head_dim) {
-                all.extend(Pass::ALL.map(|pass| kernel(&plan, pass, window, vec4)));
-                all.extend(at_once(&plan, vec4).then(|| kernel(&plan, Pass::Backward, window, vec4)));
-            }
+    let sizes = [(4, 2), (16, 7), (32, 7), (32, 12)];
+    let of_sizes = sizes.into_iter().flat_map(|(head_dim, window)| kernels_of(head_dim, window, caps));
+    [spread_kernel(), fold_kernel(), padding_kernel()].into_iter().chain(of_sizes).collect()
+}
+
+/// All variants for heads and windows of the sizes that `kernel` has.
+fn kernels_like(kernel: &Kernel, caps: &Caps) -> Vec<Kernel> {
+    match (kernel.define("HEAD"), kernel.define("WINDOW")) {
+        (Some(head_dim), Some(window)) => kernels_of(head_dim as usize, window as usize, caps),
+        _ => Vec::new(),
+    }
+}
+
+fn kernels_of(head_dim: usize, window: usize, caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim, half: false }, caps) {
+        for &vec4 in vector_choices(head_dim) {
+            all.extend(Pass::ALL.map(|pass| kernel(&plan, pass, window, vec4)));
+            all.extend(at_once(&plan, vec4).then(|| kernel(&plan, Pass::Backward, window, vec4)));
         }
     }
     all
