@@ -131,12 +131,12 @@ impl Caps {
 
     /// Folds a count of workgroups into a grid whose dimensions the adapter allows. Kernels undo it with
     /// `workgroup_index` of `include/grid.wgsl`.
-    pub fn grid(&self, workgroups: usize) -> [u32; 3] {
+    pub fn grid(&self, workgroups: usize) -> [usize; 3] {
         let limit = self.grid_dimension as usize;
         if workgroups <= limit {
-            return [workgroups as u32, 1, 1];
+            return [workgroups, 1, 1];
         }
         let y = workgroups.div_ceil(limit);
-        [workgroups.div_ceil(y) as u32, y as u32, 1]
+        [workgroups.div_ceil(y), y, 1]
     }
 }

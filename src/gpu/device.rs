@@ -338,15 +338,22 @@ impl GpuDevice {
         kernel: &Kernel,
         tensors: &[&impl Bind],
         params: &P,
-        grid: [u32; 3],
+        grid: [usize; 3],
     ) -> Result<()> {
         if grid.contains(&0) {
             return Ok(());
         }
+        let most = self.caps.grid_dimension as usize;
+        if grid.iter().any(|n| *n > most) {
+            return Err(kernel.broken(format!("{grid:?} workgroups are more than {most}")));
+        }
+        let words = params.words().map_err(|name| {
+            kernel.broken(format!("`{name}` needs more than 32 bits, which is what kernels count in"))
+        })?;
         let pipeline = self.pipeline(kernel)?;
         let operands: Vec<Operand> = tensors.iter().map(|t| t.operand()).collect();
         check_operands(kernel, &pipeline.bindings, &operands)?;
-        self.record(kernel, &pipeline, &operands, bytemuck::bytes_of(params), grid)
+        self.record(kernel, &pipeline, &operands, bytemuck::cast_slice(&words), grid.map(|n| n as u32))
     }
 
     fn record(

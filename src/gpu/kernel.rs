@@ -85,25 +85,66 @@ pub struct Param {
 }
 
 /// Small values that travel with a dispatch; made by the `params!` macro.
-pub trait Params: bytemuck::Pod {
+pub trait Params {
     /// The fields in order.
     const FIELDS: &'static [Param];
+
+    /// The fields as kernels read them; the name of a field that 32 bits do not hold where there is one.
+    fn words(&self) -> Result<Vec<u32>, &'static str>;
+}
+
+/// A value of the host as the 32 bits of a parameter.
+pub(crate) trait Word {
+    /// The bits, if they are enough.
+    fn word(self) -> Option<u32>;
+}
+
+impl Word for usize {
+    fn word(self) -> Option<u32> {
+        self.try_into().ok()
+    }
+}
+
+impl Word for isize {
+    fn word(self) -> Option<u32> {
+        i32::try_from(self).ok().map(i32::cast_unsigned)
+    }
+}
+
+impl Word for bool {
+    fn word(self) -> Option<u32> {
+        Some(self.into())
+    }
+}
+
+impl Word for f32 {
+    fn word(self) -> Option<u32> {
+        Some(self.to_bits())
+    }
 }
 
 /// Declares a parameter struct: its WGSL counterpart is `struct Params` of the shader, and building a kernel fails
-/// where names, types or order differ.
+/// where names, types or order differ. On the host a `u32` is a `usize`; a dispatch checks that it fits. An `i32` is an `isize`
+/// and a `bool` a `bool`; in WGSL both are a `u32`, the one below zero wrapped around.
 macro_rules! params {
-    (@kind u32) => { $crate::gpu::ParamKind::U32 };
     (@kind f32) => { $crate::gpu::ParamKind::F32 };
+    (@kind $other:ident) => { $crate::gpu::ParamKind::U32 };
+    (@host u32) => { usize };
+    (@host i32) => { isize };
+    (@host bool) => { bool };
+    (@host f32) => { f32 };
     ($(#[$doc:meta])* $name:ident { $($field:ident : $kind:ident),* $(,)? }) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, Debug, Default, bytemuck::Pod, bytemuck::Zeroable)]
-        #[repr(C)]
-        pub(crate) struct $name { $(pub(crate) $field: $kind),* }
+        #[derive(Clone, Copy, Debug, Default)]
+        pub(crate) struct $name { $(pub(crate) $field: $crate::gpu::params!(@host $kind)),* }
         impl $crate::gpu::Params for $name {
             const FIELDS: &'static [$crate::gpu::Param] = &[$($crate::gpu::Param {
                 name: stringify!($field), kind: $crate::gpu::params!(@kind $kind),
             }),*];
+
+            fn words(&self) -> Result<Vec<u32>, &'static str> {
+                Ok(vec![$($crate::gpu::Word::word(self.$field).ok_or(stringify!($field))?),*])
+            }
         }
     };
 }
@@ -236,4 +277,19 @@ pub fn emit_spirv(kernel: &Kernel, caps: &Caps) -> Result<Vec<u32>> {
     };
     naga::back::spv::write_vec(&composed.module, &composed.info, &options, Some(&pipeline))
         .map_err(|e| kernel.broken(e))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Params;
+
+    params!(Fields { rows: u32, top: i32, accumulate: bool, scale: f32 });
+
+    #[test]
+    fn parameters_are_words_and_what_does_not_fit_is_named() {
+        let fields = Fields { rows: 7, top: -1, accumulate: true, scale: 0.5 };
+        assert_eq!(fields.words(), Ok(vec![7, u32::MAX, 1, 0.5f32.to_bits()]));
+        assert_eq!(Fields { rows: 1 << 32, ..fields }.words(), Err("rows"));
+        assert_eq!(Fields { top: 1 << 31, ..fields }.words(), Err("top"));
+    }
 }

@@ -13,4 +13,4 @@ pub use caps::{Caps, Cooperative};
 pub use device::GpuDevice;
 pub(crate) use device::{Bind, GpuBuffer, Operand, PendingBuffer};
 pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};
-pub(crate) use kernel::{params, shader};
+pub(crate) use kernel::{Word, params, shader};

@@ -19,7 +19,7 @@ params!(AvgPoolParams {
     runs_offset: u32,
     starts_offset: u32,
     users_offset: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 fn kernel(entry: &'static str) -> Kernel {
@@ -82,16 +82,16 @@ impl Runs {
     fn params(&self, x: &Tensor, y: &Tensor, rows: usize) -> Result<AvgPoolParams> {
         let (rx, ry) = (x.rows("avg_pool")?, y.rows("avg_pool")?);
         Ok(AvgPoolParams {
-            rows: rows as u32,
-            cols: rx.cols as u32,
-            x_offset: rx.offset as u32,
-            x_stride: rx.stride as u32,
-            y_offset: ry.offset as u32,
-            y_stride: ry.stride as u32,
-            runs_offset: self.runs.layout().offset as u32,
-            starts_offset: self.starts.layout().offset as u32,
-            users_offset: self.users.layout().offset as u32,
-            accumulate: 0,
+            rows,
+            cols: rx.cols,
+            x_offset: rx.offset,
+            x_stride: rx.stride,
+            y_offset: ry.offset,
+            y_stride: ry.stride,
+            runs_offset: self.runs.layout().offset,
+            starts_offset: self.starts.layout().offset,
+            users_offset: self.users.layout().offset,
+            accumulate: false,
         })
     }
 
@@ -151,7 +151,7 @@ impl Runs {
                 Ok(())
             }
             Device::Gpu(gpu) => {
-                let params = AvgPoolParams { accumulate: accumulate as u32, ..self.params(dx, dy, rx.rows)? };
+                let params = AvgPoolParams { accumulate, ..self.params(dx, dy, rx.rows)? };
                 let tensors = [dx, dy, &self.runs, &self.starts, &self.users];
                 let grid = gpu.caps().grid((rx.rows * rx.cols).div_ceil(WG as usize));
                 gpu.dispatch(&kernel("backward"), &tensors, &params, grid)

@@ -42,8 +42,8 @@ fn multiply_add(out: &Tensor, seed: f32) -> Result<f64> {
             Ok(2.0 * (n as f64).powi(3))
         }
         Device::Gpu(gpu) => {
-            let params = CeilingParams { rounds: ROUNDS as u32, offset: out.layout().offset as u32, seed };
-            gpu.dispatch(&kernel(), &[out], &params, [(INVOCATIONS as u32).div_ceil(WG), 1, 1])?;
+            let params = CeilingParams { rounds: ROUNDS, offset: out.layout().offset, seed };
+            gpu.dispatch(&kernel(), &[out], &params, [INVOCATIONS.div_ceil(WG as usize), 1, 1])?;
             Ok((INVOCATIONS * ROUNDS * 4 * 8 * 2) as f64)
         }
     }

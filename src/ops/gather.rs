@@ -53,13 +53,13 @@ pub fn narrow_rows(tape: &Tape, x: &Var, start: usize, count: usize) -> Result<V
 fn params(out: &Tensor, x: &Tensor, index: &Tensor) -> Result<GatherParams> {
     let (ro, rx) = (out.rows("gather_rows")?, x.rows("gather_rows")?);
     Ok(GatherParams {
-        rows: index.elements() as u32,
-        cols: ro.cols as u32,
-        out_offset: ro.offset as u32,
-        out_stride: ro.stride as u32,
-        x_offset: rx.offset as u32,
-        x_stride: rx.stride as u32,
-        index_offset: index.layout().offset as u32,
+        rows: index.elements(),
+        cols: ro.cols,
+        out_offset: ro.offset,
+        out_stride: ro.stride,
+        x_offset: rx.offset,
+        x_stride: rx.stride,
+        index_offset: index.layout().offset,
     })
 }
 

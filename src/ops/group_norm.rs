@@ -32,7 +32,7 @@ params!(GroupNormParams {
     parts_offset: u32,
     out_offset: u32,
     out_stride: u32,
-    accumulate: u32,
+    accumulate: bool,
     eps: f32,
 });
 
@@ -116,15 +116,15 @@ impl Call {
     fn params(&self, x: Rows) -> GroupNormParams {
         let (rows, _) = self.sizes(x);
         GroupNormParams {
-            images: self.norm.images as u32,
-            rows: rows as u32,
-            cols: x.cols as u32,
-            groups: self.norm.groups as u32,
-            slices: rows.div_ceil(SLICE) as u32,
-            x_offset: x.offset as u32,
-            x_stride: x.stride as u32,
-            gamma_offset: self.gamma.layout().offset as u32,
-            stats_offset: self.stats.layout().offset as u32,
+            images: self.norm.images,
+            rows,
+            cols: x.cols,
+            groups: self.norm.groups,
+            slices: rows.div_ceil(SLICE),
+            x_offset: x.offset,
+            x_stride: x.stride,
+            gamma_offset: self.gamma.layout().offset,
+            stats_offset: self.stats.layout().offset,
             eps: self.norm.eps,
             ..Default::default()
         }
@@ -195,11 +195,11 @@ impl Call {
             }
             Device::Gpu(gpu) => {
                 let params = GroupNormParams {
-                    y_offset: ry.offset as u32,
-                    y_stride: ry.stride as u32,
-                    residual_offset: rr.offset as u32,
-                    residual_stride: rr.stride as u32,
-                    beta_offset: beta.layout().offset as u32,
+                    y_offset: ry.offset,
+                    y_stride: ry.stride,
+                    residual_offset: rr.offset,
+                    residual_stride: rr.stride,
+                    beta_offset: beta.layout().offset,
                     ..self.params(rx)
                 };
                 let kernel = kernel(Pass::Forward { relu, residual: residual.is_some() });
@@ -250,9 +250,9 @@ impl Call {
                 let slices = rows.div_ceil(SLICE);
                 let parts = Tensor::empty(dy.device(), &[images * slices, 2 * n], DType::F32)?;
                 let params = GroupNormParams {
-                    y_offset: rd.offset as u32,
-                    y_stride: rd.stride as u32,
-                    parts_offset: parts.layout().offset as u32,
+                    y_offset: rd.offset,
+                    y_stride: rd.stride,
+                    parts_offset: parts.layout().offset,
                     ..self.params(rx)
                 };
                 let grid = gpu.caps().grid(n.div_ceil(64) * images * slices);
@@ -312,12 +312,12 @@ impl Call {
             }
             Device::Gpu(gpu) => {
                 let params = GroupNormParams {
-                    y_offset: rd.offset as u32,
-                    y_stride: rd.stride as u32,
-                    parts_offset: parts.layout().offset as u32,
-                    out_offset: ro.offset as u32,
-                    out_stride: ro.stride as u32,
-                    accumulate: accumulate as u32,
+                    y_offset: rd.offset,
+                    y_stride: rd.stride,
+                    parts_offset: parts.layout().offset,
+                    out_offset: ro.offset,
+                    out_stride: ro.stride,
+                    accumulate,
                     ..self.params(rx)
                 };
                 let tensors = [&dx.tensor, parts, &self.stats, &self.x, &self.gamma, dy];
@@ -347,12 +347,12 @@ fn relu_gradient(dy: &Tensor, y: &Tensor) -> Result<()> {
         }
         Device::Gpu(gpu) => {
             let params = GroupNormParams {
-                rows: rd.rows as u32,
-                cols: rd.cols as u32,
-                y_offset: ry.offset as u32,
-                y_stride: ry.stride as u32,
-                out_offset: rd.offset as u32,
-                out_stride: rd.stride as u32,
+                rows: rd.rows,
+                cols: rd.cols,
+                y_offset: ry.offset,
+                y_stride: ry.stride,
+                out_offset: rd.offset,
+                out_stride: rd.stride,
                 ..Default::default()
             };
             let grid = gpu.caps().grid(dy.elements().div_ceil(WG as usize));

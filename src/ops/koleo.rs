@@ -32,7 +32,7 @@ params!(KoleoParams {
     factor_offset: u32,
     dx_offset: u32,
     dx_stride: u32,
-    accumulate: u32,
+    accumulate: bool,
     eps: f32,
 });
 
@@ -61,12 +61,12 @@ struct Saved {
 impl Saved {
     fn params(&self) -> KoleoParams {
         KoleoParams {
-            rows: self.x.dim(0) as u32,
-            cols: self.x.dim(1) as u32,
-            group: self.group as u32,
-            x_offset: self.x.layout().offset as u32,
-            nearest_offset: self.nearest.layout().offset as u32,
-            slope_offset: self.slope.layout().offset as u32,
+            rows: self.x.dim(0),
+            cols: self.x.dim(1),
+            group: self.group,
+            x_offset: self.x.layout().offset,
+            nearest_offset: self.nearest.layout().offset,
+            slope_offset: self.slope.layout().offset,
             eps: EPS,
             ..Default::default()
         }
@@ -103,8 +103,8 @@ impl Saved {
             }
             Device::Gpu(gpu) => {
                 let params = KoleoParams {
-                    dots_offset: dots.layout().offset as u32,
-                    loss_offset: losses.layout().offset as u32,
+                    dots_offset: dots.layout().offset,
+                    loss_offset: losses.layout().offset,
                     ..self.params()
                 };
                 let tensors = [&self.nearest, &self.slope, losses, &self.x, dots];
@@ -151,10 +151,10 @@ impl Saved {
             }
             Device::Gpu(gpu) => {
                 let params = KoleoParams {
-                    factor_offset: factor.layout().offset as u32,
-                    dx_offset: out.offset as u32,
-                    dx_stride: out.stride as u32,
-                    accumulate: accumulate as u32,
+                    factor_offset: factor.layout().offset,
+                    dx_offset: out.offset,
+                    dx_stride: out.stride,
+                    accumulate,
                     ..self.params()
                 };
                 let tensors = [dx, &self.x, &self.nearest, &self.slope, factor];

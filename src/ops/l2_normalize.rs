@@ -21,7 +21,7 @@ params!(L2NormalizeParams {
     dx_offset: u32,
     dx_stride: u32,
     norm_offset: u32,
-    accumulate: u32,
+    accumulate: bool,
     strip: u32,
     eps: f32,
 });
@@ -62,14 +62,14 @@ fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
             let plan = plan(rx.cols, vec4_aligned(&[rx, ry], &[]), gpu.caps());
             let strip = strip(rx.rows, rx.rows, gpu.caps());
             let params = L2NormalizeParams {
-                rows: rx.rows as u32,
-                cols: rx.cols as u32,
-                strip: strip as u32,
-                x_offset: rx.offset as u32,
-                x_stride: rx.stride as u32,
-                y_offset: ry.offset as u32,
-                y_stride: ry.stride as u32,
-                norm_offset: norms.layout().offset as u32,
+                rows: rx.rows,
+                cols: rx.cols,
+                strip,
+                x_offset: rx.offset,
+                x_stride: rx.stride,
+                y_offset: ry.offset,
+                y_stride: ry.stride,
+                norm_offset: norms.layout().offset,
                 eps,
                 ..Default::default()
             };
@@ -108,17 +108,17 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
             let plan = plan(rx.cols, vec4_aligned(&[rx, rd, ro], &[]), gpu.caps());
             let strip = strip(rx.rows, rx.rows, gpu.caps());
             let params = L2NormalizeParams {
-                rows: rx.rows as u32,
-                cols: rx.cols as u32,
-                strip: strip as u32,
-                x_offset: rx.offset as u32,
-                x_stride: rx.stride as u32,
-                y_offset: rd.offset as u32,
-                y_stride: rd.stride as u32,
-                dx_offset: ro.offset as u32,
-                dx_stride: ro.stride as u32,
-                norm_offset: norms.layout().offset as u32,
-                accumulate: accumulate as u32,
+                rows: rx.rows,
+                cols: rx.cols,
+                strip,
+                x_offset: rx.offset,
+                x_stride: rx.stride,
+                y_offset: rd.offset,
+                y_stride: rd.stride,
+                dx_offset: ro.offset,
+                dx_stride: ro.stride,
+                norm_offset: norms.layout().offset,
+                accumulate,
                 eps,
             };
             let grid = gpu.caps().grid(plan.team.workgroups(rx.rows.div_ceil(strip)));

@@ -64,13 +64,13 @@ pub fn label_cross_entropy(logits: &Tensor, labels: &Tensor, scale: f32) -> Resu
         }
         Device::Gpu(gpu) => {
             let params = LabelCrossEntropyParams {
-                rows: x.rows as u32,
-                cols: x.cols as u32,
-                x_offset: x.offset as u32,
-                x_stride: x.stride as u32,
-                label_offset: labels.layout().offset as u32,
-                per_label: per_label as u32,
-                loss_offset: losses.layout().offset as u32,
+                rows: x.rows,
+                cols: x.cols,
+                x_offset: x.offset,
+                x_stride: x.stride,
+                label_offset: labels.layout().offset,
+                per_label,
+                loss_offset: losses.layout().offset,
                 scale,
             };
             gpu.dispatch(&kernel(x.cols), &[logits, &losses, labels], &params, gpu.caps().grid(x.rows))?;

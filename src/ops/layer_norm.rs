@@ -31,7 +31,7 @@ params!(LayerNormParams {
     index_offset: u32,
     dx_offset: u32,
     dx_stride: u32,
-    accumulate: u32,
+    accumulate: bool,
     strip: u32,
     parts_offset: u32,
     eps: f32,
@@ -119,13 +119,13 @@ impl Call {
 
     fn params(&self, x: Rows, rows: usize) -> LayerNormParams {
         LayerNormParams {
-            rows: rows as u32,
-            cols: x.cols as u32,
-            x_offset: x.offset as u32,
-            x_stride: x.stride as u32,
-            gamma_offset: self.gamma.layout().offset as u32,
-            stats_offset: self.stats.layout().offset as u32,
-            index_offset: self.index.as_ref().map_or(0, |t| t.layout().offset as u32),
+            rows,
+            cols: x.cols,
+            x_offset: x.offset,
+            x_stride: x.stride,
+            gamma_offset: self.gamma.layout().offset,
+            stats_offset: self.stats.layout().offset,
+            index_offset: self.index.as_ref().map_or(0, |t| t.layout().offset),
             eps: self.eps,
             ..Default::default()
         }
@@ -161,10 +161,10 @@ impl Call {
                 let plan = self.plan(&[rx, ry], &[&self.gamma, beta], caps);
                 let strip = strip(ry.rows, ry.rows, caps);
                 let params = LayerNormParams {
-                    y_offset: ry.offset as u32,
-                    y_stride: ry.stride as u32,
-                    beta_offset: beta.layout().offset as u32,
-                    strip: strip as u32,
+                    y_offset: ry.offset,
+                    y_stride: ry.stride,
+                    beta_offset: beta.layout().offset,
+                    strip,
                     ..self.params(rx, ry.rows)
                 };
                 let kernel = kernel(Pass::Forward, plan, self.index.is_some(), y.dtype());
@@ -288,13 +288,13 @@ impl Call {
             None => None,
         };
         let params = LayerNormParams {
-            y_offset: rd.offset as u32,
-            y_stride: rd.stride as u32,
-            dx_offset: out.offset as u32,
-            dx_stride: out.stride as u32,
-            accumulate: dx.accumulate as u32,
-            strip: strip as u32,
-            parts_offset: parts.as_ref().map_or(0, |t| t.layout().offset as u32),
+            y_offset: rd.offset,
+            y_stride: rd.stride,
+            dx_offset: out.offset,
+            dx_stride: out.stride,
+            accumulate: dx.accumulate,
+            strip,
+            parts_offset: parts.as_ref().map_or(0, |t| t.layout().offset),
             ..self.params(rx, rd.rows)
         };
         let mut tensors = vec![&dx.tensor, &self.stats, &self.x, &self.gamma, dy];
@@ -322,16 +322,16 @@ impl Call {
         let count = rd.rows.div_ceil(strip).max(1);
         let parts = Tensor::empty(dy.device(), &[count, 2 * rx.cols], DType::F32)?;
         let params = LayerNormParams {
-            y_offset: rd.offset as u32,
-            y_stride: rd.stride as u32,
-            parts_offset: parts.layout().offset as u32,
-            strip: strip as u32,
+            y_offset: rd.offset,
+            y_stride: rd.stride,
+            parts_offset: parts.layout().offset,
+            strip,
             ..self.params(rx, rd.rows)
         };
         let mut tensors = vec![&parts, &self.stats, &self.x, dy];
         tensors.extend(&self.index);
         let units = if plan.vec4 { rx.cols / 4 } else { rx.cols };
-        let grid = [COLUMNS.workgroups(units) as u32, count as u32, 1];
+        let grid = [COLUMNS.workgroups(units), count, 1];
         gpu.dispatch(&column_kernel(plan.vec4, self.index.is_some(), dy.dtype()), &tensors, &params, grid)?;
         sum_parts(&parts, parameters)
     }

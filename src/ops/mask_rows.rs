@@ -26,7 +26,7 @@ params!(MaskParams {
     token_offset: u32,
     mask_offset: u32,
     per_part: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 /// Square maps of one size.
@@ -129,16 +129,16 @@ fn ranges(maps: &[MaskedMaps]) -> impl Iterator<Item = (&MaskedMaps, std::ops::R
 fn gpu_params(map: &MaskedMaps, out: &Tensor, x: &Tensor) -> Result<MaskParams> {
     let (ro, rx) = (out.rows("mask_rows")?, x.rows("mask_rows")?);
     Ok(MaskParams {
-        rows: map.rows() as u32,
-        cols: ro.cols.min(rx.cols) as u32,
-        width: ro.cols as u32,
-        side: map.side as u32,
-        cells: map.cells as u32,
-        out_offset: ro.offset as u32,
-        out_stride: ro.stride as u32,
-        x_offset: rx.offset as u32,
-        x_stride: rx.stride as u32,
-        mask_offset: map.mask.as_ref().map_or(0, |m| m.layout().offset as u32),
+        rows: map.rows(),
+        cols: ro.cols.min(rx.cols),
+        width: ro.cols,
+        side: map.side,
+        cells: map.cells,
+        out_offset: ro.offset,
+        out_stride: ro.stride,
+        x_offset: rx.offset,
+        x_stride: rx.stride,
+        mask_offset: map.mask.as_ref().map_or(0, |m| m.layout().offset),
         ..Default::default()
     })
 }
@@ -159,7 +159,7 @@ fn forward(map: &MaskedMaps, x: &Tensor, token: &Tensor, y: &Tensor) -> Result<(
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let params = MaskParams { token_offset: token.layout().offset as u32, ..gpu_params(map, y, x)? };
+            let params = MaskParams { token_offset: token.layout().offset, ..gpu_params(map, y, x)? };
             let mut tensors = vec![y, x];
             if let Some(mask) = &map.mask {
                 tensors.extend([mask, token]);
@@ -191,7 +191,7 @@ fn backward_rows(map: &MaskedMaps, dy: &Tensor, dx: &Tensor, accumulate: bool) -
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let params = MaskParams { accumulate: accumulate as u32, ..gpu_params(map, dx, dy)? };
+            let params = MaskParams { accumulate, ..gpu_params(map, dx, dy)? };
             let mut tensors = vec![dx, dy];
             tensors.extend(&map.mask);
             let grid = gpu.caps().grid((rx.rows * rx.cols).div_ceil(256));
@@ -223,8 +223,8 @@ fn backward_token(map: &MaskedMaps, dy: &Tensor, token: &Tensor) -> Result<()> {
             let Some(mask) = &map.mask else { return Ok(()) };
             let per_part = ROWS.max(rd.rows.div_ceil(gpu.caps().grid_dimension as usize));
             let parts = Tensor::empty(dy.device(), &[rd.rows.div_ceil(per_part), rd.cols], DType::F32)?;
-            let params = MaskParams { per_part: per_part as u32, ..gpu_params(map, &parts, dy)? };
-            let grid = [(rd.cols as u32).div_ceil(64), parts.dim(0) as u32, 1];
+            let params = MaskParams { per_part, ..gpu_params(map, &parts, dy)? };
+            let grid = [rd.cols.div_ceil(64), parts.dim(0), 1];
             gpu.dispatch(&kernel(Pass::BackwardToken, true), &[&parts, dy, mask], &params, grid)?;
             column_sum(&parts, token, 1.0, true)
         }

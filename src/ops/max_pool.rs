@@ -23,7 +23,7 @@ params!(MaxPoolParams {
     y_offset: u32,
     y_stride: u32,
     tap_offset: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 fn kernel(entry: &'static str, define: &'static str) -> Kernel {
@@ -53,18 +53,18 @@ struct Pool {
 impl Pool {
     fn params(&self, x: Rows, y: Rows, count: usize) -> MaxPoolParams {
         MaxPoolParams {
-            count: count as u32,
-            cols: x.cols as u32,
-            height: self.before.height as u32,
-            width: self.before.width as u32,
-            out_height: self.after.height as u32,
-            out_width: self.after.width as u32,
-            x_offset: x.offset as u32,
-            x_stride: x.stride as u32,
-            y_offset: y.offset as u32,
-            y_stride: y.stride as u32,
-            tap_offset: self.taps.layout().offset as u32,
-            accumulate: 0,
+            count,
+            cols: x.cols,
+            height: self.before.height,
+            width: self.before.width,
+            out_height: self.after.height,
+            out_width: self.after.width,
+            x_offset: x.offset,
+            x_stride: x.stride,
+            y_offset: y.offset,
+            y_stride: y.stride,
+            tap_offset: self.taps.layout().offset,
+            accumulate: false,
         }
     }
 
@@ -113,8 +113,7 @@ impl Pool {
         let (before, after) = (self.before, self.after);
         if let Device::Gpu(gpu) = dx.device() {
             let grid = gpu.caps().grid(dx.elements().div_ceil(WG as usize));
-            let params =
-                MaxPoolParams { accumulate: accumulate as u32, ..self.params(rx, ry, dx.elements()) };
+            let params = MaxPoolParams { accumulate, ..self.params(rx, ry, dx.elements()) };
             return gpu.dispatch(&backward_kernel(), &[dx, &self.taps, dy], &params, grid);
         }
         let (dy, taps) = (dy.cpu::<f32>(), self.taps.cpu::<u32>());

@@ -81,13 +81,13 @@ pub fn unfold_into(images: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
         }
         Device::Gpu(gpu) => {
             let params = PatchParams {
-                count: out.elements() as u32,
-                channels: channels as u32,
-                height: height as u32,
-                width: width as u32,
-                patch_size: patch as u32,
-                x_offset: images.layout().offset as u32,
-                out_offset: out.layout().offset as u32,
+                count: out.elements(),
+                channels,
+                height,
+                width,
+                patch_size: patch,
+                x_offset: images.layout().offset,
+                out_offset: out.layout().offset,
             };
             let grid = gpu.caps().grid(out.elements().div_ceil(WG as usize));
             gpu.dispatch(&kernel(out.dtype()), &[out, images], &params, grid)?;

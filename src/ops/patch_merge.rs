@@ -33,7 +33,7 @@ params!(MergeParams {
     dx_offset: u32,
     dx_stride: u32,
     per_part: u32,
-    accumulate: u32,
+    accumulate: bool,
     eps: f32,
 });
 
@@ -110,14 +110,14 @@ impl Call {
     fn params(&self) -> Result<MergeParams> {
         let (rx, rg) = (self.x.rows("patch_merge")?, self.gamma.rows("patch_merge")?);
         Ok(MergeParams {
-            rows: self.neighbours.index.dim(0) as u32,
-            cols: rx.cols as u32,
-            x_offset: rx.offset as u32,
-            x_stride: rx.stride as u32,
-            gamma_offset: rg.offset as u32,
-            gamma_stride: rg.stride as u32,
-            stats_offset: self.stats.layout().offset as u32,
-            index_offset: self.neighbours.index.layout().offset as u32,
+            rows: self.neighbours.index.dim(0),
+            cols: rx.cols,
+            x_offset: rx.offset,
+            x_stride: rx.stride,
+            gamma_offset: rg.offset,
+            gamma_stride: rg.stride,
+            stats_offset: self.stats.layout().offset,
+            index_offset: self.neighbours.index.layout().offset,
             eps: self.eps,
             ..Default::default()
         })
@@ -159,10 +159,10 @@ impl Call {
             }
             Device::Gpu(gpu) => {
                 let params = MergeParams {
-                    y_offset: ry.offset as u32,
-                    y_stride: ry.stride as u32,
-                    beta_offset: rb.offset as u32,
-                    beta_stride: rb.stride as u32,
+                    y_offset: ry.offset,
+                    y_stride: ry.stride,
+                    beta_offset: rb.offset,
+                    beta_stride: rb.stride,
                     ..self.params()?
                 };
                 let tensors = [y, &self.stats, &self.x, index, &self.gamma, beta];
@@ -212,11 +212,11 @@ impl Call {
             }
             Device::Gpu(gpu) => {
                 let params = MergeParams {
-                    y_offset: rd.offset as u32,
-                    y_stride: rd.stride as u32,
-                    dx_offset: ro.offset as u32,
-                    dx_stride: ro.stride as u32,
-                    accumulate: accumulate as u32,
+                    y_offset: rd.offset,
+                    y_stride: rd.stride,
+                    dx_offset: ro.offset,
+                    dx_stride: ro.stride,
+                    accumulate,
                     ..self.params()?
                 };
                 let tensors = [dx, &self.stats, &self.x, index, &self.gamma, dy];
@@ -258,16 +258,16 @@ impl Call {
                 let count = rd.rows.div_ceil(per_part).max(1);
                 let parts = Tensor::empty(dy.device(), &[count, 8 * n], DType::F32)?;
                 let params = MergeParams {
-                    y_offset: rd.offset as u32,
-                    y_stride: rd.stride as u32,
-                    dx_offset: parts.layout().offset as u32,
-                    dx_stride: 8 * n as u32,
-                    per_part: per_part as u32,
+                    y_offset: rd.offset,
+                    y_stride: rd.stride,
+                    dx_offset: parts.layout().offset,
+                    dx_stride: 8 * n,
+                    per_part,
                     ..self.params()?
                 };
                 let tensors = [&parts, &self.stats, &self.x, index, dy];
                 let kernel = kernel("backward_parameters", "BACKWARD_PARAMETERS", n);
-                let grid = [(4 * n as u32).div_ceil(64), count as u32, 1];
+                let grid = [(4 * n).div_ceil(64), count, 1];
                 gpu.dispatch(&kernel, &tensors, &params, grid)?;
                 column_sum(&parts, &sums.reshape(&[8 * n])?, 1.0, false)?;
             }

@@ -25,7 +25,7 @@ use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor, WG, convert, to_type};
 
 const SHADER: Shader = shader!("prototype_loss.wgsl", kernels);
 
-params!(TotalParams { rows: u32, loss_offset: u32, table_offset: u32, out_offset: u32, accumulate: u32 });
+params!(TotalParams { rows: u32, loss_offset: u32, table_offset: u32, out_offset: u32, accumulate: bool });
 params!(ScaleByParams {
     count: u32,
     cols: u32,
@@ -34,7 +34,7 @@ params!(ScaleByParams {
     a_offset: u32,
     a_stride: u32,
     factor_offset: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 fn total_kernel() -> Kernel {
@@ -355,11 +355,11 @@ fn weighted_total(out: &Tensor, losses: &Tensor, table: &Tensor, accumulate: boo
         }
         Device::Gpu(gpu) => {
             let params = TotalParams {
-                rows: rows as u32,
-                loss_offset: losses.layout().offset as u32,
-                table_offset: table.layout().offset as u32,
-                out_offset: out.layout().offset as u32,
-                accumulate: accumulate as u32,
+                rows,
+                loss_offset: losses.layout().offset,
+                table_offset: table.layout().offset,
+                out_offset: out.layout().offset,
+                accumulate,
             };
             gpu.dispatch(&total_kernel(), &[out, losses, table], &params, [1, 1, 1])
         }
@@ -390,14 +390,14 @@ pub fn scale_by(out: &Tensor, a: &Tensor, factor: &Tensor, accumulate: bool) -> 
         Device::Gpu(gpu) => {
             let count = ro.rows * ro.cols;
             let params = ScaleByParams {
-                count: count as u32,
-                cols: ro.cols as u32,
-                out_offset: ro.offset as u32,
-                out_stride: ro.stride as u32,
-                a_offset: ra.offset as u32,
-                a_stride: ra.stride as u32,
-                factor_offset: factor.layout().offset as u32,
-                accumulate: accumulate as u32,
+                count,
+                cols: ro.cols,
+                out_offset: ro.offset,
+                out_stride: ro.stride,
+                a_offset: ra.offset,
+                a_stride: ra.stride,
+                factor_offset: factor.layout().offset,
+                accumulate,
             };
             let grid = gpu.caps().grid(count.div_ceil(WG as usize));
             gpu.dispatch(&scale_by_kernel(), &[out, a, factor], &params, grid)

@@ -22,7 +22,7 @@ params!(ColumnSumParams {
     stride: u32,
     out_offset: u32,
     rows_per_part: u32,
-    accumulate: u32,
+    accumulate: bool,
     scale: f32,
 });
 
@@ -66,23 +66,23 @@ pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Res
             let launch = |x: &Tensor, out: &Tensor, per_part: usize, scale: f32, accumulate: bool| {
                 let r = x.rows("column_sum")?;
                 let params = ColumnSumParams {
-                    rows: r.rows as u32,
-                    cols: r.cols as u32,
-                    offset: r.offset as u32,
-                    stride: r.stride as u32,
-                    out_offset: out.layout().offset as u32,
-                    rows_per_part: per_part as u32,
-                    accumulate: accumulate as u32,
+                    rows: r.rows,
+                    cols: r.cols,
+                    offset: r.offset,
+                    stride: r.stride,
+                    out_offset: out.layout().offset,
+                    rows_per_part: per_part,
+                    accumulate,
                     scale,
                 };
-                let parts = r.rows.div_ceil(per_part).max(1) as u32;
+                let parts = r.rows.div_ceil(per_part).max(1);
                 let vec4 = vec4_aligned(&[r], &[out]);
-                let units = if vec4 { r.cols / 4 } else { r.cols } as u32;
+                let units = if vec4 { r.cols / 4 } else { r.cols };
                 gpu.dispatch(
                     &kernel(x.dtype(), vec4),
                     &[out, x],
                     &params,
-                    [units.div_ceil(COLUMNS), parts, 1],
+                    [units.div_ceil(COLUMNS as usize), parts, 1],
                 )
             };
             // a second stage only where the first leaves more than one part; its rows are few

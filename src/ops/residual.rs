@@ -35,7 +35,7 @@ params!(ResidualParams {
     scale_offset: u32,
     parts_offset: u32,
     strip: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 /// The rows a residual branch works on.
@@ -189,19 +189,19 @@ fn forward(x: &Tensor, b: &Tensor, gamma: &Tensor, subset: Option<&RowSubset>, z
             let caps = gpu.caps();
             let plan = plan(rx.cols, vec4_aligned(&[rx, rb, rz], &[gamma]), caps);
             let strip = strip(rx.rows, rx.rows, caps);
-            let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset as u32);
+            let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset);
             let params = ResidualParams {
-                rows: rx.rows as u32,
-                cols: rx.cols as u32,
-                z_offset: rz.offset as u32,
-                x_offset: rx.offset as u32,
-                x_stride: rx.stride as u32,
-                b_offset: rb.offset as u32,
-                b_stride: rb.stride as u32,
-                gamma_offset: gamma.layout().offset as u32,
+                rows: rx.rows,
+                cols: rx.cols,
+                z_offset: rz.offset,
+                x_offset: rx.offset,
+                x_stride: rx.stride,
+                b_offset: rb.offset,
+                b_stride: rb.stride,
+                gamma_offset: gamma.layout().offset,
                 map_offset: offset(subset.map(|s| &s.inverse)),
                 scale_offset: offset(subset.map(|s| &s.scale)),
-                strip: strip as u32,
+                strip,
                 ..Default::default()
             };
             let mut tensors = vec![z, x, b, gamma];
@@ -304,15 +304,15 @@ impl Saved {
 
     fn params(&self, dz: &Tensor) -> Result<ResidualParams> {
         let (rz, rb) = (dz.rows("residual")?, self.branch.rows("residual")?);
-        let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset as u32);
+        let offset = |t: Option<&Tensor>| t.map_or(0, |t| t.layout().offset);
         Ok(ResidualParams {
-            rows: rb.rows as u32,
-            cols: rb.cols as u32,
-            x_offset: rz.offset as u32,
-            x_stride: rz.stride as u32,
-            b_offset: rb.offset as u32,
-            b_stride: rb.stride as u32,
-            gamma_offset: self.gamma.layout().offset as u32,
+            rows: rb.rows,
+            cols: rb.cols,
+            x_offset: rz.offset,
+            x_stride: rz.stride,
+            b_offset: rb.offset,
+            b_stride: rb.stride,
+            gamma_offset: self.gamma.layout().offset,
             map_offset: offset(self.subset.as_ref().map(|s| &s.rows)),
             scale_offset: offset(self.subset.as_ref().map(|s| &s.scale)),
             ..Default::default()
@@ -342,11 +342,11 @@ impl Saved {
             None => None,
         };
         let params = ResidualParams {
-            db_offset: out.offset as u32,
-            db_stride: out.stride as u32,
-            parts_offset: parts.as_ref().map_or(0, |t| t.layout().offset as u32),
-            strip: strip as u32,
-            accumulate: db.accumulate as u32,
+            db_offset: out.offset,
+            db_stride: out.stride,
+            parts_offset: parts.as_ref().map_or(0, |t| t.layout().offset),
+            strip,
+            accumulate: db.accumulate,
             ..self.params(dz)?
         };
         let mut tensors = vec![&db.tensor, dz, &self.gamma];
@@ -369,15 +369,11 @@ impl Saved {
         let strip = rb.rows.div_ceil(PARTS).max(1);
         let count = rb.rows.div_ceil(strip).max(1);
         let parts = Tensor::empty(dz.device(), &[count, rb.cols], DType::F32)?;
-        let params = ResidualParams {
-            parts_offset: parts.layout().offset as u32,
-            strip: strip as u32,
-            ..self.params(dz)?
-        };
+        let params = ResidualParams { parts_offset: parts.layout().offset, strip, ..self.params(dz)? };
         let mut tensors = vec![&parts, dz, &self.branch];
         tensors.extend(self.maps());
         let units = if plan.vec4 { rb.cols / 4 } else { rb.cols };
-        let grid = [COLUMNS.workgroups(units) as u32, count as u32, 1];
+        let grid = [COLUMNS.workgroups(units), count, 1];
         gpu.dispatch(&column_kernel(plan.vec4, self.subset.is_some(), dz.dtype()), &tensors, &params, grid)?;
         column_sum(&parts, &dgamma.tensor, 1.0, dgamma.accumulate)
     }

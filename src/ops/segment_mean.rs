@@ -17,7 +17,7 @@ params!(SegmentMeanParams {
     out_stride: u32,
     x_offset: u32,
     x_stride: u32,
-    accumulate: u32,
+    accumulate: bool,
     scale: f32,
 });
 
@@ -34,14 +34,14 @@ fn launch(entry: &'static str, out: &Tensor, x: &Tensor, length: usize, accumula
     let (ro, rx) = (out.rows("segment_mean")?, x.rows("segment_mean")?);
     let Device::Gpu(gpu) = out.device() else { unreachable!("launched on a GPU alone") };
     let params = SegmentMeanParams {
-        rows: ro.rows as u32,
-        cols: ro.cols as u32,
-        length: length as u32,
-        out_offset: ro.offset as u32,
-        out_stride: ro.stride as u32,
-        x_offset: rx.offset as u32,
-        x_stride: rx.stride as u32,
-        accumulate: accumulate as u32,
+        rows: ro.rows,
+        cols: ro.cols,
+        length,
+        out_offset: ro.offset,
+        out_stride: ro.stride,
+        x_offset: rx.offset,
+        x_stride: rx.stride,
+        accumulate,
         scale: 1.0 / length as f32,
     };
     let grid = gpu.caps().grid((ro.rows * ro.cols).div_ceil(WG as usize));

@@ -208,8 +208,8 @@ impl Targets {
                 }
                 Device::Gpu(gpu) => {
                     let params = SinkhornParams {
-                        a_offset: a.layout().offset as u32,
-                        parts_offset: out.layout().offset as u32,
+                        a_offset: a.layout().offset,
+                        parts_offset: out.layout().offset,
                         ..self.params(x)
                     };
                     let tensors = [&out, chunk, &self.column_scale, &self.row_scale];
@@ -248,12 +248,12 @@ impl Targets {
     fn params(&self, x: Rows) -> SinkhornParams {
         let (inverse, inverse_low) = inverse_temperature(self.temperature);
         SinkhornParams {
-            rows: x.rows as u32,
-            cols: x.cols as u32,
-            x_offset: x.offset as u32,
-            x_stride: x.stride as u32,
-            a_offset: self.row_scale.layout().offset as u32,
-            b_offset: self.column_scale.layout().offset as u32,
+            rows: x.rows,
+            cols: x.cols,
+            x_offset: x.offset,
+            x_stride: x.stride,
+            a_offset: self.row_scale.layout().offset,
+            b_offset: self.column_scale.layout().offset,
             inverse,
             inverse_low,
             ..Default::default()
@@ -276,29 +276,29 @@ impl Targets {
                     let own = self.params(x);
                     let count = x.rows.div_ceil(strip);
                     let params = SinkhornParams {
-                        a_offset: own.a_offset + 2 * *first as u32,
-                        parts_offset: parts.layout().offset as u32,
-                        strip: strip as u32,
-                        strips: strips as u32,
-                        first_strip: at as u32,
+                        a_offset: own.a_offset + 2 * *first,
+                        parts_offset: parts.layout().offset,
+                        strip,
+                        strips,
+                        first_strip: at,
                         ..own
                     };
                     let vec4 = vec4_aligned(&[x], &[&parts]);
-                    let units = if vec4 { k / 4 } else { k } as u32;
-                    let grid = [units.div_ceil(COLUMNS), count as u32, 1];
+                    let units = if vec4 { k / 4 } else { k };
+                    let grid = [units.div_ceil(COLUMNS as usize), count, 1];
                     let tensors = [&parts, chunk, &self.row_scale];
                     profile::flops(TERM * (x.rows * x.cols) as f64);
                     gpu.dispatch(&kernel(Pass::Columns, columns(vec4)), &tensors, &params, grid)?;
                     at += count;
                 }
                 let params = SinkhornParams {
-                    cols: k as u32,
-                    b_offset: self.column_scale.layout().offset as u32,
-                    parts_offset: parts.layout().offset as u32,
-                    strips: strips as u32,
+                    cols: k,
+                    b_offset: self.column_scale.layout().offset,
+                    parts_offset: parts.layout().offset,
+                    strips,
                     ..Default::default()
                 };
-                let grid = [(k as u32).div_ceil(COLUMNS), 1, 1];
+                let grid = [k.div_ceil(COLUMNS as usize), 1, 1];
                 let tensors = [&self.column_scale, &parts];
                 gpu.dispatch(&kernel(Pass::Merge, columns(false)), &tensors, &params, grid)
             }
@@ -371,7 +371,7 @@ impl Targets {
         for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
             let x = chunk.rows("sinkhorn")?;
             let a = self.row_scale.slice(0, range[0]..range[1])?;
-            let params = SinkhornParams { a_offset: a.layout().offset as u32, ..self.params(x) };
+            let params = SinkhornParams { a_offset: a.layout().offset, ..self.params(x) };
             let tensors = [&self.row_scale, chunk, &self.column_scale];
             let plan = long_plan(x.cols, vec4_aligned(&[x], &[&self.column_scale]), gpu.caps());
             profile::flops(TERM * (x.rows * x.cols) as f64);

@@ -19,7 +19,7 @@ params!(SoftmaxParams {
     a_stride: u32,
     b_offset: u32,
     b_stride: u32,
-    accumulate: u32,
+    accumulate: bool,
     strip: u32,
     scale: f32,
 });
@@ -63,16 +63,16 @@ impl Call {
         };
         let strip = strip(out.rows, out.rows, gpu.caps());
         let params = SoftmaxParams {
-            rows: out.rows as u32,
-            cols: out.cols as u32,
-            out_offset: out.offset as u32,
-            out_stride: out.stride as u32,
-            a_offset: a.offset as u32,
-            a_stride: a.stride as u32,
-            b_offset: b.offset as u32,
-            b_stride: b.stride as u32,
-            accumulate: accumulate as u32,
-            strip: strip as u32,
+            rows: out.rows,
+            cols: out.cols,
+            out_offset: out.offset,
+            out_stride: out.stride,
+            a_offset: a.offset,
+            a_stride: a.stride,
+            b_offset: b.offset,
+            b_stride: b.stride,
+            accumulate,
+            strip,
             scale: self.scale,
         };
         let grid = gpu.caps().grid(plan.team.workgroups(out.rows.div_ceil(strip)));

@@ -25,7 +25,7 @@ params!(TokenParams {
     cls_position_offset: u32,
     mask_token_offset: u32,
     mask_offset: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 /// Crops of one size.
@@ -152,13 +152,13 @@ fn put(gradient: &InputGradient, value: &Tensor) -> Result<()> {
 fn gpu_params(group: &TokenGroup, packed: &Tensor, patches: &Tensor) -> Result<TokenParams> {
     let rp = patches.rows("tokens")?;
     Ok(TokenParams {
-        crops: group.crops as u32,
-        patches: group.patches_per_crop() as u32,
-        cols: rp.cols as u32,
-        out_offset: packed.layout().offset as u32,
-        patch_offset: rp.offset as u32,
-        patch_stride: rp.stride as u32,
-        mask_offset: group.mask.as_ref().map_or(0, |m| m.layout().offset as u32),
+        crops: group.crops,
+        patches: group.patches_per_crop(),
+        cols: rp.cols,
+        out_offset: packed.layout().offset,
+        patch_offset: rp.offset,
+        patch_stride: rp.stride,
+        mask_offset: group.mask.as_ref().map_or(0, |m| m.layout().offset),
         ..Default::default()
     })
 }
@@ -197,11 +197,11 @@ fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result
         }
         Device::Gpu(gpu) => {
             let params = TokenParams {
-                position_offset: rs.offset as u32,
-                position_stride: rs.stride as u32,
-                cls_offset: shared.cls.value().layout().offset as u32,
-                cls_position_offset: shared.cls_position.value().layout().offset as u32,
-                mask_token_offset: shared.mask_token.value().layout().offset as u32,
+                position_offset: rs.offset,
+                position_stride: rs.stride,
+                cls_offset: shared.cls.value().layout().offset,
+                cls_position_offset: shared.cls_position.value().layout().offset,
+                mask_token_offset: shared.mask_token.value().layout().offset,
                 ..gpu_params(group, out, patches)?
             };
             let mut tensors = vec![out, patches, positions, shared.cls.value(), shared.cls_position.value()];
@@ -235,7 +235,7 @@ fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumula
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let params = TokenParams { accumulate: accumulate as u32, ..gpu_params(group, dy, dpatches)? };
+            let params = TokenParams { accumulate, ..gpu_params(group, dy, dpatches)? };
             let mut tensors = vec![dpatches, dy];
             tensors.extend(&group.mask);
             let grid = gpu.caps().grid((rp.rows * rp.cols).div_ceil(WG as usize));
@@ -287,8 +287,7 @@ fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()>
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let params =
-                TokenParams { position_offset: sums.layout().offset as u32, ..gpu_params(group, dy, dy)? };
+            let params = TokenParams { position_offset: sums.layout().offset, ..gpu_params(group, dy, dy)? };
             let mut tensors = vec![sums, dy];
             tensors.extend(&group.mask);
             let grid = gpu.caps().grid(((n + 1) * width).div_ceil(WG as usize));

@@ -113,17 +113,17 @@ impl TopK {
             }
             Device::Gpu(gpu) => {
                 let params = TopKParams {
-                    rows: rows as u32,
-                    cols: x.cols as u32,
-                    kept: kept as u32,
-                    take: take as u32,
-                    first: first as u32,
-                    x_offset: x.offset as u32,
-                    x_stride: x.stride as u32,
-                    keys_offset: self.keys.layout().offset as u32,
-                    index_offset: self.columns.layout().offset as u32,
-                    out_keys_offset: keys.layout().offset as u32,
-                    out_index_offset: columns.layout().offset as u32,
+                    rows,
+                    cols: x.cols,
+                    kept,
+                    take,
+                    first,
+                    x_offset: x.offset,
+                    x_stride: x.stride,
+                    keys_offset: self.keys.layout().offset,
+                    index_offset: self.columns.layout().offset,
+                    out_keys_offset: keys.layout().offset,
+                    out_index_offset: columns.layout().offset,
                 };
                 let tensors = [&keys, &columns, &self.keys, &self.columns, scores];
                 gpu.dispatch(&kernel(gpu.caps()), &tensors, &params, gpu.caps().grid(rows))?;

@@ -24,7 +24,7 @@ params!(WeightNormParams {
     dg_offset: u32,
     norm_offset: u32,
     factor_offset: u32,
-    accumulate: u32,
+    accumulate: bool,
     strip: u32,
 });
 
@@ -80,15 +80,15 @@ pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
             let plan = plan(rv.cols, vec4_aligned(&[rv, weight.rows("weight_norm")?], &[]), gpu.caps());
             let strip = strip(rv.rows, rv.rows, gpu.caps());
             let params = WeightNormParams {
-                rows: rv.rows as u32,
-                cols: rv.cols as u32,
-                strip: strip as u32,
-                v_offset: rv.offset as u32,
-                v_stride: rv.stride as u32,
-                w_offset: weight.layout().offset as u32,
-                w_stride: rv.cols as u32,
-                g_offset: g.layout().offset as u32,
-                norm_offset: norms.layout().offset as u32,
+                rows: rv.rows,
+                cols: rv.cols,
+                strip,
+                v_offset: rv.offset,
+                v_stride: rv.stride,
+                w_offset: weight.layout().offset,
+                w_stride: rv.cols,
+                g_offset: g.layout().offset,
+                norm_offset: norms.layout().offset,
                 ..Default::default()
             };
             let grid = gpu.caps().grid(plan.team.workgroups(rv.rows.div_ceil(strip)));
@@ -159,20 +159,20 @@ impl WeightNorm {
                 let plan = plan(rv.cols, vec4_aligned(&[rv, rw, ro], &[]), gpu.caps());
                 let strip = strip(rv.rows, rv.rows, gpu.caps());
                 let params = WeightNormParams {
-                    rows: rv.rows as u32,
-                    cols: rv.cols as u32,
-                    strip: strip as u32,
-                    v_offset: rv.offset as u32,
-                    v_stride: rv.stride as u32,
-                    w_offset: rw.offset as u32,
-                    w_stride: rw.stride as u32,
-                    dv_offset: ro.offset as u32,
-                    dv_stride: ro.stride as u32,
-                    g_offset: self.g.layout().offset as u32,
-                    dg_offset: dg.layout().offset as u32,
-                    norm_offset: self.norms.layout().offset as u32,
-                    factor_offset: factor.layout().offset as u32,
-                    accumulate: dv.accumulate as u32,
+                    rows: rv.rows,
+                    cols: rv.cols,
+                    strip,
+                    v_offset: rv.offset,
+                    v_stride: rv.stride,
+                    w_offset: rw.offset,
+                    w_stride: rw.stride,
+                    dv_offset: ro.offset,
+                    dv_stride: ro.stride,
+                    g_offset: self.g.layout().offset,
+                    dg_offset: dg.layout().offset,
+                    norm_offset: self.norms.layout().offset,
+                    factor_offset: factor.layout().offset,
+                    accumulate: dv.accumulate,
                 };
                 let tensors = [&dv.tensor, dg, dw, &self.v, &self.g, &self.norms, factor];
                 let grid = gpu.caps().grid(plan.team.workgroups(rv.rows.div_ceil(strip)));

@@ -270,16 +270,15 @@ impl AdamW {
                 let mut at = sums.layout().offset;
                 for buffer in gradients.buffers() {
                     let blocks = buffer.elements() / NORM_BLOCK;
-                    let params =
-                        AdamWParams { count: blocks as u32, partial_offset: at as u32, ..Default::default() };
+                    let params = AdamWParams { count: blocks, partial_offset: at, ..Default::default() };
                     let kernel = kernel(SQUARE_SUMS, false, false);
                     gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
                     at += blocks;
                 }
                 let params = AdamWParams {
-                    partial_offset: sums.layout().offset as u32,
-                    count: loss.layout().offset as u32,
-                    modules: modules as u32,
+                    partial_offset: sums.layout().offset,
+                    count: loss.layout().offset,
+                    modules,
                     clip: self.config.clip_grad as f32,
                     ..Default::default()
                 };
@@ -336,7 +335,7 @@ impl AdamW {
                 let flat: Vec<f32> = table.into_iter().flatten().collect();
                 let table = Tensor::from_slice(device, &[flat.len()], &flat)?;
                 for (i, p) in student.values().buffers().iter().enumerate() {
-                    let params = AdamWParams { count: p.elements() as u32, ..params };
+                    let params = AdamWParams { count: p.elements(), ..params };
                     let mut tensors = vec![
                         p,
                         &gradients.buffers()[i],

@@ -86,12 +86,12 @@ impl Sgd {
             }
             Device::Gpu(gpu) => {
                 let params = SgdParams {
-                    count: count as u32,
-                    per_rate: per_rate as u32,
-                    w_offset: self.values.layout().offset as u32,
-                    v_offset: self.velocity.layout().offset as u32,
-                    g_offset: gradient.layout().offset as u32,
-                    rates_offset: self.rates.layout().offset as u32,
+                    count,
+                    per_rate,
+                    w_offset: self.values.layout().offset,
+                    v_offset: self.velocity.layout().offset,
+                    g_offset: gradient.layout().offset,
+                    rates_offset: self.rates.layout().offset,
                     momentum,
                     factor,
                 };

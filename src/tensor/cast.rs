@@ -85,13 +85,13 @@ pub fn convert(out: &Tensor, a: &Tensor, factor: Option<&Tensor>, accumulate: bo
         Device::Gpu(gpu) => {
             let count = o.rows * o.cols;
             let params = CastParams {
-                count: count as u32,
-                cols: o.cols as u32,
-                out_offset: o.offset as u32,
-                out_stride: o.stride as u32,
-                a_offset: r.offset as u32,
-                a_stride: r.stride as u32,
-                factor_offset: factor.map_or(0, |f| f.layout().offset as u32),
+                count,
+                cols: o.cols,
+                out_offset: o.offset,
+                out_stride: o.stride,
+                a_offset: r.offset,
+                a_stride: r.stride,
+                factor_offset: factor.map_or(0, |f| f.layout().offset),
             };
             let mut tensors = vec![out, a];
             tensors.extend(factor);

@@ -119,14 +119,14 @@ impl Elementwise {
             Device::Gpu(gpu) => {
                 let count = o.rows * o.cols;
                 let params = ElementwiseParams {
-                    count: count as u32,
-                    cols: o.cols as u32,
-                    out_offset: o.offset as u32,
-                    out_stride: o.stride as u32,
-                    a_offset: ra.offset as u32,
-                    a_stride: ra.stride as u32,
-                    b_offset: rb.offset as u32,
-                    b_stride: rb.stride as u32,
+                    count,
+                    cols: o.cols,
+                    out_offset: o.offset,
+                    out_stride: o.stride,
+                    a_offset: ra.offset,
+                    a_stride: ra.stride,
+                    b_offset: rb.offset,
+                    b_stride: rb.stride,
                     scale,
                 };
                 let vec4 = vec4_aligned(&[o, ra, rb], &[]);

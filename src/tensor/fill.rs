@@ -51,16 +51,16 @@ pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let count = (rows.rows * rows.cols) as u32;
+            let count = rows.rows * rows.cols;
             let params = FillParams {
                 count,
-                cols: rows.cols as u32,
-                offset: rows.offset as u32,
-                stride: rows.stride as u32,
-                bits,
+                cols: rows.cols,
+                offset: rows.offset,
+                stride: rows.stride,
+                bits: bits as usize,
             };
             let kernel = kernel(t.dtype());
-            gpu.dispatch(&kernel, &[t], &params, gpu.caps().grid((count as usize).div_ceil(WG as usize)))
+            gpu.dispatch(&kernel, &[t], &params, gpu.caps().grid(count.div_ceil(WG as usize)))
         }
     }
 }

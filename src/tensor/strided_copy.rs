@@ -23,7 +23,7 @@ params!(StridedCopyParams {
     x_1: u32,
     x_2: u32,
     x_3: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 fn kernel() -> Kernel {
@@ -71,24 +71,24 @@ pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let [out_0, out_1, out_2, out_3] = o.map(|v| v as u32);
-            let [x_0, x_1, x_2, x_3] = s.map(|v| v as u32);
+            let [out_0, out_1, out_2, out_3] = o;
+            let [x_0, x_1, x_2, x_3] = s;
             let params = StridedCopyParams {
-                count: out.elements() as u32,
-                n1: n[1] as u32,
-                n2: n[2] as u32,
-                n3: n[3] as u32,
-                out_offset: out.layout().offset as u32,
+                count: out.elements(),
+                n1: n[1],
+                n2: n[2],
+                n3: n[3],
+                out_offset: out.layout().offset,
                 out_0,
                 out_1,
                 out_2,
                 out_3,
-                x_offset: x.layout().offset as u32,
+                x_offset: x.layout().offset,
                 x_0,
                 x_1,
                 x_2,
                 x_3,
-                accumulate: accumulate as u32,
+                accumulate,
             };
             let grid = gpu.caps().grid(out.elements().div_ceil(WG as usize));
             gpu.dispatch(&kernel(), &[out, x], &params, grid)

@@ -18,14 +18,14 @@ fn launches(
     for groups in call.groups.chunks(GROUPS) {
         let mut end = 0;
         // a group that is missing ends where the last one does
-        let mut table = [(0u32, 0u32, 1u32); GROUPS];
+        let mut table = [(0, 0, 1); GROUPS];
         for (i, slot) in table.iter_mut().enumerate() {
             if let Some(group) = groups.get(i) {
                 end += group.count * call.heads * group.length.div_ceil(plan.rows());
-                *slot = (0, first as u32, group.length as u32);
+                *slot = (0, first, group.length);
                 first += group.count * group.length;
             }
-            slot.0 = end as u32;
+            slot.0 = end;
         }
         [params.end_0, params.end_1, params.end_2, params.end_3] = table.map(|t| t.0);
         [params.first_0, params.first_1, params.first_2, params.first_3] = table.map(|t| t.1);
@@ -38,13 +38,13 @@ fn launches(
 fn params(call: &Call) -> Result<AttentionParams> {
     let (rx, ro) = (call.qkv.rows("attention")?, call.out.rows("attention")?);
     Ok(AttentionParams {
-        heads: call.heads as u32,
-        rows: rx.rows as u32,
-        qkv_offset: rx.offset as u32,
-        qkv_stride: rx.stride as u32,
-        out_offset: ro.offset as u32,
-        out_stride: ro.stride as u32,
-        saved_offset: call.saved.layout().offset as u32,
+        heads: call.heads,
+        rows: rx.rows,
+        qkv_offset: rx.offset,
+        qkv_stride: rx.stride,
+        out_offset: ro.offset,
+        out_stride: ro.stride,
+        saved_offset: call.saved.layout().offset,
         scale: call.scale,
         ..Default::default()
     })
@@ -71,10 +71,10 @@ pub(super) fn backward(
 ) -> Result<()> {
     let (rd, rg) = (dout.rows("attention")?, dqkv.rows("attention")?);
     let params = AttentionParams {
-        dout_offset: rd.offset as u32,
-        dout_stride: rd.stride as u32,
-        dqkv_offset: rg.offset as u32,
-        dqkv_stride: rg.stride as u32,
+        dout_offset: rd.offset,
+        dout_stride: rd.stride,
+        dqkv_offset: rg.offset,
+        dqkv_stride: rg.stride,
         ..params(call)?
     };
     let rows = [rd, rg, call.qkv.rows("attention")?, call.out.rows("attention")?];

@@ -158,40 +158,40 @@ pub(super) fn product(
     let k_part = k.group.div_ceil(plan.parts).next_multiple_of(vector).min(k.group);
     plan.parts = k.group.div_ceil(k_part);
 
-    let batch_stride = |x: &Matrix| if x.batch == 1 { 0 } else { x.batch_stride as u32 };
-    let offset = |x: &Matrix| x.tensor.layout().offset as u32;
+    let batch_stride = |x: &Matrix| if x.batch == 1 { 0 } else { x.batch_stride };
+    let offset = |x: &Matrix| x.tensor.layout().offset;
     let params = MatmulParams {
-        m: m.length as u32,
-        m_group: m.group as u32,
-        a_m: m.first.0 as u32,
-        a_m_far: m.first.1 as u32,
-        c_m: m.second.0 as u32,
-        c_m_far: m.second.1 as u32,
-        n: n.length as u32,
-        n_group: n.group as u32,
-        b_n: n.first.0 as u32,
-        b_n_far: n.first.1 as u32,
-        c_n: n.second.0 as u32,
-        c_n_far: n.second.1 as u32,
-        k: k.group as u32,
-        k_groups: k.groups() as u32,
-        a_k: k.first.0 as u32,
-        a_k_far: k.first.1 as u32,
-        b_k: k.second.0 as u32,
-        b_k_far: k.second.1 as u32,
+        m: m.length,
+        m_group: m.group,
+        a_m: m.first.0,
+        a_m_far: m.first.1,
+        c_m: m.second.0,
+        c_m_far: m.second.1,
+        n: n.length,
+        n_group: n.group,
+        b_n: n.first.0,
+        b_n_far: n.first.1,
+        c_n: n.second.0,
+        c_n_far: n.second.1,
+        k: k.group,
+        k_groups: k.groups(),
+        a_k: k.first.0,
+        a_k_far: k.first.1,
+        b_k: k.second.0,
+        b_k_far: k.second.1,
         a_offset: offset(a),
         b_offset: offset(b),
         c_offset: offset(c),
         a_batch: batch_stride(a),
         b_batch: batch_stride(b),
         c_batch: batch_stride(c),
-        batches: c.batch as u32,
-        parts: plan.parts as u32,
-        k_part: k_part as u32,
+        batches: c.batch,
+        parts: plan.parts,
+        k_part,
         alpha: options.alpha,
-        bias_offset: extras.bias_offset as u32,
-        pre_offset: extras.pre.map_or(0, |r| r.offset) as u32,
-        pre_stride: extras.pre.map_or(0, |r| r.stride) as u32,
+        bias_offset: extras.bias_offset,
+        pre_offset: extras.pre.map_or(0, |r| r.offset),
+        pre_stride: extras.pre.map_or(0, |r| r.stride),
     };
     if plan.parts == 1 {
         return first_stage(
@@ -207,12 +207,12 @@ pub(super) fn product(
     let (size, batches) = (m.length * n.length, c.batch * plan.parts);
     let partial = Tensor::empty(c.tensor.device(), &[batches, m.length, n.length], DType::F32)?;
     let partial_params = MatmulParams {
-        c_m: n.length as u32,
-        c_m_far: (m.group * n.length) as u32,
+        c_m: n.length,
+        c_m_far: m.group * n.length,
         c_n: 1,
-        c_n_far: n.group as u32,
-        c_offset: partial.layout().offset as u32,
-        c_batch: size as u32,
+        c_n_far: n.group,
+        c_offset: partial.layout().offset,
+        c_batch: size,
         alpha: 1.0,
         ..params
     };
@@ -220,7 +220,7 @@ pub(super) fn product(
     let mut tensors = vec![&c.tensor, &partial];
     tensors.extend(&extras.tensors);
     // the scratch's offset travels in a field that the second stage has no other use for
-    let params = MatmulParams { a_offset: partial.layout().offset as u32, ..params };
+    let params = MatmulParams { a_offset: partial.layout().offset, ..params };
     let grid = gpu.caps().grid((size * c.batch).div_ceil(COMBINE_WG as usize));
     gpu.dispatch(&plan.combine(), &tensors, &params, grid)
 }

@@ -17,13 +17,13 @@ params!(
 );
 
 params!(
-    /// See include/matmul.wgsl and include/window.wgsl. Numbers below zero wrap around.
+    /// See include/matmul.wgsl and include/window.wgsl.
     WindowParams {
         m: u32, n: u32, k: u32, k_groups: u32,
         a_offset: u32, b_offset: u32, c_offset: u32,
-        grid_h: u32, grid_w: u32, step: u32, top: u32, left: u32, height: u32, width: u32, taps_x: u32,
+        grid_h: u32, grid_w: u32, step: u32, top: i32, left: i32, height: u32, width: u32, taps_x: u32,
         a_image: u32, a_row: u32, a_pixel: u32,
-        b_k: u32, b_n: u32, b_tap_y: u32, b_tap_x: u32,
+        b_k: u32, b_n: u32, b_tap_y: i32, b_tap_x: i32,
         c_image: u32, c_row: u32, c_m: u32, c_batch: u32,
         batches: u32, parts: u32, k_part: u32,
         alpha: f32,

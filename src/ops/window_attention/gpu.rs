@@ -38,7 +38,7 @@ params!(WindowParams {
     sums_offset: u32,
     index_offset: u32,
     bias_offset: u32,
-    padded: u32,
+    padded: bool,
     scale: f32,
 });
 
@@ -47,11 +47,11 @@ params!(SpreadParams { heads: u32, window: u32, pairs_offset: u32, bias_offset: 
 params!(FoldParams {
     heads: u32,
     window: u32,
-    key_first: u32,
+    key_first: bool,
     sums_offset: u32,
     out_offset: u32,
     out_stride: u32,
-    accumulate: u32,
+    accumulate: bool,
 });
 
 params!(PaddingParams {
@@ -140,17 +140,17 @@ fn kernels_of(head_dim: usize, window: usize, caps: &Caps) -> Vec<Kernel> {
 fn params(call: &Call) -> Result<WindowParams> {
     let (rx, ro) = (call.qkv.rows("window_attention")?, call.out.rows("window_attention")?);
     Ok(WindowParams {
-        heads: call.heads as u32,
-        rows: call.windows.rows() as u32,
-        windows: call.windows.count() as u32,
+        heads: call.heads,
+        rows: call.windows.rows(),
+        windows: call.windows.count(),
         per_part: 1,
-        qkv_offset: rx.offset as u32,
-        qkv_stride: rx.stride as u32,
-        out_offset: ro.offset as u32,
-        out_stride: ro.stride as u32,
-        saved_offset: call.saved.layout().offset as u32,
-        index_offset: call.windows.index.layout().offset as u32,
-        padded: call.windows.is_padded() as u32,
+        qkv_offset: rx.offset,
+        qkv_stride: rx.stride,
+        out_offset: ro.offset,
+        out_stride: ro.stride,
+        saved_offset: call.saved.layout().offset,
+        index_offset: call.windows.index.layout().offset,
+        padded: call.windows.is_padded(),
         scale: call.scale,
         ..Default::default()
     })
@@ -169,11 +169,11 @@ fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
     let pairs = Tensor::empty(call.bias.device(), &shape, DType::F32)?;
     let bias = call.bias.rows("window_attention")?;
     let params = SpreadParams {
-        heads: call.heads as u32,
-        window: call.windows.window() as u32,
-        pairs_offset: pairs.layout().offset as u32,
-        bias_offset: bias.offset as u32,
-        bias_stride: bias.stride as u32,
+        heads: call.heads,
+        window: call.windows.window(),
+        pairs_offset: pairs.layout().offset,
+        bias_offset: bias.offset,
+        bias_stride: bias.stride,
     };
     let grid = gpu.caps().grid(pairs.elements().div_ceil(WG as usize));
     gpu.dispatch(&spread_kernel(), &[&pairs, &call.bias], &params, grid)?;
@@ -193,7 +193,7 @@ pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let kernel = kernel(plan, Pass::Forward, call.windows.window(), in_vectors(call.head_dim, &rows));
     let grid = gpu.caps().grid(workgroups(call, plan, Pass::Forward, call.windows.count()));
     call.say_flops(2);
-    let params = WindowParams { bias_offset: bias.layout().offset as u32, ..params(call)? };
+    let params = WindowParams { bias_offset: bias.layout().offset, ..params(call)? };
     gpu.dispatch(&kernel, &tensors, &params, grid)
 }
 
@@ -215,13 +215,13 @@ pub(super) fn backward(
     let sums = Tensor::empty(dqkv.device(), &[parts, pairs], DType::F32)?;
     let bias = spread_bias(call, gpu)?;
     let params = WindowParams {
-        bias_offset: bias.layout().offset as u32,
-        per_part: per_part as u32,
-        dout_offset: rd.offset as u32,
-        dout_stride: rd.stride as u32,
-        dqkv_offset: rg.offset as u32,
-        dqkv_stride: rg.stride as u32,
-        sums_offset: sums.layout().offset as u32,
+        bias_offset: bias.layout().offset,
+        per_part,
+        dout_offset: rd.offset,
+        dout_stride: rd.stride,
+        dqkv_offset: rg.offset,
+        dqkv_stride: rg.stride,
+        sums_offset: sums.layout().offset,
         ..params(call)?
     };
     let rows = [rd, rg, call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
@@ -263,13 +263,13 @@ fn fold_bias(
     };
     let out = target.tensor.rows("window_attention")?;
     let params = FoldParams {
-        heads: call.heads as u32,
-        window: call.windows.window() as u32,
-        key_first: key_first as u32,
-        sums_offset: total.layout().offset as u32,
-        out_offset: out.offset as u32,
-        out_stride: out.stride as u32,
-        accumulate: target.accumulate as u32,
+        heads: call.heads,
+        window: call.windows.window(),
+        key_first,
+        sums_offset: total.layout().offset,
+        out_offset: out.offset,
+        out_stride: out.stride,
+        accumulate: target.accumulate,
     };
     let grid = gpu.caps().grid((out.rows * out.cols).div_ceil(WG as usize));
     gpu.dispatch(&fold_kernel(), &[&target.tensor, &total], &params, grid)
@@ -291,21 +291,21 @@ fn sum_padding(call: &Call, gpu: &GpuDevice, dout: &Tensor, dqkv: &Tensor) -> Re
         let count = range.len().div_ceil(per_part);
         let parts = Tensor::empty(dqkv.device(), &[count, 2 * width], DType::F32)?;
         let params = PaddingParams {
-            heads: call.heads as u32,
-            head_dim: call.head_dim as u32,
-            rows: last as u32,
-            first: range.start as u32,
-            last: range.end as u32,
-            per_part: per_part as u32,
-            out_offset: parts.layout().offset as u32,
-            qkv_offset: rx.offset as u32,
-            qkv_stride: rx.stride as u32,
-            dout_offset: rd.offset as u32,
-            dout_stride: rd.stride as u32,
-            saved_offset: call.saved.layout().offset as u32,
+            heads: call.heads,
+            head_dim: call.head_dim,
+            rows: last,
+            first: range.start,
+            last: range.end,
+            per_part,
+            out_offset: parts.layout().offset,
+            qkv_offset: rx.offset,
+            qkv_stride: rx.stride,
+            dout_offset: rd.offset,
+            dout_stride: rd.stride,
+            saved_offset: call.saved.layout().offset,
             scale: call.scale,
         };
-        let grid = [(2 * width as u32).div_ceil(WG), count as u32, 1];
+        let grid = [(2 * width).div_ceil(WG as usize), count, 1];
         gpu.dispatch(&padding_kernel(), &[&parts, &call.qkv, dout, &call.saved], &params, grid)?;
         column_sum(&parts, &kv, 1.0, true)?;
     }
