@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
+use super::buffer::{Bind, GpuBuffer, Operand, PendingBuffer};
 use super::caps::IMMEDIATE_BYTES;
-use super::kernel::Binding;
+use super::pipeline::Pipeline;
 use super::timing::{Dispatched, Timing, hand_over};
 use super::{Caps, Cooperative, Kernel, Params};
 use crate::error::{Error, Result};
@@ -19,43 +20,6 @@ const SUBMIT_EVERY: usize = 256;
 const WORD: usize = wgpu::COPY_BUFFER_ALIGNMENT as usize;
 /// Distance of parameter blocks in the uniform buffer, where immediates are missing.
 const UNIFORM_STRIDE: usize = 256;
-
-/// A pooled buffer.
-pub(crate) struct GpuBuffer {
-    buffer: wgpu::Buffer,
-    bytes: usize,
-    /// The submission in which a recorded command last used the buffer.
-    last_use: Cell<u64>,
-}
-
-/// Memory that a kernel is to bind.
-#[derive(Clone, Copy)]
-pub(crate) struct Operand<'a> {
-    /// All of this is bound; where the operand begins in it, parameters say.
-    pub buffer: &'a GpuBuffer,
-    /// Bytes of an element.
-    pub element_bytes: usize,
-    /// Bytes of the operand, which a profile reports.
-    pub bytes: usize,
-}
-
-/// What lies in a buffer of a GPU and can be bound: tensors.
-pub(crate) trait Bind {
-    /// The memory.
-    fn operand(&self) -> Operand<'_>;
-}
-
-/// A copy to the host that is under way.
-pub(crate) struct PendingBuffer {
-    staging: wgpu::Buffer,
-    submission: Option<wgpu::SubmissionIndex>,
-}
-
-struct Pipeline {
-    pipeline: wgpu::ComputePipeline,
-    layout: wgpu::BindGroupLayout,
-    bindings: Vec<Binding>,
-}
 
 #[derive(Default)]
 struct Stream {
@@ -352,7 +316,7 @@ impl GpuDevice {
         })?;
         let pipeline = self.pipeline(kernel)?;
         let operands: Vec<Operand> = tensors.iter().map(|t| t.operand()).collect();
-        check_operands(kernel, &pipeline.bindings, &operands)?;
+        pipeline.check(kernel, &operands)?;
         self.record(kernel, &pipeline, &operands, bytemuck::cast_slice(&words), grid.map(|n| n as u32))
     }
 
@@ -443,66 +407,8 @@ impl GpuDevice {
         if self.strict.get() && !kernel.is_listed(&self.caps) {
             return Err(kernel.broken("its family does not list it"));
         }
-        let _span = profile::operation("(pipeline)");
-        let composed = kernel.compose(&self.caps)?;
-        let bytes = 4 * kernel.params.len() as u32;
-        if bytes > IMMEDIATE_BYTES {
-            return Err(Error::Device(format!("kernel {}: {bytes} bytes of parameters", kernel.shader.name)));
-        }
-        if composed.bindings.len() > self.caps.storage_buffers as usize {
-            return Err(Error::Device(format!(
-                "kernel {} binds {} buffers, {} are possible on {}",
-                kernel.shader.name,
-                composed.bindings.len(),
-                self.caps.storage_buffers,
-                self.description
-            )));
-        }
-        let descriptor = wgpu::ShaderModuleDescriptor {
-            label: Some(kernel.shader.name),
-            source: wgpu::ShaderSource::Wgsl(composed.source.into()),
-        };
-        // SAFETY: kernels check their own bounds, which the tests prove with ragged shapes and fenced outputs.
-        let module = unsafe {
-            self.device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
-        };
-        let entries: Vec<_> = composed
-            .bindings
-            .iter()
-            .enumerate()
-            .map(|(i, binding)| wgpu::BindGroupLayoutEntry {
-                binding: i as u32,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Storage { read_only: !binding.write },
-                    has_dynamic_offset: false,
-                    min_binding_size: None,
-                },
-                count: None,
-            })
-            .collect();
-        let group = self
-            .device
-            .create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor { label: None, entries: &entries });
-        let groups = [Some(&group), Some(&self.uniform_layout)];
-        let layout = self.device.create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
-            label: None,
-            bind_group_layouts: if self.caps.immediates { &groups[..1] } else { &groups },
-            immediate_size: if self.caps.immediates { bytes } else { 0 },
-        });
-        let pipeline = self.device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
-            label: Some(kernel.shader.name),
-            layout: Some(&layout),
-            module: &module,
-            entry_point: Some(kernel.entry),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
-            cache: None,
-        });
+        let made = Rc::new(Pipeline::new(&self.device, &self.caps, &self.uniform_layout, kernel)?);
         self.check()?;
-        let made = Rc::new(Pipeline { pipeline, layout: group, bindings: composed.bindings });
         self.pipelines.borrow_mut().insert(kernel.clone(), made.clone());
         Ok(made)
     }
@@ -513,27 +419,6 @@ impl Drop for GpuDevice {
         // recorded passes must end before their encoder goes
         self.stream.get_mut().pass = None;
     }
-}
-
-/// Whether the operands are those that the kernel declares.
-fn check_operands(kernel: &Kernel, bindings: &[Binding], operands: &[Operand]) -> Result<()> {
-    let wrong = |what: String| Err(Error::Device(format!("kernel {}: {what}", kernel.shader.name)));
-    if bindings.len() != operands.len() {
-        return wrong(format!("{} tensors are bound, {} were given", bindings.len(), operands.len()));
-    }
-    for (i, (binding, operand)) in bindings.iter().zip(operands).enumerate() {
-        if binding.float.is_some_and(|bytes| usize::from(bytes) != operand.element_bytes) {
-            return wrong(format!(
-                "binding {i} is of other elements than of {} bytes",
-                operand.element_bytes
-            ));
-        }
-        let shared = |(j, other): (usize, &Operand)| j != i && std::ptr::eq(other.buffer, operand.buffer);
-        if binding.write && operands.iter().enumerate().any(shared) {
-            return wrong(format!("binding {i} is written and its buffer is bound twice"));
-        }
-    }
-    Ok(())
 }
 
 fn check_limits(caps: &Caps, name: &str) -> Result<()> {

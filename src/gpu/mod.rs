@@ -2,15 +2,17 @@
 //! stream of recorded commands.
 
 mod adapter;
+mod buffer;
 mod caps;
 mod device;
 mod kernel;
+mod pipeline;
 mod preprocess;
 mod timing;
 
 pub use adapter::{AdapterSummary, DeviceChoice, adapters, select};
+pub(crate) use buffer::{Bind, GpuBuffer, Operand, PendingBuffer};
 pub use caps::{Caps, Cooperative};
 pub use device::GpuDevice;
-pub(crate) use device::{Bind, GpuBuffer, Operand, PendingBuffer};
 pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};
 pub(crate) use kernel::{Word, params, shader};

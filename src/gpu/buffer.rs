@@ -1,0 +1,34 @@
+//! Memory of an adapter, and how kernels get at it.
+
+use std::cell::Cell;
+
+/// A pooled buffer.
+pub(crate) struct GpuBuffer {
+    pub(super) buffer: wgpu::Buffer,
+    pub(super) bytes: usize,
+    /// The submission in which a recorded command last used the buffer.
+    pub(super) last_use: Cell<u64>,
+}
+
+/// Memory that a kernel is to bind.
+#[derive(Clone, Copy)]
+pub(crate) struct Operand<'a> {
+    /// All of this is bound; where the operand begins in it, parameters say.
+    pub buffer: &'a GpuBuffer,
+    /// Bytes of an element.
+    pub element_bytes: usize,
+    /// Bytes of the operand, which a profile reports.
+    pub bytes: usize,
+}
+
+/// What lies in a buffer of a GPU and can be bound: tensors.
+pub(crate) trait Bind {
+    /// The memory.
+    fn operand(&self) -> Operand<'_>;
+}
+
+/// A copy to the host that is under way.
+pub(crate) struct PendingBuffer {
+    pub(super) staging: wgpu::Buffer,
+    pub(super) submission: Option<wgpu::SubmissionIndex>,
+}
