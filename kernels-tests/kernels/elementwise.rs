@@ -2,10 +2,9 @@
 
 use poa_gpu::ops::gelu::gelu as gelu_of;
 use poa_gpu::ops::reduce;
-use poa_gpu::tensor;
-use poa_gpu::tensor::{DType, Tensor};
+use poa_gpu::tensor::{self, DType, Tensor};
 
-use crate::support::{Operand, Placing, Tolerance, assert_close, check, devices, place, random};
+use crate::support::{Operand, Placing, Tolerance, assert_close, check, devices, gpu, place, random};
 
 const SHAPES: [[usize; 2]; 6] = [[1, 1], [7, 17], [197, 48], [33, 1000], [1, 70_000], [300, 3]];
 
@@ -80,6 +79,14 @@ fn operands_of_different_shapes_are_refused() {
         let b = Tensor::zeros(&device, &[4, 3], DType::F32).unwrap();
         let error = tensor::add_assign(&a, &b).unwrap_err().to_string();
         assert!(error.contains("[3, 4]") && error.contains("[4, 3]"), "{error}");
+    }
+}
+
+#[test]
+fn a_tensor_that_32_bits_cannot_address_is_refused() {
+    for dtype in [DType::F32, DType::F16] {
+        let error = Tensor::empty(&gpu(), &[1 << 16, 1 << 16], dtype).unwrap_err().to_string();
+        assert!(error.contains("MiB") && error.contains("can bind"), "{error}");
     }
 }
 
