@@ -2,15 +2,17 @@
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
-use crate::gpu::{Caps, Kernel};
+use crate::gpu::{Caps, Kernel, Shader, shader};
 use crate::tensor::{Elementwise, Tensor};
 
+const SHADER: Shader = shader!("elementwise.wgsl", kernels);
+
 /// out = gelu(a)
-const FORWARD: Elementwise = Elementwise { entry: "gelu_forward", binary: false };
+const FORWARD: Elementwise = Elementwise { shader: SHADER, entry: "gelu_forward", binary: false };
 /// out = b·gelu'(a)
-const GRADIENT: Elementwise = Elementwise { entry: "gelu_gradient", binary: true };
+const GRADIENT: Elementwise = Elementwise { shader: SHADER, entry: "gelu_gradient", binary: true };
 /// out += b·gelu'(a)
-const GRADIENT_ADD: Elementwise = Elementwise { entry: "gelu_gradient_add", binary: true };
+const GRADIENT_ADD: Elementwise = Elementwise { shader: SHADER, entry: "gelu_gradient_add", binary: true };
 
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {

@@ -29,6 +29,8 @@ params!(ElementwiseParams {
 /// A computation of `elementwise.wgsl` from operands a and, where it is binary, b.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Elementwise {
+    /// `elementwise.wgsl`, with the list of whoever runs it.
+    pub shader: Shader,
     /// The entry point.
     pub entry: &'static str,
     /// Whether there is an operand b.
@@ -36,9 +38,9 @@ pub(crate) struct Elementwise {
 }
 
 /// out += scale·a
-const ADD_SCALED: Elementwise = Elementwise { entry: "add_scaled", binary: false };
+const ADD_SCALED: Elementwise = Elementwise { shader: SHADER, entry: "add_scaled", binary: false };
 /// out = scale·a
-const SCALE: Elementwise = Elementwise { entry: "scale", binary: false };
+const SCALE: Elementwise = Elementwise { shader: SHADER, entry: "scale", binary: false };
 
 /// All variants.
 pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
@@ -52,7 +54,7 @@ impl Elementwise {
         defines.extend(flat.then_some(("FLAT", 1)));
         defines.extend(self.binary.then_some(("BINARY", 1)));
         defines.extend(half_define(dtype));
-        Kernel::new::<ElementwiseParams>(SHADER, self.entry, defines)
+        Kernel::new::<ElementwiseParams>(self.shader, self.entry, defines)
     }
 
     /// All variants of one computation.
