@@ -317,12 +317,14 @@ fn recomputed_blocks_give_the_same_gradients_in_less_memory() {
         ("demo_resnet", DeviceChoice::Cpu),
     ] {
         let mut results = Vec::new();
+        // a ResNet drops no path
+        let rate = if recipe == "demo_resnet" { 0.0 } else { 0.3 };
         for checkpoints in ["false", "true"] {
             let mut config = Config::recipe(recipe).unwrap();
             let settings = [
                 &format!("train.checkpoint_blocks={checkpoints}"),
+                &format!("student.drop_path_rate={rate:?}"),
                 "train.batch_size_per_gpu=4",
-                "student.drop_path_rate=0.3",
                 // small heads, beside which the blocks count
                 "dino.head_n_prototypes=[64, 64]",
                 "dino.head_hidden_dim=64",
