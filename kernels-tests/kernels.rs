@@ -37,6 +37,8 @@ mod maps;
 mod mask_rows;
 #[path = "kernels/matmul.rs"]
 mod matmul;
+#[path = "kernels/memory.rs"]
+mod memory;
 #[path = "kernels/patch_embed.rs"]
 mod patch_embed;
 #[path = "kernels/patch_merge.rs"]

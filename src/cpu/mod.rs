@@ -2,21 +2,32 @@
 //! their GPU counterparts in `src/ops`.
 
 mod arch;
+mod borrows;
+mod lines;
 pub(crate) mod math;
+mod outputs;
 mod parallel;
+mod rows;
 pub(crate) mod simd;
 
 pub(crate) use arch::Arch;
 pub use arch::{instruction_sets, with_instruction_set};
-pub(crate) use parallel::{SyncPtr, for_rows, for_rows2, pieces, reduce_columns};
+pub(crate) use borrows::{Borrow, Conflict, Region};
+pub(crate) use lines::LinesMut;
+pub(crate) use outputs::{Outputs, par_parts};
+pub(crate) use parallel::{for_rows, for_some_rows, reduce_columns, reduce_columns_with};
+pub(crate) use rows::{NOWHERE, Places, RowsMut, Scattered, even_cuts};
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, UnsafeCell};
+
+use borrows::Borrows;
 
 use crate::pool::{Pool, size_class};
 
 /// Memory of the CPU device, aligned for the widest vector loads.
 pub(crate) struct CpuBuffer {
-    lines: Box<[Line]>,
+    /// Written through shared references: [`CpuDevice::lend`] knows by whom.
+    lines: Box<[UnsafeCell<Line>]>,
 }
 
 #[derive(Clone, Copy)]
@@ -25,35 +36,25 @@ struct Line([u8; 64]);
 
 impl CpuBuffer {
     fn new(bytes: usize) -> Self {
-        Self { lines: vec![Line([0; 64]); bytes.div_ceil(64)].into_boxed_slice() }
+        let line = || UnsafeCell::new(Line([0; 64]));
+        Self { lines: std::iter::repeat_with(line).take(bytes.div_ceil(64)).collect() }
     }
 
-    pub(crate) fn pointer(&self) -> *mut u8 {
-        self.lines.as_ptr() as *mut u8
-    }
-
-    pub(crate) fn write(&self, at: usize, bytes: &[u8]) {
-        assert!(at + bytes.len() <= self.lines.len() * 64);
-        // SAFETY: in bounds by the assertion; see `Tensor::cpu_mut` for aliasing.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.pointer().add(at), bytes.len()) }
-    }
-
-    pub(crate) fn read(&self, at: usize, bytes: &mut [u8]) {
-        assert!(at + bytes.len() <= self.lines.len() * 64);
-        // SAFETY: in bounds by the assertion.
-        unsafe { std::ptr::copy_nonoverlapping(self.pointer().add(at), bytes.as_mut_ptr(), bytes.len()) }
+    fn bytes(&self) -> usize {
+        self.lines.len() * 64
     }
 }
 
 /// The native device.
 pub struct CpuDevice {
     pool: RefCell<Pool<CpuBuffer>>,
+    borrows: Borrows,
     pub(crate) fences: Cell<bool>,
 }
 
 impl CpuDevice {
     pub(crate) fn new() -> Self {
-        Self { pool: RefCell::new(Pool::default()), fences: Cell::new(false) }
+        Self { pool: RefCell::default(), borrows: Borrows::default(), fences: Cell::new(false) }
     }
 
     pub(crate) fn describe(&self) -> String {
@@ -69,8 +70,21 @@ impl CpuDevice {
         })
     }
 
+    /// Lends a region of an allocation for reading or writing, until the borrow is dropped. The pointer is to the start
+    /// of the allocation; the region lies within it.
+    pub(crate) fn lend<'a>(
+        &'a self,
+        buffer: &'a CpuBuffer,
+        region: Region,
+        writes: bool,
+    ) -> Result<(*mut u8, Borrow<'a>), Conflict> {
+        assert!(region.end() <= buffer.bytes(), "a view within its memory");
+        let start = buffer.lines.as_ptr().cast_mut().cast::<u8>();
+        Ok((start, self.borrows.take(start, region, writes)?))
+    }
+
     pub(crate) fn recycle(&self, buffer: CpuBuffer) {
-        self.pool.borrow_mut().give(buffer.lines.len() * 64, buffer);
+        self.pool.borrow_mut().give(buffer.bytes(), buffer);
     }
 
     pub(crate) fn peak_bytes(&self) -> usize {

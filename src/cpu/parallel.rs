@@ -5,73 +5,45 @@ use rayon::prelude::*;
 
 use super::arch::Arch;
 use super::math::Math;
-use crate::layout::Rows;
+use super::outputs::Outputs;
 
-/// Elements a piece of work should have at least, so that handing it out costs little.
-const GRAIN: usize = 16 * 1024;
+/// Elements a piece of work should have at least, so that handing it out costs little. Miri, which looks for races, gets
+/// several pieces of small matrices.
+const GRAIN: usize = if cfg!(miri) { 64 } else { 16 * 1024 };
 
-/// A pointer that may cross threads; the user writes disjoint elements.
-pub(crate) struct SyncPtr<T>(pub *mut T);
-// SAFETY: every use writes disjoint elements from different threads.
-unsafe impl<T> Send for SyncPtr<T> {}
-unsafe impl<T> Sync for SyncPtr<T> {}
-
-impl<T> SyncPtr<T> {
-    /// `len` elements from `at`.
-    #[allow(clippy::mut_from_ref)]
-    ///
-    /// # Safety
-    /// In bounds, and disjoint from every other slice alive.
-    pub(crate) unsafe fn slice<'a>(&self, at: usize, len: usize) -> &'a mut [T] {
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(at), len) }
-    }
-}
-
-/// Calls `f(math, row, out_row)` for every row of `out`, in parallel. `out` starts at the matrix' first element.
+/// Calls `f(math, i, part)` for every part of `outputs`, say every row of a matrix, in parallel.
 ///
 /// Here and below `f` is compiled for several processors ([`Arch`]): give it as a closure that says
 /// `#[inline(always)]`.
-pub(crate) fn for_rows<T: Send>(out: &mut [T], rows: Rows, f: impl Fn(Math, usize, &mut [T]) + Sync) {
-    let pointer = SyncPtr(out.as_mut_ptr());
-    pieces(
-        rows.rows,
-        rows.cols,
-        #[inline(always)]
-        |math, range| {
-            for r in range {
-                // SAFETY: rows are disjoint.
-                f(math, r, unsafe { pointer.slice(r * rows.stride, rows.cols) });
-            }
-        },
-    );
+#[inline(always)]
+pub(crate) fn for_rows<O: Outputs>(outputs: O, f: impl Fn(Math, usize, O::Part) + Sync) {
+    for_some_rows(outputs.parts(), outputs.width(), outputs, f);
 }
 
-/// As [`for_rows`] with two outputs that have the same number of rows.
-pub(crate) fn for_rows2<T: Send, U: Send>(
-    (out, rows): (&mut [T], Rows),
-    (other, other_rows): (&mut [U], Rows),
-    f: impl Fn(Math, usize, &mut [T], &mut [U]) + Sync,
+/// As [`for_rows`] for the first `rows` parts, each the work of about `cols` elements: where outputs may not be there, or
+/// what is read is more than what is written.
+pub(crate) fn for_some_rows<O: Outputs>(
+    rows: usize,
+    cols: usize,
+    outputs: O,
+    f: impl Fn(Math, usize, O::Part) + Sync,
 ) {
-    assert_eq!(rows.rows, other_rows.rows);
-    let (a, b) = (SyncPtr(out.as_mut_ptr()), SyncPtr(other.as_mut_ptr()));
+    assert!(rows <= outputs.parts());
     pieces(
-        rows.rows,
-        rows.cols,
+        rows,
+        cols,
         #[inline(always)]
         |math, range| {
             for r in range {
-                // SAFETY: rows are disjoint.
-                let (row, other) = unsafe {
-                    (a.slice(r * rows.stride, rows.cols), b.slice(r * other_rows.stride, other_rows.cols))
-                };
-                f(math, r, row, other);
+                // SAFETY: in range, and every row is in one piece.
+                f(math, r, unsafe { outputs.take(r) });
             }
         },
     );
 }
 
 /// Splits `rows` rows of `cols` elements into pieces and runs them on all cores.
-pub(crate) fn pieces(rows: usize, cols: usize, f: impl Fn(Math, std::ops::Range<usize>) + Sync) {
+fn pieces(rows: usize, cols: usize, f: impl Fn(Math, std::ops::Range<usize>) + Sync) {
     let per_piece = GRAIN.div_ceil(cols.max(1)).max(1);
     let arch = Arch::get();
     let run = |range: std::ops::Range<usize>| {
@@ -91,6 +63,23 @@ pub(crate) fn pieces(rows: usize, cols: usize, f: impl Fn(Math, std::ops::Range<
 /// Sums `width` columns over `rows` rows: `add(row, sums)` adds one row. Pieces of rows are summed on all cores and
 /// then added in order.
 pub(crate) fn reduce_columns(rows: usize, width: usize, add: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    reduce_columns_with(
+        rows,
+        width,
+        (),
+        #[inline(always)]
+        |r, (), sums| add(r, sums),
+    )
+}
+
+/// As [`reduce_columns`], where every row also has a part of `outputs` to write: `add(row, part, sums)`.
+pub(crate) fn reduce_columns_with<O: Outputs>(
+    rows: usize,
+    width: usize,
+    outputs: O,
+    add: impl Fn(usize, O::Part, &mut [f32]) + Sync,
+) -> Vec<f32> {
+    assert!(rows <= outputs.parts());
     let per_piece = GRAIN.div_ceil(width.max(1)).max(8);
     let arch = Arch::get();
     let parts: Vec<Vec<f32>> = (0..rows.div_ceil(per_piece))
@@ -102,7 +91,8 @@ pub(crate) fn reduce_columns(rows: usize, width: usize, add: impl Fn(usize, &mut
                 #[inline(always)]
                 |_| {
                     for r in range {
-                        add(r, &mut sums);
+                        // SAFETY: in range, and every row is in one piece.
+                        add(r, unsafe { outputs.take(r) }, &mut sums);
                     }
                 },
             );

@@ -2,7 +2,7 @@
 //! on which several patches stand. The gradient of a row adds up what all runs with it get, in a fixed order.
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::{SyncPtr, for_rows, pieces};
+use crate::cpu::{Places, for_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Device, Tensor, WG};
@@ -99,23 +99,20 @@ impl Runs {
         let (rx, ry, count) = (x.rows("avg_pool")?, y.rows("avg_pool")?, self.runs.dim(0));
         match x.device() {
             Device::Cpu(_) => {
-                let (x, runs) = (x.cpu::<f32>(), self.runs.cpu::<u32>());
-                let to = SyncPtr(y.cpu_mut::<f32>().as_mut_ptr());
-                pieces(
-                    count,
-                    ry.cols,
+                let (x, runs) = (&*x.cpu_read::<f32>("avg_pool")?, &*self.runs.cpu_read::<u32>("avg_pool")?);
+                let rows: Vec<u32> = runs.chunks_exact(3).map(|run| run[2]).collect();
+                let places = Places::new("avg_pool", rows, ry.rows)?;
+                for_rows(
+                    y.cpu_rows_mut::<f32>("avg_pool")?.rows_mut().scattered(&places),
                     #[inline(always)]
-                    |_, range| {
-                        for run in runs[3 * range.start..3 * range.end].chunks_exact(3) {
-                            let (first, length) = (run[0] as usize, run[1] as usize);
-                            // SAFETY: every row of the output has one run.
-                            let y = unsafe { to.slice(run[2] as usize * ry.stride, ry.cols) };
-                            y.copy_from_slice(&x[first * rx.stride..][..ry.cols]);
-                            for r in first + 1..first + length {
-                                y.iter_mut().zip(&x[r * rx.stride..]).for_each(|(o, x)| *o += x);
-                            }
-                            y.iter_mut().for_each(|o| *o /= length as f32);
+                    |_, i, y| {
+                        let Some(y) = y else { return };
+                        let (first, length) = (runs[3 * i] as usize, runs[3 * i + 1] as usize);
+                        y.copy_from_slice(&x[first * rx.stride..][..ry.cols]);
+                        for r in first + 1..first + length {
+                            y.iter_mut().zip(&x[r * rx.stride..]).for_each(|(o, x)| *o += x);
                         }
+                        y.iter_mut().for_each(|o| *o /= length as f32);
                     },
                 );
                 Ok(())
@@ -131,11 +128,12 @@ impl Runs {
         let (rd, rx) = (dy.rows("avg_pool")?, dx.rows("avg_pool")?);
         match dy.device() {
             Device::Cpu(_) => {
-                let (dy, runs) = (dy.cpu::<f32>(), self.runs.cpu::<u32>());
-                let (starts, users) = (self.starts.cpu::<u32>(), self.users.cpu::<u32>());
+                let (dy, runs) =
+                    (&*dy.cpu_read::<f32>("avg_pool")?, &*self.runs.cpu_read::<u32>("avg_pool")?);
+                let (starts, users) =
+                    (&*self.starts.cpu_read::<u32>("avg_pool")?, &*self.users.cpu_read::<u32>("avg_pool")?);
                 for_rows(
-                    dx.cpu_mut::<f32>(),
-                    rx,
+                    dx.cpu_rows_mut::<f32>("avg_pool")?.rows_mut(),
                     #[inline(always)]
                     |_, r, dx| {
                         if !accumulate {

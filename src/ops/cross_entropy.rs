@@ -10,7 +10,7 @@
 use rayon::prelude::*;
 
 use crate::cpu::math::Math;
-use crate::cpu::{Arch, SyncPtr, math};
+use crate::cpu::{Arch, math, par_parts};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, long_plan, long_plans};
@@ -169,18 +169,18 @@ impl CrossEntropy<'_> {
 
     fn run_cpu(&self) -> Result<()> {
         let r = self.logits.rows("cross_entropy")?;
-        let (n, k) = (r.rows, r.cols);
-        let partner = match self.partner {
-            Some(d) => Some((d.cpu::<f32>(), d.rows("cross_entropy")?.stride)),
-            None => None,
-        };
+        let k = r.cols;
+        let partner = self.partner.map(|d| d.cpu_rows::<f32>("cross_entropy")).transpose()?;
         let mut teacher = Vec::new();
         for c in self.chunks {
             let t = &self.targets.logits()[c];
-            teacher.push((t.cpu::<f32>(), t.rows("cross_entropy")?.stride, self.targets.chunk_starts()[c]));
+            teacher.push((t.cpu_rows::<f32>("cross_entropy")?, self.targets.chunk_starts()[c]));
         }
-        let (a, b) = (self.targets.row_scale().cpu::<f32>(), self.targets.column_scale().cpu::<f32>());
-        let table = self.table.cpu::<u32>();
+        let (a, b) = (
+            &*self.targets.row_scale().cpu_read::<f32>("cross_entropy")?,
+            &*self.targets.column_scale().cpu_read::<f32>("cross_entropy")?,
+        );
+        let table = &*self.table.cpu_read::<u32>("cross_entropy")?;
         let (inverse, scales) =
             ((1.0 / self.temperature) as f32, inverse_temperature(self.targets.temperature()));
         let (gradient, arch) = (self.gradient, Arch::get());
@@ -190,35 +190,30 @@ impl CrossEntropy<'_> {
                 |math| {
                     let [t0, t1, weight, distill] = table[4 * i..][..4] else { unreachable!("rows of four") };
                     let mut count = 0.0;
-                    for (t, &(l, stride, first)) in
-                        [t0, t1].into_iter().zip(&teacher).filter(|(t, _)| *t != NO_TARGET)
+                    for (t, (l, first)) in [t0, t1].into_iter().zip(&teacher).filter(|(t, _)| *t != NO_TARGET)
                     {
                         let t = t as usize;
-                        let l = &l[(t - first) * stride..][..k];
+                        let l = l.row(t - first);
                         add_target(math, p, l, b, [a[2 * t], a[2 * t + 1]], scales, count > 0.0);
                         count += 1.0;
                     }
                     if count == 0.0 {
                         p.fill(0.0);
                     }
-                    let d = partner.map(|(d, stride)| &d[i * stride..][..k]);
+                    let d = partner.as_ref().map(|d| d.row(i));
                     let weights = [f32::from_bits(weight), f32::from_bits(distill)];
                     row_losses(math, s, p, d.map(|d| (d, q)), count, weights, inverse, gradient)
                 },
             )
         };
         // the logits are written only for the gradient; rows are long, so one is a piece of work for a core
-        let (s, losses) = (SyncPtr(self.logits.cpu_mut::<f32>().as_mut_ptr()), self.losses.cpu_mut::<f32>());
+        let mut logits = self.logits.cpu_rows_mut::<f32>("cross_entropy")?;
+        let mut losses = self.losses.cpu_rows_mut::<f32>("cross_entropy")?;
         let q_len = if self.partner.is_some() { k } else { 0 };
         let scratch = || (vec![0.0f32; k], vec![0.0f32; q_len]);
-        losses.par_chunks_mut(2).enumerate().take(n).with_min_len(4096usize.div_ceil(k)).for_each_init(
-            scratch,
-            |(p, q), (i, loss)| {
-                // SAFETY: rows are disjoint.
-                let s = unsafe { s.slice(i * r.stride, k) };
-                loss.copy_from_slice(&row(i, s, p, q));
-            },
-        );
+        par_parts((logits.rows_mut(), losses.rows_mut()))
+            .with_min_len(4096usize.div_ceil(k))
+            .for_each_init(scratch, |(p, q), (i, (s, loss))| loss.copy_from_slice(&row(i, s, p, q)));
         Ok(())
     }
 }

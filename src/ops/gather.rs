@@ -1,7 +1,7 @@
 //! Rows picked from a matrix, and their gradient scattered back.
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::{SyncPtr, for_rows, pieces};
+use crate::cpu::{Places, for_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
@@ -67,10 +67,9 @@ fn gather(x: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
     let (rx, ro) = (x.rows("gather_rows")?, out.rows("gather_rows")?);
     match x.device() {
         Device::Cpu(_) => {
-            let (x, index) = (x.cpu::<f32>(), index.cpu::<u32>());
+            let (x, index) = (&*x.cpu_read::<f32>("gather_rows")?, &*index.cpu_read::<u32>("gather_rows")?);
             for_rows(
-                out.cpu_mut::<f32>(),
-                ro,
+                out.cpu_rows_mut::<f32>("gather_rows")?.rows_mut(),
                 #[inline(always)]
                 |_, i, out| {
                     out.copy_from_slice(&x[index[i] as usize * rx.stride..][..rx.cols]);
@@ -90,18 +89,14 @@ fn scatter_add(dy: &Tensor, index: &Tensor, dx: &Tensor) -> Result<()> {
     let (rd, rx) = (dy.rows("gather_rows")?, dx.rows("gather_rows")?);
     match dy.device() {
         Device::Cpu(_) => {
-            let (dy, index) = (dy.cpu::<f32>(), index.cpu::<u32>());
-            let out = SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr());
-            pieces(
-                rd.rows,
-                rd.cols,
+            let (dy, index) = (&*dy.cpu_read::<f32>("gather_rows")?, &*index.cpu_read::<u32>("gather_rows")?);
+            let places = Places::new("gather_rows", index, rx.rows)?;
+            for_rows(
+                dx.cpu_rows_mut::<f32>("gather_rows")?.rows_mut().scattered(&places),
                 #[inline(always)]
-                |_, range| {
-                    for i in range {
-                        // SAFETY: rows are named at most once, so they are disjoint.
-                        let row = unsafe { out.slice(index[i] as usize * rx.stride, rx.cols) };
-                        row.iter_mut().zip(&dy[i * rd.stride..]).for_each(|(o, d)| *o += d);
-                    }
+                |_, i, row| {
+                    let pairs = row.into_iter().flatten().zip(&dy[i * rd.stride..]);
+                    pairs.for_each(|(o, d)| *o += d);
                 },
             );
             Ok(())

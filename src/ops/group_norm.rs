@@ -5,7 +5,7 @@
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Target, Var};
-use crate::cpu::{Arch, SyncPtr, for_rows};
+use crate::cpu::{Arch, RowsMut, even_cuts, for_rows, par_parts};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
@@ -137,12 +137,19 @@ impl Call {
         let (rows, width) = self.sizes(rx);
         match y.device() {
             Device::Cpu(_) => {
-                let (x, gamma, beta) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), beta.cpu::<f32>());
-                let residual = residual.map(|r| r.cpu::<f32>());
-                let stats = SyncPtr(self.stats.cpu_mut::<f32>().as_mut_ptr());
-                let out = SyncPtr(y.cpu_mut::<f32>().as_mut_ptr());
+                let (x, gamma, beta) = (
+                    &*self.x.cpu_read::<f32>("group_norm")?,
+                    &*self.gamma.cpu_read::<f32>("group_norm")?,
+                    &*beta.cpu_read::<f32>("group_norm")?,
+                );
+                let residual = residual.map(|r| r.cpu_read::<f32>("group_norm")).transpose()?;
+                let residual = residual.as_deref();
+                let stats = &mut *self.stats.cpu_write::<f32>("group_norm")?;
+                let stats = RowsMut::dense(stats, groups * 2);
+                let mut out = y.cpu_rows_mut::<f32>("group_norm")?;
+                let out = out.rows_mut().tiles(even_cuts(images * rows, rows), rx.cols);
                 let (n, count, arch) = (rx.cols, (rows * width) as f64, Arch::get());
-                (0..images).into_par_iter().for_each(|image| {
+                par_parts((stats, out)).for_each(|(image, (stats, mut out))| {
                     arch.run(
                         #[inline(always)]
                         |_| {
@@ -167,16 +174,13 @@ impl Call {
                                 .iter()
                                 .map(|v| (1.0 / (v + f64::from(eps)).sqrt()) as f32)
                                 .collect();
-                            // SAFETY: images are disjoint in the statistics and in y.
-                            let stats = unsafe { stats.slice(image * groups * 2, groups * 2) };
                             for (s, (m, r)) in stats.chunks_exact_mut(2).zip(means.iter().zip(&rstds)) {
                                 s.copy_from_slice(&[*m as f32, *r]);
                             }
                             let factor: Vec<f32> = (0..n).map(|c| rstds[c / width] * gamma[c]).collect();
                             for r in 0..rows {
                                 let at = image * rows + r;
-                                let y = unsafe { out.slice(at * ry.stride, n) };
-                                let x = row(r);
+                                let (x, y) = (row(r), out.row(r));
                                 for c in 0..n {
                                     y[c] = (x[c] - mean[c]) * factor[c] + beta[c];
                                 }
@@ -219,31 +223,38 @@ impl Call {
         match dy.device() {
             Device::Cpu(_) => {
                 let parts = Tensor::empty(dy.device(), &[images, 2 * n], DType::F32)?;
-                let (x, dy, stats) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), self.stats.cpu::<f32>());
+                let (x, dy, stats) = (
+                    &*self.x.cpu_read::<f32>("group_norm")?,
+                    &*dy.cpu_read::<f32>("group_norm")?,
+                    &*self.stats.cpu_read::<f32>("group_norm")?,
+                );
                 let arch = Arch::get();
-                parts.cpu_mut::<f32>().par_chunks_mut(2 * n).enumerate().for_each(|(image, out)| {
-                    arch.run(
-                        #[inline(always)]
-                        |_| {
-                            let stats = &stats[image * groups * 2..][..groups * 2];
-                            let mean: Vec<f32> = (0..n).map(|c| stats[2 * (c / width)]).collect();
-                            let mut sums = vec![0.0f64; 2 * n];
-                            channel_sums(rows, &mut sums, |r, s| {
-                                let x = &x[(image * rows + r) * rx.stride..][..n];
-                                let d = &dy[(image * rows + r) * rd.stride..][..n];
-                                let (g, b) = s.split_at_mut(n);
-                                for c in 0..n {
-                                    g[c] += d[c] * (x[c] - mean[c]);
-                                    b[c] += d[c];
+                parts.cpu_write::<f32>("group_norm")?.par_chunks_mut(2 * n).enumerate().for_each(
+                    |(image, out)| {
+                        arch.run(
+                            #[inline(always)]
+                            |_| {
+                                let stats = &stats[image * groups * 2..][..groups * 2];
+                                let mean: Vec<f32> = (0..n).map(|c| stats[2 * (c / width)]).collect();
+                                let mut sums = vec![0.0f64; 2 * n];
+                                channel_sums(rows, &mut sums, |r, s| {
+                                    let x = &x[(image * rows + r) * rx.stride..][..n];
+                                    let d = &dy[(image * rows + r) * rd.stride..][..n];
+                                    let (g, b) = s.split_at_mut(n);
+                                    for c in 0..n {
+                                        g[c] += d[c] * (x[c] - mean[c]);
+                                        b[c] += d[c];
+                                    }
+                                });
+                                for (c, (o, s)) in out.iter_mut().zip(&sums).enumerate() {
+                                    let rstd =
+                                        if c < n { f64::from(stats[2 * (c / width) + 1]) } else { 1.0 };
+                                    *o = (s * rstd) as f32;
                                 }
-                            });
-                            for (c, (o, s)) in out.iter_mut().zip(&sums).enumerate() {
-                                let rstd = if c < n { f64::from(stats[2 * (c / width) + 1]) } else { 1.0 };
-                                *o = (s * rstd) as f32;
-                            }
-                        },
-                    );
-                });
+                            },
+                        );
+                    },
+                );
                 Ok(parts)
             }
             Device::Gpu(gpu) => {
@@ -271,11 +282,19 @@ impl Call {
         let n = rx.cols;
         match dy.device() {
             Device::Cpu(_) => {
-                let (x, dy, parts) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), parts.cpu::<f32>());
-                let (gamma, stats) = (self.gamma.cpu::<f32>(), self.stats.cpu::<f32>());
-                let out = SyncPtr(dx.tensor.cpu_mut::<f32>().as_mut_ptr());
+                let (x, dy, parts) = (
+                    &*self.x.cpu_read::<f32>("group_norm")?,
+                    &*dy.cpu_read::<f32>("group_norm")?,
+                    &*parts.cpu_read::<f32>("group_norm")?,
+                );
+                let (gamma, stats) = (
+                    &*self.gamma.cpu_read::<f32>("group_norm")?,
+                    &*self.stats.cpu_read::<f32>("group_norm")?,
+                );
+                let mut out = dx.tensor.cpu_rows_mut::<f32>("group_norm")?;
+                let out = out.rows_mut().tiles(even_cuts(images * rows, rows), n);
                 let (count, arch) = ((rows * width) as f32, Arch::get());
-                (0..images).into_par_iter().for_each(|image| {
+                par_parts(out).for_each(|(image, mut out)| {
                     arch.run(
                         #[inline(always)]
                         |_| {
@@ -294,12 +313,11 @@ impl Call {
                                     factors[c] = [rstd * gamma[c], rstd * rstd * b, rstd * a, m];
                                 }
                             }
-                            for r in image * rows..(image + 1) * rows {
+                            for at in 0..rows {
+                                let r = image * rows + at;
                                 let (x, d) = (&x[r * rx.stride..][..n], &dy[r * rd.stride..][..n]);
-                                // SAFETY: images are disjoint.
-                                let out = unsafe { out.slice(r * ro.stride, n) };
                                 for ((o, (x, d)), [by_d, by_x, off, m]) in
-                                    out.iter_mut().zip(x.iter().zip(d)).zip(&factors)
+                                    out.row(at).iter_mut().zip(x.iter().zip(d)).zip(&factors)
                                 {
                                     let v = d * by_d - (x - m) * by_x - off;
                                     *o = if accumulate { *o + v } else { v };
@@ -332,10 +350,9 @@ fn relu_gradient(dy: &Tensor, y: &Tensor) -> Result<()> {
     let (rd, ry) = (dy.rows("group_norm")?, y.rows("group_norm")?);
     match dy.device() {
         Device::Cpu(_) => {
-            let y = y.cpu::<f32>();
+            let y = &*y.cpu_read::<f32>("group_norm")?;
             for_rows(
-                dy.cpu_mut::<f32>(),
-                rd,
+                dy.cpu_rows_mut::<f32>("group_norm")?.rows_mut(),
                 #[inline(always)]
                 |_, r, dy| {
                     for (d, y) in dy.iter_mut().zip(&y[r * ry.stride..]) {

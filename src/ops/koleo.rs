@@ -77,9 +77,10 @@ impl Saved {
         let (n, d) = (self.x.dim(0), self.x.dim(1));
         match self.x.device() {
             Device::Cpu(_) => {
-                let (x, dots) = (self.x.cpu::<f32>(), dots.cpu::<f32>());
-                let (nearest, slope) = (self.nearest.cpu_mut::<u32>(), self.slope.cpu_mut::<f32>());
-                let (losses, arch) = (losses.cpu_mut::<f32>(), Arch::get());
+                let (x, dots) = (&*self.x.cpu_read::<f32>("koleo")?, &*dots.cpu_read::<f32>("koleo")?);
+                let nearest = &mut *self.nearest.cpu_write::<u32>("koleo")?;
+                let slope = &mut *self.slope.cpu_write::<f32>("koleo")?;
+                let (losses, arch) = (&mut *losses.cpu_write::<f32>("koleo")?, Arch::get());
                 for i in 0..n {
                     let (first, own) = (i / self.group * self.group, i % self.group);
                     let mut best = (own, f32::NEG_INFINITY);
@@ -118,12 +119,14 @@ impl Saved {
         let (d, out) = (self.x.dim(1), dx.rows("koleo")?);
         match self.x.device() {
             Device::Cpu(_) => {
-                let (x, nearest, slope) =
-                    (self.x.cpu::<f32>(), self.nearest.cpu::<u32>(), self.slope.cpu::<f32>());
-                let (factor, group) = (factor.cpu::<f32>()[0], self.group);
+                let (x, nearest, slope) = (
+                    &*self.x.cpu_read::<f32>("koleo")?,
+                    &*self.nearest.cpu_read::<u32>("koleo")?,
+                    &*self.slope.cpu_read::<f32>("koleo")?,
+                );
+                let (factor, group) = (factor.cpu_read::<f32>("koleo")?[0], self.group);
                 for_rows(
-                    dx.cpu_mut::<f32>(),
-                    out,
+                    dx.cpu_rows_mut::<f32>("koleo")?.rows_mut(),
                     #[inline(always)]
                     |_, i, out| {
                         if !accumulate {

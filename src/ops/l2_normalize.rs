@@ -2,12 +2,12 @@
 //! the features that KoLeo compares (eps 1e-8). Saved: the norm of every row.
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::{for_rows, for_rows2, math};
+use crate::cpu::{RowsMut, for_rows, math};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, vec4_aligned};
+use crate::tensor::{DType, Device, Tensor, vec4_aligned};
 
 const SHADER: Shader = shader!("l2_normalize.wgsl", kernels);
 
@@ -43,13 +43,14 @@ fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
     let (rx, ry) = (x.rows("l2_normalize")?, y.rows("l2_normalize")?);
     match x.device() {
         Device::Cpu(_) => {
-            let (x, n) = (x.cpu::<f32>(), rx.cols);
-            let column = Rows { offset: 0, rows: ry.rows, cols: 1, stride: 1 };
-            for_rows2(
-                (y.cpu_mut(), ry),
-                (norms.cpu_mut(), column),
+            let (x, n) = (&*x.cpu_read::<f32>("l2_normalize")?, rx.cols);
+            for_rows(
+                (
+                    y.cpu_rows_mut::<f32>("l2_normalize")?.rows_mut(),
+                    RowsMut::dense(&mut *norms.cpu_write::<f32>("l2_normalize")?, 1),
+                ),
                 #[inline(always)]
-                |_, i, y: &mut [f32], norm: &mut [f32]| {
+                |_, i, (y, norm)| {
                     let row = &x[i * rx.stride..][..n];
                     norm[0] = math::sum_of([row], |[x]| x * x).sqrt();
                     let d = norm[0].max(eps);
@@ -84,10 +85,14 @@ fn backward(x: &Tensor, norms: &Tensor, dy: &Tensor, dx: &Tensor, accumulate: bo
     let (rx, rd, ro) = (x.rows("l2_normalize")?, dy.rows("l2_normalize")?, dx.rows("l2_normalize")?);
     match x.device() {
         Device::Cpu(_) => {
-            let (x, norms, dy, n) = (x.cpu::<f32>(), norms.cpu::<f32>(), dy.cpu::<f32>(), rx.cols);
+            let (x, norms, dy, n) = (
+                &*x.cpu_read::<f32>("l2_normalize")?,
+                &*norms.cpu_read::<f32>("l2_normalize")?,
+                &*dy.cpu_read::<f32>("l2_normalize")?,
+                rx.cols,
+            );
             for_rows(
-                dx.cpu_mut::<f32>(),
-                ro,
+                dx.cpu_rows_mut::<f32>("l2_normalize")?.rows_mut(),
                 #[inline(always)]
                 |_, i, out| {
                     let (row, d) = (&x[i * rx.stride..][..n], &dy[i * rd.stride..][..n]);

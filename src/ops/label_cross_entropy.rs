@@ -1,7 +1,7 @@
 //! Softmax cross-entropy of rows of logits against one class each, with the gradient written over the logits: what a
 //! linear classifier on frozen features is trained with.
 
-use crate::cpu::{for_rows2, math};
+use crate::cpu::{for_rows, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Device, Tensor};
@@ -42,13 +42,14 @@ pub fn label_cross_entropy(logits: &Tensor, labels: &Tensor, scale: f32) -> Resu
     let losses = Tensor::empty(logits.device(), &[x.rows, 1], DType::F32)?;
     match logits.device() {
         Device::Cpu(_) => {
-            let labels = labels.cpu::<u32>();
-            let outputs = (losses.cpu_mut::<f32>(), losses.rows("label_cross_entropy")?);
-            for_rows2(
-                (logits.cpu_mut(), x),
-                outputs,
+            let labels = &*labels.cpu_read::<u32>("label_cross_entropy")?;
+            for_rows(
+                (
+                    logits.cpu_rows_mut::<f32>("label_cross_entropy")?.rows_mut(),
+                    losses.cpu_rows_mut::<f32>("label_cross_entropy")?.rows_mut(),
+                ),
                 #[inline(always)]
-                |math, r, row: &mut [f32], loss: &mut [f32]| {
+                |math, r, (row, loss)| {
                     let label = labels[r / per_label] as usize;
                     let (most, own) = (math::max_of([row], |[s]| s), row[label]);
                     for v in &mut *row {

@@ -8,13 +8,13 @@
 use std::convert::identity;
 
 use crate::autograd::{Tape, Target, Var};
-use crate::cpu::{SyncPtr, for_rows2, math, reduce_columns};
+use crate::cpu::{Places, for_rows, for_some_rows, math, reduce_columns_with};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, activation_types, half_define, vec4_aligned};
+use crate::tensor::{CpuRowsMut, DType, Device, Rows, Tensor, activation_types, half_define, vec4_aligned};
 
 const SHADER: Shader = shader!("layer_norm.wgsl", kernels);
 
@@ -135,15 +135,21 @@ impl Call {
         let (rx, ry) = (self.x.rows("layer_norm")?, y.rows("layer_norm")?);
         match self.x.device() {
             Device::Cpu(_) => {
-                let (x, gamma, beta) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), beta.cpu::<f32>());
-                let index = self.index.as_ref().map(|t| t.cpu::<u32>());
-                let stats = Rows { offset: 0, rows: ry.rows, cols: 2, stride: 2 };
+                let (x, gamma, beta) = (
+                    &*self.x.cpu_read::<f32>("layer_norm")?,
+                    &*self.gamma.cpu_read::<f32>("layer_norm")?,
+                    &*beta.cpu_read::<f32>("layer_norm")?,
+                );
+                let index = self.index.as_ref().map(|t| t.cpu_read::<u32>("layer_norm")).transpose()?;
+                let index = index.as_deref();
                 let (n, eps) = (rx.cols, self.eps);
-                for_rows2(
-                    (y.cpu_mut(), ry),
-                    (self.stats.cpu_mut(), stats),
+                for_rows(
+                    (
+                        y.cpu_rows_mut::<f32>("layer_norm")?.rows_mut(),
+                        self.stats.cpu_rows_mut::<f32>("layer_norm")?.rows_mut(),
+                    ),
                     #[inline(always)]
-                    |_, i, y: &mut [f32], s: &mut [f32]| {
+                    |_, i, (y, s)| {
                         let row = &x[index.map_or(i, |t| t[i] as usize) * rx.stride..][..n];
                         let mean = math::sum_of([row], |[x]| x) / n as f32;
                         let variance = math::sum_of([row], |[x]| (x - mean) * (x - mean)) / n as f32;
@@ -201,26 +207,30 @@ impl Call {
 
     fn backward_cpu(&self, dy: &Tensor, dx: Option<Target>, parameters: Option<[Target; 2]>) -> Result<()> {
         let (rx, rd) = (self.x.rows("layer_norm")?, dy.rows("layer_norm")?);
-        let (x, gamma, dy) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), dy.cpu::<f32>());
-        let (stats, index) = (self.stats.cpu::<f32>(), self.index.as_ref().map(|t| t.cpu::<u32>()));
-        let n = rx.cols;
-        let out = match &dx {
-            Some(t) => {
-                let pointer = SyncPtr(t.tensor.cpu_mut::<f32>().as_mut_ptr());
-                Some((pointer, t.tensor.rows("layer_norm")?.stride, t.accumulate))
-            }
-            None => None,
+        let (x, gamma, dy) = (
+            &*self.x.cpu_read::<f32>("layer_norm")?,
+            &*self.gamma.cpu_read::<f32>("layer_norm")?,
+            &*dy.cpu_read::<f32>("layer_norm")?,
+        );
+        let stats = &*self.stats.cpu_read::<f32>("layer_norm")?;
+        let index = self.index.as_ref().map(|t| t.cpu_read::<u32>("layer_norm")).transpose()?;
+        let index = index.as_deref();
+        let (n, accumulate) = (rx.cols, dx.as_ref().is_some_and(|t| t.accumulate));
+        // row i of what is written is row i of dx, or the one that the index names
+        let places = index.map(|index| Places::new("layer_norm", index, rx.rows)).transpose()?;
+        let mut lent = dx.as_ref().map(|t| t.tensor.cpu_rows_mut::<f32>("layer_norm")).transpose()?;
+        let out = match (lent.as_mut().map(CpuRowsMut::rows_mut), &places) {
+            (Some(rows), Some(places)) => (None, Some(rows.scattered(places))),
+            (rows, _) => (rows, None),
         };
         let input = identity(
             #[inline(always)]
-            |r: usize, i: usize| {
-                let Some((out, stride, accumulate)) = &out else { return };
+            |r: usize, i: usize, (row, scattered): (Option<&mut [f32]>, Option<Option<&mut [f32]>>)| {
+                let Some(o) = row.or(scattered.flatten()) else { return };
                 let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
                 let (gamma, mean, rstd) = (&gamma[..n], stats[2 * i], stats[2 * i + 1]);
                 let a = math::sum_of([gamma, d], |[g, d]| g * d) / n as f32;
                 let b = math::sum_of([gamma, d, row], |[g, d, x]| g * d * ((x - mean) * rstd)) / n as f32;
-                // SAFETY: rows are named at most once, so they are disjoint.
-                let o = unsafe { out.slice(r * stride, n) };
                 let gradient = |g: &f32, d: &f32, x: &f32| rstd * (g * d - a - (x - mean) * rstd * b);
                 let operands = gamma.iter().zip(d).zip(row);
                 match accumulate {
@@ -231,24 +241,22 @@ impl Call {
         );
         let source = |i: usize| index.map_or(i, |t| t[i] as usize);
         let Some(parameters) = parameters else {
-            crate::cpu::pieces(
+            for_some_rows(
                 rd.rows,
                 n,
+                out,
                 #[inline(always)]
-                |_, range| {
-                    for i in range {
-                        input(source(i), i);
-                    }
-                },
+                |_, i, out| input(source(i), i, out),
             );
             return Ok(());
         };
         // in one pass: what one gradient has read is in cache for the other
-        let sums = reduce_columns(
+        let sums = reduce_columns_with(
             rd.rows,
             2 * n,
+            out,
             #[inline(always)]
-            |i, sums| {
+            |i, out, sums| {
                 let r = source(i);
                 let (row, d) = (&x[r * rx.stride..][..n], &dy[i * rd.stride..][..n]);
                 let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
@@ -257,11 +265,11 @@ impl Call {
                     *g += d * ((x - mean) * rstd);
                     *b += d;
                 }
-                input(r, i);
+                input(r, i, out);
             },
         );
         for (target, sums) in parameters.iter().zip([&sums[..n], &sums[n..]]) {
-            for (o, s) in target.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
+            for (o, s) in target.tensor.cpu_write::<f32>("layer_norm")?.iter_mut().zip(sums) {
                 *o = if target.accumulate { *o + s } else { *s };
             }
         }

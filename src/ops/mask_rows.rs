@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{CpuRead, DType, Device, Tensor};
 
 const SHADER: Shader = shader!("mask_rows.wgsl", kernels);
 /// Rows that an invocation sums for the token's gradient.
@@ -47,9 +47,14 @@ impl MaskedMaps {
         self.count * self.side * self.side
     }
 
-    /// Whether a row is masked, on the CPU device.
-    fn masked(&self) -> impl Fn(usize) -> bool + Sync + '_ {
-        let (mask, cells, side) = (self.mask.as_ref().map(|m| m.cpu::<u32>()), self.cells, self.side);
+    /// The mask, on the CPU device.
+    fn cpu_mask(&self) -> Result<Option<CpuRead<'_, u32>>> {
+        self.mask.as_ref().map(|m| m.cpu_read::<u32>("mask_rows")).transpose()
+    }
+
+    /// Whether a row is masked.
+    fn masked<'a>(&self, mask: Option<&'a [u32]>) -> impl Fn(usize) -> bool + Sync + use<'a> {
+        let (cells, side) = (self.cells, self.side);
         move |row| {
             let (y, x) = (row % (side * side) / side * cells / side, row % side * cells / side);
             mask.is_some_and(|m| m[(row / (side * side) * cells + y) * cells + x] != 0)
@@ -147,10 +152,11 @@ fn forward(map: &MaskedMaps, x: &Tensor, token: &Tensor, y: &Tensor) -> Result<(
     let (rx, ry) = (x.rows("mask_rows")?, y.rows("mask_rows")?);
     match x.device() {
         Device::Cpu(_) => {
-            let (x, token, masked) = (x.cpu::<f32>(), token.cpu::<f32>(), map.masked());
+            let (x, token, masked) =
+                (&*x.cpu_read::<f32>("mask_rows")?, &*token.cpu_read::<f32>("mask_rows")?, map.cpu_mask()?);
+            let masked = map.masked(masked.as_deref());
             for_rows(
-                y.cpu_mut::<f32>(),
-                ry,
+                y.cpu_rows_mut::<f32>("mask_rows")?.rows_mut(),
                 #[inline(always)]
                 |_, r, y| {
                     y.copy_from_slice(if masked(r) { token } else { &x[r * rx.stride..][..ry.cols] });
@@ -175,10 +181,10 @@ fn backward_rows(map: &MaskedMaps, dy: &Tensor, dx: &Tensor, accumulate: bool) -
     let (rd, rx) = (dy.rows("mask_rows")?, dx.rows("mask_rows")?);
     match dy.device() {
         Device::Cpu(_) => {
-            let (dy, masked) = (dy.cpu::<f32>(), map.masked());
+            let (dy, masked) = (&*dy.cpu_read::<f32>("mask_rows")?, map.cpu_mask()?);
+            let masked = map.masked(masked.as_deref());
             for_rows(
-                dx.cpu_mut::<f32>(),
-                rx,
+                dx.cpu_rows_mut::<f32>("mask_rows")?.rows_mut(),
                 #[inline(always)]
                 |_, r, dx| {
                     let kept = if masked(r) { 0 } else { rd.cols };
@@ -205,7 +211,8 @@ fn backward_token(map: &MaskedMaps, dy: &Tensor, token: &Tensor) -> Result<()> {
     let rd = dy.rows("mask_rows")?;
     match dy.device() {
         Device::Cpu(_) => {
-            let (dy, masked) = (dy.cpu::<f32>(), map.masked());
+            let (dy, masked) = (&*dy.cpu_read::<f32>("mask_rows")?, map.cpu_mask()?);
+            let masked = map.masked(masked.as_deref());
             let sums = reduce_columns(
                 rd.rows,
                 rd.cols,
@@ -216,7 +223,7 @@ fn backward_token(map: &MaskedMaps, dy: &Tensor, token: &Tensor) -> Result<()> {
                     }
                 },
             );
-            token.cpu_mut::<f32>().iter_mut().zip(sums).for_each(|(o, s)| *o += s);
+            token.cpu_write::<f32>("mask_rows")?.iter_mut().zip(sums).for_each(|(o, s)| *o += s);
             Ok(())
         }
         Device::Gpu(gpu) => {

@@ -2,7 +2,7 @@
 //! first of equals.
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::{for_rows, for_rows2};
+use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::conv::MapShape;
@@ -76,14 +76,14 @@ impl Pool {
             let params = self.params(rx, ry, y.elements());
             return gpu.dispatch(&forward_kernel(), &[y, &self.taps, x], &params, grid);
         }
-        let x = x.cpu::<f32>();
-        let taps = self.taps.rows("max_pool")?;
-        let out = (y.cpu_mut::<f32>(), ry);
-        for_rows2(
-            out,
-            (self.taps.cpu_mut::<u32>(), taps),
+        let x = &*x.cpu_read::<f32>("max_pool")?;
+        for_rows(
+            (
+                y.cpu_rows_mut::<f32>("max_pool")?.rows_mut(),
+                self.taps.cpu_rows_mut::<u32>("max_pool")?.rows_mut(),
+            ),
             #[inline(always)]
-            |_, place, y: &mut [f32], taps: &mut [u32]| {
+            |_, place, (y, taps)| {
                 let (line, column) = (place / after.width, place % after.width);
                 let (image, line) = (line / after.height, line % after.height);
                 y.fill(f32::NEG_INFINITY);
@@ -116,10 +116,9 @@ impl Pool {
             let params = MaxPoolParams { accumulate, ..self.params(rx, ry, dx.elements()) };
             return gpu.dispatch(&backward_kernel(), &[dx, &self.taps, dy], &params, grid);
         }
-        let (dy, taps) = (dy.cpu::<f32>(), self.taps.cpu::<u32>());
+        let (dy, taps) = (&*dy.cpu_read::<f32>("max_pool")?, &*self.taps.cpu_read::<u32>("max_pool")?);
         for_rows(
-            dx.cpu_mut::<f32>(),
-            rx,
+            dx.cpu_rows_mut::<f32>("max_pool")?.rows_mut(),
             #[inline(always)]
             |_, pixel, dx| {
                 let (line, column) = (pixel / before.width, pixel % before.width);

@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::linear::{LinearWeights, linear};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, activation_types, half_define};
+use crate::tensor::{DType, Device, Tensor, activation_types, half_define};
 
 const SHADER: Shader = shader!("patch_embed.wgsl", kernels);
 const WG: u32 = 256;
@@ -62,11 +62,9 @@ pub fn unfold_into(images: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
     }
     match images.device() {
         Device::Cpu(_) => {
-            let x = images.cpu::<f32>();
-            let rows = Rows { offset: 0, rows: n * down * across, cols, stride: cols };
+            let x = &*images.cpu_read::<f32>("patch_embed")?;
             for_rows(
-                out.cpu_mut::<f32>(),
-                rows,
+                out.cpu_rows_mut::<f32>("patch_embed")?.rows_mut(),
                 #[inline(always)]
                 |_, r, row| {
                     let (image, at) = (r / (down * across), r % (down * across));

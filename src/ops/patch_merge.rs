@@ -2,7 +2,7 @@
 //! Gathering is part of the LayerNorm. Sliced parameters are four slices each, one a neighbour.
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::{SyncPtr, for_rows2, math, pieces, reduce_columns};
+use crate::cpu::{NOWHERE, Places, for_rows, math, reduce_columns};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::matmul::{Matrix, Options, matmul};
@@ -13,7 +13,7 @@ use crate::tensor::{DType, Device, Rows, Tensor, add_assign, copy};
 
 const SHADER: Shader = shader!("patch_merge.wgsl", kernels);
 /// Marks a neighbour beyond the map.
-const ABSENT: u32 = u32::MAX;
+const ABSENT: u32 = NOWHERE;
 /// Row blocks of the first stage of the parameter gradients.
 const PARTS: usize = 64;
 
@@ -129,15 +129,20 @@ impl Call {
         let index = &self.neighbours.index;
         match self.x.device() {
             Device::Cpu(_) => {
-                let (x, gamma, beta) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), beta.cpu::<f32>());
-                let index = index.cpu::<u32>();
-                let stats = Rows { offset: 0, rows: ry.rows, cols: 2, stride: 2 };
+                let (x, gamma, beta) = (
+                    &*self.x.cpu_read::<f32>("patch_merge")?,
+                    &*self.gamma.cpu_read::<f32>("patch_merge")?,
+                    &*beta.cpu_read::<f32>("patch_merge")?,
+                );
+                let index = &*index.cpu_read::<u32>("patch_merge")?;
                 let (n, eps, total) = (rx.cols, self.eps, ry.cols as f32);
-                for_rows2(
-                    (y.cpu_mut(), ry),
-                    (self.stats.cpu_mut(), stats),
+                for_rows(
+                    (
+                        y.cpu_rows_mut::<f32>("patch_merge")?.rows_mut(),
+                        self.stats.cpu_rows_mut::<f32>("patch_merge")?.rows_mut(),
+                    ),
                     #[inline(always)]
-                    |_, i, y: &mut [f32], s: &mut [f32]| {
+                    |_, i, (y, s)| {
                         let z = sources(x, rx, index, i);
                         let mean = z.iter().map(|z| math::sum(z.len(), |c| z[c])).sum::<f32>() / total;
                         // neighbours beyond the map are zeros
@@ -179,31 +184,33 @@ impl Call {
         let index = &self.neighbours.index;
         match self.x.device() {
             Device::Cpu(_) => {
-                let (x, gamma, dy) = (self.x.cpu::<f32>(), self.gamma.cpu::<f32>(), dy.cpu::<f32>());
-                let (stats, index) = (self.stats.cpu::<f32>(), index.cpu::<u32>());
-                let (n, out) = (rx.cols, SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr()));
-                pieces(
-                    rd.rows,
-                    4 * n,
+                let (x, gamma, dy) = (
+                    &*self.x.cpu_read::<f32>("patch_merge")?,
+                    &*self.gamma.cpu_read::<f32>("patch_merge")?,
+                    &*dy.cpu_read::<f32>("patch_merge")?,
+                );
+                let (stats, index) =
+                    (&*self.stats.cpu_read::<f32>("patch_merge")?, &*index.cpu_read::<u32>("patch_merge")?);
+                let n = rx.cols;
+                let places = Places::new("patch_merge", index, ro.rows)?;
+                for_rows(
+                    dx.cpu_rows_mut::<f32>("patch_merge")?.rows_mut().scattered(&places).tiles(4, n),
                     #[inline(always)]
-                    |_, range| {
-                        for i in range {
-                            let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
-                            let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
-                            let g = |k: usize, c: usize| gamma[k * rg.stride + c] * dy[k * n + c];
-                            let (mut a, mut b) = (0.0, 0.0);
-                            for (k, z) in z.iter().enumerate() {
-                                a += math::sum(n, |c| g(k, c));
-                                b += math::sum(n, |c| g(k, c) * ((at(z, c) - mean) * rstd));
-                            }
-                            let (a, b) = (a / (4 * n) as f32, b / (4 * n) as f32);
-                            for (k, z) in z.iter().enumerate().filter(|(_, z)| !z.is_empty()) {
-                                // SAFETY: a row is in one block, so rows are disjoint.
-                                let o = unsafe { out.slice(index[4 * i + k] as usize * ro.stride, n) };
-                                for c in 0..n {
-                                    let d = rstd * (g(k, c) - a - (z[c] - mean) * rstd * b);
-                                    o[c] = if accumulate { o[c] + d } else { d };
-                                }
+                    |_, i, mut out| {
+                        let (z, dy) = (sources(x, rx, index, i), &dy[i * rd.stride..]);
+                        let (mean, rstd) = (stats[2 * i], stats[2 * i + 1]);
+                        let g = |k: usize, c: usize| gamma[k * rg.stride + c] * dy[k * n + c];
+                        let (mut a, mut b) = (0.0, 0.0);
+                        for (k, z) in z.iter().enumerate() {
+                            a += math::sum(n, |c| g(k, c));
+                            b += math::sum(n, |c| g(k, c) * ((at(z, c) - mean) * rstd));
+                        }
+                        let (a, b) = (a / (4 * n) as f32, b / (4 * n) as f32);
+                        for (k, z) in z.iter().enumerate() {
+                            let Some(o) = out.row(k) else { continue };
+                            for c in 0..n {
+                                let d = rstd * (g(k, c) - a - (z[c] - mean) * rstd * b);
+                                o[c] = if accumulate { o[c] + d } else { d };
                             }
                         }
                     },
@@ -233,8 +240,12 @@ impl Call {
         let sums = Tensor::empty(dy.device(), &[2, 4, n], DType::F32)?;
         match self.x.device() {
             Device::Cpu(_) => {
-                let (x, dy, stats) = (self.x.cpu::<f32>(), dy.cpu::<f32>(), self.stats.cpu::<f32>());
-                let index = index.cpu::<u32>();
+                let (x, dy, stats) = (
+                    &*self.x.cpu_read::<f32>("patch_merge")?,
+                    &*dy.cpu_read::<f32>("patch_merge")?,
+                    &*self.stats.cpu_read::<f32>("patch_merge")?,
+                );
+                let index = &*index.cpu_read::<u32>("patch_merge")?;
                 let total = reduce_columns(
                     rd.rows,
                     8 * n,

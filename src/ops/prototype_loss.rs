@@ -345,11 +345,12 @@ fn weighted_total(out: &Tensor, losses: &Tensor, table: &Tensor, accumulate: boo
     let rows = losses.dim(0);
     match out.device() {
         Device::Cpu(_) => {
-            let (losses, table) = (losses.cpu::<f32>(), table.cpu::<u32>());
+            let (losses, table) =
+                (&*losses.cpu_read::<f32>("prototype_loss")?, &*table.cpu_read::<u32>("prototype_loss")?);
             let term =
                 |i: usize, c: usize| f32::from_bits(table[4 * i + 2 + c]) as f64 * losses[2 * i + c] as f64;
             let sum: f64 = (0..rows).map(|i| term(i, 0) + term(i, 1)).sum();
-            let out = &mut out.cpu_mut::<f32>()[0];
+            let out = &mut out.cpu_write::<f32>("prototype_loss")?[0];
             *out = sum as f32 + if accumulate { *out } else { 0.0 };
             Ok(())
         }
@@ -374,13 +375,12 @@ pub fn scale_by(out: &Tensor, a: &Tensor, factor: &Tensor, accumulate: bool) -> 
     let (ro, ra) = (out.rows("scale_by")?, a.rows("scale_by")?);
     match out.device() {
         Device::Cpu(_) => {
-            let (a, factor) = (a.cpu::<f32>(), factor.cpu::<f32>()[0]);
+            let (a, factor) = (a.cpu_rows::<f32>("scale_by")?, factor.cpu_read::<f32>("scale_by")?[0]);
             for_rows(
-                out.cpu_mut::<f32>(),
-                ro,
+                out.cpu_rows_mut::<f32>("scale_by")?.rows_mut(),
                 #[inline(always)]
                 |_, i, out| {
-                    for (o, a) in out.iter_mut().zip(&a[i * ra.stride..]) {
+                    for (o, a) in out.iter_mut().zip(a.row(i)) {
                         *o = factor * a + if accumulate { *o } else { 0.0 };
                     }
                 },

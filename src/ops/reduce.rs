@@ -48,7 +48,7 @@ pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Res
     }
     match x.device() {
         Device::Cpu(_) => {
-            let values = x.cpu::<f32>();
+            let values = &*x.cpu_read::<f32>("column_sum")?;
             let sums = reduce_columns(
                 r.rows,
                 r.cols,
@@ -57,7 +57,7 @@ pub fn column_sum(x: &Tensor, out: &Tensor, scale: f32, accumulate: bool) -> Res
                     sums.iter_mut().zip(&values[i * r.stride..][..r.cols]).for_each(|(s, v)| *s += v);
                 },
             );
-            for (o, s) in out.cpu_mut::<f32>().iter_mut().zip(sums) {
+            for (o, s) in out.cpu_write::<f32>("column_sum")?.iter_mut().zip(sums) {
                 *o = scale * s + if accumulate { *o } else { 0.0 };
             }
             Ok(())

@@ -6,13 +6,13 @@
 use std::convert::identity;
 
 use crate::autograd::{Tape, Target, Var};
-use crate::cpu::{SyncPtr, for_rows, reduce_columns};
+use crate::cpu::{for_rows, for_some_rows, reduce_columns_with};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor, activation_types, half_define, vec4_aligned};
+use crate::tensor::{CpuRowsMut, DType, Device, Tensor, activation_types, half_define, vec4_aligned};
 
 const SHADER: Shader = shader!("residual.wgsl", kernels);
 /// Row blocks of the first stage of γ's gradient, where rows are too long to be kept.
@@ -164,11 +164,17 @@ fn forward(x: &Tensor, b: &Tensor, gamma: &Tensor, subset: Option<&RowSubset>, z
     let (rx, rb, rz) = (x.rows("residual")?, b.rows("residual")?, z.rows("residual")?);
     match x.device() {
         Device::Cpu(_) => {
-            let (x, b, gamma) = (x.cpu::<f32>(), b.cpu::<f32>(), gamma.cpu::<f32>());
-            let map = subset.map(|s| (s.inverse.cpu::<u32>(), s.scale.cpu::<f32>()));
+            let (x, b, gamma) = (
+                &*x.cpu_read::<f32>("residual")?,
+                &*b.cpu_read::<f32>("residual")?,
+                &*gamma.cpu_read::<f32>("residual")?,
+            );
+            let map = subset
+                .map(|s| Ok((s.inverse.cpu_read::<u32>("residual")?, s.scale.cpu_read::<f32>("residual")?)));
+            let map = map.transpose()?;
+            let map = map.as_ref().map(|(inverse, scale)| (&**inverse, &**scale));
             for_rows(
-                z.cpu_mut::<f32>(),
-                rz,
+                z.cpu_rows_mut::<f32>("residual")?.rows_mut(),
                 #[inline(always)]
                 |_, r, z| {
                     let trunk = &x[r * rx.stride..][..rx.cols];
@@ -247,23 +253,26 @@ impl Saved {
 
     fn backward_cpu(&self, dz: &Tensor, db: Option<Target>, dgamma: Option<Target>) -> Result<()> {
         let (rz, rb) = (dz.rows("residual")?, self.branch.rows("residual")?);
-        let (dz, b, gamma) = (dz.cpu::<f32>(), self.branch.cpu::<f32>(), self.gamma.cpu::<f32>());
-        let map = self.subset.as_ref().map(|s| (s.rows.cpu::<u32>(), s.scale.cpu::<f32>()));
-        let out = match &db {
-            Some(t) => {
-                let pointer = SyncPtr(t.tensor.cpu_mut::<f32>().as_mut_ptr());
-                Some((pointer, t.tensor.rows("residual")?.stride, t.accumulate))
-            }
-            None => None,
-        };
+        let (dz, b, gamma) = (
+            &*dz.cpu_read::<f32>("residual")?,
+            &*self.branch.cpu_read::<f32>("residual")?,
+            &*self.gamma.cpu_read::<f32>("residual")?,
+        );
+        let map = self
+            .subset
+            .as_ref()
+            .map(|s| Ok((s.rows.cpu_read::<u32>("residual")?, s.scale.cpu_read::<f32>("residual")?)));
+        let map = map.transpose()?;
+        let map = map.as_ref().map(|(rows, scale)| (&**rows, &**scale));
+        let accumulate = db.as_ref().is_some_and(|t| t.accumulate);
+        let mut lent = db.as_ref().map(|t| t.tensor.cpu_rows_mut::<f32>("residual")).transpose()?;
+        let out = lent.as_mut().map(CpuRowsMut::rows_mut);
         let pair = |i: usize| map.map_or((i, 1.0), |(rows, scale)| (rows[i] as usize, scale[i]));
         let branch = identity(
             #[inline(always)]
-            |i: usize| {
-                let Some((out, stride, accumulate)) = &out else { return };
+            |i: usize, db: Option<&mut [f32]>| {
+                let Some(db) = db else { return };
                 let (r, s) = pair(i);
-                // SAFETY: rows are disjoint.
-                let db = unsafe { out.slice(i * stride, rb.cols) };
                 let from = dz[r * rz.stride..][..rz.cols].iter().zip(gamma);
                 match accumulate {
                     true => db.iter_mut().zip(from).for_each(|(o, (d, g))| *o += s * g * d),
@@ -272,31 +281,29 @@ impl Saved {
             },
         );
         let Some(dgamma) = dgamma else {
-            crate::cpu::pieces(
+            for_some_rows(
                 rb.rows,
                 rb.cols,
+                out,
                 #[inline(always)]
-                |_, range| {
-                    for i in range {
-                        branch(i);
-                    }
-                },
+                |_, i, db| branch(i, db),
             );
             return Ok(());
         };
         // in one pass: what one gradient has read is in cache for the other
-        let sums = reduce_columns(
+        let sums = reduce_columns_with(
             rb.rows,
             rb.cols,
+            out,
             #[inline(always)]
-            |i, sums| {
+            |i, db, sums| {
                 let (r, s) = pair(i);
                 let (b, dz) = (&b[i * rb.stride..][..rb.cols], &dz[r * rz.stride..][..rb.cols]);
                 sums.iter_mut().zip(b.iter().zip(dz)).for_each(|(t, (b, d))| *t += s * b * d);
-                branch(i);
+                branch(i, db);
             },
         );
-        for (o, s) in dgamma.tensor.cpu_mut::<f32>().iter_mut().zip(sums) {
+        for (o, s) in dgamma.tensor.cpu_write::<f32>("residual")?.iter_mut().zip(sums) {
             *o = if dgamma.accumulate { *o } else { 0.0 } + s;
         }
         Ok(())

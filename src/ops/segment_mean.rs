@@ -50,10 +50,9 @@ fn launch(entry: &'static str, out: &Tensor, x: &Tensor, length: usize, accumula
 
 fn forward(out: &Tensor, x: &Tensor, rx: Rows, length: usize) -> Result<()> {
     let Device::Cpu(_) = x.device() else { return launch("forward", out, x, length, false) };
-    let (x, scale) = (x.cpu::<f32>(), 1.0 / length as f32);
+    let (x, scale) = (&*x.cpu_read::<f32>("segment_mean")?, 1.0 / length as f32);
     for_rows(
-        out.cpu_mut::<f32>(),
-        out.rows("segment_mean")?,
+        out.cpu_rows_mut::<f32>("segment_mean")?.rows_mut(),
         #[inline(always)]
         |_, s, out| {
             out.fill(0.0);
@@ -70,10 +69,9 @@ fn forward(out: &Tensor, x: &Tensor, rx: Rows, length: usize) -> Result<()> {
 fn backward(dx: &Tensor, dy: &Tensor, length: usize, accumulate: bool) -> Result<()> {
     let Device::Cpu(_) = dx.device() else { return launch("backward", dx, dy, length, accumulate) };
     let (rd, scale) = (dy.rows("segment_mean")?, 1.0 / length as f32);
-    let dy = dy.cpu::<f32>();
+    let dy = &*dy.cpu_read::<f32>("segment_mean")?;
     for_rows(
-        dx.cpu_mut::<f32>(),
-        dx.rows("segment_mean")?,
+        dx.cpu_rows_mut::<f32>("segment_mean")?.rows_mut(),
         #[inline(always)]
         |_, r, dx| {
             for (o, d) in dx.iter_mut().zip(&dy[r / length * rd.stride..]) {

@@ -15,7 +15,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use crate::cpu::math::Math;
-use crate::cpu::{Arch, SyncPtr, math};
+use crate::cpu::{Arch, math, par_parts};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::matmul::{Matrix, Options, matmul};
@@ -195,9 +195,13 @@ impl Targets {
             let out = out.slice(0, range[0]..range[1])?;
             match self.device() {
                 Device::Cpu(_) => {
-                    let (l, a, b) = (chunk.cpu::<f32>(), a.cpu::<f32>(), self.column_scale.cpu::<f32>());
+                    let (l, a, b) = (
+                        &*chunk.cpu_read::<f32>("sinkhorn")?,
+                        &*a.cpu_read::<f32>("sinkhorn")?,
+                        &*self.column_scale.cpu_read::<f32>("sinkhorn")?,
+                    );
                     let (inverse, arch) = (inverse_temperature(self.temperature), Arch::get());
-                    out.cpu_mut::<f32>().par_iter_mut().enumerate().for_each(|(i, out)| {
+                    out.cpu_write::<f32>("sinkhorn")?.par_iter_mut().enumerate().for_each(|(i, out)| {
                         let row = &l[i * x.stride..][..x.cols];
                         let a = (a[2 * i], a[2 * i + 1]);
                         *out = arch.run(
@@ -313,9 +317,9 @@ impl Targets {
             .logits
             .iter()
             .zip(&self.firsts)
-            .map(|(t, first)| Ok((t.cpu::<f32>(), t.rows("sinkhorn")?, *first)))
+            .map(|(t, first)| Ok((t.cpu_read::<f32>("sinkhorn")?, t.rows("sinkhorn")?, *first)))
             .collect::<Result<_>>()?;
-        let a = self.row_scale.cpu::<f32>();
+        let a = &*self.row_scale.cpu_read::<f32>("sinkhorn")?;
         let (inverse, arch) = (inverse_temperature(self.temperature), Arch::get());
         let mut lse = vec![0.0f64; self.prototypes()];
         lse.par_chunks_mut(BLOCK).enumerate().for_each(|(block, out)| {
@@ -359,7 +363,7 @@ impl Targets {
                 },
             );
         });
-        for (b, own) in self.column_scale.cpu_mut::<f32>().iter_mut().zip(&lse) {
+        for (b, own) in self.column_scale.cpu_write::<f32>("sinkhorn")?.iter_mut().zip(&lse) {
             *b = (lse[0] - own) as f32;
         }
         Ok(())
@@ -386,30 +390,34 @@ impl Targets {
     fn row_pass_cpu(&self, columns: bool) -> Result<()> {
         let k = self.prototypes();
         profile::flops(TERM * (self.rows() * k) as f64);
-        let (b, inverse) = (self.column_scale.cpu::<f32>(), inverse_temperature(self.temperature));
-        let arch = Arch::get();
+        let (inverse, arch) = (inverse_temperature(self.temperature), Arch::get());
+        let column_scale = self.column_scale.cpu_read::<f32>("sinkhorn")?;
+        let b = &*column_scale;
+        let chunks: Vec<_> =
+            self.logits.iter().map(|t| t.cpu_rows::<f32>("sinkhorn")).collect::<Result<_>>()?;
+        // each a chunk and its first row; where they start in all rows
         let strip = CPU_STRIP.max(self.rows().div_ceil(STRIPS));
-        let mut strips = Vec::new();
-        for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
-            let (l, x) = (chunk.cpu::<f32>(), chunk.rows("sinkhorn")?);
-            let starts = (0..x.rows).step_by(strip);
-            strips.extend(starts.map(|at| (l, x.stride, range[0], at..(at + strip).min(x.rows))));
+        let (mut strips, mut cuts) = (Vec::new(), vec![0]);
+        for (chunk, range) in chunks.iter().zip(self.firsts.windows(2)) {
+            for start in (range[0]..range[1]).step_by(strip) {
+                strips.push((chunk, start - range[0]));
+                cuts.push((start + strip).min(range[1]));
+            }
         }
-        let a = SyncPtr(self.row_scale.cpu_mut::<f32>().as_mut_ptr());
-        let parts: Vec<Vec<f32>> = strips
-            .into_par_iter()
+        let mut row_scale = self.row_scale.cpu_rows_mut::<f32>("sinkhorn")?;
+        let parts: Vec<Vec<f32>> = par_parts(row_scale.rows_mut().tiles(cuts, 2))
             .map_init(
                 || vec![0.0f32; k],
-                |e, (l, stride, first, rows)| {
+                |e, (strip, mut a)| {
+                    let (chunk, first) = strips[strip];
                     arch.run(
                         #[inline(always)]
                         |math| {
                             let mut sums = vec![0.0f32; if columns { k } else { 0 }];
-                            for i in rows {
-                                let l = &l[i * stride..][..k];
+                            for i in 0..a.count() {
+                                let l = chunk.row(first + i);
                                 let (max, sum) = row_exponentials(math, l, b, inverse, e);
-                                // SAFETY: rows are disjoint.
-                                let a = unsafe { a.slice(2 * (first + i), 2) };
+                                let a = a.row(i);
                                 (a[0], a[1]) = split(-(max as f64 + sum.ln()));
                                 let share = (1.0 / sum) as f32;
                                 sums.iter_mut()
@@ -422,16 +430,14 @@ impl Targets {
                 },
             )
             .collect();
-        if columns {
-            self.scale_columns(&parts);
-        }
-        Ok(())
+        drop(column_scale);
+        if columns { self.scale_columns(&parts) } else { Ok(()) }
     }
 
     /// b[j] for columns whose probabilities add up to the sum of `parts`: as in [`Self::column_pass`], where
     /// LSE_i(l/τ + a) is that sum's logarithm without b[j].
-    fn scale_columns(&self, parts: &[Vec<f32>]) {
-        let (b, arch) = (self.column_scale.cpu_mut::<f32>(), Arch::get());
+    fn scale_columns(&self, parts: &[Vec<f32>]) -> Result<()> {
+        let (b, arch) = (&mut *self.column_scale.cpu_write::<f32>("sinkhorn")?, Arch::get());
         let first = parts.iter().map(|part| part[0] as f64).sum::<f64>().ln() - b[0] as f64;
         b.par_chunks_mut(COLUMN_BLOCK).enumerate().for_each(|(block, b)| {
             arch.run(
@@ -446,6 +452,7 @@ impl Targets {
                 },
             );
         });
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! Softmax over the last dimension: y = softmax(scale·x), dx = scale·y∘(dy − Σ dy·y). Saved: y.
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::{SyncPtr, for_rows, math, pieces};
+use crate::cpu::{for_rows, math};
 use crate::error::Result;
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, Team, plan, strip};
@@ -83,11 +83,10 @@ impl Call {
         if let Device::Gpu(gpu) = x.device() {
             return self.launch(Pass::Forward, gpu, &[y, x], false);
         }
-        let (rx, ry) = (x.rows("softmax")?, y.rows("softmax")?);
-        let (x, n, scale) = (x.cpu::<f32>(), rx.cols, self.scale);
+        let rx = x.rows("softmax")?;
+        let (x, n, scale) = (&*x.cpu_read::<f32>("softmax")?, rx.cols, self.scale);
         for_rows(
-            y.cpu_mut(),
-            ry,
+            y.cpu_rows_mut::<f32>("softmax")?.rows_mut(),
             #[inline(always)]
             |math, r, y: &mut [f32]| {
                 let x = &x[r * rx.stride..][..n];
@@ -107,23 +106,18 @@ impl Call {
         if let Device::Gpu(gpu) = y.device() {
             return self.launch(Pass::Backward, gpu, &[dx, y, dy], accumulate);
         }
-        let (ry, rd, ro) = (y.rows("softmax")?, dy.rows("softmax")?, dx.rows("softmax")?);
-        let (y, dy, n, scale) = (y.cpu::<f32>(), dy.cpu::<f32>(), ry.cols, self.scale);
-        let out = SyncPtr(dx.cpu_mut::<f32>().as_mut_ptr());
-        pieces(
-            ry.rows,
-            n,
+        let (ry, rd) = (y.rows("softmax")?, dy.rows("softmax")?);
+        let (y, dy, n, scale) =
+            (&*y.cpu_read::<f32>("softmax")?, &*dy.cpu_read::<f32>("softmax")?, ry.cols, self.scale);
+        for_rows(
+            dx.cpu_rows_mut::<f32>("softmax")?.rows_mut(),
             #[inline(always)]
-            |_, range| {
-                for r in range {
-                    let (y, dy) = (&y[r * ry.stride..][..n], &dy[r * rd.stride..][..n]);
-                    // SAFETY: rows are disjoint.
-                    let out = unsafe { out.slice(r * ro.stride, n) };
-                    let dot = math::sum_of([y, dy], |[y, d]| y * d);
-                    for ((o, y), dy) in out.iter_mut().zip(y).zip(dy) {
-                        let d = scale * y * (dy - dot);
-                        *o = if accumulate { *o + d } else { d };
-                    }
+            |_, r, out| {
+                let (y, dy) = (&y[r * ry.stride..][..n], &dy[r * rd.stride..][..n]);
+                let dot = math::sum_of([y, dy], |[y, d]| y * d);
+                for ((o, y), dy) in out.iter_mut().zip(y).zip(dy) {
+                    let d = scale * y * (dy - dot);
+                    *o = if accumulate { *o + d } else { d };
                 }
             },
         );

@@ -2,12 +2,12 @@
 //! Crops of several sizes are packed one group after the other into one matrix.
 
 use crate::autograd::{InputGradient, Tape, Var};
-use crate::cpu::{SyncPtr, pieces};
+use crate::cpu::{NOWHERE, Places, for_rows, for_some_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor, activation_types, add_assign, copy, half_define};
+use crate::tensor::{CpuRead, DType, Device, Tensor, activation_types, add_assign, copy, half_define};
 
 const SHADER: Shader = shader!("tokens.wgsl", kernels);
 const WG: u32 = 256;
@@ -48,6 +48,11 @@ impl TokenGroup {
 
     fn rows(&self) -> usize {
         self.crops * (self.patches_per_crop() + 1)
+    }
+
+    /// The mask, on the CPU device.
+    fn cpu_mask(&self) -> Result<Option<CpuRead<'_, u32>>> {
+        self.mask.as_ref().map(|m| m.cpu_read::<u32>("tokens")).transpose()
     }
 }
 
@@ -169,15 +174,16 @@ fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result
     let (n, width) = (group.patches_per_crop(), rp.cols);
     match out.device() {
         Device::Cpu(_) => {
-            let (patches, positions) = (patches.cpu::<f32>(), positions.cpu::<f32>());
-            let (cls, cls_position) =
-                (shared.cls.value().cpu::<f32>(), shared.cls_position.value().cpu::<f32>());
-            let (token, mask) =
-                (shared.mask_token.value().cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
-            let rows = out.rows("tokens")?;
-            crate::cpu::for_rows(
-                out.cpu_mut::<f32>(),
-                rows,
+            let (patches, positions) =
+                (&*patches.cpu_read::<f32>("tokens")?, &*positions.cpu_read::<f32>("tokens")?);
+            let (cls, cls_position) = (
+                &*shared.cls.value().cpu_read::<f32>("tokens")?,
+                &*shared.cls_position.value().cpu_read::<f32>("tokens")?,
+            );
+            let (token, mask) = (&*shared.mask_token.value().cpu_read::<f32>("tokens")?, group.cpu_mask()?);
+            let mask = mask.as_deref();
+            for_rows(
+                out.cpu_rows_mut::<f32>("tokens")?.rows_mut(),
                 #[inline(always)]
                 |_, r, row| {
                     let (crop, t) = (r / (n + 1), r % (n + 1));
@@ -219,10 +225,10 @@ fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumula
     let n = group.patches_per_crop();
     match dy.device() {
         Device::Cpu(_) => {
-            let (dy, mask) = (dy.cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
-            crate::cpu::for_rows(
-                dpatches.cpu_mut::<f32>(),
-                rp,
+            let (dy, mask) = (&*dy.cpu_read::<f32>("tokens")?, group.cpu_mask()?);
+            let mask = mask.as_deref();
+            for_rows(
+                dpatches.cpu_rows_mut::<f32>("tokens")?.rows_mut(),
                 #[inline(always)]
                 |_, at, row| {
                     let masked = mask.is_some_and(|m| m[at] != 0);
@@ -254,32 +260,32 @@ fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()>
     let (crops, n, width) = (group.crops, group.patches_per_crop(), rd.cols);
     match dy.device() {
         Device::Cpu(_) => {
-            let (dy, mask) = (dy.cpu::<f32>(), group.mask.as_ref().map(|m| m.cpu::<u32>()));
-            let out = SyncPtr(sums.cpu_mut::<f32>().as_mut_ptr());
-            pieces(
+            let (dy, mask) = (&*dy.cpu_read::<f32>("tokens")?, group.cpu_mask()?);
+            let mask = mask.as_deref();
+            let mut sums = sums.cpu_rows_mut::<f32>("tokens")?;
+            let (totals, masked) = sums.rows_mut().split_rows_at(n + 1);
+            // where there is a mask, token t has row t − 1 of the masked parts, and the cls token none
+            let rows: Vec<u32> = std::iter::once(NOWHERE).chain(0..n as u32).collect();
+            let places = mask.map(|_| Places::new("tokens", rows, n)).transpose()?;
+            let masked = places.as_ref().map(|places| masked.scattered(places));
+            for_some_rows(
                 n + 1,
                 width * crops,
+                (totals, masked),
                 #[inline(always)]
-                |_, range| {
-                    for t in range {
-                        // SAFETY: every t has its own rows.
-                        let total = unsafe { out.slice(t * width, width) };
-                        total.fill(0.0);
-                        let mut masked = match mask.is_some() && t > 0 {
-                            true => Some(unsafe { out.slice((n + t) * width, width) }),
-                            false => None,
-                        };
-                        if let Some(m) = masked.as_deref_mut() {
-                            m.fill(0.0);
-                        }
-                        for crop in 0..crops {
-                            let d = &dy[(crop * (n + 1) + t) * rd.stride..][..width];
-                            total.iter_mut().zip(d).for_each(|(o, d)| *o += d);
-                            if let (Some(m), Some(mask)) = (masked.as_deref_mut(), mask)
-                                && mask[crop * n + t - 1] != 0
-                            {
-                                m.iter_mut().zip(d).for_each(|(o, d)| *o += d);
-                            }
+                |_, t, (total, masked)| {
+                    let mut masked = masked.flatten();
+                    total.fill(0.0);
+                    if let Some(m) = masked.as_deref_mut() {
+                        m.fill(0.0);
+                    }
+                    for crop in 0..crops {
+                        let d = &dy[(crop * (n + 1) + t) * rd.stride..][..width];
+                        total.iter_mut().zip(d).for_each(|(o, d)| *o += d);
+                        if let (Some(m), Some(mask)) = (masked.as_deref_mut(), mask)
+                            && mask[crop * n + t - 1] != 0
+                        {
+                            m.iter_mut().zip(d).for_each(|(o, d)| *o += d);
                         }
                     }
                 },

@@ -4,7 +4,7 @@
 //! Of equal scores the first column wins, NaN counts as −∞, and both zeros are equal. Nothing is sorted on the
 //! device: a row keeps its columns in their order.
 
-use crate::cpu::for_rows2;
+use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::tensor::{DType, Device, Tensor};
@@ -98,13 +98,17 @@ impl TopK {
         let columns = Tensor::empty(device, &[rows, take], DType::U32)?;
         match device {
             Device::Cpu(_) => {
-                let (scores, old) =
-                    (scores.cpu::<f32>(), (self.keys.cpu::<u32>(), self.columns.cpu::<u32>()));
-                for_rows2(
-                    (keys.cpu_mut::<u32>(), keys.rows("top_k")?),
-                    (columns.cpu_mut::<u32>(), columns.rows("top_k")?),
+                let (scores, old) = (
+                    &*scores.cpu_read::<f32>("top_k")?,
+                    (&*self.keys.cpu_read::<u32>("top_k")?, &*self.columns.cpu_read::<u32>("top_k")?),
+                );
+                for_rows(
+                    (
+                        keys.cpu_rows_mut::<u32>("top_k")?.rows_mut(),
+                        columns.cpu_rows_mut::<u32>("top_k")?.rows_mut(),
+                    ),
                     #[inline(always)]
-                    |_, r, keys: &mut [u32], columns: &mut [u32]| {
+                    |_, r, (keys, columns)| {
                         let kept = r * kept..(r + 1) * kept;
                         let scores = &scores[r * x.stride..][..x.cols];
                         merge((&old.0[kept.clone()], &old.1[kept]), scores, first, (keys, columns));

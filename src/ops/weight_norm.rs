@@ -2,12 +2,12 @@
 //! heads; g is trained). The gradient comes from a dense dW, times a scalar that lives on the device.
 
 use crate::autograd::{InputGradient, Target};
-use crate::cpu::{for_rows2, math};
+use crate::cpu::{RowsMut, for_rows, math};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::rows::{RowPlan, plan, strip};
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, vec4_aligned};
+use crate::tensor::{DType, Device, Tensor, vec4_aligned};
 
 const SHADER: Shader = shader!("weight_norm.wgsl", kernels);
 
@@ -61,14 +61,15 @@ pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
     let norms = Tensor::empty(v.device(), &[rv.rows], DType::F32)?;
     match v.device() {
         Device::Cpu(_) => {
-            let (v, g, n) = (v.cpu::<f32>(), g.cpu::<f32>(), rv.cols);
-            let column = Rows { offset: 0, rows: rv.rows, cols: 1, stride: 1 };
-            let out = weight.rows("weight_norm")?;
-            for_rows2(
-                (weight.cpu_mut(), out),
-                (norms.cpu_mut(), column),
+            let (v, g, n) =
+                (&*v.cpu_read::<f32>("weight_norm")?, &*g.cpu_read::<f32>("weight_norm")?, rv.cols);
+            for_rows(
+                (
+                    weight.cpu_rows_mut::<f32>("weight_norm")?.rows_mut(),
+                    RowsMut::dense(&mut *norms.cpu_write::<f32>("weight_norm")?, 1),
+                ),
                 #[inline(always)]
-                |_, i, w: &mut [f32], norm: &mut [f32]| {
+                |_, i, (w, norm)| {
                     let row = &v[i * rv.stride..][..n];
                     norm[0] = math::sum_of([row], |[x]| x * x).sqrt();
                     let factor = g[i] / norm[0];
@@ -131,17 +132,22 @@ impl WeightNorm {
         }
         match self.v.device() {
             Device::Cpu(_) => {
-                let (v, g, norms, n) =
-                    (self.v.cpu::<f32>(), self.g.cpu::<f32>(), self.norms.cpu::<f32>(), rv.cols);
-                let (dw, factor) = (dw.cpu::<f32>(), factor.cpu::<f32>()[0]);
-                let column = Rows { offset: 0, rows: rv.rows, cols: 1, stride: 1 };
+                let (v, g, norms, n) = (
+                    &*self.v.cpu_read::<f32>("weight_norm")?,
+                    &*self.g.cpu_read::<f32>("weight_norm")?,
+                    &*self.norms.cpu_read::<f32>("weight_norm")?,
+                    rv.cols,
+                );
+                let (dw, factor) =
+                    (&*dw.cpu_read::<f32>("weight_norm")?, factor.cpu_read::<f32>("weight_norm")?[0]);
                 let accumulate = dv.accumulate;
-                let out = (dv.tensor.cpu_mut(), ro);
-                for_rows2(
-                    out,
-                    (dg.cpu_mut(), column),
+                for_rows(
+                    (
+                        dv.tensor.cpu_rows_mut::<f32>("weight_norm")?.rows_mut(),
+                        RowsMut::dense(&mut *dg.cpu_write::<f32>("weight_norm")?, 1),
+                    ),
                     #[inline(always)]
-                    |_, i, dv: &mut [f32], dg: &mut [f32]| {
+                    |_, i, (dv, dg)| {
                         let (row, d) = (&v[i * rv.stride..][..n], &dw[i * rw.stride..][..n]);
                         let inverse = 1.0 / norms[i];
                         let along = math::sum_of([row, d], |[x, d]| x * d) * inverse;

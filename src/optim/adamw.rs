@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use rayon::prelude::*;
 
-use crate::cpu::{Arch, math};
+use crate::cpu::{Arch, RowsMut, math, par_parts};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
@@ -237,7 +237,7 @@ impl AdamW {
                 let (mut sums, arch) = (Vec::with_capacity(self.norm_blocks), Arch::get());
                 for buffer in gradients.buffers() {
                     let part: Vec<f64> = buffer
-                        .cpu::<f32>()
+                        .cpu_read::<f32>("adamw")?
                         .par_chunks(NORM_BLOCK)
                         .map(|block| {
                             arch.run(
@@ -250,9 +250,9 @@ impl AdamW {
                 }
                 let state = self.loss_scale().map(LossScale::get).transpose()?;
                 let scale = state.map_or(1.0, |s| s.scale as f64);
-                let mut finite = loss.cpu::<f32>()[0].is_finite();
-                let control = self.control.cpu_mut::<f32>();
-                for (module, range) in self.module_ranges.cpu::<u32>().chunks(2).enumerate() {
+                let mut finite = loss.cpu_read::<f32>("adamw")?[0].is_finite();
+                let control = &mut *self.control.cpu_write::<f32>("adamw")?;
+                for (module, range) in self.module_ranges.cpu_read::<u32>("adamw")?.chunks(2).enumerate() {
                     let norm = sums[range[0] as usize..range[1] as usize].iter().sum::<f64>().sqrt() / scale;
                     finite &= norm.is_finite();
                     control[1 + 2 * module] = norm as f32;
@@ -366,24 +366,19 @@ impl AdamW {
         table: &[[f32; 4]],
         c: AdamWParams,
     ) -> Result<()> {
-        let control = self.control.cpu::<f32>();
+        let control = &*self.control.cpu_read::<f32>("adamw")?;
         let (finite, arch) = (control[0] == 1.0, Arch::get());
         for (i, p) in student.values().buffers().iter().enumerate() {
-            let blocks = self.block_parameter[i].cpu::<u32>();
-            let mut averages: Vec<Option<&mut [f32]>> = match teacher {
-                Some(t) => t.buffers()[i].cpu_mut::<f32>().chunks_mut(NORM_BLOCK).map(Some).collect(),
-                None => (0..p.elements().div_ceil(NORM_BLOCK)).map(|_| None).collect(),
+            let blocks = &*self.block_parameter[i].cpu_read::<u32>("adamw")?;
+            let [mut p, mut g, mut m, mut v] = {
+                let [g, m, v] =
+                    [gradients, &self.m, &self.v].map(|all| all.buffers()[i].cpu_write::<f32>("adamw"));
+                [p.cpu_write::<f32>("adamw")?, g?, m?, v?]
             };
-            let (p, g) = (
-                p.cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
-                gradients.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
-            );
-            let (m, v) = (
-                self.m.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
-                self.v.buffers()[i].cpu_mut::<f32>().par_chunks_mut(NORM_BLOCK),
-            );
-            let all = p.zip(g).zip(m.zip(v)).zip(averages.par_iter_mut());
-            all.enumerate().for_each(|(at, (((p, g), (m, v)), average))| {
+            let mut averages = teacher.map(|t| t.buffers()[i].cpu_write::<f32>("adamw")).transpose()?;
+            let [p, g, m, v] = [&mut p, &mut g, &mut m, &mut v].map(|all| RowsMut::dense(all, NORM_BLOCK));
+            let averages = averages.as_mut().map(|all| RowsMut::dense(all, NORM_BLOCK));
+            par_parts(((p, g), (m, v), averages)).for_each(|(at, ((p, g), (m, v), mut average))| {
                 if !finite {
                     return g.fill(0.0);
                 }
@@ -410,7 +405,7 @@ impl AdamW {
                                     p[k] = p[k] * keep - lr * step;
                                 }
                             }
-                            if let Some(average) = average {
+                            if let Some(average) = average.as_deref_mut() {
                                 for (t, p) in average[range].iter_mut().zip(&*p) {
                                     *t += c.ema * (p - *t);
                                 }

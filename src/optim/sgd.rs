@@ -1,9 +1,9 @@
 //! Stochastic gradient descent with momentum for many classifiers at once, each with a learning rate of its own.
 
-use crate::cpu::for_rows2;
+use crate::cpu::{RowsMut, for_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
-use crate::tensor::{DType, Device, Rows, Tensor};
+use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = shader!("sgd.wgsl", kernels);
 const WG: u32 = 256;
@@ -64,17 +64,16 @@ impl Sgd {
         let per_rate = count / self.rates.elements();
         match gradient.device() {
             Device::Cpu(_) => {
-                let (g, rates) = (gradient.cpu::<f32>(), self.rates.cpu::<f32>());
+                let (g, rates) = (&*gradient.cpu_read::<f32>("sgd")?, &*self.rates.cpu_read::<f32>("sgd")?);
                 // in the rows of a matrix, as so few learning rates would leave most cores idle
                 let row = self.values.shape().last().map_or(1, |last| (*last).max(1));
                 let row = if per_rate.is_multiple_of(row) { row } else { 1 };
-                let rows = Rows { offset: 0, rows: count / row, cols: row, stride: row };
-                let outputs = (self.velocity.cpu_mut::<f32>(), rows);
-                for_rows2(
-                    (self.values.cpu_mut(), rows),
-                    outputs,
+                let values = &mut *self.values.cpu_write::<f32>("sgd")?;
+                let velocity = &mut *self.velocity.cpu_write::<f32>("sgd")?;
+                for_rows(
+                    (RowsMut::dense(values, row), RowsMut::dense(velocity, row)),
                     #[inline(always)]
-                    |math, r, w: &mut [f32], v: &mut [f32]| {
+                    |math, r, (w, v)| {
                         let rate = factor * rates[r * row / per_rate];
                         for ((w, v), g) in w.iter_mut().zip(v).zip(&g[r * row..]) {
                             *v = math.mul_add(momentum, *v, *g);

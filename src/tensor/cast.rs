@@ -51,29 +51,27 @@ pub fn convert(out: &Tensor, a: &Tensor, factor: Option<&Tensor>, accumulate: bo
     }
     match out.device() {
         Device::Cpu(_) => {
-            let factor = factor.map_or(1.0, |f| f.cpu::<f32>()[0]);
+            let factor = factor.map(|f| f.cpu_read::<f32>("cast")).transpose()?.map_or(1.0, |f| f[0]);
             match out.dtype() {
                 DType::F16 => {
-                    let a = a.cpu::<f32>();
+                    let a = a.cpu_rows::<f32>("cast")?;
                     for_rows(
-                        out.cpu_mut::<f16>(),
-                        o,
+                        out.cpu_rows_mut::<f16>("cast")?.rows_mut(),
                         #[inline(always)]
                         |_, i, y| {
-                            for (y, a) in y.iter_mut().zip(&a[i * r.stride..]) {
+                            for (y, a) in y.iter_mut().zip(a.row(i)) {
                                 *y = f16::from_f32(factor * a + if accumulate { y.to_f32() } else { 0.0 });
                             }
                         },
                     );
                 }
                 _ => {
-                    let a = a.cpu::<f16>();
+                    let a = a.cpu_rows::<f16>("cast")?;
                     for_rows(
-                        out.cpu_mut::<f32>(),
-                        o,
+                        out.cpu_rows_mut::<f32>("cast")?.rows_mut(),
                         #[inline(always)]
                         |_, i, y| {
-                            for (y, a) in y.iter_mut().zip(&a[i * r.stride..]) {
+                            for (y, a) in y.iter_mut().zip(a.row(i)) {
                                 *y = factor * a.to_f32() + if accumulate { *y } else { 0.0 };
                             }
                         },

@@ -1,16 +1,12 @@
 //! Addition in place, copies and scaling of matrices of contiguous rows. On a GPU operands may be of half precision, all of
 //! them.
 
-use std::convert::identity;
-
 use crate::cpu::math::Math;
-use crate::cpu::{Arch, for_rows};
+use crate::cpu::{Arch, RowsMut, for_rows};
 use crate::error::Result;
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
-use crate::tensor::{
-    DType, Device, Rows, Tensor, WG, activation_types, common_rows, half_define, vec4_aligned,
-};
+use crate::tensor::{DType, Device, Tensor, WG, activation_types, common_rows, half_define, vec4_aligned};
 
 const SHADER: Shader = shader!("elementwise.wgsl", kernels);
 
@@ -78,42 +74,29 @@ impl Elementwise {
         let [o, ra, rb] = common_rows(self.entry, [out, a, b.unwrap_or(a)])?;
         match out.device() {
             Device::Cpu(_) => {
-                // long single rows are cut so that all cores take part
-                let piece = |r: Rows| match r.rows {
-                    1 => r.cols.clamp(1, 8192),
-                    _ => r.cols,
-                };
-                let width = piece(o);
-                let (xa, xb) = (a.cpu::<f32>(), b.unwrap_or(a).cpu::<f32>());
-                let each = identity(
-                    #[inline(always)]
-                    |math: Math, r: usize, start: usize, y: &mut [f32]| {
-                        let xa = &xa[r * ra.stride + start..][..y.len()];
-                        let xb = &xb[r * rb.stride + start..][..y.len()];
-                        each(math, y, xa, xb);
-                    },
-                );
-                let all = out.cpu_mut::<f32>();
+                let name = self.entry;
                 if o.rows == 1 {
-                    let whole = o.cols / width;
-                    let (head, tail) = all.split_at_mut(whole * width);
-                    let view = Rows { offset: 0, rows: whole, cols: width, stride: width };
+                    // cut so that all cores take part
+                    let width = o.cols.clamp(1, 8192);
+                    let (a, b) = (&*a.cpu_read::<f32>(name)?, &*b.unwrap_or(a).cpu_read::<f32>(name)?);
+                    let out = &mut *out.cpu_write::<f32>(name)?;
+                    let whole = o.cols / width * width;
+                    let (head, tail) = out.split_at_mut(whole);
                     for_rows(
-                        head,
-                        view,
+                        RowsMut::dense(head, width),
                         #[inline(always)]
-                        |math, r, y| each(math, 0, r * width, y),
+                        |math, r, y| each(math, y, &a[r * width..][..width], &b[r * width..][..width]),
                     );
                     Arch::get().run(
                         #[inline(always)]
-                        |math| each(math, 0, whole * width, tail),
+                        |math| each(math, tail, &a[whole..], &b[whole..]),
                     );
                 } else {
+                    let (a, b) = (a.cpu_rows::<f32>(name)?, b.unwrap_or(a).cpu_rows::<f32>(name)?);
                     for_rows(
-                        all,
-                        o,
+                        out.cpu_rows_mut::<f32>(name)?.rows_mut(),
                         #[inline(always)]
-                        |math, r, y| each(math, r, 0, y),
+                        |math, r, y| each(math, y, a.row(r), b.row(r)),
                     );
                 }
                 Ok(())

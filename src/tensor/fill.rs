@@ -30,20 +30,17 @@ pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
         Device::Cpu(_) => {
             match t.dtype() {
                 DType::F32 => for_rows(
-                    t.cpu_mut(),
-                    rows,
+                    t.cpu_rows_mut::<f32>("fill")?.rows_mut(),
                     #[inline(always)]
                     |_, _, row| row.fill(f32::from_bits(bits)),
                 ),
                 DType::U32 => for_rows(
-                    t.cpu_mut(),
-                    rows,
+                    t.cpu_rows_mut::<u32>("fill")?.rows_mut(),
                     #[inline(always)]
                     |_, _, row| row.fill(bits),
                 ),
                 DType::F16 => for_rows(
-                    t.cpu_mut(),
-                    rows,
+                    t.cpu_rows_mut::<half::f16>("fill")?.rows_mut(),
                     #[inline(always)]
                     |_, _, row| row.fill(half::f16::from_f32(f32::from_bits(bits))),
                 ),

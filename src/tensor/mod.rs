@@ -11,6 +11,7 @@ mod launch;
 mod pending;
 mod storage;
 mod strided_copy;
+mod views;
 
 pub use cast::{convert, to_type};
 pub use device::Device;
@@ -21,13 +22,13 @@ pub use kernels::kernels;
 pub(crate) use launch::{WG, activation_types, common_rows, flat_rows, half_define, vec4_aligned};
 pub use pending::PendingRead;
 pub use strided_copy::strided_copy;
+pub(crate) use views::{CpuRead, CpuRowsMut};
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
 pub use crate::layout::{Layout, Rows};
-use crate::profile;
 use storage::Storage;
 
 /// Element type of a tensor.
@@ -95,8 +96,8 @@ impl Tensor {
         let count = layout.elements() + 2 * FENCE;
         let storage = Rc::new(Storage::new(device, count * dtype.bytes())?);
         match dtype.bytes() {
-            2 => storage.write_bytes(device, 0, bytemuck::cast_slice(&vec![POISON_HALF; count]))?,
-            _ => storage.write_bytes(device, 0, bytemuck::cast_slice(&vec![POISON; count]))?,
+            2 => storage.write_bytes(0, bytemuck::cast_slice(&vec![POISON_HALF; count]))?,
+            _ => storage.write_bytes(0, bytemuck::cast_slice(&vec![POISON; count]))?,
         }
         Ok(Self { storage, layout: layout.shifted(FENCE), dtype })
     }
@@ -116,11 +117,7 @@ impl Tensor {
                 format!("{} elements of {:?} into {self:?}", data.len(), T::DTYPE),
             ));
         }
-        self.storage.write_bytes(
-            self.device(),
-            self.layout.offset * self.dtype.bytes(),
-            bytemuck::cast_slice(data),
-        )
+        self.storage.write_bytes(self.layout.offset * self.dtype.bytes(), bytemuck::cast_slice(data))
     }
 
     /// Copies the elements to the host in row-major order. On a GPU this submits and waits.
@@ -131,7 +128,7 @@ impl Tensor {
         let span = self.layout.span();
         let mut raw = vec![T::zeroed(); span];
         let start = self.layout.offset * self.dtype.bytes();
-        self.storage.read_bytes(self.device(), start, bytemuck::cast_slice_mut(&mut raw))?;
+        self.storage.read_bytes(start, bytemuck::cast_slice_mut(&mut raw))?;
         if self.layout.is_contiguous() {
             return Ok(raw);
         }
@@ -206,7 +203,7 @@ impl Tensor {
             all[..FENCE].iter().chain(&all[total - FENCE..]).all(|&w| w == poison)
         };
         let mut raw = vec![0u8; total * self.dtype.bytes()];
-        self.storage.read_bytes(self.device(), 0, &mut raw)?;
+        self.storage.read_bytes(0, &mut raw)?;
         Ok(match self.dtype.bytes() {
             2 => fences(
                 raw.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]).into()).collect(),
@@ -222,28 +219,6 @@ impl Tensor {
 
     pub(crate) fn with_layout(&self, layout: Layout) -> Self {
         Self { storage: self.storage.clone(), layout, dtype: self.dtype }
-    }
-
-    /// The elements from the view's first to its last, on the CPU device.
-    ///
-    /// A device is used from one thread and operations run one after the other, so the memory does not change under
-    /// the slice as long as the operation holding it does not write to the same elements.
-    pub(crate) fn cpu<T: Element>(&self) -> &[T] {
-        assert_eq!(T::DTYPE, self.dtype, "a kernel of the CPU device got another type of element");
-        profile::touch(self.elements() * self.dtype.bytes());
-        let base = self.storage.cpu_pointer() as *const T;
-        // SAFETY: the layout was checked against the storage when the view was made.
-        unsafe { std::slice::from_raw_parts(base.add(self.layout.offset), self.layout.span()) }
-    }
-
-    /// As [`Self::cpu`], for writing. The operation must hold no other slice of the same elements.
-    #[allow(clippy::mut_from_ref)]
-    pub(crate) fn cpu_mut<T: Element>(&self) -> &mut [T] {
-        assert_eq!(T::DTYPE, self.dtype, "a kernel of the CPU device got another type of element");
-        profile::touch(self.elements() * self.dtype.bytes());
-        let base = self.storage.cpu_pointer() as *mut T;
-        // SAFETY: as above; the memory is behind a raw pointer, and see the contract in the doc comment.
-        unsafe { std::slice::from_raw_parts_mut(base.add(self.layout.offset), self.layout.span()) }
     }
 }
 

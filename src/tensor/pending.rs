@@ -26,7 +26,7 @@ impl Tensor {
             ));
         }
         let source = match self.device() {
-            Device::Cpu(_) => Source::Ready(self.cpu::<f32>().to_vec()),
+            Device::Cpu(_) => Source::Ready(self.cpu_read::<f32>("start_read")?.to_vec()),
             Device::Gpu(gpu) => {
                 let (at, count) = (self.layout().offset, self.elements());
                 Source::Gpu(gpu.start_read(self.storage().gpu_buffer(), at * 4, count * 4)?)

@@ -1,7 +1,7 @@
 //! Device memory behind tensors; dropping it gives it back to the device's pool.
 
-use crate::cpu::CpuBuffer;
-use crate::error::Result;
+use crate::cpu::{Borrow, Conflict, CpuBuffer, Region};
+use crate::error::{Error, Result};
 use crate::gpu::GpuBuffer;
 use crate::tensor::Device;
 
@@ -33,11 +33,11 @@ impl Storage {
         self.memory.as_ref().expect("storage holds memory until it is dropped")
     }
 
-    /// Start of the memory, on the CPU device.
-    pub(crate) fn cpu_pointer(&self) -> *mut u8 {
-        match self.memory() {
-            Memory::Cpu(buffer) => buffer.pointer(),
-            Memory::Gpu(_) => unreachable!("CPU kernels are only called with CPU tensors"),
+    /// Lends a region, on the CPU device; see [`CpuDevice::lend`](crate::cpu::CpuDevice::lend).
+    pub(crate) fn lend(&self, region: Region, writes: bool) -> Result<(*mut u8, Borrow<'_>), Conflict> {
+        match (self.memory(), &self.device) {
+            (Memory::Cpu(buffer), Device::Cpu(cpu)) => cpu.lend(buffer, region, writes),
+            _ => unreachable!("CPU kernels are only called with CPU tensors"),
         }
     }
 
@@ -49,22 +49,34 @@ impl Storage {
         }
     }
 
-    pub(crate) fn write_bytes(&self, device: &Device, at: usize, bytes: &[u8]) -> Result<()> {
-        match (self.memory(), device) {
-            (Memory::Cpu(buffer), _) => buffer.write(at, bytes),
-            (Memory::Gpu(buffer), Device::Gpu(gpu)) => gpu.write(buffer, at, bytes)?,
-            (Memory::Gpu(_), Device::Cpu(_)) => unreachable!("a storage belongs to its device"),
+    pub(crate) fn write_bytes(&self, at: usize, bytes: &[u8]) -> Result<()> {
+        match (self.memory(), &self.device) {
+            (Memory::Gpu(buffer), Device::Gpu(gpu)) => gpu.write(buffer, at, bytes),
+            _ => {
+                let (start, _borrow) = self.lend_bytes(at, bytes.len(), true)?;
+                // SAFETY: lent for writing, so within the memory and used by no one else.
+                unsafe { start.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+                Ok(())
+            }
         }
-        Ok(())
     }
 
-    pub(crate) fn read_bytes(&self, device: &Device, at: usize, bytes: &mut [u8]) -> Result<()> {
-        match (self.memory(), device) {
-            (Memory::Cpu(buffer), _) => buffer.read(at, bytes),
-            (Memory::Gpu(buffer), Device::Gpu(gpu)) => gpu.read(buffer, at, bytes)?,
-            (Memory::Gpu(_), Device::Cpu(_)) => unreachable!("a storage belongs to its device"),
+    pub(crate) fn read_bytes(&self, at: usize, bytes: &mut [u8]) -> Result<()> {
+        match (self.memory(), &self.device) {
+            (Memory::Gpu(buffer), Device::Gpu(gpu)) => gpu.read(buffer, at, bytes),
+            _ => {
+                let (start, _borrow) = self.lend_bytes(at, bytes.len(), false)?;
+                // SAFETY: lent for reading, so within the memory and written by no one.
+                unsafe { start.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
+                Ok(())
+            }
         }
-        Ok(())
+    }
+
+    fn lend_bytes(&self, at: usize, length: usize, writes: bool) -> Result<(*mut u8, Borrow<'_>)> {
+        let used = |_| Error::shape("copy", "an operation is using what is copied to or from the host");
+        let (start, borrow) = self.lend(Region::interval(at, length), writes).map_err(used)?;
+        Ok((start.wrapping_add(at), borrow))
     }
 }
 

@@ -1,6 +1,6 @@
 //! Copies between views of any strides: the layouts of convolutions' weights and images.
 
-use crate::cpu::{SyncPtr, pieces};
+use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
@@ -50,21 +50,15 @@ pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
     }
     match out.device() {
         Device::Cpu(_) => {
-            let (to, from) = (SyncPtr(out.cpu_mut::<f32>().as_mut_ptr()), x.cpu::<f32>());
-            pieces(
-                n[0] * n[1] * n[2],
-                n[3],
+            let from = &*x.cpu_read::<f32>("strided_copy")?;
+            for_rows(
+                out.cpu_elements_mut::<f32>("strided_copy")?.lines_mut(),
                 #[inline(always)]
-                |_, lines| {
-                    for line in lines {
-                        let [i, j, k] = [line / n[2] / n[1], line / n[2] % n[1], line % n[2]];
-                        let (to_at, from_at) =
-                            (i * o[0] + j * o[1] + k * o[2], i * s[0] + j * s[1] + k * s[2]);
-                        for l in 0..n[3] {
-                            // SAFETY: elements of `out` are disjoint.
-                            let to = unsafe { &mut to.slice(to_at + l * o[3], 1)[0] };
-                            *to = from[from_at + l * s[3]] + if accumulate { *to } else { 0.0 };
-                        }
+                |_, line, to| {
+                    let [i, j, k] = [line / n[2] / n[1], line / n[2] % n[1], line % n[2]];
+                    let from = &from[i * s[0] + j * s[1] + k * s[2]..];
+                    for (l, to) in to.elements().enumerate() {
+                        *to = from[l * s[3]] + if accumulate { *to } else { 0.0 };
                     }
                 },
             );

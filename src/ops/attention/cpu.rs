@@ -5,7 +5,7 @@ use rayon::prelude::*;
 use super::call::Call;
 use super::head::{Backward, Forward, Head, Sizes, take, with_scratch};
 use crate::cpu::simd::{LANES, padded};
-use crate::cpu::{Arch, SyncPtr, math};
+use crate::cpu::{Arch, RowsMut, math, par_parts};
 use crate::error::Result;
 use crate::profile;
 use crate::tensor::Tensor;
@@ -13,24 +13,14 @@ use crate::tensor::Tensor;
 /// Scores of a block of queries, at most: with what goes with them they should stay in the second-level cache.
 const BLOCK: usize = 16 * 1024;
 
-/// The rows of one sequence for one head.
-#[derive(Clone, Copy)]
-struct Task {
-    first: usize,
-    length: usize,
-    head: usize,
-}
-
-fn tasks(call: &Call) -> Vec<Task> {
-    let mut first = 0;
-    let mut all = Vec::new();
+/// Where sequences begin, and where the last one ends.
+fn starts(call: &Call) -> Vec<usize> {
+    let mut starts = vec![0];
     for group in &call.groups {
-        for _ in 0..group.count {
-            all.extend((0..call.heads).map(|head| Task { first, length: group.length, head }));
-            first += group.length;
-        }
+        let first = starts[starts.len() - 1];
+        starts.extend((1..=group.count).map(|i| first + i * group.length));
     }
-    all
+    starts
 }
 
 /// Queries in a block of a sequence of `length`: whole vectors, and blocks as even as can be.
@@ -49,14 +39,20 @@ fn blocks(length: usize, d: usize) -> impl Iterator<Item = (usize, Sizes)> {
 }
 
 pub(super) fn forward(call: &Call) -> Result<()> {
-    let (rx, ro) = (call.qkv.rows("attention")?, call.out.rows("attention")?);
-    let (d, width, scale) = (call.head_dim, call.heads * call.head_dim, call.scale);
-    let qkv = call.qkv.cpu::<f32>();
-    let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
-    let lse = SyncPtr(call.saved.cpu_mut::<f32>().as_mut_ptr());
+    let rx = call.qkv.rows("attention")?;
+    let (d, heads, scale) = (call.head_dim, call.heads, call.scale);
+    let width = heads * d;
+    let qkv = &*call.qkv.cpu_read::<f32>("attention")?;
+    let (mut out, mut saved) =
+        (call.out.cpu_rows_mut::<f32>("attention")?, call.saved.cpu_write::<f32>("attention")?);
+    // a task a sequence and head; on this device the logarithms are [rows, heads]
+    let starts = starts(call);
+    let out = out.rows_mut().tiles(&starts, d);
+    let lse = RowsMut::dense(&mut saved, heads).tiles(&starts, 1);
     let arch = Arch::get();
     profile::flops(call.flops(&call.groups, 2));
-    tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
+    par_parts((out, lse)).for_each(|(task, (mut out, mut lse))| {
+        let (first, length, head) = (starts[task / heads], out.count(), task % heads);
         let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
         let (n, w) = (block(length).min(padded(length)), padded(d));
         let most = Sizes { keys: length, queries: n, d };
@@ -84,12 +80,9 @@ pub(super) fn forward(call: &Call) -> Result<()> {
                     lse: level,
                     scratch,
                 });
-                for ((row, values), level) in rows.zip(result.chunks_exact(w)).zip(level) {
-                    // SAFETY: each task writes its own rows and columns.
-                    unsafe {
-                        out.slice(row * ro.stride + head * d, d).copy_from_slice(&values[..d]);
-                        lse.slice(head * rx.rows + row, 1)[0] = *level;
-                    }
+                for (i, (values, level)) in result.chunks_exact(w).zip(level).enumerate() {
+                    out.row(start + i).copy_from_slice(&values[..d]);
+                    lse.row(start + i)[0] = *level;
                 }
             }
         });
@@ -99,21 +92,29 @@ pub(super) fn forward(call: &Call) -> Result<()> {
 
 pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bool) -> Result<()> {
     let rx = call.qkv.rows("attention")?;
-    let (ro, rd, rg) = (call.out.rows("attention")?, dout.rows("attention")?, dqkv.rows("attention")?);
-    let (d, width, scale) = (call.head_dim, call.heads * call.head_dim, call.scale);
-    let (qkv, out, lse) = (call.qkv.cpu::<f32>(), call.out.cpu::<f32>(), call.saved.cpu::<f32>());
-    let dout = dout.cpu::<f32>();
-    let gradient = SyncPtr(dqkv.cpu_mut::<f32>().as_mut_ptr());
+    let (ro, rd) = (call.out.rows("attention")?, dout.rows("attention")?);
+    let (d, heads, scale) = (call.head_dim, call.heads, call.scale);
+    let width = heads * d;
+    let (qkv, out, lse) = (
+        &*call.qkv.cpu_read::<f32>("attention")?,
+        &*call.out.cpu_read::<f32>("attention")?,
+        &*call.saved.cpu_read::<f32>("attention")?,
+    );
+    let dout = &*dout.cpu_read::<f32>("attention")?;
+    let (mut dqkv, starts) = (dqkv.cpu_rows_mut::<f32>("attention")?, starts(call));
+    let (dq, rest) = dqkv.rows_mut().split_cols_at(width);
+    let (dk, dv) = rest.split_cols_at(width);
+    let [dq, dk, dv] = [dq, dk, dv].map(|part| part.tiles(&starts, d));
     let arch = Arch::get();
     profile::flops(call.flops(&call.groups, 5));
-    tasks(call).into_par_iter().for_each(|Task { first, length, head }| {
+    par_parts((dq, dk, dv)).for_each(|(task, (mut to_q, mut to_k, mut to_v))| {
+        let (first, length, head) = (starts[task / heads], to_q.count(), task % heads);
         let part = |part: usize| Head { data: qkv, rows: rx, column: part * width + head * d, d };
         let result = Head { data: out, rows: ro, column: head * d, d };
         let cotangent = Head { data: dout, rows: rd, column: head * d, d };
-        let write = |part: usize, first: usize, values: &[f32]| {
+        let write = |to: &mut RowsMut<f32>, first: usize, values: &[f32]| {
             for (i, values) in values.chunks_exact(padded(d)).enumerate() {
-                // SAFETY: each task writes its own rows and columns.
-                let to = unsafe { gradient.slice((first + i) * rg.stride + part * width + head * d, d) };
+                let to = to.row(first + i);
                 match accumulate {
                     true => to.iter_mut().zip(values).for_each(|(to, v)| *to += v),
                     false => to.copy_from_slice(&values[..d]),
@@ -138,7 +139,7 @@ pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bo
                 delta[n..].fill(0.0);
                 for (i, row) in rows.enumerate() {
                     let (y, dy) = (result.row(row), cotangent.row(row));
-                    level[i] = lse[head * rx.rows + row];
+                    level[i] = lse[row * heads + head];
                     delta[i] = arch.run(
                         #[inline(always)]
                         |_| math::sum(d, |c| y[c] * dy[c]),
@@ -161,10 +162,10 @@ pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, accumulate: bo
                     sum: None,
                     scratch,
                 });
-                write(0, first + start, dq);
+                write(&mut to_q, start, dq);
             }
-            write(1, first, dk);
-            write(2, first, dv);
+            write(&mut to_k, 0, dk);
+            write(&mut to_v, 0, dv);
         });
     });
     Ok(())

@@ -1,9 +1,9 @@
 //! The CPU path: the `gemm` crate for every evenly spaced block, then the epilogue row by row.
 
 use super::{Axis, Epilogue, Matrix, Options};
-use crate::cpu::{SyncPtr, for_rows};
+use crate::cpu::for_rows;
 use crate::error::{Error, Result};
-use crate::tensor::{Rows, Tensor};
+use crate::tensor::Tensor;
 
 /// Blocks of one axis: (start in elements of memory, position, length).
 fn blocks(axis: Axis) -> impl Iterator<Item = (usize, usize, usize)> {
@@ -11,8 +11,14 @@ fn blocks(axis: Axis) -> impl Iterator<Item = (usize, usize, usize)> {
 }
 
 pub(super) fn product(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()> {
-    let (pa, pb) = (a.tensor.cpu::<f32>().as_ptr(), b.tensor.cpu::<f32>().as_ptr());
-    let pc = c.tensor.cpu_mut::<f32>().as_mut_ptr();
+    multiply(a, b, c, options)?;
+    cpu_epilogue(c, &options.epilogue)
+}
+
+fn multiply(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()> {
+    let (lent_a, lent_b) = (a.tensor.cpu_elements::<f32>("matmul")?, b.tensor.cpu_elements::<f32>("matmul")?);
+    let mut lent_c = c.tensor.cpu_elements_mut::<f32>("matmul")?;
+    let (pa, pb, pc) = (lent_a.as_ptr(), lent_b.as_ptr(), lent_c.as_mut_ptr());
     // both cut K where either does; one of them is plain
     let k_axis = if a.cols.groups() > 1 { a.cols } else { b.rows };
     for batch in 0..c.batch {
@@ -24,7 +30,7 @@ pub(super) fn product(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> 
                         (i / axis.group) * axis.group_stride + (i % axis.group) * axis.stride
                     };
                     let accumulate = options.accumulate || first > 0;
-                    // SAFETY: the layouts were checked against their storages; C overlaps neither A nor B.
+                    // SAFETY: axes and batches are those of the tensors, whose elements are lent, C's to this alone.
                     unsafe {
                         gemm::gemm(
                             m,
@@ -52,7 +58,7 @@ pub(super) fn product(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> 
             }
         }
     }
-    cpu_epilogue(c, &options.epilogue)
+    Ok(())
 }
 
 /// Blocks in which two axes of one length are both evenly spaced: (start in the first, start in the second, length).
@@ -64,30 +70,34 @@ fn row_blocks(x: Axis, y: Axis) -> Vec<(usize, usize, usize)> {
 
 fn cpu_epilogue(c: &Matrix, epilogue: &Epilogue) -> Result<()> {
     let (rows, cols) = (c.rows.length, c.cols.length);
-    let view = Rows { offset: 0, rows, cols, stride: c.rows.stride };
     let dense = c.cols.stride == 1 && c.rows.groups() == 1 && c.cols.groups() == 1;
     let misfit =
         |what: &Tensor| Error::shape("matmul", format!("epilogue operand {what:?} of {:?}", c.size()));
     if !dense && !matches!(epilogue, Epilogue::None) {
         return Err(misfit(&c.tensor));
     }
-    let out = c.tensor.cpu_mut::<f32>();
+    if matches!(epilogue, Epilogue::None) {
+        return Ok(());
+    }
+    let mut out = c.tensor.cpu_rows_mut::<f32>("matmul")?;
+    let out = out.rows_mut();
+    if (out.count(), out.cols()) != (rows, cols) {
+        return Err(misfit(&c.tensor));
+    }
     match epilogue {
         Epilogue::None => {}
         Epilogue::Bias(bias) => {
-            let bias = bias.cpu::<f32>();
+            let bias = &*bias.cpu_read::<f32>("matmul")?;
             for_rows(
                 out,
-                view,
                 #[inline(always)]
                 |_, _, row| row.iter_mut().zip(bias).for_each(|(y, b)| *y += b),
             );
         }
         Epilogue::BiasGelu { bias, pre: None } => {
-            let bias = bias.cpu::<f32>();
+            let bias = &*bias.cpu_read::<f32>("matmul")?;
             for_rows(
                 out,
-                view,
                 #[inline(always)]
                 |math, _, row| {
                     for (y, b) in row.iter_mut().zip(bias) {
@@ -97,18 +107,14 @@ fn cpu_epilogue(c: &Matrix, epilogue: &Epilogue) -> Result<()> {
             );
         }
         Epilogue::BiasGelu { bias, pre: Some(pre) } => {
-            let (bias, rp) = (bias.cpu::<f32>(), pre.rows("matmul")?);
+            let (bias, rp) = (&*bias.cpu_read::<f32>("matmul")?, pre.rows("matmul")?);
             if (rp.rows, rp.cols) != (rows, cols) {
                 return Err(misfit(pre));
             }
-            let saved = SyncPtr(pre.cpu_mut::<f32>().as_mut_ptr());
             for_rows(
-                out,
-                view,
+                (out, pre.cpu_rows_mut::<f32>("matmul")?.rows_mut()),
                 #[inline(always)]
-                |math, r, row| {
-                    // SAFETY: rows are disjoint.
-                    let saved = unsafe { saved.slice(r * rp.stride, cols) };
+                |math, _, (row, saved)| {
                     for ((y, s), b) in row.iter_mut().zip(saved).zip(bias) {
                         *s = *y + b;
                         *y = math.gelu(*s);
@@ -121,10 +127,9 @@ fn cpu_epilogue(c: &Matrix, epilogue: &Epilogue) -> Result<()> {
             if (rp.rows, rp.cols) != (rows, cols) {
                 return Err(misfit(pre));
             }
-            let pre = pre.cpu::<f32>();
+            let pre = &*pre.cpu_read::<f32>("matmul")?;
             for_rows(
                 out,
-                view,
                 #[inline(always)]
                 |math, r, row| {
                     for (y, s) in row.iter_mut().zip(&pre[r * rp.stride..]) {

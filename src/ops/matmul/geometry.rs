@@ -79,12 +79,4 @@ impl Geometry {
     pub fn flops(&self) -> f64 {
         2.0 * (self.places() * self.taps[0] * self.taps[1] * self.channels * self.outputs) as f64
     }
-
-    /// Distance of neighbouring windows in the other map, where all are evenly spaced.
-    pub fn even(&self) -> Option<usize> {
-        let [image, row, place] = self.grid_strides;
-        let rows = self.grid[0] == 1 || row == self.grid[1] * place;
-        let images = self.images == 1 || image == self.grid[0] * self.grid[1] * place;
-        (rows && images).then_some(place)
-    }
 }

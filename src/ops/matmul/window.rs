@@ -55,7 +55,7 @@ pub fn window_gradient(
     profile::flops(g.flops());
     match dw.device() {
         Device::Cpu(_) => {
-            window_cpu::gradient(&g, x, dy, dw, alpha);
+            window_cpu::gradient(&g, x, dy, dw, alpha)?;
             Ok(())
         }
         Device::Gpu(gpu) => window_gpu::gradient(gpu, &g, [x, dy, dw], alpha, force),

@@ -7,7 +7,7 @@ use std::ops::Range;
 use rayon::prelude::*;
 
 use super::geometry::Geometry;
-use crate::cpu::SyncPtr;
+use crate::cpu::{Outputs, RowsMut, even_cuts, par_parts};
 use crate::error::Result;
 use crate::tensor::Tensor;
 
@@ -52,46 +52,43 @@ impl Geometry {
             }
         }
     }
-
-    /// Where a window's row lies in the other map.
-    fn place_at(&self, place: usize) -> usize {
-        let (line, column) = (place / self.grid[1], place % self.grid[1]);
-        let [image_far, row_far, place_far] = self.grid_strides;
-        line / self.grid[0] * image_far + line % self.grid[0] * row_far + column * place_far
-    }
 }
 
-/// A matrix in memory: pointer, distance of rows, distance of columns.
-type Place<T> = (T, usize, usize);
+/// A matrix in memory: from its first element on, distance of rows, distance of columns.
+type Place<'a> = (&'a [f32], usize, usize);
 
-/// c (+)= α·a·b for an (m, k) by (k, n) product on this thread.
-///
-/// # Safety
-/// All in bounds, and c apart from a and b.
-unsafe fn multiply(
-    (m, n, k): (usize, usize, usize),
-    (c, c_row, c_col): Place<*mut f32>,
-    (a, a_row, a_col): Place<*const f32>,
-    (b, b_row, b_col): Place<*const f32>,
+/// c (+)= α·a·b on this thread; the sums have `k` terms.
+fn multiply(
+    k: usize,
+    c: &mut RowsMut<f32>,
+    (a, a_row, a_col): Place,
+    (b, b_row, b_col): Place,
     alpha: f32,
     accumulate: bool,
 ) {
-    let [c_row, c_col, a_row, a_col, b_row, b_col] =
-        [c_row, c_col, a_row, a_col, b_row, b_col].map(|stride| stride as isize);
-    // SAFETY: the caller's.
+    let (m, n) = (c.count(), c.cols());
+    if m == 0 || n == 0 || k == 0 {
+        assert!(accumulate || k > 0, "a sum of no terms");
+        return;
+    }
+    assert!((m - 1) * a_row + (k - 1) * a_col < a.len() && (k - 1) * b_row + (n - 1) * b_col < b.len());
+    let (c, c_row) = c.as_mut_ptr();
+    let [c_row, a_row, a_col, b_row, b_col] =
+        [c_row, a_row, a_col, b_row, b_col].map(|stride| stride as isize);
+    // SAFETY: the last elements of a and b are within their slices, and c is borrowed.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
             c,
-            c_col,
+            1,
             c_row,
             accumulate,
-            a,
+            a.as_ptr(),
             a_col,
             a_row,
-            b,
+            b.as_ptr(),
             b_col,
             b_row,
             1.0f32,
@@ -126,44 +123,35 @@ pub(super) fn product(
         (false, false) => (0..taps).collect(),
     };
     let depth = if dense { k } else { g.channels };
-    let (x, w, out) = (x.cpu::<f32>(), w.cpu::<f32>(), SyncPtr(y.cpu_mut::<f32>().as_mut_ptr()));
-    (0..all.div_ceil(per_piece)).into_par_iter().for_each(|piece| {
-        let places = piece * per_piece..((piece + 1) * per_piece).min(all);
-        let rows = places.len();
+    let (x, w) = (&*x.cpu_read::<f32>("window_product")?, &*w.cpu_read::<f32>("window_product")?);
+    // a piece of rows of the result, by the matrix of its windows
+    let multiply_piece = |piece: usize, matrix: &mut Vec<f32>, to: &mut RowsMut<f32>, accumulate: bool| {
+        let rows = to.count();
+        let matrix = grown(matrix, rows * k);
+        g.rows(x, piece * per_piece..piece * per_piece + rows, 0..taps, matrix);
+        for (i, tap) in order.iter().enumerate() {
+            let weight = &w[tap / g.taps[1] * far + tap % g.taps[1] * across..];
+            let left = (&matrix[i * g.channels..], k, 1);
+            multiply(depth, to, left, (weight, w_row, w_col), alpha, accumulate || i > 0);
+        }
+    };
+    if y.layout().rows().is_some() {
+        let mut y = y.cpu_rows_mut::<f32>("window_product")?;
+        par_parts(y.rows_mut().tiles(even_cuts(all, per_piece), n)).for_each(|(piece, mut to)| {
+            SCRATCH.with_borrow_mut(|[matrix, _]| multiply_piece(piece, matrix, &mut to, accumulate));
+        });
+        return Ok(());
+    }
+    let mut y = y.cpu_elements_mut::<f32>("window_product")?;
+    par_parts(y.lines_mut().blocks(per_piece)).for_each(|(piece, mut to)| {
         SCRATCH.with_borrow_mut(|[matrix, result]| {
-            let matrix = grown(matrix, rows * k);
-            g.rows(x, places.clone(), 0..taps, matrix);
-            // SAFETY: pieces are disjoint rows of y.
-            let (to, row_far, add) = match g.even() {
-                Some(far) => {
-                    let span = (rows - 1) * far + n;
-                    (unsafe { out.slice(g.place_at(places.start), span) }.as_mut_ptr(), far, accumulate)
-                }
-                None => (grown(result, rows * n).as_mut_ptr(), n, false),
-            };
-            for (i, tap) in order.iter().enumerate() {
-                let weight = &w[tap / g.taps[1] * far + tap % g.taps[1] * across..];
-                let left = matrix[i * g.channels..].as_ptr();
-                // SAFETY: the layouts were checked against their storages; y overlaps neither x nor w.
-                unsafe {
-                    multiply(
-                        (rows, n, depth),
-                        (to, row_far, 1),
-                        (left, k, 1),
-                        (weight.as_ptr(), w_row, w_col),
-                        alpha,
-                        add || i > 0,
-                    );
-                }
-            }
-            if g.even().is_none() {
-                for (place, from) in places.zip(result.chunks_exact(n)) {
-                    // SAFETY: as above.
-                    let to = unsafe { out.slice(g.place_at(place), n) };
-                    match accumulate {
-                        true => to.iter_mut().zip(from).for_each(|(o, v)| *o += v),
-                        false => to.copy_from_slice(from),
-                    }
+            let result = grown(result, to.parts() * n);
+            multiply_piece(piece, matrix, &mut RowsMut::dense(result, n), false);
+            for (i, from) in result.chunks_exact(n).enumerate() {
+                let to = to.row(i);
+                match accumulate {
+                    true => to.iter_mut().zip(from).for_each(|(o, v)| *o += v),
+                    false => to.copy_from_slice(from),
                 }
             }
         });
@@ -171,44 +159,31 @@ pub(super) fn product(
     Ok(())
 }
 
-pub(super) fn gradient(g: &Geometry, x: &Tensor, dy: &Tensor, dw: &Tensor, alpha: f32) {
+pub(super) fn gradient(g: &Geometry, x: &Tensor, dy: &Tensor, dw: &Tensor, alpha: f32) -> Result<()> {
     let taps = g.taps[0] * g.taps[1];
     let (c, n, all) = (g.channels, g.outputs, g.places());
     let stretches = all.div_ceil(STRETCH);
     let per_piece = (PIECE / 2 / c).clamp(256, STRETCH);
-    let (x, dy, sums) = (x.cpu::<f32>(), dy.cpu::<f32>(), dw.cpu_mut::<f32>());
+    let (x, dy) = (&*x.cpu_read::<f32>("window_gradient")?, &*dy.cpu_read::<f32>("window_gradient")?);
+    let sums = &mut *dw.cpu_write::<f32>("window_gradient")?;
     let mut partial = vec![0.0f32; (stretches - 1) * taps * c * n];
-    let (first, others) = (SyncPtr(sums.as_mut_ptr()), SyncPtr(partial.as_mut_ptr()));
-    (0..stretches * taps).into_par_iter().for_each(|job| {
+    let jobs = sums.par_chunks_mut(c * n).chain(partial.par_chunks_mut(c * n));
+    jobs.enumerate().for_each(|(job, to)| {
         let (stretch, tap) = (job / taps, job % taps);
-        // SAFETY: every job has a matrix of its own.
-        let to = unsafe {
-            match stretch {
-                0 => first.slice(tap * c * n, c * n),
-                _ => others.slice((job - taps) * c * n, c * n),
-            }
-        };
+        let mut to = RowsMut::dense(to, n);
         let last = ((stretch + 1) * STRETCH).min(all);
         SCRATCH.with_borrow_mut(|[matrix, _]| {
             for start in (stretch * STRETCH..last).step_by(per_piece) {
                 let places = start..(start + per_piece).min(last);
-                let matrix = grown(matrix, places.len() * c);
-                g.rows(x, places.clone(), tap..tap + 1, matrix);
-                // SAFETY: all in bounds; the gradient is apart from both.
-                unsafe {
-                    multiply(
-                        (c, n, places.len()),
-                        (to.as_mut_ptr(), n, 1),
-                        (matrix.as_ptr(), 1, c),
-                        (dy[start * n..].as_ptr(), n, 1),
-                        alpha,
-                        start > stretch * STRETCH,
-                    );
-                }
+                let (count, matrix) = (places.len(), grown(matrix, places.len() * c));
+                g.rows(x, places, tap..tap + 1, matrix);
+                let more = start > stretch * STRETCH;
+                multiply(count, &mut to, (matrix, 1, c), (&dy[start * n..], n, 1), alpha, more);
             }
         });
     });
     for part in partial.chunks_exact(taps * c * n) {
         sums.iter_mut().zip(part).for_each(|(s, p)| *s += p);
     }
+    Ok(())
 }

@@ -6,10 +6,10 @@ use rayon::prelude::*;
 use super::call::Call;
 use super::windows::ROW_BITS;
 use crate::autograd::Target;
-use crate::cpu::{Arch, SyncPtr, math};
+use crate::cpu::{Arch, NOWHERE, Places, RowsMut, Scattered, math, par_parts};
 use crate::error::Result;
 use crate::ops::attention::head::{Backward, Forward, Head, Sizes, take, with_scratch};
-use crate::tensor::Tensor;
+use crate::tensor::{CpuRead, Tensor};
 
 /// What is added to scores between regions.
 const MASKED: f32 = -100.0;
@@ -25,7 +25,7 @@ struct Geometry<'a> {
     rows: usize,
     /// Biases `[heads, keys, columns]`.
     bias: Vec<f32>,
-    index: &'a [u32],
+    index: CpuRead<'a, u32>,
 }
 
 /// Place in the bias table of a query and a key.
@@ -39,21 +39,27 @@ impl<'a> Geometry<'a> {
         let window = call.windows.window();
         let length = window * window;
         let sizes = Sizes { keys: length, queries: length, d: call.head_dim };
-        let (table, stride) = (call.bias.cpu::<f32>(), call.bias.rows("window_attention")?.stride);
+        let table = call.bias.cpu_rows::<f32>("window_attention")?;
         let mut bias = vec![0.0; call.heads * sizes.scores()];
         for (head, bias) in bias.chunks_exact_mut(sizes.scores()).enumerate() {
             for (key, row) in bias.chunks_exact_mut(sizes.columns()).enumerate() {
                 for (query, value) in row[..length].iter_mut().enumerate() {
-                    *value = table[distance(window, query, key) * stride + head];
+                    *value = table.row(distance(window, query, key))[head];
                 }
             }
         }
-        let index = call.windows.index.cpu::<u32>();
+        let index = call.windows.index.cpu_read::<u32>("window_attention")?;
         Ok(Self { sizes, rows: call.windows.rows(), bias, index })
     }
 
-    fn entries(&self, window: usize) -> &'a [u32] {
+    fn entries(&self, window: usize) -> &[u32] {
         &self.index[window * self.sizes.keys..][..self.sizes.keys]
+    }
+
+    /// The row of each entry, and nowhere for padding.
+    fn places(&self) -> Result<Places<'static>> {
+        let place = |e: &u32| if row(*e) < self.rows { row(*e) as u32 } else { NOWHERE };
+        Places::new("window_attention", self.index.iter().map(place).collect::<Vec<_>>(), self.rows)
     }
 
     /// What is added to a window's scores: bias, and in `memory` bias and mask where the window has several regions.
@@ -82,16 +88,20 @@ fn row(entry: u32) -> usize {
 
 pub(super) fn forward(call: &Call) -> Result<()> {
     call.say_flops(2);
-    let (rx, ro) = (call.qkv.rows("window_attention")?, call.out.rows("window_attention")?);
+    let rx = call.qkv.rows("window_attention")?;
     let g = Geometry::new(call)?;
     let sizes = g.sizes;
     let (Sizes { keys: t, d, .. }, w, width) = (sizes, sizes.width(), call.heads * call.head_dim);
-    let qkv = call.qkv.cpu::<f32>();
-    let out = SyncPtr(call.out.cpu_mut::<f32>().as_mut_ptr());
-    let lse = SyncPtr(call.saved.cpu_mut::<f32>().as_mut_ptr());
+    let qkv = &*call.qkv.cpu_read::<f32>("window_attention")?;
     let (heads, scale) = (call.heads, call.scale);
+    let (mut out, mut saved) =
+        (call.out.cpu_rows_mut::<f32>("window_attention")?, call.saved.cpu_write::<f32>("window_attention")?);
+    // a task a window and head; on this device the logarithms are [rows, heads]
+    let places = g.places()?;
+    let out = out.rows_mut().scattered(&places).tiles(t, d);
+    let lse = RowsMut::dense(&mut saved, heads).scattered(&places).tiles(t, 1);
     let arch = Arch::get();
-    (0..call.windows.count() * heads).into_par_iter().for_each(|task| {
+    par_parts((out, lse)).for_each(|(task, (mut out, mut lse))| {
         let (entries, head) = (g.entries(task / heads), task % heads);
         with_scratch(4 * t * w + sizes.columns() + sizes.scores() + sizes.forward(), |mut scratch| {
             let [q, k, v, result] = [0; 4].map(|_| take(&mut scratch, t * w));
@@ -103,13 +113,10 @@ pub(super) fn forward(call: &Call) -> Result<()> {
             }
             let bias = Some(g.added(head, entries, masked));
             arch.dispatch(Forward { sizes, scale, q, k, v, bias, out: result, lse: level, scratch });
-            for ((values, level), &entry) in result.chunks_exact(w).zip(level).zip(entries) {
-                if row(entry) < g.rows {
-                    // SAFETY: every row and head is in one task.
-                    unsafe {
-                        out.slice(row(entry) * ro.stride + head * d, d).copy_from_slice(&values[..d]);
-                        lse.slice(head * g.rows + row(entry), 1)[0] = *level;
-                    }
+            for (i, (values, level)) in result.chunks_exact(w).zip(level).enumerate() {
+                if let (Some(out), Some(lse)) = (out.row(i), lse.row(i)) {
+                    out.copy_from_slice(&values[..d]);
+                    lse[0] = *level;
                 }
             }
         });
@@ -135,49 +142,69 @@ impl Sums {
 pub(super) fn backward(call: &Call, dout: &Tensor, dqkv: &Tensor, dbias: Option<Target>) -> Result<()> {
     call.say_flops(5);
     let g = Geometry::new(call)?;
-    let (d, width) = (call.head_dim, call.heads * call.head_dim);
-    let rg = dqkv.rows("window_attention")?;
-    let gradient = SyncPtr(dqkv.cpu_mut::<f32>().as_mut_ptr());
+    let (d, heads) = (call.head_dim, call.heads);
+    let width = heads * d;
     let count = call.windows.count();
     let per_task = WINDOWS.max(count.div_ceil(TASKS));
-    let tasks = count.div_ceil(per_task);
-    let pass = Pass::new(call, &g, dout)?;
+    let lse = &*call.saved.cpu_read::<f32>("window_attention")?;
+    let (qkv, out) =
+        (&*call.qkv.cpu_read::<f32>("window_attention")?, &*call.out.cpu_read::<f32>("window_attention")?);
+    let rows = [&call.qkv, &call.out, dout].map(|t| t.rows("window_attention"));
+    let (dout, [rx, ro, rd]) = (&*dout.cpu_read::<f32>("window_attention")?, rows);
+    let (rx, ro, rd) = (rx?, ro?, rd?);
+    let head = |data, rows, column| Head { data, rows, column, d };
+    let pass = Pass {
+        arch: Arch::get(),
+        g: &g,
+        heads,
+        scale: call.scale,
+        parts: [0, 1, 2].map(|part| head(qkv, rx, part * width)),
+        out: head(out, ro, 0),
+        dout: head(dout, rd, 0),
+        lse,
+    };
+    // a task some windows and a head; the row of padding, which none writes, comes last
+    let (mut dqkv, places) = (dqkv.cpu_rows_mut::<f32>("window_attention")?, g.places()?);
+    let (maps, mut last) = dqkv.rows_mut().split_rows_at(g.rows);
+    let (dq, rest) = maps.split_cols_at(width);
+    let (dk, dv) = rest.split_cols_at(width);
+    let [dq, dk, dv] = [dq, dk, dv].map(|part| part.scattered(&places).tiles(per_task * g.sizes.keys, d));
     // tasks are cut by size and added in order, so the sums do not depend on the number of threads
-    let parts: Vec<Sums> = (0..tasks * call.heads)
-        .into_par_iter()
-        .map(|task| {
-            let (head, first) = (task / tasks, task % tasks * per_task);
+    let parts: Vec<Sums> = par_parts((dq, dk, dv))
+        .map(|(task, (dq, dk, dv))| {
+            let (head, first) = (task % heads, task / heads * per_task);
             let mut sums = Sums { ds: vec![0.0; g.sizes.scores()], padding: vec![0.0; 2 * d] };
+            let mut to = [dq, dk, dv];
             for window in first..(first + per_task).min(count) {
-                pass.window(window, head, &gradient, rg.stride, &mut sums);
+                pass.window(window, head, &mut to, (window - first) * g.sizes.keys, &mut sums);
             }
             sums
         })
         .collect();
-    let mut heads: Vec<Sums> = Vec::with_capacity(call.heads);
+    let mut by_head: Vec<Sums> = Vec::with_capacity(heads);
     for (i, part) in parts.into_iter().enumerate() {
-        match heads.get_mut(i / tasks) {
+        match by_head.get_mut(i % heads) {
             Some(sums) => sums.add(&part),
-            None => heads.push(part),
+            None => by_head.push(part),
         }
     }
     if call.windows.is_padded() {
-        // SAFETY: the row of padding, which no task writes.
-        let last = unsafe { gradient.slice(g.rows * rg.stride, 3 * width) };
+        let last = last.row(0);
         // its q has no gradient, since padded queries are dropped
         last[..width].fill(0.0);
-        for (head, sums) in heads.iter().enumerate() {
+        for (head, sums) in by_head.iter().enumerate() {
             for (part, values) in sums.padding.chunks_exact(d).enumerate() {
                 last[(1 + part) * width + head * d..][..d].copy_from_slice(values);
             }
         }
     }
-    dbias.map_or(Ok(()), |target| fold_bias(call.windows.window(), g.sizes, &heads, &target))
+    dbias.map_or(Ok(()), |target| fold_bias(call.windows.window(), g.sizes, &by_head, &target))
 }
 
 fn fold_bias(window: usize, sizes: Sizes, heads: &[Sums], target: &Target) -> Result<()> {
     let rows = target.tensor.rows("window_attention")?;
-    let out = target.tensor.cpu_mut::<f32>();
+    let mut out = target.tensor.cpu_rows_mut::<f32>("window_attention")?;
+    let mut out = out.rows_mut();
     for (head, Sums { ds, .. }) in heads.iter().enumerate() {
         let mut folded = vec![0.0; rows.rows];
         for (key, row) in ds.chunks_exact(sizes.columns()).enumerate() {
@@ -186,7 +213,7 @@ fn fold_bias(window: usize, sizes: Sizes, heads: &[Sums], target: &Target) -> Re
             }
         }
         for (r, value) in folded.into_iter().enumerate() {
-            let to = &mut out[r * rows.stride + head];
+            let to = &mut out.row(r)[head];
             *to = value + if target.accumulate { *to } else { 0.0 };
         }
     }
@@ -197,6 +224,7 @@ fn fold_bias(window: usize, sizes: Sizes, heads: &[Sums], target: &Target) -> Re
 struct Pass<'a> {
     arch: Arch,
     g: &'a Geometry<'a>,
+    heads: usize,
     scale: f32,
     /// Columns of head 0.
     parts: [Head<'a>; 3],
@@ -206,19 +234,15 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    fn new(call: &'a Call, g: &'a Geometry, dout: &'a Tensor) -> Result<Self> {
-        let d = call.head_dim;
-        let head = |tensor: &'a Tensor, column: usize| -> Result<Head<'a>> {
-            Ok(Head { data: tensor.cpu(), rows: tensor.rows("window_attention")?, column, d })
-        };
-        let width = call.heads * d;
-        let parts = [head(&call.qkv, 0)?, head(&call.qkv, width)?, head(&call.qkv, 2 * width)?];
-        let (out, dout) = (head(&call.out, 0)?, head(dout, 0)?);
-        Ok(Self { arch: Arch::get(), g, scale: call.scale, parts, out, dout, lse: call.saved.cpu() })
-    }
-
-    /// Writes (=) the gradients of a window's rows to `to`, whose rows are `stride` apart, and adds to the sums.
-    fn window(&self, window: usize, head: usize, to: &SyncPtr<f32>, stride: usize, sums: &mut Sums) {
+    /// Writes (=) the gradients of a window's rows to those of q, k and v from `first` on, and adds to the sums.
+    fn window(
+        &self,
+        window: usize,
+        head: usize,
+        to: &mut [Scattered<f32>; 3],
+        first: usize,
+        sums: &mut Sums,
+    ) {
         let (g, entries, sizes) = (self.g, self.g.entries(window), self.g.sizes);
         let (Sizes { keys: t, d, .. }, w, columns) = (sizes, sizes.width(), sizes.columns());
         let at = |from: Head<'a>| Head { column: from.column + head * d, ..from };
@@ -235,7 +259,7 @@ impl<'a> Pass<'a> {
             delta.fill(0.0);
             for (i, row) in entries.iter().map(|e| row(*e)).enumerate().filter(|(_, row)| *row < g.rows) {
                 let (y, dy) = (at(self.out).row(row), at(self.dout).row(row));
-                level[i] = self.lse[head * g.rows + row];
+                level[i] = self.lse[row * self.heads + head];
                 delta[i] = self.arch.run(
                     #[inline(always)]
                     |_| math::sum(d, |c| y[c] * dy[c]),
@@ -258,12 +282,10 @@ impl<'a> Pass<'a> {
                 sum: Some(&mut sums.ds),
                 scratch,
             });
-            for (part, values) in [dq, dk, dv].into_iter().enumerate() {
-                for (values, &entry) in values.chunks_exact(w).zip(entries) {
-                    if row(entry) < g.rows {
-                        let at = row(entry) * stride + self.parts[part].column + head * d;
-                        // SAFETY: every row and head is in one task.
-                        unsafe { to.slice(at, d) }.copy_from_slice(&values[..d]);
+            for (part, (values, to)) in [dq, dk, dv].into_iter().zip(to).enumerate() {
+                for (i, values) in values.chunks_exact(w).enumerate() {
+                    if let Some(to) = to.row(first + i) {
+                        to.copy_from_slice(&values[..d]);
                     } else if part > 0 {
                         let padding = &mut sums.padding[(part - 1) * d..][..d];
                         padding.iter_mut().zip(values).for_each(|(sum, v)| *sum += v);
