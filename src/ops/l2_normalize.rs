@@ -47,7 +47,7 @@ fn forward(x: &Tensor, y: &Tensor, norms: &Tensor, eps: f32) -> Result<()> {
             for_rows(
                 (
                     y.cpu_rows_mut::<f32>("l2_normalize")?.rows_mut(),
-                    RowsMut::dense(&mut *norms.cpu_write::<f32>("l2_normalize")?, 1),
+                    RowsMut::dense(&mut norms.cpu_write::<f32>("l2_normalize")?, 1),
                 ),
                 #[inline(always)]
                 |_, i, (y, norm)| {

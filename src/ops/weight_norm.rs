@@ -66,7 +66,7 @@ pub fn effective(v: &Tensor, g: &Tensor) -> Result<WeightNorm> {
             for_rows(
                 (
                     weight.cpu_rows_mut::<f32>("weight_norm")?.rows_mut(),
-                    RowsMut::dense(&mut *norms.cpu_write::<f32>("weight_norm")?, 1),
+                    RowsMut::dense(&mut norms.cpu_write::<f32>("weight_norm")?, 1),
                 ),
                 #[inline(always)]
                 |_, i, (w, norm)| {
@@ -144,7 +144,7 @@ impl WeightNorm {
                 for_rows(
                     (
                         dv.tensor.cpu_rows_mut::<f32>("weight_norm")?.rows_mut(),
-                        RowsMut::dense(&mut *dg.cpu_write::<f32>("weight_norm")?, 1),
+                        RowsMut::dense(&mut dg.cpu_write::<f32>("weight_norm")?, 1),
                     ),
                     #[inline(always)]
                     |_, i, (dv, dg)| {
