@@ -382,19 +382,20 @@ impl AdamW {
                 if !finite {
                     return g.fill(0.0);
                 }
-                for (b, start) in (0..p.len()).step_by(BLOCK).enumerate() {
-                    let Some(&[lr, keep, touched, module]) =
-                        table.get(blocks[at * NORM_BLOCK / BLOCK + b] as usize)
-                    else {
-                        continue;
-                    };
-                    let clip = control[2 + 2 * module as usize];
-                    let range = start..start + BLOCK;
-                    let (p, g) = (&mut p[range.clone()], &mut g[range.clone()]);
-                    let (m, v) = (&mut m[range.clone()], &mut v[range.clone()]);
-                    arch.run(
-                        #[inline(always)]
-                        |_| {
+                // around all blocks: within it their lengths are known, and no index is checked
+                arch.run(
+                    #[inline(always)]
+                    |_| {
+                        for (b, start) in (0..p.len()).step_by(BLOCK).enumerate() {
+                            let Some(&[lr, keep, touched, module]) =
+                                table.get(blocks[at * NORM_BLOCK / BLOCK + b] as usize)
+                            else {
+                                continue;
+                            };
+                            let clip = control[2 + 2 * module as usize];
+                            let range = start..start + BLOCK;
+                            let (p, g) = (&mut p[range.clone()], &mut g[range.clone()]);
+                            let (m, v) = (&mut m[range.clone()], &mut v[range.clone()]);
                             if touched != 0.0 {
                                 for k in 0..BLOCK {
                                     let d = g[k] * clip;
@@ -411,9 +412,9 @@ impl AdamW {
                                 }
                             }
                             g.fill(0.0);
-                        },
-                    );
-                }
+                        }
+                    },
+                );
             });
         }
         if let Some(mixed) = &self.mixed {
