@@ -104,7 +104,7 @@ impl Files {
 fn guard(failing: &mut HashSet<&'static str>, file: &'static str, written: Result<()>) {
     match written {
         Ok(()) if failing.remove(file) => {
-            logging::show(Level::Warn, format_args!("{file} can be written again"))
+            logging::show(Level::Warn, format_args!("{file} can be written again"));
         }
         Err(e) if failing.insert(file) => {
             logging::show(Level::Warn, format_args!("{e}; training goes on without it"));
