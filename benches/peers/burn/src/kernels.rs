@@ -92,7 +92,7 @@ pub fn gelus(devices: &Devices) -> Case {
     Case {
         tolerance: TOLERANCE,
         ours: Box::new(move || {
-            let y = ops::elementwise::gelu(&Tape::no_grad(), &a).expect("our GELU");
+            let y = ops::gelu::gelu(&Tape::no_grad(), &a).expect("our GELU");
             read_ours(vec![y.value().clone()])
         }),
         theirs: Box::new(move || {

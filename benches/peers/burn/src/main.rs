@@ -12,7 +12,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::Parser;
-use poa_gpu::tensor::{Device, DeviceChoice};
+use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::ops;
 
 use case::{Case, Devices};
 
@@ -59,7 +60,7 @@ fn cases() -> Vec<(String, Make)> {
 }
 
 fn run(args: &Args) -> Result<(), String> {
-    let ours = Device::open(&args.device).map_err(|e| e.to_string())?;
+    let ours = ops::open(&args.device).map_err(|e| e.to_string())?;
     let devices = Devices { ours, theirs: burn::tensor::Device::wgpu(Default::default()) };
     println!("poa-gpu: {}", devices.ours.describe());
     println!("burn:    {:?}", devices.theirs);
