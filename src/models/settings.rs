@@ -74,11 +74,13 @@ impl Attention {
         if !right {
             return;
         }
+        // one is enough: where head_dim is what is wrong, neither fits it
         for (key, width) in [("student.min_embed_dim", low), ("student.max_embed_dim", high)] {
-            right &= problems.demand(width.is_multiple_of(head), key, || {
-                let example = width.next_multiple_of(head);
-                format!("is {width}, not a multiple of student.head_dim = {head}, for example {example}")
-            });
+            right = right
+                && problems.demand(width.is_multiple_of(head), key, || {
+                    let example = width.next_multiple_of(head);
+                    format!("is {width}, not a multiple of student.head_dim = {head}, for example {example}")
+                });
         }
         let (step, span) = (head * elastic.width_interval, high - low);
         problems.demand(!right || span.is_multiple_of(step), "student.max_embed_dim", || {
