@@ -1,9 +1,10 @@
-//! What every floor's settings are made of: the macro that declares their keys, and the checks of their values.
+//! What every floor's settings are made of: the macro that declares their keys, and the checks of their
+//! values.
 //!
-//! A struct of settings is a section of a recipe, or part of one. `settings!` writes it down once: each key with its
-//! comment, type and default. What it says is what a recipe can hold, what `poa-gpu config --print-default` prints and what
-//! the documentation shows. Checks go through [`Problems`], which collects whatever is wrong, so that all of it is
-//! named at once.
+//! A struct of settings is a section of a recipe, or part of one. `settings!` writes it down once: each key
+//! with its comment, type and default. What it says is what a recipe can hold, what `poa-gpu config
+//! --print-default` prints and what the documentation shows. Checks go through [`Problems`], which collects
+//! whatever is wrong, so that all of it is named at once.
 
 use std::fmt::{Debug, Display};
 use std::ops::RangeInclusive;
@@ -28,8 +29,9 @@ pub trait Settings: Clone + Debug + Default + PartialEq + Serialize + Deserializ
     fn keys() -> Vec<Key>;
 }
 
-/// Declares a struct of settings: its keys with comment, type and default. A key whose name is no Rust name is given
-/// by `as "NAME"`. Structs named after the colon become part of it, under the field of that name, with all their keys.
+/// Declares a struct of settings: its keys with comment, type and default. A key whose name is no Rust name
+/// is given by `as "NAME"`. Structs named after the colon become part of it, under the field of that name,
+/// with all their keys.
 ///
 /// ```text
 /// settings! {

@@ -1,5 +1,5 @@
-//! A task that is not POA, the example `mlp`, lasts like one: killed at any moment it goes on to the bit, and leaves the same
-//! files behind.
+//! A task that is not POA, the example `mlp`, lasts like one: killed at any moment it goes on to the bit, and
+//! leaves the same files behind.
 #![cfg(unix)]
 
 use std::path::{Path, PathBuf};

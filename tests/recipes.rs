@@ -218,7 +218,8 @@ fn a_configuration_that_an_earlier_version_stored_loads() {
     let again = config.to_toml().unwrap();
     assert!(!again.contains("layerscale") && again.contains("window_size = 4"), "{again}");
     assert_eq!(Config::from_toml(&again, Path::new("again")).unwrap(), config);
-    // as a recipe of one's own it says too much: a Swin that drops paths uniformly, and a chunk in another unit
+    // as a recipe of one's own it says too much: a Swin that drops paths uniformly, and a chunk in another
+    // unit
     let error = Config::from_toml(text, Path::new("mine.toml")).unwrap_err().to_string();
     assert!(error.contains("`student.drop_path_uniform`") && error.contains("2 settings"), "{error}");
     assert!(error.contains("`train.prototype_chunk_bytes`") && error.contains("bytes of logits"), "{error}");

@@ -1,5 +1,5 @@
-//! Activations of half precision on a GPU: every operation that takes them beside the CPU's single precision on the same
-//! rounded values.
+//! Activations of half precision on a GPU: every operation that takes them beside the CPU's single precision
+//! on the same rounded values.
 
 use std::collections::HashSet;
 

@@ -1,4 +1,5 @@
-//! Matrix products: every variant forced, over ragged shapes, orientations, strides, batches, groups and epilogues.
+//! Matrix products: every variant forced, over ragged shapes, orientations, strides, batches, groups and
+//! epilogues.
 
 use half::f16;
 use poa_gpu::gpu::{Caps, Cooperative};
@@ -224,8 +225,8 @@ fn half_precision() {
     }
 }
 
-/// The kernels for cooperative matrices, with plain arithmetic in the matrices' place: 16×16 and 8×8 in turn, since a
-/// software adapter takes seconds to build one.
+/// The kernels for cooperative matrices, with plain arithmetic in the matrices' place: 16×16 and 8×8 in turn,
+/// since a software adapter takes seconds to build one.
 #[test]
 fn tiles_of_cooperative_products() {
     let orientations = [[false, false], [false, true], [true, false], [true, true]];

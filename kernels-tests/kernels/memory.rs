@@ -1,4 +1,5 @@
-//! Who may use the CPU device's memory at the same time: what is written lies apart from all else, element by element.
+//! Who may use the CPU device's memory at the same time: what is written lies apart from all else, element by
+//! element.
 
 use poa_gpu::autograd::Tape;
 use poa_gpu::ops::gather::gather_rows;

@@ -1,5 +1,6 @@
-//! What the kernel tests share: both devices with fences on, random strided operands, and one check that compares
-//! an operation's outputs and gradients on both devices with a float64 reference and its central differences.
+//! What the kernel tests share: both devices with fences on, random strided operands, and one check that
+//! compares an operation's outputs and gradients on both devices with a float64 reference and its central
+//! differences.
 #![allow(dead_code)]
 
 use std::cell::Cell;
@@ -90,7 +91,8 @@ pub struct Operand {
     pub values: Vec<f32>,
     /// How it lies in memory.
     pub placing: Placing,
-    /// Whether it stands for a parameter: its gradient is added to a strided view that holds something already.
+    /// Whether it stands for a parameter: its gradient is added to a strided view that holds something
+    /// already.
     pub parameter: bool,
     /// Whether a gradient is wanted.
     pub tracked: bool,
@@ -295,8 +297,9 @@ fn run(
 /// What activations of half precision may be off, relative to the largest.
 const HALF: f64 = 3e-3;
 
-/// Runs `op` on the GPU with the operands marked `true` in half precision, and on the CPU with the same rounded values in
-/// single precision, and compares outputs, gradients and fences. `op` gives the kind of precision back that it got.
+/// Runs `op` on the GPU with the operands marked `true` in half precision, and on the CPU with the same
+/// rounded values in single precision, and compares outputs, gradients and fences. `op` gives the kind of
+/// precision back that it got.
 pub fn check_half(name: &str, operands: &[(Operand, bool)], op: impl Fn(&Tape, &[Var]) -> Result<Vec<Var>>) {
     let round = |v: &[f32]| v.iter().map(|v| f16::from_f32(*v).to_f32()).collect::<Vec<f32>>();
     let single = |t: &Tensor| to_type(t, DType::F32).unwrap().to_vec::<f32>().unwrap();

@@ -18,7 +18,8 @@ pub(super) enum Gradient {
     Parameter(Tensor, Rc<Cell<bool>>),
 }
 
-/// Place for the gradient of an activation, which is allocated when a gradient arrives. It does not keep the activation.
+/// Place for the gradient of an activation, which is allocated when a gradient arrives. It does not keep the
+/// activation.
 pub(super) struct Slot {
     pub id: usize,
     pub device: Device,
@@ -35,8 +36,8 @@ pub struct Target {
 }
 
 impl Target {
-    /// The target, or in its place memory shaped like `value` whose contents nobody will read: for kernels that make
-    /// several gradients at once.
+    /// The target, or in its place memory shaped like `value` whose contents nobody will read: for kernels
+    /// that make several gradients at once.
     pub fn or_scratch(target: Option<Self>, value: &Tensor) -> Result<Self> {
         match target {
             Some(target) => Ok(target),
@@ -107,8 +108,8 @@ impl Cotangents {
     }
 }
 
-/// The gradient that is asked of an operation for one of its inputs. The operation must settle it: write it, hand it over, or
-/// say why there is none.
+/// The gradient that is asked of an operation for one of its inputs. The operation must settle it: write it,
+/// hand it over, or say why there is none.
 pub struct InputGradient<'a> {
     cotangents: &'a Cotangents,
     gradient: Gradient,
@@ -128,9 +129,9 @@ impl<'a> InputGradient<'a> {
         !matches!(self.gradient, Gradient::None)
     }
 
-    /// Where to write the gradient now; `None` where it is not wanted. The caller must write every element (or add to
-    /// every element it has a gradient for, where `accumulate`). For kernels that make several gradients at once;
-    /// [`Self::write`] and [`Self::add_to`] read better where there is one.
+    /// Where to write the gradient now; `None` where it is not wanted. The caller must write every element
+    /// (or add to every element it has a gradient for, where `accumulate`). For kernels that make several
+    /// gradients at once; [`Self::write`] and [`Self::add_to`] read better where there is one.
     pub fn target(&self) -> Result<Option<Target>> {
         self.settled.set(true);
         self.cotangents.target(&self.gradient)
@@ -150,14 +151,14 @@ impl<'a> InputGradient<'a> {
         self.target()?.map_or(Ok(()), |t| f(&t.tensor, t.accumulate))
     }
 
-    /// Lets `f` add to the gradient, which is zero where nothing was there yet, if it is wanted: for operations that
-    /// have a gradient for some elements alone.
+    /// Lets `f` add to the gradient, which is zero where nothing was there yet, if it is wanted: for
+    /// operations that have a gradient for some elements alone.
     pub fn add_to(&self, f: impl FnOnce(&Tensor) -> Result<()>) -> Result<()> {
         self.target_zeroed()?.map_or(Ok(()), |t| f(&t.tensor))
     }
 
-    /// Hands over a finished gradient. The tensor may become the input's gradient itself, so the caller must not use it
-    /// afterwards.
+    /// Hands over a finished gradient. The tensor may become the input's gradient itself, so the caller must
+    /// not use it afterwards.
     pub fn add(&self, gradient: Tensor) -> Result<()> {
         self.settled.set(true);
         self.cotangents.add(&self.gradient, gradient)

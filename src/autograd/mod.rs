@@ -1,11 +1,12 @@
-//! Reverse-mode differentiation over a tape. Operations record a closure that turns the cotangents of their outputs
-//! into those of their inputs; closures run once, last first, and free what they saved.
+//! Reverse-mode differentiation over a tape. Operations record a closure that turns the cotangents of their
+//! outputs into those of their inputs; closures run once, last first, and free what they saved.
 //!
 //! Gradients of activations are written by the first operation that contributes and added to by later ones;
 //! gradients of parameters are always added to, in place, through the slice of the parameter that was used.
 //!
-//! An operation names its inputs once, to [`Tape::record`], and on the way back gets one [`InputGradient`] for each, in the
-//! same order. One that is wanted and that the operation does not settle is an error, so no gradient can be forgotten.
+//! An operation names its inputs once, to [`Tape::record`], and on the way back gets one [`InputGradient`]
+//! for each, in the same order. One that is wanted and that the operation does not settle is an error, so no
+//! gradient can be forgotten.
 
 mod gradient;
 
@@ -33,8 +34,8 @@ impl Var {
         Self { value, gradient: Gradient::None }
     }
 
-    /// A parameter: gradients are added to `gradient`, a view shaped like `value`, and `touched` is set when one
-    /// arrives.
+    /// A parameter: gradients are added to `gradient`, a view shaped like `value`, and `touched` is set when
+    /// one arrives.
     pub fn parameter(value: Tensor, gradient: Tensor, touched: Rc<Cell<bool>>) -> Self {
         debug_assert_eq!(value.shape(), gradient.shape());
         Self { value, gradient: Gradient::Parameter(gradient, touched) }
@@ -50,7 +51,8 @@ impl Var {
         !matches!(self.gradient, Gradient::None)
     }
 
-    /// A view of a parameter or constant. Views of activations are operations (they need a gradient of their own).
+    /// A view of a parameter or constant. Views of activations are operations (they need a gradient of their
+    /// own).
     pub fn view(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let gradient = match &self.gradient {
             Gradient::None => Gradient::None,
@@ -90,8 +92,8 @@ impl Tape {
         Self { recording: true, recomputing: false, nodes: RefCell::default(), slots: Cell::new(0) }
     }
 
-    /// A tape that records, and of every [`Tape::segment`] keeps the input alone (activation checkpointing, Chen et al.
-    /// 2016): less memory for one more forward pass. The gradients are the same to the bit.
+    /// A tape that records, and of every [`Tape::segment`] keeps the input alone (activation checkpointing,
+    /// Chen et al. 2016): less memory for one more forward pass. The gradients are the same to the bit.
     pub fn recomputing() -> Self {
         Self { recomputing: true, ..Self::new() }
     }
@@ -118,9 +120,9 @@ impl Tape {
         if self.recording { self.slot(value).0 } else { Var::constant(value) }
     }
 
-    /// Records an operation with one output. `backward` gets the gradients that are asked of it, one for each of `inputs`
-    /// and in their order (an input that may be missing is an `Option<&Var>`), and the output's cotangent; it is not
-    /// called where none arrives. Without a tracked input nothing is recorded.
+    /// Records an operation with one output. `backward` gets the gradients that are asked of it, one for each
+    /// of `inputs` and in their order (an input that may be missing is an `Option<&Var>`), and the output's
+    /// cotangent; it is not called where none arrives. Without a tracked input nothing is recorded.
     pub fn record<'v, V: Into<Option<&'v Var>>, const N: usize>(
         &self,
         name: &'static str,
@@ -172,8 +174,8 @@ impl Tape {
         var
     }
 
-    /// Runs `f`, a part of a network with one input and one output, whose activations a recomputing tape does not
-    /// keep. `f` must do the same each time: what is random in it is drawn before.
+    /// Runs `f`, a part of a network with one input and one output, whose activations a recomputing tape does
+    /// not keep. `f` must do the same each time: what is random in it is drawn before.
     pub fn segment(&self, input: &Var, f: impl Fn(&Tape, &Var) -> Result<Var> + 'static) -> Result<Var> {
         if !self.recording || !self.recomputing {
             return f(self, input);
@@ -192,8 +194,8 @@ impl Tape {
 
     /// Propagates `seeds` (a value and its cotangent each) back to leaves and parameters.
     ///
-    /// Errors are those of the operations, with the operation named. It is one too if an operation does not settle the
-    /// gradient of an input.
+    /// Errors are those of the operations, with the operation named. It is one too if an operation does not
+    /// settle the gradient of an input.
     pub fn backward(self, seeds: Vec<(&Var, Tensor)>) -> Result<Gradients> {
         let cotangents = Cotangents::default();
         for (var, cotangent) in seeds {

@@ -1,9 +1,11 @@
-//! Who uses which part of the CPU device's memory right now: what makes handing out slices of shared tensors sound.
+//! Who uses which part of the CPU device's memory right now: what makes handing out slices of shared tensors
+//! sound.
 //!
-//! Tensors share memory, so the compiler cannot see that an operation's output lies apart from its operands. Every
-//! view of memory therefore enters its [`Region`] here for as long as it lives, and one that is to be written while
-//! another uses one of its elements is refused. The test is exact: columns of one matrix may be read beside others that
-//! are written. An operation has a handful of views, so the list is short, and the test is made in every build.
+//! Tensors share memory, so the compiler cannot see that an operation's output lies apart from its operands.
+//! Every view of memory therefore enters its [`Region`] here for as long as it lives, and one that is to be
+//! written while another uses one of its elements is refused. The test is exact: columns of one matrix may be
+//! read beside others that are written. An operation has a handful of views, so the list is short, and the
+//! test is made in every build.
 
 use std::cell::{Cell, RefCell};
 
@@ -160,7 +162,8 @@ pub(crate) enum Conflict {
 }
 
 impl Borrows {
-    /// Enters a view of an allocation; refused where it is to be written and another view uses it, or the other way.
+    /// Enters a view of an allocation; refused where it is to be written and another view uses it, or the
+    /// other way.
     pub(crate) fn take(
         &self,
         memory: *const u8,

@@ -1,5 +1,5 @@
-//! The native device: pooled memory and the few helpers its kernels share. The kernels themselves stand beside
-//! their GPU counterparts in `src/ops`.
+//! The native device: pooled memory and the few helpers its kernels share. The kernels themselves stand
+//! beside their GPU counterparts in `src/ops`.
 
 mod arch;
 mod borrows;
@@ -70,8 +70,8 @@ impl CpuDevice {
         })
     }
 
-    /// Lends a region of an allocation for reading or writing, until the borrow is dropped. The pointer is to the start
-    /// of the allocation; the region lies within it.
+    /// Lends a region of an allocation for reading or writing, until the borrow is dropped. The pointer is to
+    /// the start of the allocation; the region lies within it.
     pub(crate) fn lend<'a>(
         &'a self,
         buffer: &'a CpuBuffer,

@@ -1,6 +1,6 @@
-//! Outputs that are shared out to several threads. The `unsafe` of the CPU device's parallel kernels is here and beside it:
-//! memory is lent as a whole ([`super::RowsMut`], [`super::LinesMut`]), cut into parts that cannot overlap, and every part
-//! is handed out once.
+//! Outputs that are shared out to several threads. The `unsafe` of the CPU device's parallel kernels is here
+//! and beside it: memory is lent as a whole ([`super::RowsMut`], [`super::LinesMut`]), cut into parts that
+//! cannot overlap, and every part is handed out once.
 
 use rayon::prelude::*;
 

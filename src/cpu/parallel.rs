@@ -1,5 +1,5 @@
-//! Row loops over all cores. Work is cut into pieces by size alone, never by the number of threads, so results do
-//! not depend on the machine.
+//! Row loops over all cores. Work is cut into pieces by size alone, never by the number of threads, so
+//! results do not depend on the machine.
 
 use rayon::prelude::*;
 
@@ -7,8 +7,8 @@ use super::arch::Arch;
 use super::math::Math;
 use super::outputs::Outputs;
 
-/// Elements a piece of work should have at least, so that handing it out costs little. Miri, which looks for races, gets
-/// several pieces of small matrices.
+/// Elements a piece of work should have at least, so that handing it out costs little. Miri, which looks for
+/// races, gets several pieces of small matrices.
 const GRAIN: usize = if cfg!(miri) { 64 } else { 16 * 1024 };
 
 /// Calls `f(math, i, part)` for every part of `outputs`, say every row of a matrix, in parallel.
@@ -20,8 +20,8 @@ pub(crate) fn for_rows<O: Outputs>(outputs: O, f: impl Fn(Math, usize, O::Part) 
     for_some_rows(outputs.parts(), outputs.width(), outputs, f);
 }
 
-/// As [`for_rows`] for the first `rows` parts, each the work of about `cols` elements: where outputs may not be there, or
-/// what is read is more than what is written.
+/// As [`for_rows`] for the first `rows` parts, each the work of about `cols` elements: where outputs may not
+/// be there, or what is read is more than what is written.
 pub(crate) fn for_some_rows<O: Outputs>(
     rows: usize,
     cols: usize,
@@ -60,8 +60,8 @@ fn pieces(rows: usize, cols: usize, f: impl Fn(Math, std::ops::Range<usize>) + S
     });
 }
 
-/// Sums `width` columns over `rows` rows: `add(row, sums)` adds one row. Pieces of rows are summed on all cores and
-/// then added in order.
+/// Sums `width` columns over `rows` rows: `add(row, sums)` adds one row. Pieces of rows are summed on all
+/// cores and then added in order.
 pub(crate) fn reduce_columns(rows: usize, width: usize, add: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
     reduce_columns_with(
         rows,

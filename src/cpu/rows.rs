@@ -7,8 +7,8 @@ use super::outputs::Outputs;
 use crate::error::{Error, Result};
 use crate::layout::Rows;
 
-/// A matrix that is lent for writing. Its rows have nothing to do with what lies between them, which may be lent to
-/// someone else; there is no slice over several rows.
+/// A matrix that is lent for writing. Its rows have nothing to do with what lies between them, which may be
+/// lent to someone else; there is no slice over several rows.
 pub(crate) struct RowsMut<'a, T> {
     data: *mut T,
     rows: usize,
@@ -19,7 +19,8 @@ pub(crate) struct RowsMut<'a, T> {
 
 // SAFETY: it is a mutable borrow of its rows.
 unsafe impl<T: Send> Send for RowsMut<'_, T> {}
-// SAFETY: through a shared reference elements are reached by `Outputs::take` alone, whose caller keeps them apart.
+// SAFETY: through a shared reference elements are reached by `Outputs::take` alone, whose caller keeps them
+// apart.
 unsafe impl<T: Send> Sync for RowsMut<'_, T> {}
 
 impl<'a, T> RowsMut<'a, T> {
@@ -56,7 +57,8 @@ impl<'a, T> RowsMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(r * self.stride), self.cols) }
     }
 
-    /// Its first element and the distance of rows, for products: these may write its elements while it is borrowed.
+    /// Its first element and the distance of rows, for products: these may write its elements while it is
+    /// borrowed.
     pub(crate) fn as_mut_ptr(&mut self) -> (*mut T, usize) {
         (self.data, self.stride)
     }
@@ -91,8 +93,8 @@ impl<'a, T> RowsMut<'a, T> {
         unsafe { (self.part((0, self.rows), (0, at)), self.part((0, self.rows), (at, self.cols))) }
     }
 
-    /// Tiles: the rows are cut at `cuts`, which begins with 0 and ends with their number, and the columns into parts
-    /// of `width`. Tiles of the same rows follow each other.
+    /// Tiles: the rows are cut at `cuts`, which begins with 0 and ends with their number, and the columns
+    /// into parts of `width`. Tiles of the same rows follow each other.
     pub(crate) fn tiles(self, cuts: impl Into<Cow<'a, [usize]>>, width: usize) -> Tiles<'a, T> {
         let cuts = cuts.into();
         assert!(cuts.first() == Some(&0) && cuts.last() == Some(&self.rows) && cuts.is_sorted());
@@ -165,9 +167,9 @@ unsafe impl<'a, T: Send> Outputs for Tiles<'a, T> {
     }
 }
 
-/// Which row of a matrix each of many items is written to: none twice, and all within the matrix. The check costs a bit
-/// a row and a look at every index, little beside the rows themselves, so it is made whenever an operation scatters: an
-/// index is a tensor and may have changed since it was made.
+/// Which row of a matrix each of many items is written to: none twice, and all within the matrix. The check
+/// costs a bit a row and a look at every index, little beside the rows themselves, so it is made whenever an
+/// operation scatters: an index is a tensor and may have changed since it was made.
 pub(crate) struct Places<'a> {
     at: Cow<'a, [u32]>,
     rows: usize,
@@ -266,7 +268,8 @@ unsafe impl<'a, T: Send> Outputs for ScatteredTiles<'a, T> {
         let (block, column) = (i / across, i % across);
         let items = block * self.items..((block + 1) * self.items).min(self.all.at.len());
         let whole = &self.all.whole;
-        // SAFETY: in range; of the rows of this part only those of its items can be reached, which are its own.
+        // SAFETY: in range; of the rows of this part only those of its items can be reached, which are its
+        // own.
         let whole = unsafe { whole.part((0, whole.rows), (column * self.width, (column + 1) * self.width)) };
         Scattered { whole, at: &self.all.at[items] }
     }

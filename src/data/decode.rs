@@ -1,6 +1,7 @@
-//! From the bytes of an image file to 8-bit RGB, with the pixels that PIL's `exif_transpose(image).convert("RGB")`
-//! gives: the content decides what the file is, whatever its name; the EXIF orientation is applied; an alpha channel is
-//! dropped; grey, palette and CMYK become RGB. Of 16-bit values the upper half is kept.
+//! From the bytes of an image file to 8-bit RGB, with the pixels that PIL's
+//! `exif_transpose(image).convert("RGB")` gives: the content decides what the file is, whatever its name; the
+//! EXIF orientation is applied; an alpha channel is dropped; grey, palette and CMYK become RGB. Of 16-bit
+//! values the upper half is kept.
 
 use std::ffi::OsStr;
 use std::io::Cursor;

@@ -109,8 +109,8 @@ impl ShardIndex {
     }
 }
 
-/// The key and the extension of a member: the first dot of the file name parts them. None for hidden files and names
-/// without a dot.
+/// The key and the extension of a member: the first dot of the file name parts them. None for hidden files
+/// and names without a dot.
 fn split_key(name: &str) -> Option<(&str, &str)> {
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     let dot = file + name[file..].find('.')?;

@@ -55,7 +55,8 @@ pub struct GpuDevice {
 }
 
 impl GpuDevice {
-    /// Opens `adapter` with all the limits it has, and with no more cooperative matrices than `cooperative` allows.
+    /// Opens `adapter` with all the limits it has, and with no more cooperative matrices than `cooperative`
+    /// allows.
     pub fn open(adapter: &wgpu::Adapter, cooperative: Cooperative) -> Result<Self> {
         let mut caps = Caps::of(adapter);
         caps.cooperative = caps.cooperative.and(cooperative);
@@ -66,7 +67,8 @@ impl GpuDevice {
             (wgpu::Features::empty(), wgpu::ExperimentalFeatures::disabled());
         if caps.cooperative.any() {
             wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
-            // SAFETY: the one experimental feature that is asked for; its kernels are tested before they are used.
+            // SAFETY: the one experimental feature that is asked for; its kernels are tested before they are
+            // used.
             experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
         }
         wanted |= wgpu::Features::SUBGROUP
@@ -295,8 +297,8 @@ impl GpuDevice {
         }
     }
 
-    /// Records a dispatch of `grid` workgroups. `tensors` are bound in order as group 0; a kernel may write to at
-    /// most one tensor of a buffer and then read nothing else of it.
+    /// Records a dispatch of `grid` workgroups. `tensors` are bound in order as group 0; a kernel may write
+    /// to at most one tensor of a buffer and then read nothing else of it.
     pub(crate) fn dispatch<P: Params>(
         &self,
         kernel: &Kernel,

@@ -1,5 +1,5 @@
-//! Kernels as hashable values: a shader, an entry point and the constants it is built with. The same value is the
-//! pipeline key and what the tests enumerate.
+//! Kernels as hashable values: a shader, an entry point and the constants it is built with. The same value is
+//! the pipeline key and what the tests enumerate.
 
 use naga::valid::{Capabilities, ValidationFlags, Validator};
 
@@ -13,13 +13,14 @@ pub struct Shader {
     pub name: &'static str,
     /// Its text.
     pub source: &'static str,
-    /// Whether an adapter with these capabilities may be asked for this kernel of the shader: whether the family lists it.
+    /// Whether an adapter with these capabilities may be asked for this kernel of the shader: whether the
+    /// family lists it.
     pub lists: fn(&Kernel, &Caps) -> bool,
 }
 
-/// A file of `shaders/` and the function that lists the kernels made of it, `fn(&Caps) -> Vec<Kernel>`. Kernels built for the
-/// sizes of a network have too many variants for one list: theirs is `like fn(&Kernel, &Caps) -> Vec<Kernel>`, of those with
-/// the sizes that a kernel has.
+/// A file of `shaders/` and the function that lists the kernels made of it, `fn(&Caps) -> Vec<Kernel>`.
+/// Kernels built for the sizes of a network have too many variants for one list: theirs is `like fn(&Kernel,
+/// &Caps) -> Vec<Kernel>`, of those with the sizes that a kernel has.
 macro_rules! shader {
     ($name:literal, like $kernels:path) => {
         $crate::gpu::Shader {
@@ -123,9 +124,10 @@ impl Word for f32 {
     }
 }
 
-/// Declares a parameter struct: its WGSL counterpart is `struct Params` of the shader, and building a kernel fails
-/// where names, types or order differ. On the host a `u32` is a `usize`; a dispatch checks that it fits. An `i32` is an `isize`
-/// and a `bool` a `bool`; in WGSL both are a `u32`, the one below zero wrapped around.
+/// Declares a parameter struct: its WGSL counterpart is `struct Params` of the shader, and building a kernel
+/// fails where names, types or order differ. On the host a `u32` is a `usize`; a dispatch checks that it
+/// fits. An `i32` is an `isize` and a `bool` a `bool`; in WGSL both are a `u32`, the one below zero wrapped
+/// around.
 macro_rules! params {
     (@kind f32) => { $crate::gpu::ParamKind::F32 };
     (@kind $other:ident) => { $crate::gpu::ParamKind::U32 };
@@ -179,8 +181,8 @@ impl Kernel {
         self.defines.iter().find(|(n, _)| *n == name).map(|(_, value)| *value)
     }
 
-    /// Whether its family lists it for these capabilities, as everything that is launched must be: what is not listed is
-    /// not validated.
+    /// Whether its family lists it for these capabilities, as everything that is launched must be: what is
+    /// not listed is not validated.
     pub fn is_listed(&self, caps: &Caps) -> bool {
         (self.shader.lists)(self, caps)
     }

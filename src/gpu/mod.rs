@@ -1,5 +1,5 @@
-//! Everything that knows wgpu: adapters and their limits, pooled buffers, shader composition, pipelines, and the
-//! stream of recorded commands.
+//! Everything that knows wgpu: adapters and their limits, pooled buffers, shader composition, pipelines, and
+//! the stream of recorded commands.
 
 mod adapter;
 mod buffer;

@@ -39,7 +39,8 @@ impl Pipeline {
             label: Some(kernel.shader.name),
             source: wgpu::ShaderSource::Wgsl(composed.source.into()),
         };
-        // SAFETY: kernels check their own bounds, which the tests prove with ragged shapes and fenced outputs.
+        // SAFETY: kernels check their own bounds, which the tests prove with ragged shapes and fenced
+        // outputs.
         let module = unsafe {
             device.create_shader_module_trusted(descriptor, wgpu::ShaderRuntimeChecks::unchecked())
         };

@@ -1,4 +1,5 @@
-//! The families of backbones. A new one is a folder with its settings and what implements [`Backbone`], and its arms here.
+//! The families of backbones. A new one is a folder with its settings and what implements [`Backbone`], and
+//! its arms here.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,8 @@ use crate::models::backbone::Backbone;
 use crate::models::settings::Elastic;
 use crate::models::{resnet, swin, vit};
 
-/// Section `student`: the elastic backbone, of the family that `student.arch` says, with that family's own keys.
+/// Section `student`: the elastic backbone, of the family that `student.arch` says, with that family's own
+/// keys.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "arch")]
 pub enum Student {

@@ -1,5 +1,6 @@
-//! Average pooling over runs of rows, which may overlap, of one or several matrices: the mean of a map, and the pixel of a map
-//! on which several patches stand. The gradient of a row adds up what all runs with it get, in a fixed order.
+//! Average pooling over runs of rows, which may overlap, of one or several matrices: the mean of a map, and
+//! the pixel of a map on which several patches stand. The gradient of a row adds up what all runs with it
+//! get, in a fixed order.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{Places, for_rows};
@@ -158,8 +159,8 @@ impl Runs {
     }
 }
 
-/// The mean of every run of rows of `sources` `[rows, width]`, all of one width: `[runs, width]`. A source without a run gets
-/// no gradient.
+/// The mean of every run of rows of `sources` `[rows, width]`, all of one width: `[runs, width]`. A source
+/// without a run gets no gradient.
 pub fn avg_pool(tape: &Tape, sources: &[&Var], runs: &[Run]) -> Result<Var> {
     let wrong = |problem: String| {
         let shapes: Vec<_> = sources.iter().map(|s| s.value().shape().to_vec()).collect();

@@ -1,5 +1,6 @@
-//! What a device can do at best, to hold kernels against: much arithmetic on little memory, and a large copy. On a GPU
-//! the arithmetic is a long run of multiply-adds from registers; on the CPU it is a large square product.
+//! What a device can do at best, to hold kernels against: much arithmetic on little memory, and a large copy.
+//! On a GPU the arithmetic is a long run of multiply-adds from registers; on the CPU it is a large square
+//! product.
 
 use std::time::Instant;
 

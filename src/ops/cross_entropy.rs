@@ -1,9 +1,9 @@
-//! Cross-entropy of rows of student logits against targets that are computed on the fly, with the gradient written
-//! over the logits (poa-facts "Targets and losses": CE(s, p) = −Σ p·log_softmax(s/τs)).
+//! Cross-entropy of rows of student logits against targets that are computed on the fly, with the gradient
+//! written over the logits (poa-facts "Targets and losses": CE(s, p) = −Σ p·log_softmax(s/τs)).
 //!
-//! With z = s/τs, and Σp = 1, a row's loss against one target is LSE(z) − Σ p·z. A row has up to two targets among the
-//! teacher's rows, both with weight w, and optionally the logits d of a partner (the intact student) as a third one,
-//! q = softmax(d/τs), with weight v:
+//! With z = s/τs, and Σp = 1, a row's loss against one target is LSE(z) − Σ p·z. A row has up to two targets
+//! among the teacher's rows, both with weight w, and optionally the logits d of a partner (the intact
+//! student) as a third one, q = softmax(d/τs), with weight v:
 //!   view = Σ over targets of CE(s, p), distillation = CE(s, q),
 //!   ds = ((n·w + v)·softmax(z) − w·Σp − v·q)/τs with n the number of targets.
 
@@ -202,7 +202,7 @@ impl CrossEntropy<'_> {
                     }
                     let d = partner.as_ref().map(|d| d.row(i));
                     let weights = [f32::from_bits(weight), f32::from_bits(distill)];
-                    row_losses(math, s, p, d.map(|d| (d, q)), count, weights, inverse, gradient)
+                    row_losses(math, s, (p, count), d.map(|d| (d, q)), weights, inverse, gradient)
                 },
             )
         };
@@ -230,14 +230,13 @@ fn add_target(math: Math, p: &mut [f32], l: &[f32], b: &[f32], a: [f32; 2], inve
     }
 }
 
-/// The losses of one row against `p` (a sum of `count` targets) and a partner (its logits, and memory for q).
+/// The losses of one row against the sum of so many targets, `(p, count)`, and a partner (its logits, and memory for q).
 #[inline(always)]
 fn row_losses(
     math: Math,
     s: &mut [f32],
-    p: &[f32],
+    (p, count): (&[f32], f32),
     partner: Option<(&[f32], &mut [f32])>,
-    count: f32,
     [weight, distill]: [f32; 2],
     inverse: f32,
     gradient: bool,

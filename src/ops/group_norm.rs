@@ -1,6 +1,6 @@
-//! GroupNorm of maps with sliced parameters, `y = (x − mean)·rstd·γ + β [+ residual]`, then ReLU where asked for.
-//! The number of groups is fixed, so that groups narrow with the channels. Saved: mean and rstd of every image and group,
-//! and with ReLU the output.
+//! GroupNorm of maps with sliced parameters, `y = (x − mean)·rstd·γ + β [+ residual]`, then ReLU where asked
+//! for. The number of groups is fixed, so that groups narrow with the channels. Saved: mean and rstd of every
+//! image and group, and with ReLU the output.
 
 use rayon::prelude::*;
 
@@ -214,7 +214,8 @@ impl Call {
         }
     }
 
-    /// For every image (and slice of its rows, on a GPU) Σ dy·x̂ by channel, then Σ dy: `[parts, 2·channels]`.
+    /// For every image (and slice of its rows, on a GPU) Σ dy·x̂ by channel, then Σ dy: `[parts,
+    /// 2·channels]`.
     fn sums(&self, dy: &Tensor) -> Result<Tensor> {
         let (rx, rd) = (self.x.rows("group_norm")?, dy.rows("group_norm")?);
         let GroupNorm { images, groups, .. } = self.norm;
@@ -378,8 +379,8 @@ fn relu_gradient(dy: &Tensor, y: &Tensor) -> Result<()> {
     }
 }
 
-/// GroupNorm of maps `x` `[images·rows, channels]` with `gamma` and `beta` `[channels]`; `residual`, shaped like x, is
-/// added after it and before ReLU.
+/// GroupNorm of maps `x` `[images·rows, channels]` with `gamma` and `beta` `[channels]`; `residual`, shaped
+/// like x, is added after it and before ReLU.
 pub fn group_norm(
     tape: &Tape,
     x: &Var,

@@ -1,8 +1,9 @@
 //! KoLeo: spreads features by pushing each from its nearest neighbour (poa-facts "Targets and losses").
 //!
-//! Rows are L2-normalised (eps 1e-8) and come in groups, the views; x_nn is the other row of the group with the
-//! largest dot product (the first of equals). loss = Σ over groups of −mean_i log(‖x_i − x_nn + 1e-8‖ + 1e-8), 1e-8
-//! added to every component of the difference as PyTorch's PairwiseDistance does. The gradient flows through x_nn.
+//! Rows are L2-normalised (eps 1e-8) and come in groups, the views; x_nn is the other row of the group with
+//! the largest dot product (the first of equals). loss = Σ over groups of −mean_i log(‖x_i − x_nn + 1e-8‖ +
+//! 1e-8), 1e-8 added to every component of the difference as PyTorch's PairwiseDistance does. The gradient
+//! flows through x_nn.
 
 use std::convert::identity;
 
@@ -114,7 +115,8 @@ impl Saved {
         }
     }
 
-    /// dx_i (+)= factor·(slope_i·(x_i − x_nn + eps) − Σ over rows k nearest to i of slope_k·(x_k − x_i + eps))
+    /// dx_i (+)= factor·(slope_i·(x_i − x_nn + eps) − Σ over rows k nearest to i of slope_k·(x_k − x_i +
+    /// eps))
     fn backward(&self, dx: &Tensor, factor: &Tensor, accumulate: bool) -> Result<()> {
         let (d, out) = (self.x.dim(1), dx.rows("koleo")?);
         match self.x.device() {

@@ -1,5 +1,5 @@
-//! Rows divided by their Euclidean norm, `y = x / max(‖x‖, eps)`: the bottleneck of a projection head (eps 1e-12) and
-//! the features that KoLeo compares (eps 1e-8). Saved: the norm of every row.
+//! Rows divided by their Euclidean norm, `y = x / max(‖x‖, eps)`: the bottleneck of a projection head (eps
+//! 1e-12) and the features that KoLeo compares (eps 1e-8). Saved: the norm of every row.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{RowsMut, for_rows, math};

@@ -1,5 +1,5 @@
-//! Softmax cross-entropy of rows of logits against one class each, with the gradient written over the logits: what a
-//! linear classifier on frozen features is trained with.
+//! Softmax cross-entropy of rows of logits against one class each, with the gradient written over the logits:
+//! what a linear classifier on frozen features is trained with.
 
 use crate::cpu::{for_rows, math};
 use crate::error::{Error, Result};
@@ -29,8 +29,8 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
     vec![kernel(64), kernel(1024)]
 }
 
-/// The losses `[rows, 1]` of `logits` `[rows, classes]`, which are overwritten with `scale` times their gradient,
-/// softmax − onehot. `labels` `u32 [n]` holds classes, each for rows / n consecutive rows.
+/// The losses `[rows, 1]` of `logits` `[rows, classes]`, which are overwritten with `scale` times their
+/// gradient, softmax − onehot. `labels` `u32 [n]` holds classes, each for rows / n consecutive rows.
 pub fn label_cross_entropy(logits: &Tensor, labels: &Tensor, scale: f32) -> Result<Tensor> {
     let x = logits.rows("label_cross_entropy")?;
     let n = labels.elements();

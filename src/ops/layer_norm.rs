@@ -1,5 +1,5 @@
-//! LayerNorm over the last dimension with sliced parameters, optionally on a subset of the rows: the rows that a
-//! residual branch with stochastic depth works on are gathered on the way in.
+//! LayerNorm over the last dimension with sliced parameters, optionally on a subset of the rows: the rows
+//! that a residual branch with stochastic depth works on are gathered on the way in.
 //!
 //! On a GPU x may be of half precision; then y is as well.
 //!
@@ -182,7 +182,8 @@ impl Call {
         }
     }
 
-    /// dx[r] (=, or += where it says so) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); dγ (+)= Σ dy·x̂, dβ (+)= Σ dy.
+    /// dx[r] (=, or += where it says so) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); dγ (+)= Σ dy·x̂, dβ (+)= Σ
+    /// dy.
     fn backward(&self, dy: &Tensor, dx: Option<Target>, parameters: Option<[Target; 2]>) -> Result<()> {
         match self.x.device() {
             Device::Cpu(_) => self.backward_cpu(dy, dx, parameters),
@@ -352,8 +353,8 @@ fn sum_parts(parts: &Tensor, [gamma, beta]: [Target; 2]) -> Result<()> {
     column_sum(&parts.slice(1, n..2 * n)?, &beta.tensor, 1.0, beta.accumulate)
 }
 
-/// LayerNorm of the rows of `x` `[.., width]` with `gamma` and `beta` `[width]`. With `index` (`u32`, each row at most
-/// once) only those rows, in that order: the output is `[index, width]`.
+/// LayerNorm of the rows of `x` `[.., width]` with `gamma` and `beta` `[width]`. With `index` (`u32`, each
+/// row at most once) only those rows, in that order: the output is `[index, width]`.
 pub fn layer_norm(
     tape: &Tape,
     x: &Var,

@@ -1,5 +1,5 @@
-//! The start of a network over maps: embedded patches cut to a sub-network's width, masked ones replaced by the mask token.
-//! Maps of several sizes are packed one group after the other into one matrix.
+//! The start of a network over maps: embedded patches cut to a sub-network's width, masked ones replaced by
+//! the mask token. Maps of several sizes are packed one group after the other into one matrix.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, reduce_columns};
@@ -89,7 +89,8 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
         .collect()
 }
 
-/// The first columns of x `[Σ n·side², width]`, as many as the token `[cols]` has, with the token in masked rows.
+/// The first columns of x `[Σ n·side², width]`, as many as the token `[cols]` has, with the token in masked
+/// rows.
 pub fn mask_rows(tape: &Tape, x: &Var, token: &Var, maps: &[MaskedMaps]) -> Result<Var> {
     let _span = profile::operation("mask_rows");
     let (rx, cols) = (x.value().rows("mask_rows")?, token.value().elements());

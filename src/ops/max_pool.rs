@@ -1,5 +1,5 @@
-//! Max-pooling over 3×3 windows two pixels apart, padded by one. Saved: which tap of each window was the largest, the
-//! first of equals.
+//! Max-pooling over 3×3 windows two pixels apart, padded by one. Saved: which tap of each window was the
+//! largest, the first of equals.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;

@@ -1,5 +1,5 @@
-//! Patch embedding: images cut into patches (each a row) and projected. The convolution's stride is its kernel size,
-//! so the cut is a permutation and the rest a product.
+//! Patch embedding: images cut into patches (each a row) and projected. The convolution's stride is its
+//! kernel size, so the cut is a permutation and the rest a product.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;
@@ -33,9 +33,9 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     activation_types(caps).map(kernel).collect()
 }
 
-/// Images `[n, channels, height, width]` as rows `[n · (height/patch) · (width/patch), channels·patch²]`, patches
-/// row by row, channels outermost within a row as in a convolution's weight. `dtype` is that of the rows; half precision
-/// only on a GPU.
+/// Images `[n, channels, height, width]` as rows `[n · (height/patch) · (width/patch), channels·patch²]`,
+/// patches row by row, channels outermost within a row as in a convolution's weight. `dtype` is that of the
+/// rows; half precision only on a GPU.
 pub fn unfold(images: &Tensor, patch: usize, dtype: DType) -> Result<Tensor> {
     let &[n, channels, height, width] = images.shape() else {
         return Err(Error::shape("patch_embed", format!("images [n, c, h, w] expected, got {images:?}")));
@@ -94,8 +94,8 @@ pub fn unfold_into(images: &Tensor, patch: usize, out: &Tensor) -> Result<()> {
     Ok(())
 }
 
-/// Images through a patch embedding: `layer.weight` is `[width, channels·patch²]`, of the precision that comes out.
-/// Images take no gradient.
+/// Images through a patch embedding: `layer.weight` is `[width, channels·patch²]`, of the precision that
+/// comes out. Images take no gradient.
 pub fn patch_embed(tape: &Tape, images: &Tensor, patch: usize, layer: &LinearWeights) -> Result<Var> {
     let dtype = layer.weight.value().dtype();
     linear(tape, &Var::constant(unfold(images, patch, dtype)?), layer)

@@ -1,5 +1,5 @@
-//! Patch merging: 2×2 neighbouring rows of a map side by side, normed together, and reduced by a product (Liu et al. 2021).
-//! Gathering is part of the LayerNorm. Sliced parameters are four slices each, one a neighbour.
+//! Patch merging: 2×2 neighbouring rows of a map side by side, normed together, and reduced by a product (Liu
+//! et al. 2021). Gathering is part of the LayerNorm. Sliced parameters are four slices each, one a neighbour.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{NOWHERE, Places, for_rows, math, reduce_columns};
@@ -291,8 +291,8 @@ fn put(to: &Tensor, value: &Tensor, accumulate: bool) -> Result<()> {
     if accumulate { add_assign(to, value) } else { copy(to, value) }
 }
 
-/// LayerNorm of 2×2 neighbours of x `[rows, width]` side by side, `[merged rows, 4·width]`; γ and β are `[4, width]`, with
-/// any distance between slices.
+/// LayerNorm of 2×2 neighbours of x `[rows, width]` side by side, `[merged rows, 4·width]`; γ and β are `[4,
+/// width]`, with any distance between slices.
 pub fn merge_norm(
     tape: &Tape,
     x: &Var,
@@ -337,7 +337,8 @@ pub fn merge_norm(
     }))
 }
 
-/// `α·x·Wᵀ` for x `[rows, 4·width]` and a weight `[out, 4, width]`: an elastic layer whose inputs are four slices.
+/// `α·x·Wᵀ` for x `[rows, 4·width]` and a weight `[out, 4, width]`: an elastic layer whose inputs are four
+/// slices.
 pub fn reduction(tape: &Tape, x: &Var, weight: &Var, alpha: f32) -> Result<Var> {
     let &[out, 4, width] = weight.value().shape() else {
         return Err(Error::shape(

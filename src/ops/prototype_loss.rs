@@ -1,14 +1,16 @@
-//! The loss of one projection head, from the bottleneck features of both students to one number: prototypes with
-//! weight norm, cross-entropy against the teacher's targets, distillation from the intact into the elastic student.
+//! The loss of one projection head, from the bottleneck features of both students to one number: prototypes
+//! with weight norm, cross-entropy against the teacher's targets, distillation from the intact into the
+//! elastic student.
 //!
 //! The logits never exist as a whole. Rows are taken in pieces whose logits fit a budget; for each piece
-//!   logits = z·Wᵀ for both students, cross-entropy of the elastic one (its partner: the intact logits), then of the
+//!   logits = z·Wᵀ for both students, cross-entropy of the elastic one (its partner: the intact logits), then
+//!     of the
 //!   intact one, both leaving the gradient ds in place of the logits, dz = ds·W, dW += dsᵀ·z.
-//! So gradients are computed on the way forward, for a cotangent of one, and multiplied by the real one on the way
-//! back. The pieces and the order of all sums depend on shapes alone.
+//! So gradients are computed on the way forward, for a cotangent of one, and multiplied by the real one on
+//! the way back. The pieces and the order of all sums depend on shapes alone.
 //!
-//! In mixed precision the products take halves: z, W and ds, whose small numbers are multiplied by the loss scale on the
-//! way. Logits, losses and gradients stay in single precision.
+//! In mixed precision the products take halves: z, W and ds, whose small numbers are multiplied by the loss
+//! scale on the way. Logits, losses and gradients stay in single precision.
 
 use std::ops::Range;
 
@@ -118,7 +120,8 @@ pub struct PrototypeLoss<'a> {
     pub segments: &'a [Segment<'a>],
     /// τs.
     pub temperature: f64,
-    /// Bytes that the logits of one student may take at a time; two such buffers live. `None`: what suits the device.
+    /// Bytes that the logits of one student may take at a time; two such buffers live. `None`: what suits the
+    /// device.
     pub budget: Option<usize>,
     /// In mixed precision, on a GPU, the loss scale, one element: gradients come multiplied by it.
     pub loss_scale: Option<&'a Tensor>,
@@ -128,8 +131,8 @@ pub struct PrototypeLoss<'a> {
 pub struct HeadLoss {
     /// `[1]`: Σ over rows of weight·view loss, both students, plus weight·distillation loss.
     pub total: Var,
-    /// `[rows, 2]`: view loss of the intact student without weights (the second column is zero). Rows outside all
-    /// segments are zero.
+    /// `[rows, 2]`: view loss of the intact student without weights (the second column is zero). Rows outside
+    /// all segments are zero.
     pub intact: Tensor,
     /// `[rows, 2]`: view and distillation loss of the elastic student without weights.
     pub elastic: Option<Tensor>,
@@ -143,8 +146,8 @@ struct Piece {
     chunks: [usize; 2],
 }
 
-/// Cuts the segments into runs whose first, and whose second, targets lie in one chunk each, and those into even
-/// pieces of at most `limit` rows.
+/// Cuts the segments into runs whose first, and whose second, targets lie in one chunk each, and those into
+/// even pieces of at most `limit` rows.
 fn plan(rows: &[LossRow], segments: &[Segment], limit: usize) -> Result<Vec<Piece>> {
     let mut pieces = Vec::new();
     for (segment, s) in segments.iter().enumerate() {
@@ -244,8 +247,8 @@ fn check(call: &PrototypeLoss) -> Result<usize> {
     ))
 }
 
-/// The loss of one head; see [`PrototypeLoss`]. Gradients reach the features, v and g. With a loss scale the cotangent
-/// of the total must come without it.
+/// The loss of one head; see [`PrototypeLoss`]. Gradients reach the features, v and g. With a loss scale the
+/// cotangent of the total must come without it.
 pub fn prototype_loss(tape: &Tape, call: &PrototypeLoss) -> Result<HeadLoss> {
     let _span = profile::operation("prototype_loss");
     let prototypes = check(call)?;

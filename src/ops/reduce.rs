@@ -1,5 +1,5 @@
-//! Sums over the rows of a matrix: bias gradients and the like. On a GPU in two stages with a fixed order, so that
-//! the result is the same bits in every run.
+//! Sums over the rows of a matrix: bias gradients and the like. On a GPU in two stages with a fixed order, so
+//! that the result is the same bits in every run.
 
 use crate::cpu::reduce_columns;
 use crate::error::{Error, Result};

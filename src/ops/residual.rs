@@ -1,7 +1,8 @@
 //! The end of a residual branch: LayerScale, stochastic depth and the addition, in one pass.
 //!
-//! `z[r] = x[r] + s[i]·γ⊙b[i]` where row i of the branch belongs to row r of the trunk; rows that the branch left out
-//! pass through. With stochastic depth above 0.1 the branch works on a random subset of the samples (poa-facts).
+//! `z[r] = x[r] + s[i]·γ⊙b[i]` where row i of the branch belongs to row r of the trunk; rows that the branch
+//! left out pass through. With stochastic depth above 0.1 the branch works on a random subset of the samples
+//! (poa-facts).
 
 use std::convert::identity;
 
@@ -138,8 +139,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     all
 }
 
-/// `x + s·γ⊙branch` for x `[rows, width]`, γ `[width]` and a branch of all rows or of a subset. On a GPU x and branch may be
-/// of half precision, both; then the sum is as well.
+/// `x + s·γ⊙branch` for x `[rows, width]`, γ `[width]` and a branch of all rows or of a subset. On a GPU x
+/// and branch may be of half precision, both; then the sum is as well.
 pub fn residual(tape: &Tape, x: &Var, branch: &Var, gamma: &Var, subset: Option<&RowSubset>) -> Result<Var> {
     let _span = profile::operation("residual");
     let (rx, rb) = (x.value().rows("residual")?, branch.value().rows("residual")?);

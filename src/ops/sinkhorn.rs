@@ -1,14 +1,14 @@
 //! Targets from the teacher's logits: Sinkhorn-Knopp, or centring, of a matrix that is never copied.
 //!
-//! The teacher's logits l `[R, K]` of one head stay where they are, in chunks of rows that fit a binding. The targets
-//! are p = exp(l/τ + a_i + b_j) with one number a row and one a column, so an iteration is one pass over the columns
-//! (b) and one over the rows (a), each a log-sum-exp with a running maximum: nothing overflows or vanishes whatever
-//! the logits. On the CPU a row pass and the column pass after it read the matrix once. Rows sum to one after the
-//! row pass. Source: poa-facts "Targets and losses"; the order of the rows does not matter, so the swap of the two
-//! views is left to the index tables of the losses.
+//! The teacher's logits l `[R, K]` of one head stay where they are, in chunks of rows that fit a binding. The
+//! targets are p = exp(l/τ + a_i + b_j) with one number a row and one a column, so an iteration is one pass
+//! over the columns (b) and one over the rows (a), each a log-sum-exp with a running maximum: nothing
+//! overflows or vanishes whatever the logits. On the CPU a row pass and the column pass after it read the
+//! matrix once. Rows sum to one after the row pass. Source: poa-facts "Targets and losses"; the order of the
+//! rows does not matter, so the swap of the two views is left to the index tables of the losses.
 //!
-//! a is kept as the sum of two f32, and so is 1/τ: their rounding would be a common factor of a whole row. Relative
-//! error of p with |l/τ| up to 20: 1e-6.
+//! a is kept as the sum of two f32, and so is 1/τ: their rounding would be a common factor of a whole row.
+//! Relative error of p with |l/τ| up to 20: 1e-6.
 
 use std::ops::Range;
 
@@ -104,8 +104,8 @@ pub(crate) fn inverse_temperature(temperature: f64) -> (f32, f32) {
     (head, (inverse - head as f64) as f32)
 }
 
-/// l/τ + offset as the sum of two f32, of which the first is rounded at its own size and the second is small; the
-/// offset is a sum of two as well. The same as in shaders/include/targets.wgsl.
+/// l/τ + offset as the sum of two f32, of which the first is rounded at its own size and the second is small;
+/// the offset is a sum of two as well. The same as in shaders/include/targets.wgsl.
 #[inline(always)]
 pub(crate) fn over_temperature(
     math: Math,
@@ -186,7 +186,8 @@ impl Targets {
         Ok(all)
     }
 
-    /// H_i = −Σ_j p_ij log p_ij, `[R]`, in nats: how much the targets leave open. ln K is uniform, 0 is certain.
+    /// H_i = −Σ_j p_ij log p_ij, `[R]`, in nats: how much the targets leave open. ln K is uniform, 0 is
+    /// certain.
     pub fn entropy(&self) -> Result<Tensor> {
         let out = Tensor::empty(self.device(), &[self.rows()], DType::F32)?;
         for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
@@ -264,8 +265,8 @@ impl Targets {
         }
     }
 
-    /// b[j] = LSE_i(l[i, 0]/τ + a) − LSE_i(l[i, j]/τ + a): every column has the same sum. Which one does not matter,
-    /// as the row pass follows; relative to a column of its own kind b is small and rounds little.
+    /// b[j] = LSE_i(l[i, 0]/τ + a) − LSE_i(l[i, j]/τ + a): every column has the same sum. Which one does not
+    /// matter, as the row pass follows; relative to a column of its own kind b is small and rounds little.
     fn column_pass(&self) -> Result<()> {
         match self.device() {
             Device::Cpu(_) => self.column_pass_cpu(),
@@ -384,9 +385,9 @@ impl Targets {
         Ok(())
     }
 
-    /// The row pass, and where asked for the next column pass at once: a column's sum of probabilities, for which the
-    /// exponentials of the row pass do. Columns were equal before it and no row's factor can be less than 1/K of the
-    /// others', so no sum vanishes.
+    /// The row pass, and where asked for the next column pass at once: a column's sum of probabilities, for
+    /// which the exponentials of the row pass do. Columns were equal before it and no row's factor can be
+    /// less than 1/K of the others', so no sum vanishes.
     fn row_pass_cpu(&self, columns: bool) -> Result<()> {
         let k = self.prototypes();
         profile::flops(TERM * (self.rows() * k) as f64);
@@ -486,8 +487,8 @@ fn row_entropy(math: Math, l: &[f32], b: &[f32], inverse: (f32, f32), (a, a_low)
     sum
 }
 
-/// Sinkhorn-Knopp: `iterations` times every column to one common sum, then every row to 1. `logits` are chunks `[rows, K]` of
-/// one matrix.
+/// Sinkhorn-Knopp: `iterations` times every column to one common sum, then every row to 1. `logits` are
+/// chunks `[rows, K]` of one matrix.
 pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Result<Targets> {
     let _span = profile::operation("sinkhorn");
     let targets = Targets::new(logits, temperature)?;
@@ -526,7 +527,8 @@ pub fn centering(logits: Vec<Tensor>, center: &Tensor, temperature: f64) -> Resu
     Ok(targets)
 }
 
-/// The centre's moving average, after it was used: c ← momentum·c + (1 − momentum)·mean over all rows of `logits`.
+/// The centre's moving average, after it was used: c ← momentum·c + (1 − momentum)·mean over all rows of
+/// `logits`.
 pub fn update_center(center: &Tensor, logits: &[Tensor], momentum: f32) -> Result<()> {
     let rows: usize = logits.iter().map(|t| t.dim(0)).sum();
     if rows == 0 {

@@ -135,7 +135,8 @@ impl Call {
     }
 }
 
-/// softmax(scale·x) over the last dimension of `x` `[.., cols]`, whose rows may lie apart. The output is dense.
+/// softmax(scale·x) over the last dimension of `x` `[.., cols]`, whose rows may lie apart. The output is
+/// dense.
 pub fn softmax(tape: &Tape, x: &Var, scale: f32) -> Result<Var> {
     Call { scale, team: None }.record(tape, x)
 }

@@ -1,5 +1,5 @@
-//! The token sequence of a ViT: patch embeddings with masked ones replaced, a cls token in front, positions added.
-//! Crops of several sizes are packed one group after the other into one matrix.
+//! The token sequence of a ViT: patch embeddings with masked ones replaced, a cls token in front, positions
+//! added. Crops of several sizes are packed one group after the other into one matrix.
 
 use crate::autograd::{InputGradient, Tape, Var};
 use crate::cpu::{NOWHERE, Places, for_rows, for_some_rows};
@@ -97,8 +97,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     all
 }
 
-/// Packed tokens `[Σ n·(1 + N), width]`: per crop the cls token, then its patches. On a GPU the embedded patches may be of
-/// half precision; then the tokens are as well.
+/// Packed tokens `[Σ n·(1 + N), width]`: per crop the cls token, then its patches. On a GPU the embedded
+/// patches may be of half precision; then the tokens are as well.
 pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> Result<Var> {
     let _span = profile::operation("tokens");
     let width = shared.cls.value().elements();
@@ -132,7 +132,8 @@ pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> R
             let dy = dy.slice(0, at..at + group.rows())?;
             at += group.rows();
             gradients[0].write(|dx, accumulate| backward_patches(group, &dy, dx, accumulate))?;
-            // sums over the crops: row 0 the cls token, then the positions, then the masked part of each position
+            // sums over the crops: row 0 the cls token, then the positions, then the masked part of each
+            // position
             let n = group.patches_per_crop();
             let masked = if group.mask.is_some() { n } else { 0 };
             let sums = Tensor::empty(dy.device(), &[1 + n + masked, width], DType::F32)?;

@@ -1,8 +1,8 @@
 //! The k largest scores of every row of a matrix that comes in chunks of columns, with their columns: nearest
 //! neighbours among more rows than fit a device, or the class of the largest logit.
 //!
-//! Of equal scores the first column wins, NaN counts as −∞, and both zeros are equal. Nothing is sorted on the
-//! device: a row keeps its columns in their order.
+//! Of equal scores the first column wins, NaN counts as −∞, and both zeros are equal. Nothing is sorted on
+//! the device: a row keeps its columns in their order.
 
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
@@ -137,8 +137,8 @@ impl TopK {
         Ok(())
     }
 
-    /// What every row has kept: keys (scores in the order of unsigned numbers) and columns, `u32 [rows, kept]` each, in
-    /// the order of the columns.
+    /// What every row has kept: keys (scores in the order of unsigned numbers) and columns, `u32 [rows,
+    /// kept]` each, in the order of the columns.
     pub fn kept(&self) -> (&Tensor, &Tensor) {
         (&self.keys, &self.columns)
     }
@@ -180,7 +180,8 @@ fn merge(kept: (&[u32], &[u32]), scores: &[f32], first: usize, out: (&mut [u32],
     }
 }
 
-/// The column of the largest score of every row of `scores` `[rows, n]`, the first of equal ones, on the host.
+/// The column of the largest score of every row of `scores` `[rows, n]`, the first of equal ones, on the
+/// host.
 pub fn argmax(scores: &Tensor) -> Result<Vec<u32>> {
     let mut largest = TopK::new(scores.device(), scores.rows("top_k")?.rows, 1)?;
     largest.add(scores, 0)?;

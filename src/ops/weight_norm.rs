@@ -1,5 +1,6 @@
-//! Weight normalisation of the prototypes: every row of the effective weight is W = g·v/‖v‖ (poa-facts: projection
-//! heads; g is trained). The gradient comes from a dense dW, times a scalar that lives on the device.
+//! Weight normalisation of the prototypes: every row of the effective weight is W = g·v/‖v‖ (poa-facts:
+//! projection heads; g is trained). The gradient comes from a dense dW, times a scalar that lives on the
+//! device.
 
 use crate::autograd::{InputGradient, Target};
 use crate::cpu::{RowsMut, for_rows, math};
@@ -110,15 +111,16 @@ impl WeightNorm {
         Self { weight: self.v.clone(), ..self }
     }
 
-    /// Gradients of `v` and `g` from that of the effective weight, dW `[K, D]`, times `factor` (one element, read on
-    /// the device): dg = (dW·v)/‖v‖, dv = g/‖v‖·(dW − v·(dW·v)/‖v‖²).
+    /// Gradients of `v` and `g` from that of the effective weight, dW `[K, D]`, times `factor` (one element,
+    /// read on the device): dg = (dW·v)/‖v‖, dv = g/‖v‖·(dW − v·(dW·v)/‖v‖²).
     pub fn backward(&self, v: InputGradient, g: InputGradient, dw: &Tensor, factor: &Tensor) -> Result<()> {
         let _span = profile::operation("weight_norm");
         if !v.is_wanted() && !g.is_wanted() {
             return Ok(());
         }
         let dv = Target::or_scratch(v.target()?, &self.v)?;
-        // dg takes its own memory first: both gradients may lie in one buffer, and a kernel writes one view of it
+        // dg takes its own memory first: both gradients may lie in one buffer, and a kernel writes one view
+        // of it
         let dg = Tensor::empty(dw.device(), self.g.shape(), DType::F32)?;
         self.launch(&dv, &dg, dw, factor)?;
         g.add(dg)

@@ -1,6 +1,7 @@
-//! One pass over all parameters: AdamW with weight decay, clipping, the moving average of a teacher where there is one,
-//! and the gradients' zeroing; before it, the gradient norms by module, the clip factors and the check for non-finite numbers, on the device.
-//! In mixed precision the same passes take the loss scale out, move it, and write the values in half precision.
+//! One pass over all parameters: AdamW with weight decay, clipping, the moving average of a teacher where
+//! there is one, and the gradients' zeroing; before it, the gradient norms by module, the clip factors and
+//! the check for non-finite numbers, on the device. In mixed precision the same passes take the loss scale
+//! out, move it, and write the values in half precision.
 
 use std::rc::Rc;
 
@@ -98,8 +99,8 @@ pub struct AdamW {
     block_parameter: Vec<Tensor>,
     /// `u32 [modules, 2]`: range of norm blocks.
     module_ranges: Tensor,
-    /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module; in mixed precision then the
-    /// step's loss scale.
+    /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module; in mixed precision then
+    /// the step's loss scale.
     control: Tensor,
     norm_blocks: usize,
     mixed: Option<Mixed>,
@@ -207,8 +208,9 @@ impl AdamW {
         })
     }
 
-    /// The optimiser of mixed precision: gradients come multiplied by a loss scale that moves with them, and the values
-    /// in half precision, the student's and those of a teacher where there is one, follow the others.
+    /// The optimiser of mixed precision: gradients come multiplied by a loss scale that moves with them, and
+    /// the values in half precision, the student's and those of a teacher where there is one, follow the
+    /// others.
     pub fn with_mixed_precision(self, student: FlatBuffers, teacher: Option<FlatBuffers>) -> Result<Self> {
         let device = self.control.device();
         let control = Tensor::zeros(device, &[self.control.elements() + 1], DType::F32)?;
@@ -226,9 +228,9 @@ impl AdamW {
         &self.control
     }
 
-    /// Measures the gradients: norms and clip factors by module, and whether they and `loss` (one element) are
-    /// finite. In mixed precision the gradients' scale is taken out of both, and moves on to that of the next step.
-    /// Nothing is read back.
+    /// Measures the gradients: norms and clip factors by module, and whether they and `loss` (one element)
+    /// are finite. In mixed precision the gradients' scale is taken out of both, and moves on to that of the
+    /// next step. Nothing is read back.
     pub fn measure(&self, gradients: &FlatBuffers, loss: &Tensor) -> Result<()> {
         let _span = profile::operation("gradient_norms");
         let modules = self.m.layout().modules().len();
@@ -290,9 +292,10 @@ impl AdamW {
         }
     }
 
-    /// Updates the student's values, the moments and the teacher's moving average, and zeroes the gradients; where
-    /// [`Self::measure`] found something non-finite, only the latter. Parameters that no gradient reached are left
-    /// alone. The caller counts the step in [`Self::applied`] once it knows that it was not skipped.
+    /// Updates the student's values, the moments and the teacher's moving average, and zeroes the gradients;
+    /// where [`Self::measure`] found something non-finite, only the latter. Parameters that no gradient
+    /// reached are left alone. The caller counts the step in [`Self::applied`] once it knows that it was not
+    /// skipped.
     pub fn update(
         &self,
         student: &Parameters,

@@ -1,4 +1,5 @@
-//! Stochastic gradient descent with momentum for many classifiers at once, each with a learning rate of its own.
+//! Stochastic gradient descent with momentum for many classifiers at once, each with a learning rate of its
+//! own.
 
 use crate::cpu::{RowsMut, for_rows};
 use crate::error::{Error, Result};

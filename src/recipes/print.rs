@@ -11,13 +11,13 @@ use crate::poa::Settings as Config;
 use crate::recipes::sections::{Sections, all_families};
 
 const HEAD: &str = "\
-# Every setting with its default, which is that of the paper's ViT recipe: ViT-L with 143 sub-networks from 384 x 12
-# (ViT-S) to 1024 x 24, for 32 devices of 50 images each. A recipe need only say what differs.
+# Every setting with its default, which is that of the paper's ViT recipe: ViT-L with 143 sub-networks from
+# 384 x 12 (ViT-S) to 1024 x 24, for 32 devices of 50 images each. A recipe need only say what differs.
 ";
 
 impl Config {
-    /// The defaults as a recipe: every key, each with what it means. Keys of other backbones than the default one are
-    /// comments.
+    /// The defaults as a recipe: every key, each with what it means. Keys of other backbones than the default
+    /// one are comments.
     pub fn default_recipe() -> Result<String> {
         let config = Self::default();
         let values = Sections::of(&config).table()?;

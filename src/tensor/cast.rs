@@ -40,8 +40,8 @@ pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
     all
 }
 
-/// `out (+)= factor · a` where one is of single and the other of half precision. The factor is one element on the
-/// device, or 1.
+/// `out (+)= factor · a` where one is of single and the other of half precision. The factor is one element on
+/// the device, or 1.
 pub fn convert(out: &Tensor, a: &Tensor, factor: Option<&Tensor>, accumulate: bool) -> Result<()> {
     let _span = profile::operation("cast");
     let [o, r] = common_rows("cast", [out, a])?;

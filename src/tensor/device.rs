@@ -54,7 +54,8 @@ impl Device {
         }
     }
 
-    /// Ends the recording of a profile that [`profile::start`] began, with the times of this device's kernels.
+    /// Ends the recording of a profile that [`profile::start`] began, with the times of this device's
+    /// kernels.
     pub fn finish_profile(&self) -> Result<Profile> {
         if let Self::Gpu(gpu) = self {
             gpu.finish_timing()?;
@@ -78,8 +79,8 @@ impl Device {
         }
     }
 
-    /// For tests: new tensors are filled with a poison pattern and fenced by it on both sides, so that elements a
-    /// kernel forgets, or writes beside its output, are seen.
+    /// For tests: new tensors are filled with a poison pattern and fenced by it on both sides, so that
+    /// elements a kernel forgets, or writes beside its output, are seen.
     pub fn set_fences(&self, on: bool) {
         match self {
             Self::Cpu(cpu) => cpu.fences.set(on),
@@ -87,8 +88,8 @@ impl Device {
         }
     }
 
-    /// For tests: a kernel that its family does not list, and that no test has validated therefore, is an error when it is
-    /// first launched. On in debug builds.
+    /// For tests: a kernel that its family does not list, and that no test has validated therefore, is an
+    /// error when it is first launched. On in debug builds.
     pub fn set_strict(&self, on: bool) {
         if let Self::Gpu(gpu) = self {
             gpu.strict.set(on);

@@ -1,5 +1,5 @@
-//! Addition in place, copies and scaling of matrices of contiguous rows. On a GPU operands may be of half precision, all of
-//! them.
+//! Addition in place, copies and scaling of matrices of contiguous rows. On a GPU operands may be of half
+//! precision, all of them.
 
 use crate::cpu::math::Math;
 use crate::cpu::{Arch, RowsMut, for_rows};

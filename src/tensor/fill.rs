@@ -21,8 +21,8 @@ pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
     activation_types(caps).map(kernel).collect()
 }
 
-/// Writes `bits` to every element of `t`, a matrix of contiguous rows. `f32::to_bits` gives the pattern of a float, also for a
-/// tensor of halves.
+/// Writes `bits` to every element of `t`, a matrix of contiguous rows. `f32::to_bits` gives the pattern of a
+/// float, also for a tensor of halves.
 pub fn fill(t: &Tensor, bits: u32) -> Result<()> {
     let _span = profile::operation("fill");
     let rows = flat_rows(t, "fill")?;

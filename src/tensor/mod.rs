@@ -1,6 +1,6 @@
 //! Tensors: strided views over pooled device memory. Slicing, transposing and reshaping cost nothing; kernels
-//! receive offset and strides, so the slice of a parameter is read and written in place. What has no gradient of its own
-//! stands here too: filling, copies, addition, scaling, conversion.
+//! receive offset and strides, so the slice of a parameter is read and written in place. What has no gradient
+//! of its own stands here too: filling, copies, addition, scaling, conversion.
 
 mod cast;
 mod device;

@@ -16,8 +16,8 @@ enum Source {
 }
 
 impl Tensor {
-    /// Starts a read-back of a contiguous `f32` tensor: what it holds now arrives when [`PendingRead::wait`] is
-    /// called, and work that is recorded in between is not waited for.
+    /// Starts a read-back of a contiguous `f32` tensor: what it holds now arrives when [`PendingRead::wait`]
+    /// is called, and work that is recorded in between is not waited for.
     pub fn read_later(&self) -> Result<PendingRead> {
         if !self.layout().is_contiguous() || self.dtype() != f32::DTYPE {
             return Err(Error::shape(

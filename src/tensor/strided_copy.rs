@@ -35,7 +35,8 @@ pub(super) fn kernels(_: &Caps) -> Vec<Kernel> {
     vec![kernel()]
 }
 
-/// `out (+)= x`, element by element, for views of one shape of four dimensions. `out` must not overlap itself.
+/// `out (+)= x`, element by element, for views of one shape of four dimensions. `out` must not overlap
+/// itself.
 pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
     let _span = profile::operation("strided_copy");
     let wrong = || Error::shape("strided_copy", format!("{x:?} into {out:?}"));

@@ -1,6 +1,7 @@
 //! Views of a tensor's memory on the CPU device. Each enters what it uses with the device
-//! ([`CpuDevice::lend`](crate::cpu::CpuDevice::lend)) for as long as it lives, so an operation that writes what it
-//! also reads in another view, or writes twice, gets an error. One that works in place takes one view for writing.
+//! ([`CpuDevice::lend`](crate::cpu::CpuDevice::lend)) for as long as it lives, so an operation that writes
+//! what it also reads in another view, or writes twice, gets an error. One that works in place takes one view
+//! for writing.
 
 use std::ops::{Deref, DerefMut};
 
@@ -17,7 +18,8 @@ pub(crate) struct CpuRead<'a, T> {
     _borrow: Borrow<'a>,
 }
 
-// SAFETY: other threads get shared slices of it; the borrow is touched only when it is dropped, by its own thread.
+// SAFETY: other threads get shared slices of it; the borrow is touched only when it is dropped, by its own
+// thread.
 unsafe impl<T: Sync> Sync for CpuRead<'_, T> {}
 
 impl<T> Deref for CpuRead<'_, T> {
@@ -118,13 +120,14 @@ impl<T> CpuElementsMut<'_, T> {
     /// The lines of a view of four dimensions, to be shared out.
     pub(crate) fn lines_mut(&mut self) -> LinesMut<'_, T> {
         let dims = self.dims[..].try_into().expect("four dimensions");
-        // SAFETY: lent to this alone while `_borrow` lives, which was refused to a view with an element twice.
+        // SAFETY: lent to this alone while `_borrow` lives, which was refused to a view with an element
+        // twice.
         unsafe { LinesMut::new(self.data, dims) }
     }
 }
 
-/// Kernels of the CPU device ask for their operands by these. `op` is the operation, for the error where the memory is
-/// in use: a [shape error](Error::Shape).
+/// Kernels of the CPU device ask for their operands by these. `op` is the operation, for the error where the
+/// memory is in use: a [shape error](Error::Shape).
 impl Tensor {
     fn lend<T: Element>(
         &self,

@@ -10,7 +10,8 @@ use crate::error::Result;
 use crate::profile;
 use crate::tensor::Tensor;
 
-/// Scores of a block of queries, at most: with what goes with them they should stay in the second-level cache.
+/// Scores of a block of queries, at most: with what goes with them they should stay in the second-level
+/// cache.
 const BLOCK: usize = 16 * 1024;
 
 /// Where sequences begin, and where the last one ends.

@@ -37,8 +37,9 @@ params!(AttentionParams {
 
 /// Groups of sequences that one dispatch takes.
 pub(super) const GROUPS: usize = 4;
-/// Chunks of eight elements that an invocation of a broadcast kernel keeps, and takes up in one step: llvmpipe compiles
-/// more for longer than a second. Of half precision, which is to be converted, three quarters.
+/// Chunks of eight elements that an invocation of a broadcast kernel keeps, and takes up in one step:
+/// llvmpipe compiles more for longer than a second. Of half precision, which is to be converted, three
+/// quarters.
 const UNROLLED_CHUNKS: u32 = 160;
 /// Largest head that the kernels take.
 pub const MAX_HEAD: usize = 128;
@@ -72,8 +73,8 @@ pub enum Variant {
     Tiled,
     /// Through subgroup broadcasts; subgroups of eight.
     Broadcast,
-    /// Through workgroup memory, to subgroups of 32 that multiply small matrices as a whole (tensor cores), of half precision.
-    /// **Not yet run on hardware.**
+    /// Through workgroup memory, to subgroups of 32 that multiply small matrices as a whole (tensor cores),
+    /// of half precision. **Not yet run on hardware.**
     Cooperative {
         /// Side of the small matrices: 8 or 16.
         fragment: u32,
@@ -178,8 +179,8 @@ impl Plan {
         }
     }
 
-    /// The plan of one of the kernels. With broadcasts all rows that an invocation owns are code, which is to be compiled
-    /// within a second.
+    /// The plan of one of the kernels. With broadcasts all rows that an invocation owns are code, which is to
+    /// be compiled within a second.
     pub(in crate::ops) fn of(&self, pass: Pass, dtype: DType) -> Self {
         let chunks = self.head_dim.div_ceil(8) * pass.kept_rows() * (self.step + 1);
         let unrolled = UNROLLED_CHUNKS * if dtype == DType::F16 { 3 } else { 4 } / 4;
@@ -267,8 +268,8 @@ pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
     all
 }
 
-/// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on adapters without
-/// them: no plan has them.
+/// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on
+/// adapters without them: no plan has them.
 pub fn plain_plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
     [16, 8].iter().filter_map(|&n| Plan::cooperative(problem.head_dim, n, true, caps)).collect()
 }

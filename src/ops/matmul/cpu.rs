@@ -30,7 +30,8 @@ fn multiply(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()>
                         (i / axis.group) * axis.group_stride + (i % axis.group) * axis.stride
                     };
                     let accumulate = options.accumulate || first > 0;
-                    // SAFETY: axes and batches are those of the tensors, whose elements are lent, C's to this alone.
+                    // SAFETY: axes and batches are those of the tensors, whose elements are lent, C's to this
+                    // alone.
                     unsafe {
                         gemm::gemm(
                             m,
@@ -61,7 +62,8 @@ fn multiply(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()>
     Ok(())
 }
 
-/// Blocks in which two axes of one length are both evenly spaced: (start in the first, start in the second, length).
+/// Blocks in which two axes of one length are both evenly spaced: (start in the first, start in the second,
+/// length).
 fn row_blocks(x: Axis, y: Axis) -> Vec<(usize, usize, usize)> {
     let group = x.group.min(y.group);
     let place = |axis: Axis, i: usize| (i / axis.group) * axis.group_stride + (i % axis.group) * axis.stride;

@@ -40,8 +40,9 @@ impl Shared {
     }
 }
 
-/// Whether a matrix can be read in vectors of four along one dimension: neighbours lie side by side, and every vector
-/// begins at a multiple of four. Rows and columns must come in vectors of four; of K kernels take the rest one by one.
+/// Whether a matrix can be read in vectors of four along one dimension: neighbours lie side by side, and
+/// every vector begins at a multiple of four. Rows and columns must come in vectors of four; of K kernels
+/// take the rest one by one.
 fn aligned(x: &Matrix, along: (&Shared, (usize, usize)), across: (usize, usize), along_k: bool) -> bool {
     let whole = along_k || in_vectors(along.0, 4);
     whole && starts_aligned(x, along.1, across, 4)
@@ -51,7 +52,8 @@ fn in_vectors(axis: &Shared, width: usize) -> bool {
     axis.length.is_multiple_of(width) && axis.group.is_multiple_of(width)
 }
 
-/// Whether neighbours along one dimension lie side by side and every run of them begins at a multiple of `width`.
+/// Whether neighbours along one dimension lie side by side and every run of them begins at a multiple of
+/// `width`.
 fn starts_aligned(x: &Matrix, (near, far): (usize, usize), across: (usize, usize), width: usize) -> bool {
     let batch = if x.batch == 1 { 0 } else { x.batch_stride };
     let starts = [x.tensor.layout().offset, batch, far, across.0, across.1];

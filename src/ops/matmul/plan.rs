@@ -28,7 +28,8 @@ pub struct Problem {
     pub a_along_m: bool,
     /// Whether neighbours in a column of B are neighbours in memory (B is a transposed matrix).
     pub b_along_k: bool,
-    /// Whether A can be read four elements at a time, along the dimension in which neighbours lie side by side.
+    /// Whether A can be read four elements at a time, along the dimension in which neighbours lie side by
+    /// side.
     pub a_aligned: bool,
     /// The same of B.
     pub b_aligned: bool,
@@ -38,8 +39,8 @@ pub struct Problem {
     pub window: bool,
     /// Of which precision the matrices are.
     pub precision: Precision,
-    /// Whether A and B can be read eight elements at a time and C, and the epilogue's matrix, four; asked of matrices of
-    /// half precision alone.
+    /// Whether A and B can be read eight elements at a time and C, and the epilogue's matrix, four; asked of
+    /// matrices of half precision alone.
     pub wide: bool,
     /// The epilogue.
     pub epilogue: EpilogueKind,
@@ -117,8 +118,8 @@ pub enum Variant {
         /// Columns of C an invocation makes, a multiple of four.
         thread_cols: u32,
     },
-    /// Small matrices that subgroups of 32 multiply as a whole (tensor cores), of half precision; tiles staged through
-    /// workgroup memory while the ones before are multiplied. **Not yet run on hardware.**
+    /// Small matrices that subgroups of 32 multiply as a whole (tensor cores), of half precision; tiles
+    /// staged through workgroup memory while the ones before are multiplied. **Not yet run on hardware.**
     Cooperative {
         /// Rows of C a workgroup makes.
         rows: u32,
@@ -133,7 +134,8 @@ pub enum Variant {
         /// Plain arithmetic in place of cooperative matrices; see [`PLAIN`].
         plain: bool,
     },
-    /// Results in the registers of one subgroup of eight, which shares what its lanes load: for software adapters.
+    /// Results in the registers of one subgroup of eight, which shares what its lanes load: for software
+    /// adapters.
     Broadcast {
         /// Rows of C a subgroup makes, a multiple of eight; it makes 32 columns.
         rows: u32,
@@ -187,7 +189,8 @@ impl Variant {
                 let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
                 let runs = plain || (has && caps.fixed_subgroup_size() == Some(32));
                 let subgroups = (rows * cols) / (fragment * fragments).pow(2);
-                // two tiles of either operand, and a small matrix of sums a subgroup, each row with its padding
+                // two tiles of either operand, and a small matrix of sums a subgroup, each row with its
+                // padding
                 let staged = 2 * 2 * ((rows + cols) * (depth + 8)).max(depth * (rows + cols + 16));
                 let bytes = staged + subgroups * fragment * (fragment + 4) * 4;
                 runs && caps.f16 && 32 * subgroups <= caps.workgroup_size && bytes <= caps.workgroup_bytes
@@ -218,8 +221,8 @@ const TENSOR: Variant = Variant::cooperative(128, 16, 4);
 const TENSOR_SMALL: Variant = Variant::cooperative(64, 16, 2);
 /// For adapters with small matrices of 8×8: 32×32 results a subgroup.
 const TENSOR_EIGHT: Variant = Variant::cooperative(64, 8, 4);
-/// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on adapters without
-/// them: no plan has them.
+/// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on
+/// adapters without them: no plan has them.
 pub const PLAIN: [Variant; 2] = [TENSOR_SMALL.plainly(), TENSOR_EIGHT.plainly()];
 
 /// All variants that an adapter can run for matrices of this precision.
@@ -300,8 +303,8 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
         let time = |v: Variant| m.div_ceil(v.tile().0) * (v.tile().0 + 8);
         return if time(SHARED_FLAT) < time(SHARED) { SHARED_FLAT } else { SHARED };
     }
-    // tensor cores: the least time, where as many tiles as a large GPU has cores take the time of one, and where a subgroup
-    // that makes four times the results reads half as much for each
+    // tensor cores: the least time, where as many tiles as a large GPU has cores take the time of one, and
+    // where a subgroup that makes four times the results reads half as much for each
     let time = |v: &Variant| {
         let cost = if *v == TENSOR { 1 } else { 2 };
         tiles(*v).div_ceil(CORES) * v.tile().0 * v.tile().1 * cost
@@ -332,8 +335,8 @@ fn choose_parts(problem: &Problem, variant: Variant, caps: &Caps) -> usize {
     let (rows, cols) = variant.tile();
     let tiles = problem.batch * problem.m.div_ceil(rows) * problem.n.div_ceil(cols);
     let Problem { m, n, k, .. } = *problem;
-    // along M a tile reads a piece of every row of both operands; on a processor they should stay in its cache until all
-    // tiles have read them, unless the partial sums are larger than they are
+    // along M a tile reads a piece of every row of both operands; on a processor they should stay in its
+    // cache until all tiles have read them, unless the partial sums are larger than they are
     let tall = caps.software && problem.a_along_m && k > 2 * CACHED_ROWS;
     let pieces = if tall { k.div_ceil(CACHED_ROWS).min((m + n) * k / (m * n).max(1)) } else { 1 };
     busy.div_ceil(tiles).min(k / shortest).max(pieces).max(1)

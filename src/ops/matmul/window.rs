@@ -1,8 +1,10 @@
-//! Products whose left operand is windows over the pixels of maps: convolutions as matrix products, without the matrix.
+//! Products whose left operand is windows over the pixels of maps: convolutions as matrix products, without
+//! the matrix.
 //!
-//! Every operand is a view of four dimensions with contiguous channels. Maps are `[images, rows, columns, channels]`;
-//! weights `[taps down, taps across, channels in, channels out]`. The matrix that is not made has a row for every place
-//! of a window and a column for every tap and channel; its elements are read where they lie in the map.
+//! Every operand is a view of four dimensions with contiguous channels. Maps are `[images, rows, columns,
+//! channels]`; weights `[taps down, taps across, channels in, channels out]`. The matrix that is not made has
+//! a row for every place of a window and a column for every tap and channel; its elements are read where they
+//! lie in the map.
 
 use super::geometry::Geometry;
 pub use super::geometry::Window;
@@ -11,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::profile;
 use crate::tensor::{Device, Tensor};
 
-/// `y[i, r, c, :] (+)= α · Σ x[i, step·r + start + t, step·c + start + u, :] · w[t, u, :, :]` over the taps (t, u).
+/// `y[i, r, c, :] (+)= α · Σ x[i, step·r + start + t, step·c + start + u, :] · w[t, u, :, :]` over the taps
+/// (t, u).
 #[allow(clippy::too_many_arguments)]
 pub fn window_product(
     x: &Tensor,
@@ -34,8 +37,8 @@ pub fn window_product(
     }
 }
 
-/// `dw[t, u, :, :] = α · Σ x[i, step·r + start + t, step·c + start + u, :]ᵀ · dy[i, r, c, :]` over all windows
-/// (i, r, c): the gradient of [`window_product`] by its weight. `dw` and `dy` must be contiguous.
+/// `dw[t, u, :, :] = α · Σ x[i, step·r + start + t, step·c + start + u, :]ᵀ · dy[i, r, c, :]` over all
+/// windows (i, r, c): the gradient of [`window_product`] by its weight. `dw` and `dy` must be contiguous.
 pub fn window_gradient(
     x: &Tensor,
     window: Window,

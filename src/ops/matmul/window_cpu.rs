@@ -1,5 +1,5 @@
-//! Windows on the CPU: the rows of a piece of the matrix are put together in a buffer of bounded size a thread, and
-//! multiplied by the `gemm` crate. Pieces are cut by size alone.
+//! Windows on the CPU: the rows of a piece of the matrix are put together in a buffer of bounded size a
+//! thread, and multiplied by the `gemm` crate. Pieces are cut by size alone.
 
 use std::cell::RefCell;
 use std::ops::Range;

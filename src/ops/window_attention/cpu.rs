@@ -1,5 +1,5 @@
-//! Window attention on the CPU device: a window and head at a time, its rows gathered into scratch that stays in the
-//! first-level caches; what is computed there is attention's.
+//! Window attention on the CPU device: a window and head at a time, its rows gathered into scratch that stays
+//! in the first-level caches; what is computed there is attention's.
 
 use rayon::prelude::*;
 
@@ -62,7 +62,8 @@ impl<'a> Geometry<'a> {
         Places::new("window_attention", self.index.iter().map(place).collect::<Vec<_>>(), self.rows)
     }
 
-    /// What is added to a window's scores: bias, and in `memory` bias and mask where the window has several regions.
+    /// What is added to a window's scores: bias, and in `memory` bias and mask where the window has several
+    /// regions.
     fn added<'b>(&'b self, head: usize, entries: &[u32], memory: &'b mut [f32]) -> &'b [f32] {
         let n = self.sizes.scores();
         let bias = &self.bias[head * n..][..n];
@@ -234,7 +235,8 @@ struct Pass<'a> {
 }
 
 impl<'a> Pass<'a> {
-    /// Writes (=) the gradients of a window's rows to those of q, k and v from `first` on, and adds to the sums.
+    /// Writes (=) the gradients of a window's rows to those of q, k and v from `first` on, and adds to the
+    /// sums.
     fn window(
         &self,
         window: usize,

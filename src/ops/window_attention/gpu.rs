@@ -70,9 +70,11 @@ params!(PaddingParams {
     scale: f32,
 });
 
-/// Tokens that an invocation owns at most in the forward pass: all of a window of seven, so that what streams is read once.
+/// Tokens that an invocation owns at most in the forward pass: all of a window of seven, so that what streams
+/// is read once.
 const MOST_OWNED: u32 = 7;
-/// Largest head for which it does: with heads of 32 first use would last more than two seconds, as with the backward pass.
+/// Largest head for which it does: with heads of 32 first use would last more than two seconds, as with the
+/// backward pass.
 const WHOLE_WINDOW_HEAD: u32 = 16;
 
 /// The plan of one of the kernels, in steps of a vector of pairs.
@@ -106,7 +108,8 @@ fn padding_kernel() -> Kernel {
     Kernel::new::<PaddingParams>(GRADIENTS, "sum_padding", vec![("WG", WG), ("SUM_PADDING", 1)])
 }
 
-/// Whether one kernel makes all of the backward pass. It reads and computes everything once, but adds up over subgroups.
+/// Whether one kernel makes all of the backward pass. It reads and computes everything once, but adds up over
+/// subgroups.
 fn at_once(plan: &Plan, vec4: bool) -> bool {
     plan.variant == Variant::Broadcast && vec4
 }
@@ -161,8 +164,9 @@ fn pitch(windows: &Windows) -> usize {
     windows.window().pow(2).next_multiple_of(STEP as usize)
 }
 
-/// `[2, heads, tokens, pitch]`: the bias of every pair of tokens, for owned queries and for owned keys. Made for either pass:
-/// it is small beside what a pass reads, but kept from forward to backward it would be there for every block at once.
+/// `[2, heads, tokens, pitch]`: the bias of every pair of tokens, for owned queries and for owned keys. Made
+/// for either pass: it is small beside what a pass reads, but kept from forward to backward it would be there
+/// for every block at once.
 fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
     let tokens = call.windows.window().pow(2);
     let shape = [2, call.heads, tokens, pitch(&call.windows)];
@@ -208,7 +212,8 @@ pub(super) fn backward(
     let windows = &call.windows;
     let (rd, rg) = (dout.rows("window_attention")?, dqkv.rows("window_attention")?);
     let pairs = call.heads * windows.window().pow(2) * pitch(windows);
-    // parts that sum on their own, times heads: enough to fill a device, few where summing them up is not for nothing
+    // parts that sum on their own, times heads: enough to fill a device, few where summing them up is not for
+    // nothing
     let most = (summing_teams(gpu.caps()) / call.heads).min(SUMS / pairs).max(1);
     let per_part = windows.count().div_ceil(most);
     let parts = windows.count().div_ceil(per_part);
