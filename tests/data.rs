@@ -10,6 +10,8 @@ use poa_gpu::data::Source;
 mod augment;
 #[path = "data/batch.rs"]
 mod batch;
+#[path = "data/channels.rs"]
+mod channels;
 #[path = "data/images.rs"]
 mod images;
 #[path = "data/loader.rs"]

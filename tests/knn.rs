@@ -4,9 +4,8 @@
 use std::path::Path;
 use std::sync::Arc;
 
-use image::RgbImage;
 use poa_gpu::data::batch::WHOLE;
-use poa_gpu::data::{BadKind, BadSample, Source, evaluation_view, open};
+use poa_gpu::data::{BadKind, BadSample, EvaluationView, Image, Source, open};
 use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
 use poa_gpu::eval::{KnnOptions, LabelledImages, knn_accuracies};
 use poa_gpu::gpu::DeviceChoice;
@@ -147,7 +146,7 @@ impl Source for Broken {
     fn len(&self) -> usize {
         self.0.len()
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
         match i % 7 {
             3 => Err(BadSample { name: self.name(i), kind: BadKind::Damaged, reason: "broken".into() }),
             _ => self.0.load(i),
@@ -170,7 +169,7 @@ impl Source for Broken {
 #[test]
 fn images_come_in_order_and_unreadable_ones_are_left_out() {
     let source: Arc<dyn Source> = Arc::new(Broken(open("shapes:400x36").unwrap()));
-    let images = LabelledImages::new(&source, 0, 32).unwrap();
+    let images = LabelledImages::new(&source, 0, &EvaluationView::rgb(32)).unwrap();
     let readable: Vec<usize> = (0..400).filter(|i| i % 7 != 3).collect();
     // the second pass comes from memory
     for _ in 0..2 {
@@ -187,12 +186,12 @@ fn images_come_in_order_and_unreadable_ones_are_left_out() {
         assert!(labels.iter().zip(&readable).all(|(label, i)| *label == (i % 10) as u32));
         assert_eq!(labels.len(), readable.len());
         for (pixels, i) in pixels.chunks(3 * 32 * 32).zip(&readable) {
-            assert!(pixels == evaluation_view(&source.load(*i).unwrap(), 32), "image {i}");
+            assert!(pixels == EvaluationView::rgb(32).of(&source.load(*i).unwrap()), "image {i}");
         }
         assert_eq!(images.bad_samples().len(), 400 - readable.len());
     }
     // an error ends the pass
-    let failed = LabelledImages::new(&source, 250, 32).unwrap();
+    let failed = LabelledImages::new(&source, 250, &EvaluationView::rgb(32)).unwrap();
     assert_eq!(failed.len(), 250);
     let error = failed.for_each_batch(|_| Err(poa_gpu::Error::Mismatch("enough".into()))).unwrap_err();
     assert_eq!(error.to_string(), "enough");
@@ -205,9 +204,9 @@ fn networks_together_score_as_each_alone() {
     let source = open("shapes:300").unwrap();
     let val = source.own_held_out().unwrap();
     let train: Arc<dyn Source> = Arc::new(Broken(source));
-    let size = config.crops.global_crops_size;
+    let view = EvaluationView::rgb(config.crops.global_crops_size);
     let (train, val) =
-        (LabelledImages::new(&train, 150, size).unwrap(), LabelledImages::new(&val, 120, size).unwrap());
+        (LabelledImages::new(&train, 150, &view).unwrap(), LabelledImages::new(&val, 120, &view).unwrap());
     for device in devices() {
         let model = PoaModel::new(&config, &device, 5).unwrap();
         let networks = ["smallest", "middle", "intact"].map(|name| model.grid.named(name).unwrap());

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use poa_gpu::data::batch::WHOLE;
-use poa_gpu::data::{BadSample, Source, open};
+use poa_gpu::data::{BadSample, EvaluationView, Image, Source, open};
 use poa_gpu::eval::images::TrainingOrder;
 use poa_gpu::eval::probe::Probes;
 use poa_gpu::eval::{LabelledImages, LinearOptions, linear_probes};
@@ -128,7 +128,7 @@ fn classes_that_lie_apart_are_told_apart() {
 
 #[test]
 fn training_images_follow_from_seed_epoch_and_index() {
-    let images = LabelledImages::new(&open("shapes:40x36").unwrap(), 0, 32).unwrap();
+    let images = LabelledImages::new(&open("shapes:40x36").unwrap(), 0, &EvaluationView::rgb(32)).unwrap();
     let batches = |seed: u64, batch: usize| {
         let mut all = Vec::new();
         let order = TrainingOrder { batch, batches: 5, seed };
@@ -178,10 +178,10 @@ impl Source for Colours {
     fn len(&self) -> usize {
         self.1
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
         let noise = |x: u32, y: u32| ((x * 31 + y * 17 + i as u32 * 7) % 40) as u8;
         let colour = [[160, 60, 60], [60, 160, 60], [60, 60, 160], [110, 110, 110]][i % 4];
-        Ok(RgbImage::from_fn(40, 36, |x, y| Rgb(colour.map(|v: u8| v + noise(x, y)))))
+        Ok(RgbImage::from_fn(40, 36, |x, y| Rgb(colour.map(|v: u8| v + noise(x, y)))).into())
     }
     fn label(&self, i: usize) -> Option<u32> {
         Some((i % 4) as u32)
@@ -200,8 +200,10 @@ impl Source for Colours {
 #[test]
 fn an_untrained_network_tells_colours_apart() {
     let config = demo();
-    let images =
-        |len: usize| LabelledImages::new(&Colours::source(len), 0, config.crops.global_crops_size).unwrap();
+    let images = |len: usize| {
+        LabelledImages::new(&Colours::source(len), 0, &EvaluationView::rgb(config.crops.global_crops_size))
+            .unwrap()
+    };
     let (train, val) = (images(300), images(101));
     let model = PoaModel::new(&config, &Device::cpu(), 5).unwrap();
     let networks = [model.grid.smallest(), model.grid.intact()];
@@ -241,8 +243,8 @@ fn an_untrained_network_scores_above_chance_on_shapes() {
     let size = config.crops.global_crops_size;
     let source = open("shapes:10000").unwrap();
     let (train, val) = (
-        LabelledImages::new(&source, 0, size).unwrap(),
-        LabelledImages::new(&source.own_held_out().unwrap(), 0, size).unwrap(),
+        LabelledImages::new(&source, 0, &EvaluationView::rgb(size)).unwrap(),
+        LabelledImages::new(&source.own_held_out().unwrap(), 0, &EvaluationView::rgb(size)).unwrap(),
     );
     let model = PoaModel::new(&config, &Device::cpu(), 5).unwrap();
     let networks = [model.grid.smallest()];
@@ -268,7 +270,7 @@ fn both_devices_find_the_same() {
     let config = demo();
     let size = config.crops.global_crops_size;
     let source = open("shapes:60").unwrap();
-    let images = LabelledImages::new(&source, 0, size).unwrap();
+    let images = LabelledImages::new(&source, 0, &EvaluationView::rgb(size)).unwrap();
     let options = LinearOptions {
         rates: vec![0.1, 1.0],
         batch: 16,
@@ -296,14 +298,16 @@ fn both_devices_find_the_same() {
 #[test]
 fn sets_of_other_classes_are_refused() {
     let source = open("shapes:60").unwrap();
-    let images = LabelledImages::new(&source, 0, 32).unwrap();
+    let images = LabelledImages::new(&source, 0, &EvaluationView::rgb(32)).unwrap();
     let dir = std::env::temp_dir().join(format!("poa-linear-{}", std::process::id()));
     for class in ["a", "b"] {
         std::fs::create_dir_all(dir.join(class)).unwrap();
-        source.load(0).unwrap().save(dir.join(class).join("0.png")).unwrap();
+        let picture = source.load(0).unwrap();
+        let picture = RgbImage::from_raw(40, 36, picture.values().to_vec()).unwrap();
+        picture.save(dir.join(class).join("0.png")).unwrap();
     }
     let other = open(&format!("folder:{}", dir.display())).unwrap();
-    let others = LabelledImages::new(&other, 0, 32).unwrap();
+    let others = LabelledImages::new(&other, 0, &EvaluationView::rgb(32)).unwrap();
     let model = PoaModel::new(&demo(), &Device::cpu(), 5).unwrap();
     let options = LinearOptions::default();
     let networks = [model.grid.smallest()];

@@ -116,21 +116,30 @@ fn slices_of_weights_and_a_second_use() {
 
 #[test]
 fn of_images() {
-    for (spec, [height, width], out) in
-        [([7, 2, 3], [16, 16], 8), ([7, 2, 3], [9, 13], 5), ([3, 1, 1], [4, 6], 4)]
-    {
-        let case = Case::new([2, height, width], [3, out], spec);
-        let images = random(5, 2 * 3 * height * width);
+    for (spec, [height, width], channels, out) in [
+        ([7, 2, 3], [16, 16], 3, 8),
+        ([7, 2, 3], [9, 13], 3, 5),
+        ([3, 1, 1], [4, 6], 3, 4),
+        ([7, 2, 3], [9, 13], 1, 5),
+        ([7, 2, 3], [16, 16], 4, 8),
+        ([7, 2, 3], [8, 6], 6, 3),
+    ] {
+        let case = Case::new([2, height, width], [channels, out], spec);
+        let images = random(5, 2 * channels * height * width);
         let plane = height * width;
-        let pixels: Vec<f64> = (0..2 * plane * 3)
-            .map(|i| images[(i / 3 / plane * 3 + i % 3) * plane + i / 3 % plane] as f64)
+        let pixels: Vec<f64> = (0..2 * plane * channels)
+            .map(|i| {
+                let (pixel, channel) = (i / channels, i % channels);
+                images[(pixel / plane * channels + channel) * plane + pixel % plane] as f64
+            })
             .collect();
         check(
             &format!("images, {case:?}"),
-            &[Operand::new(2, &[out, 3 * spec[0] * spec[0]]).strided().parameter()],
+            &[Operand::new(2, &[out, channels * spec[0] * spec[0]]).strided().parameter()],
             Tolerance::default(),
             |tape, v| {
-                let images = Tensor::from_slice(v[0].value().device(), &[2, 3, height, width], &images)?;
+                let images =
+                    Tensor::from_slice(v[0].value().device(), &[2, channels, height, width], &images)?;
                 Ok(vec![conv_images(tape, &images, &case.conv(&v[0])?)?.0])
             },
             &|x| vec![case.reference(&pixels, &x[0])],

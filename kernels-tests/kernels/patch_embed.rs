@@ -8,15 +8,25 @@ use crate::support::{Operand, Tolerance, check, devices, random};
 
 #[test]
 fn is_a_strided_convolution() {
-    for (n, height, width, patch, out) in [(1, 4, 4, 4, 3), (2, 6, 9, 3, 17), (3, 32, 32, 8, 20)] {
-        let images = random(9, n * 3 * height * width);
-        let k = 3 * patch * patch;
+    for (n, channels, height, width, patch, out) in [
+        (1, 3, 4, 4, 4, 3),
+        (2, 3, 6, 9, 3, 17),
+        (3, 3, 32, 32, 8, 20),
+        (2, 1, 6, 9, 3, 17),
+        (1, 1, 16, 8, 8, 4),
+        (2, 4, 6, 9, 3, 17),
+        (3, 4, 16, 24, 8, 20),
+        (1, 7, 4, 6, 2, 5),
+    ] {
+        let images = random(9, n * channels * height * width);
+        let k = channels * patch * patch;
         check(
             "patch_embed",
             &[Operand::new(1, &[out, k]).strided().parameter(), Operand::new(2, &[out])],
             Tolerance::default(),
             |tape, v| {
-                let images = Tensor::from_slice(v[0].value().device(), &[n, 3, height, width], &images)?;
+                let images =
+                    Tensor::from_slice(v[0].value().device(), &[n, channels, height, width], &images)?;
                 let layer = LinearWeights { weight: v[0].clone(), bias: Some(v[1].clone()), alpha: 1.0 };
                 Ok(vec![patch_embed(tape, &images, patch, &layer)?])
             },
@@ -29,7 +39,8 @@ fn is_a_strided_convolution() {
                             let mut total = x[1][o];
                             for e in 0..k {
                                 let (c, dy, dx) = (e / (patch * patch), e / patch % patch, e % patch);
-                                let at = ((i * 3 + c) * height + py * patch + dy) * width + px * patch + dx;
+                                let at =
+                                    ((i * channels + c) * height + py * patch + dy) * width + px * patch + dx;
                                 total += x[0][o * k + e] * images[at] as f64;
                             }
                             y.push(total);

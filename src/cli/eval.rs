@@ -136,13 +136,13 @@ impl Evaluated {
         let device = ops::open(&args.device)?;
         let teacher = Teacher::open(&args.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &args.network)?;
-        let size = image_size(args.size, &teacher)?;
+        let view = teacher.config.evaluation_view(image_size(args.size, &teacher)?)?;
         if let Some(out) = &args.out {
             std::fs::create_dir_all(out).map_err(|e| Error::file(out, format!("cannot be created: {e}")))?;
         }
         Ok(Self {
-            train: LabelledImages::new(&train, args.train_images, size)?,
-            val: LabelledImages::new(&val, args.val_images, size)?,
+            train: LabelledImages::new(&train, args.train_images, &view)?,
+            val: LabelledImages::new(&val, args.val_images, &view)?,
             teacher,
             networks,
         })

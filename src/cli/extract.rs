@@ -68,7 +68,9 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             _ => out.join(network.to_string()),
         };
         refuse_run(&dir)?;
-        Extraction::new(&teacher, &*backbone, *network, args.format)?.write(&dir)?;
+        Extraction::new(&teacher, &*backbone, *network, args.format)?
+            .normalized(config.normalization()?)
+            .write(&dir)?;
         let c = backbone.cost(*network);
         say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, dir.display());
     }

@@ -32,7 +32,7 @@ pub struct FeaturesArgs {
     /// Writes patch tokens too
     #[arg(long)]
     pub patches: bool,
-    /// Writes the images too, as the network sees them: normalised, [images, 3, size, size]
+    /// Writes the images too, as the network sees them: normalised, [images, channels, size, size]
     #[arg(long)]
     pub images: bool,
     /// At most that many images, the first ones; 0 for all
@@ -43,8 +43,9 @@ pub struct FeaturesArgs {
 pub(super) fn run(args: &FeaturesArgs, quiet: bool) -> Result<()> {
     let source = data::open(&args.data)?;
     let Subject { teacher, network, size, .. } = args.subject.open()?;
-    let options = ExportOptions { size, patches: args.patches, images: args.images, most: args.most };
-    let bad = export_features(teacher.encoder(), network, &*source, &options, &args.out, &mut bar())?;
+    let view = teacher.config.evaluation_view(size)?;
+    let options = ExportOptions { view, patches: args.patches, images: args.images, most: args.most };
+    let bad = export_features(teacher.encoder(), network, source, &options, &args.out, &mut bar())?;
     for sample in bad.iter().take(10) {
         warn(format_args!("{} cannot be used, its rows are zero: {}", sample.name, sample.reason));
     }

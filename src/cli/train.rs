@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::args::TrainArgs;
 use crate::data;
+use crate::data::pixels::in_channels;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::ops;
@@ -40,7 +41,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         ));
     }
     let profile = args.profile.clone().map(Profiling::create).transpose()?;
-    let source = data::open(&config.data.spec)?;
+    let source = in_channels(data::open(&config.data.spec)?, config.channels())?;
     let device = ops::open(&args.device)?;
     let shows = |text: String| {
         if !quiet {

@@ -6,9 +6,8 @@ use clap::Args;
 use image::RgbImage;
 
 use crate::cli::subject::{Subject, SubjectArgs};
-use crate::data::augment::{MEAN, STD};
 use crate::data::decode::decode_file;
-use crate::data::evaluation_view;
+use crate::data::{EvaluationView, Image};
 use crate::error::{Error, Result};
 use crate::eval::visualize::{attention_panel, tiled, token_pictures};
 use crate::plot::write_png;
@@ -40,12 +39,17 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
         std::fs::create_dir_all(out).map_err(|e| Error::file(out, format!("cannot be created: {e}")))?;
     }
     let encoder = teacher.encoder();
+    let shown = teacher.config.evaluation_view(size)?;
+    let [channels, ..] = shown.shape();
     let (mut views, mut tokens) = (Vec::new(), Vec::new());
     for path in &args.images {
         let image = decode_file(path).map_err(|fault| Error::file(path, fault.reason))?;
-        let pixels = evaluation_view(&image, size);
-        let images = Tensor::from_slice(&device, &[1, 3, size, size], &pixels)?;
-        let view = picture(&pixels, size);
+        let image = Image::from(image)
+            .in_channels(channels)
+            .ok_or_else(|| Error::file(path, format!("has 3 channels, and the network takes {channels}")))?;
+        let pixels = shown.of(&image);
+        let images = Tensor::from_slice(&device, &[1, channels, size, size], &pixels)?;
+        let view = picture(&pixels, &shown);
         if let Some(attention) = encoder.class_attention(network, &images)? {
             let heads = attention.len() / encoder.backbone.cells(size).pow(2);
             let to = beside(path, args.out.as_deref(), "attention");
@@ -66,13 +70,14 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Normalised values [3, size, size] as a picture.
-fn picture(pixels: &[f32], size: usize) -> RgbImage {
+/// Normalised values [channels, size, size] as a picture: the first three channels, or the first alone as grey.
+fn picture(pixels: &[f32], view: &EvaluationView) -> RgbImage {
+    let [channels, size, _] = view.shape();
     let plane = size * size;
     RgbImage::from_fn(size as u32, size as u32, |x, y| {
         let at = y as usize * size + x as usize;
-        let value = |c: usize| (255.0 * (pixels[c * plane + at] * STD[c] + MEAN[c])).round() as u8;
-        image::Rgb([value(0), value(1), value(2)])
+        let value = |channel: usize| view.normalization.value(channel, pixels[channel * plane + at]);
+        image::Rgb(if channels < 3 { [value(0); 3] } else { [value(0), value(1), value(2)] })
     })
 }
 

@@ -22,8 +22,9 @@ pub struct Assembly {
 impl Assembly {
     /// A batch without content.
     pub fn new(config: &LoaderConfig, step: u64) -> Self {
-        let part = |count: usize, size: usize| Crops::new(count * config.batch, 3 * size * size);
         let crops = &config.crops;
+        let channels = crops.normalization.channels();
+        let part = |count: usize, size: usize| Crops::new(count * config.batch, channels * size * size);
         Self {
             step,
             global: part(2, crops.global.size),
@@ -41,11 +42,12 @@ impl Assembly {
     /// The batch, once all crops are written.
     pub fn finish(self, config: &LoaderConfig, source: &dyn Source) -> Result<Batch> {
         let crops = &config.crops;
+        let channels = crops.normalization.channels();
         let masks = config.masks.masks(config.seed, self.step, 2 * config.batch);
         let mut groups = vec![CropGroup {
             name: GLOBAL,
             views: 2,
-            channels: 3,
+            channels,
             size: crops.global.size,
             pixels: self.global.into_vec(),
             masks: Some(Masks { side: config.masks.side, values: masks }),
@@ -54,7 +56,7 @@ impl Assembly {
             groups.push(CropGroup {
                 name: LOCAL,
                 views: crops.local_count,
-                channels: 3,
+                channels,
                 size: crops.local.size,
                 pixels: self.local.into_vec(),
                 masks: None,

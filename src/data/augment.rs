@@ -1,24 +1,22 @@
 //! The augmentation of POA (that of DINOv2): random resized crop, flip, colour jitter, grey, blur, solarize,
-//! ImageNet normalisation. [`draw`] makes every random choice, [`apply`] is a pure function of them.
+//! normalisation. [`draw`] makes every random choice, [`apply`] is a pure function of them. Jitter, grey and solarize are
+//! for three channels; all else is for any number.
 //!
-//! Images run through the stages as 8-bit values, rounded after each as PIL does, and leave as normalised f32 [3, n, n].
+//! Images run through the stages as 8-bit values, rounded after each as PIL does, and leave as normalised f32 [channels, n, n].
 //! Source: torchvision `transforms.py`, DINOv2 `dinov2/data/{augmentations,transforms}.py`.
 
 use fast_image_resize::Resizer;
-use image::RgbImage;
 use rand::RngExt;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::blur::blur;
 use crate::data::color::Planes;
+pub use crate::data::normalization::{MEAN, Normalization, STD};
+use crate::data::pixels::Image;
 pub use crate::data::resize::Area;
 use crate::data::resize::{resize_area, resize_part};
-
-/// ImageNet's channel means, of values 0 to 1.
-pub const MEAN: [f32; 3] = [0.485, 0.456, 0.406];
-/// ImageNet's channel standard deviations.
-pub const STD: [f32; 3] = [0.229, 0.224, 0.225];
+use crate::error::{Error, Result};
 
 /// Aspect ratios of random crops, width by height: 3/4 to 4/3, log-uniform.
 const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
@@ -74,6 +72,36 @@ pub struct CropConfig {
     pub blur_sigma: (f32, f32),
     /// Probability of solarizing the second global crop.
     pub solarize: f64,
+    /// What is done to the values of every channel, of which there are as many.
+    pub normalization: Normalization,
+}
+
+impl CropConfig {
+    /// The same crops of images with so many channels: without jitter, grey and solarize where these are not three,
+    /// normalised as [`Normalization::imagenet`] does.
+    pub fn in_channels(self, channels: usize) -> Self {
+        let normalization = Normalization::imagenet(channels);
+        match channels {
+            3 => Self { normalization, ..self },
+            _ => Self { normalization, jitter: 0.0, grayscale: 0.0, solarize: 0.0, ..self },
+        }
+    }
+
+    /// Refuses changes of colour where there are none.
+    pub fn check(&self) -> Result<()> {
+        let channels = self.normalization.channels();
+        let colours = self.jitter > 0.0 || self.grayscale > 0.0 || self.solarize > 0.0;
+        if channels == 3 || !colours {
+            return Ok(());
+        }
+        Err(Error::config(
+            "student.in_chans",
+            format!(
+                "is {channels}, and changes of colour are for 3 channels: set crops.color_jitter_probability, \
+                 crops.grayscale_probability and crops.solarize_probability to 0"
+            ),
+        ))
+    }
 }
 
 impl Default for CropConfig {
@@ -89,6 +117,7 @@ impl Default for CropConfig {
             blur: BlurProbabilities::PAPER,
             blur_sigma: (0.1, 2.0),
             solarize: 0.2,
+            normalization: Normalization::imagenet(3),
         }
     }
 }
@@ -208,20 +237,40 @@ pub struct Scratch {
     blur: Vec<f32>,
 }
 
-/// Makes the crop that `choices` describe: [3, size, size], normalised. `image` must have at least one pixel.
-pub fn apply(image: &RgbImage, choices: &Choices) -> Vec<f32> {
-    let mut out = vec![0.0; 3 * choices.size * choices.size];
-    apply_into(image, choices, &mut Scratch::default(), &mut out);
+/// Makes the crop that `choices` describe: [channels, size, size], normalised. `image` must have at least one pixel, and
+/// as many channels as the normalisation.
+pub fn apply(image: &Image, choices: &Choices, normalization: &Normalization) -> Vec<f32> {
+    let mut out = vec![0.0; image.channels() * choices.size * choices.size];
+    apply_into(image, choices, normalization, &mut Scratch::default(), &mut out);
     out
 }
 
-/// As [`apply`], into `out` of 3·size² values.
-pub fn apply_into(image: &RgbImage, choices: &Choices, scratch: &mut Scratch, out: &mut [f32]) {
+/// As [`apply`], into `out` of channels·size² values.
+pub fn apply_into(
+    image: &Image,
+    choices: &Choices,
+    normalization: &Normalization,
+    scratch: &mut Scratch,
+    out: &mut [f32],
+) {
     let size = choices.size;
     let side = (size as u32, size as u32);
     resize_area(&mut scratch.resizer, image, choices.area, side, &mut scratch.pixels);
-    let mut planes = Planes::of(out);
-    deinterleave(&scratch.pixels, size, choices.flip, &mut planes);
+    deinterleave(&scratch.pixels, image.channels(), size, choices.flip, out);
+    if choices.jitter.is_some() || choices.grayscale {
+        recolour(&mut Planes::of(out), choices);
+    }
+    if let Some(sigma) = choices.blur_sigma {
+        blur(out, size, sigma, &mut scratch.blur);
+    }
+    if choices.solarize {
+        Planes::of(out).solarize();
+    }
+    normalization.apply(out);
+}
+
+/// Colour jitter and grey.
+fn recolour(planes: &mut Planes, choices: &Choices) {
     for stage in choices.jitter.iter().flatten() {
         match *stage {
             Jitter::Brightness(factor) => planes.brightness(factor),
@@ -233,43 +282,74 @@ pub fn apply_into(image: &RgbImage, choices: &Choices, scratch: &mut Scratch, ou
     if choices.grayscale {
         planes.grayscale();
     }
-    if let Some(sigma) = choices.blur_sigma {
-        blur(out, size, sigma, &mut scratch.blur);
-    }
-    if choices.solarize {
-        Planes::of(out).solarize();
-    }
-    normalise(out);
 }
 
-/// The view that features are computed on: the short side resized to size·256/224, the centre cut out, normalised.
-/// An image of size × size pixels is taken as it is. Gives [3, size, size].
-pub fn evaluation_view(image: &RgbImage, size: usize) -> Vec<f32> {
-    let mut out = vec![0.0; 3 * size * size];
-    let side = size as u32;
-    if image.dimensions() == (side, side) {
-        deinterleave(image.as_raw(), size, false, &mut Planes::of(&mut out));
-    } else {
-        let (width, height) = image.dimensions();
-        let short = side * 256 / 224;
-        // Where the centre of the resized image lies in the source: only that is resized.
-        let span = |length: u32| {
-            let resized = u64::from(short) * u64::from(length) / u64::from(width.min(height));
-            let scale = f64::from(length) / resized as f64;
-            // Python's round(): a half goes to the even neighbour.
-            let start = ((resized - u64::from(side)) as f64 / 2.0).round_ties_even();
-            (start * scale, f64::from(side) * scale)
-        };
-        let mut pixels = Vec::new();
-        resize_part(&mut Resizer::new(), image, span(width), span(height), (side, side), &mut pixels);
-        deinterleave(&pixels, size, false, &mut Planes::of(&mut out));
-    }
-    normalise(&mut out);
-    out
+/// How an image is shown where features are computed: the short side resized to size·256/224, the centre cut out,
+/// normalised. An image of size × size pixels is taken as it is.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EvaluationView {
+    /// Pixels a side.
+    pub size: usize,
+    /// What is done to the values of every channel.
+    pub normalization: Normalization,
 }
 
-/// Interleaved 8-bit pixels [n, n, 3] to planes [3, n, n], mirrored left to right if `flip`.
-fn deinterleave(pixels: &[u8], n: usize, flip: bool, planes: &mut Planes) {
+impl EvaluationView {
+    /// Coloured images with ImageNet's normalisation.
+    pub fn rgb(size: usize) -> Self {
+        Self { size, normalization: Normalization::imagenet(3) }
+    }
+
+    /// `[channels, size, size]`
+    pub fn shape(&self) -> [usize; 3] {
+        [self.normalization.channels(), self.size, self.size]
+    }
+
+    /// The image as [`EvaluationView::shape`]. It has at least one pixel and as many channels.
+    pub fn of(&self, image: &Image) -> Vec<f32> {
+        let (size, side, channels) = (self.size, self.size as u32, image.channels());
+        let mut out = vec![0.0; channels * size * size];
+        let (width, height) = (image.width(), image.height());
+        if (width, height) == (side, side) {
+            deinterleave(image.values(), channels, size, false, &mut out);
+        } else {
+            let short = side * 256 / 224;
+            // Where the centre of the resized image lies in the source: only that is resized.
+            let span = |length: u32| {
+                let resized = u64::from(short) * u64::from(length) / u64::from(width.min(height));
+                let scale = f64::from(length) / resized as f64;
+                // Python's round(): a half goes to the even neighbour.
+                let start = ((resized - u64::from(side)) as f64 / 2.0).round_ties_even();
+                (start * scale, f64::from(side) * scale)
+            };
+            let mut pixels = Vec::new();
+            resize_part(&mut Resizer::new(), image, span(width), span(height), (side, side), &mut pixels);
+            deinterleave(&pixels, channels, size, false, &mut out);
+        }
+        self.normalization.apply(&mut out);
+        out
+    }
+}
+
+/// Interleaved 8-bit pixels [n, n, channels] to planes [channels, n, n], mirrored left to right if `flip`.
+fn deinterleave(pixels: &[u8], channels: usize, n: usize, flip: bool, out: &mut [f32]) {
+    if channels == 3 {
+        return deinterleave_rgb(pixels, n, flip, &mut Planes::of(out));
+    }
+    for (channel, plane) in out.chunks_exact_mut(n * n).enumerate() {
+        for (row, to) in pixels.chunks_exact(channels * n).zip(plane.chunks_exact_mut(n)) {
+            for (pixel, to) in row.chunks_exact(channels).zip(to.iter_mut()) {
+                *to = f32::from(pixel[channel]);
+            }
+            if flip {
+                to.reverse();
+            }
+        }
+    }
+}
+
+/// As [`deinterleave`], all three planes in one pass.
+fn deinterleave_rgb(pixels: &[u8], n: usize, flip: bool, planes: &mut Planes) {
     let rows = pixels.chunks_exact(3 * n).zip(planes.r.chunks_exact_mut(n));
     let rows = rows.zip(planes.g.chunks_exact_mut(n)).zip(planes.b.chunks_exact_mut(n));
     for (((row, r), g), b) in rows {
@@ -280,17 +360,6 @@ fn deinterleave(pixels: &[u8], n: usize, flip: bool, planes: &mut Planes) {
             r.reverse();
             g.reverse();
             b.reverse();
-        }
-    }
-}
-
-/// Values 0 to 255 of [3, n] to ImageNet's normalised ones.
-fn normalise(chw: &mut [f32]) {
-    let n = chw.len() / 3;
-    for ((plane, mean), std) in chw.chunks_exact_mut(n).zip(MEAN).zip(STD) {
-        let (scale, shift) = (1.0 / (255.0 * std), mean / std);
-        for v in plane {
-            *v = *v * scale - shift;
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::data::color::floor;
 const TAPS: usize = 9;
 const REACH: usize = TAPS / 2;
 
-/// Blurs each of the planes of `chw` [3, n, n] (values 0 to 255) in place and rounds. `scratch` is any buffer.
+/// Blurs each of the planes of `chw` [channels, n, n] (values 0 to 255) in place and rounds. `scratch` is any buffer.
 pub fn blur(chw: &mut [f32], n: usize, sigma: f32, scratch: &mut Vec<f32>) {
     let taps = kernel(sigma);
     // One padded row, then the rows blurred along x.

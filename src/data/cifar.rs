@@ -7,6 +7,7 @@ use std::sync::Arc;
 use image::{Rgb, RgbImage};
 
 use crate::data::bad_samples::BadSample;
+use crate::data::pixels::Image;
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
 
@@ -148,12 +149,12 @@ impl Source for Cifar {
     fn len(&self) -> usize {
         self.records.len() / (self.label_bytes + 3 * PLANE)
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
         let pixels = &self.record(i)[self.label_bytes..];
-        Ok(RgbImage::from_fn(SIDE as u32, SIDE as u32, |x, y| {
+        Ok(Image::from(RgbImage::from_fn(SIDE as u32, SIDE as u32, |x, y| {
             let at = y as usize * SIDE + x as usize;
             Rgb([pixels[at], pixels[PLANE + at], pixels[2 * PLANE + at]])
-        }))
+        })))
     }
     fn label(&self, i: usize) -> Option<u32> {
         Some(u32::from(self.record(i)[self.label_bytes - 1]))

@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
 use walkdir::WalkDir;
 
 use crate::data::bad_samples::BadSample;
 use crate::data::decode::{EXTENSIONS, decode_file, is_image_extension};
+use crate::data::pixels::Image;
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
 
@@ -80,9 +80,10 @@ impl Source for Folder {
     fn len(&self) -> usize {
         self.files.len()
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
         let relative = self.relative(i);
-        decode_file(&self.root.join(&relative)).map_err(|fault| fault.of(relative.display().to_string()))
+        let image = decode_file(&self.root.join(&relative));
+        image.map(Image::from).map_err(|fault| fault.of(relative.display().to_string()))
     }
     fn label(&self, i: usize) -> Option<u32> {
         (!self.classes.is_empty()).then(|| self.dirs[self.files[i].0 as usize].1)

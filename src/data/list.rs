@@ -8,11 +8,10 @@
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
-
 use crate::data::bad_samples::BadSample;
 use crate::data::decode::{decode_file, is_image_extension};
 use crate::data::labels::Labels;
+use crate::data::pixels::Image;
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
 
@@ -123,8 +122,9 @@ impl Source for List {
     fn len(&self) -> usize {
         self.lines.len()
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
-        decode_file(&self.root.join(self.path(i))).map_err(|fault| fault.of(self.name(i)))
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
+        let image = decode_file(&self.root.join(self.path(i)));
+        image.map(Image::from).map_err(|fault| fault.of(self.name(i)))
     }
     fn label(&self, i: usize) -> Option<u32> {
         (!self.classes.is_empty()).then(|| self.lines[i].class)

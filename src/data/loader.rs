@@ -6,14 +6,13 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use image::RgbImage;
-
 use crate::data::assembly::Assembly;
 use crate::data::augment::{Scratch, View, apply_into, draw};
 use crate::data::bad_samples::{BadKind, BadSample, BadSamples, Fault};
 use crate::data::batch::Batch;
 use crate::data::loader_config::LoaderConfig;
 use crate::data::order::{Order, Pick};
+use crate::data::pixels::{Image, in_channels};
 use crate::data::source::Source;
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, stream};
@@ -29,8 +28,10 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts the worker threads.
+    /// Starts the worker threads. Images of another number of channels than the crops' are brought to it, or are an error.
     pub fn new(source: Arc<dyn Source>, config: LoaderConfig) -> Result<Self> {
+        config.crops.check()?;
+        let source = in_channels(source, config.crops.normalization.channels())?;
         if source.len() == 0 {
             return Err(Error::file(source.describe(), "holds no images"));
         }
@@ -280,7 +281,7 @@ impl Shared {
         let Pick { epoch, index, repeat } = self.order.pick(assembly.step, slot);
         let (shown, image) = self.load(index, assembly.step)?;
         assembly.note(slot, shown);
-        let (width, height) = image.dimensions();
+        let (width, height) = (image.width(), image.height());
         let (crops, batch) = (&self.config.crops, self.config.batch);
         let mut rng =
             stream(self.config.seed, Purpose::Crops, epoch, (index + repeat * self.source.len()) as u64);
@@ -290,13 +291,13 @@ impl Shared {
             let choices = draw(&mut rng, crops, view, width, height);
             // SAFETY: every slot of a batch is claimed once, so no other thread has this crop.
             let out = unsafe { part.crop(i * batch + slot) };
-            apply_into(&image, &choices, scratch, out);
+            apply_into(&image, &choices, &crops.normalization, scratch, out);
         }
         Ok(())
     }
 
     /// Image `index`, which `step` needs, or the next one that can be read, and its number.
-    fn load(&self, index: usize, step: u64) -> Result<(usize, RgbImage), Halt> {
+    fn load(&self, index: usize, step: u64) -> Result<(usize, Image), Halt> {
         let len = self.source.len();
         for i in (index..len).chain(0..index) {
             if self.bad().known(i, step) {

@@ -7,8 +7,10 @@
 //!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
 //!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB
+//! pixels.rs    decoded images, and other numbers of channels than a source has
 //! bad_samples.rs  images that cannot be used, and why; bad_samples_file.rs  those of a run, on disk
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)
+//!   normalization.rs  means and deviations
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
 //! masks.rs     which patches of which global crop are hidden
 //! order.rs     which images make up which step
@@ -35,7 +37,9 @@ pub mod list;
 pub mod loader;
 pub mod loader_config;
 pub mod masks;
+pub mod normalization;
 pub mod order;
+pub mod pixels;
 pub mod registry;
 mod resize;
 pub mod settings;
@@ -44,11 +48,13 @@ mod shard;
 pub mod source;
 pub mod webdataset;
 
-pub use augment::{BlurProbabilities, Choices, Crop, CropConfig, Jitter, View, apply, draw, evaluation_view};
+pub use augment::{BlurProbabilities, Choices, Crop, CropConfig, EvaluationView, Jitter, View, apply, draw};
 pub use bad_samples::{BadKind, BadSample};
 pub use batch::{Batch, CropGroup, Masks};
 pub use loader::Loader;
 pub use loader_config::LoaderConfig;
 pub use masks::MaskConfig;
+pub use normalization::Normalization;
+pub use pixels::Image;
 pub use registry::open;
 pub use source::{HeldOut, Source, split};

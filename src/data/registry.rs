@@ -15,10 +15,10 @@ use crate::error::{Error, Result};
 const KINDS: &str = "`folder:DIR` (images under DIR, any depth), `list:FILE` (a path and, if wanted, a label a line), \
     `webdataset:PATTERN` (tar shards, as in `train-{000..146}.tar`; several patterns with `::` between), \
     `cifar10:DIR` or `cifar100:DIR` (their binary versions), `shapes` (the embedded data set), `shapes:N` (N images \
-    of it, 1 to 4294967295) or `shapes:NxSIZE` (SIZE pixels a side, 16 to 1024)";
+    of it, 1 to 4294967295), `shapes:NxSIZE` (SIZE pixels a side, 16 to 1024) or `shapes:NxSIZExCHANNELS`";
 
 /// Opens the data set that `spec` names: `folder:DIR`, `list:FILE`, `webdataset:PATTERN`, `cifar10:DIR`,
-/// `cifar100:DIR`, `shapes`, `shapes:N` or `shapes:NxSIZE`.
+/// `cifar100:DIR`, `shapes`, `shapes:N`, `shapes:NxSIZE` or `shapes:NxSIZExCHANNELS`.
 pub fn open(spec: &str) -> Result<Arc<dyn Source>> {
     let (kind, rest) = match spec.split_once(':') {
         Some((kind, rest)) => (kind, Some(rest)),

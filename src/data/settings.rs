@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Problems, settings};
-use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig};
+use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig, Normalization};
+use crate::error::Result;
 
 /// Batches made ahead by the loader.
 const PREFETCH: usize = 2;
@@ -91,6 +92,11 @@ settings! {
         pub held_out: f64 = 0.1,
         /// Most images kept out of training.
         pub held_out_at_most: usize = 10_000,
+        /// Mean of every channel, of values 0 to 1; empty takes ImageNet's, for another number of channels than three their
+        /// average.
+        pub mean: Vec<f64> = Vec::new(),
+        /// Standard deviation of every channel; empty takes ImageNet's in the same way.
+        pub std: Vec<f64> = Vec::new(),
     }
 }
 
@@ -130,8 +136,24 @@ impl Crops {
         2.0 + self.local_crops_number as f64 * local * local
     }
 
+    /// Checks that colours are changed only where there are three channels.
+    pub fn check_colours(&self, channels: usize, problems: &mut Problems) {
+        for (key, probability) in [
+            ("crops.color_jitter_probability", self.color_jitter_probability),
+            ("crops.grayscale_probability", self.grayscale_probability),
+            ("crops.solarize_probability", self.solarize_probability),
+        ] {
+            problems.demand(channels == 3 || probability == 0.0, key, || {
+                format!(
+                    "is {probability}, and it changes colours, which images of student.in_chans = {channels} do not have: \
+                     it must be 0"
+                )
+            });
+        }
+    }
+
     /// What is done to an image.
-    pub fn config(&self) -> CropConfig {
+    pub fn config(&self, normalization: Normalization) -> CropConfig {
         let [a, b, local] = self.blur.probabilities();
         CropConfig {
             global: Crop { size: self.global_crops_size, scale: pair(self.global_crops_scale) },
@@ -143,6 +165,7 @@ impl Crops {
             grayscale: self.grayscale_probability,
             blur: BlurProbabilities { a, b, local },
             solarize: self.solarize_probability,
+            normalization,
             ..CropConfig::default()
         }
     }
@@ -188,6 +211,11 @@ impl Data {
     pub fn check(&self, problems: &mut Problems) {
         problems.within("data.max_bad_fraction", self.max_bad_fraction, 0.0..=1.0, 0.01);
         problems.within("data.held_out", self.held_out, 0.0..=0.9, 0.1);
+    }
+
+    /// What is done to the values of images with so many channels.
+    pub fn normalization(&self, channels: usize) -> Result<Normalization> {
+        Normalization::new(channels, &self.mean, &self.std)
     }
 }
 

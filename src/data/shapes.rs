@@ -4,7 +4,8 @@
 //! a smooth field of random dark colours. All classes paint the same area, so that brightness says nothing either: of
 //! ten classes, nearest neighbours by mean colour find 8% and by mean and spread of colours 15%. Features of an
 //! untrained network score little above that of chance, and only those of shape score well.
-//! A picture follows from (part, index) alone, whatever the seed of the training run.
+//! A picture follows from (part, index) alone, whatever the seed of the training run. With one channel it is the grey
+//! value of the coloured one; with another number than three its channels are red, green and blue in turn.
 
 use std::sync::Arc;
 
@@ -13,12 +14,13 @@ use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 use crate::data::bad_samples::BadSample;
+use crate::data::pixels::{Image, MOST_CHANNELS};
 use crate::data::source::Source;
 use crate::rng::{Purpose, stream};
 
 /// Images of the train part, if no number is given.
 const DEFAULT_LEN: usize = 20_000;
-/// Pixels a side: what `evaluation_view` cuts 32 pixels out of without resizing.
+/// Pixels a side: what an `EvaluationView` cuts 32 pixels out of without resizing.
 const DEFAULT_SIZE: usize = 36;
 /// Sizes at which the motifs can be told apart and a picture stays small.
 const SIZES: std::ops::RangeInclusive<usize> = 16..=1024;
@@ -48,33 +50,43 @@ const VALIDATION: u64 = 1;
 pub struct Shapes {
     len: usize,
     size: usize,
+    channels: usize,
     part: u64,
     classes: Vec<String>,
 }
 
 impl Shapes {
-    /// The train part with `len` pictures of `size` × `size` pixels.
+    /// The train part with `len` coloured pictures of `size` × `size` pixels.
     pub fn train(len: usize, size: usize) -> Self {
-        Self { len, size, part: TRAIN, classes: MOTIFS.iter().map(|(name, ..)| name.to_string()).collect() }
+        let classes = MOTIFS.iter().map(|(name, ..)| name.to_string()).collect();
+        Self { len, size, channels: 3, part: TRAIN, classes }
+    }
+
+    /// The same pictures with this number of channels.
+    pub fn with_channels(self, channels: usize) -> Self {
+        Self { channels, ..self }
     }
 
     /// The pictures held out of training, none of which is in the train part.
     pub fn held_out(&self) -> Self {
         let len = (self.len / 10).clamp(HELD_OUT.0, HELD_OUT.1);
-        Self { len, part: VALIDATION, ..Self::train(len, self.size) }
+        Self { part: VALIDATION, ..Self::train(len, self.size).with_channels(self.channels) }
     }
 
-    /// Reads what follows `shapes:`, `N` or `NxSIZE`. Nothing gives the default.
+    /// Reads what follows `shapes:`, `N`, `NxSIZE` or `NxSIZExCHANNELS`. Nothing gives the default.
     pub(super) fn from_spec(rest: Option<&str>) -> Option<Self> {
-        let (len, size) = match rest {
-            None => (DEFAULT_LEN, DEFAULT_SIZE),
-            Some(rest) => match rest.split_once('x') {
-                None => (rest.parse().ok()?, DEFAULT_SIZE),
-                Some((len, size)) => (len.parse().ok()?, size.parse().ok()?),
-            },
+        let numbers: Vec<usize> =
+            rest.iter().flat_map(|rest| rest.split('x')).map(|n| n.parse().ok()).collect::<Option<_>>()?;
+        let (len, size, channels) = match numbers[..] {
+            [] => (DEFAULT_LEN, DEFAULT_SIZE, 3),
+            [len] => (len, DEFAULT_SIZE, 3),
+            [len, size] => (len, size, 3),
+            [len, size, channels] => (len, size, channels),
+            _ => return None,
         };
         let usable = len > 0 && u32::try_from(len).is_ok() && SIZES.contains(&size);
-        usable.then(|| Self::train(len, size))
+        let usable = usable && (1..=MOST_CHANNELS).contains(&channels);
+        usable.then(|| Self::train(len, size).with_channels(channels))
     }
 
     /// Draws picture `i`.
@@ -103,8 +115,16 @@ impl Source for Shapes {
     fn len(&self) -> usize {
         self.len
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
-        Ok(self.picture(i))
+    fn channels(&self) -> usize {
+        self.channels
+    }
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
+        let picture = Image::from(self.picture(i));
+        Ok(match self.channels {
+            3 => picture,
+            1 => picture.grey(),
+            n => picture.map_pixels(n, |rgb, out| out.extend(rgb.iter().cycle().take(n))),
+        })
     }
     fn label(&self, i: usize) -> Option<u32> {
         Some((i % MOTIFS.len()) as u32)
@@ -116,7 +136,10 @@ impl Source for Shapes {
         format!("{}/{i}", if self.part == TRAIN { "train" } else { "held-out" })
     }
     fn describe(&self) -> String {
-        format!("shapes:{}x{}", self.len, self.size)
+        match self.channels {
+            3 => format!("shapes:{}x{}", self.len, self.size),
+            n => format!("shapes:{}x{}x{n}", self.len, self.size),
+        }
     }
     fn own_held_out(&self) -> Option<Arc<dyn Source>> {
         (self.part == TRAIN).then(|| Arc::new(self.held_out()) as Arc<dyn Source>)

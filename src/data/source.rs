@@ -4,9 +4,8 @@ use std::collections::BinaryHeap;
 use std::path::Path;
 use std::sync::Arc;
 
-use image::RgbImage;
-
 use crate::data::bad_samples::BadSample;
+use crate::data::pixels::Image;
 use crate::error::{Error, Result};
 
 /// A data set: images by number, with or without labels. Loading the same number always gives the same image.
@@ -14,8 +13,12 @@ use crate::error::{Error, Result};
 pub trait Source: Send + Sync {
     /// The number of images; at least one, at most 2³² − 1.
     fn len(&self) -> usize;
-    /// Image `i` as 8-bit RGB, at least one pixel.
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample>;
+    /// Values a pixel, the same in all images: 3 for colours.
+    fn channels(&self) -> usize {
+        3
+    }
+    /// Image `i` with [`Source::channels`] values a pixel, at least one pixel.
+    fn load(&self, i: usize) -> Result<Image, BadSample>;
     /// The class of image `i`, an index into [`Source::classes`]. None for all images or for none.
     fn label(&self, i: usize) -> Option<u32>;
     /// The names of the classes; empty without labels.
@@ -108,7 +111,10 @@ impl Source for Subset {
     fn len(&self) -> usize {
         self.indices.len()
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+    fn channels(&self) -> usize {
+        self.source.channels()
+    }
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
         self.source.load(self.at(i))
     }
     fn label(&self, i: usize) -> Option<u32> {

@@ -6,13 +6,13 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use image::RgbImage;
 use rayon::prelude::*;
 
 use crate::data::bad_samples::{BadSample, Fault};
 use crate::data::braces::expand;
 use crate::data::decode::decode;
 use crate::data::labels::Labels;
+use crate::data::pixels::Image;
 use crate::data::shard::{Sample, ShardIndex};
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
@@ -114,9 +114,10 @@ impl Source for WebDataset {
     fn len(&self) -> usize {
         self.samples.len()
     }
-    fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
         let bytes = self.read(i).map_err(Fault::from);
-        bytes.and_then(|bytes| decode(&bytes)).map_err(|fault| fault.of(self.name(i)))
+        let image = bytes.and_then(|bytes| decode(&bytes));
+        image.map(Image::from).map_err(|fault| fault.of(self.name(i)))
     }
     fn label(&self, i: usize) -> Option<u32> {
         (!self.classes.is_empty()).then(|| self.samples[i].class)

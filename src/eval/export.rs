@@ -1,12 +1,14 @@
 //! Features of the images of a data set, written to a safetensors file as they are computed.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Var};
-use crate::data::{BadSample, Source, evaluation_view};
+use crate::data::pixels::in_channels;
+use crate::data::{BadSample, EvaluationView, Source};
 use crate::error::{Error, Result};
 use crate::eval::Progress;
 use crate::files::tensor_writer::{RowWriter, TensorSpec};
@@ -19,10 +21,10 @@ use crate::tensor::Tensor;
 const BATCH_BYTES: usize = 32 << 20;
 
 /// What is written beside names, labels and cls features.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct ExportOptions {
-    /// Pixels a side of the images.
-    pub size: usize,
+    /// How images are shown to the network.
+    pub view: EvaluationView,
     /// Patch tokens too.
     pub patches: bool,
     /// The images too, as the network sees them.
@@ -33,7 +35,7 @@ pub struct ExportOptions {
 
 /// Writes the features of a source's images to `path`. The file has
 /// - `cls [n, width]` and `mean [n, width]`: the normed class token, and the mean of the normed patch tokens;
-/// - `patches [n, patches, width]` and `images [n, 3, size, size]` where asked for;
+/// - `patches [n, patches, width]` and `images [n, channels, size, size]` where asked for;
 /// - `labels` (i64 `[n]`) where the source has them;
 /// - `readable` (u8 `[n]`): 0 for an image that could not be read, whose rows are zero;
 /// - `names` (u8): what the images are called, in UTF-8, a line each.
@@ -42,13 +44,15 @@ pub struct ExportOptions {
 pub fn export_features(
     encoder: Encoder<'_>,
     network: Network,
-    source: &dyn Source,
+    source: Arc<dyn Source>,
     options: &ExportOptions,
     path: &Path,
     progress: Progress<'_>,
 ) -> Result<Vec<BadSample>> {
+    let [channels, size, _] = options.view.shape();
+    let source = in_channels(source, channels)?;
     let n = if options.most == 0 { source.len() } else { options.most.min(source.len()) };
-    let (size, width) = (options.size, encoder.backbone.feature_width(network));
+    let width = encoder.backbone.feature_width(network);
     let tokens = encoder.backbone.cells(size).pow(2);
     let names: String = (0..n).map(|i| source.name(i).replace('\n', " ") + "\n").collect();
     let mut specs = vec![
@@ -61,7 +65,7 @@ pub fn export_features(
         specs.push(TensorSpec::f32("patches", &[n, tokens, width]));
     }
     if options.images {
-        specs.push(TensorSpec::f32("images", &[n, 3, size, size]));
+        specs.push(TensorSpec::f32("images", &[n, channels, size, size]));
     }
     let labelled = !source.classes().is_empty();
     if labelled {
@@ -73,11 +77,11 @@ pub fn export_features(
     let mut file = RowWriter::create(path, &specs, &about)?;
     file.write("names", 0, names.as_bytes())?;
 
-    let one = 3 * size * size;
+    let one = channels * size * size;
     let at_once = encoder.images_at_once(network, size).min((BATCH_BYTES / (4 * one)).max(1));
     let decode = |first: usize| -> Vec<Result<Vec<f32>, BadSample>> {
         let all = (first..(first + at_once).min(n)).into_par_iter();
-        all.map(|i| source.load(i).map(|image| evaluation_view(&image, size))).collect()
+        all.map(|i| source.load(i).map(|image| options.view.of(&image))).collect()
     };
     let mut bad = Vec::new();
     // the next images are decoded while the device is busy with these
@@ -100,7 +104,7 @@ pub fn export_features(
                 }
             }
             let count = readable.len();
-            let images = Tensor::from_slice(encoder.device, &[count, 3, size, size], &pixels)?;
+            let images = Tensor::from_slice(encoder.device, &[count, channels, size, size], &pixels)?;
             let (cls, patches) = encoder.features(network, &images, true)?;
             let patches = patches.expect("asked for");
             let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches.clone()), count)?;

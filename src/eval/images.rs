@@ -6,7 +6,6 @@ use std::collections::BTreeMap;
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use image::RgbImage;
 use rand::SeedableRng;
 use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +14,10 @@ use rayon::prelude::*;
 use crate::data::augment::{Scratch, apply_into};
 use crate::data::batch::{Batch, CropGroup, WHOLE};
 use crate::data::order::{Order, Pick};
-use crate::data::{BadSample, BlurProbabilities, Crop, CropConfig, Source, View, draw, evaluation_view};
+use crate::data::pixels::in_channels;
+use crate::data::{
+    BadSample, BlurProbabilities, Crop, CropConfig, EvaluationView, Image, Source, View, draw,
+};
 use crate::error::{Error, Result};
 use crate::rng::{Purpose, stream};
 
@@ -49,8 +51,10 @@ pub struct LabelledImages {
 }
 
 impl LabelledImages {
-    /// At most `most` random images of a source (0 for all), seen with `size` pixels a side.
-    pub fn new(source: &Arc<dyn Source>, most: usize, size: usize) -> Result<Self> {
+    /// At most `most` random images of a source (0 for all), shown as `view` does. Images of another number of channels
+    /// are brought to its, or are an error.
+    pub fn new(source: &Arc<dyn Source>, most: usize, view: &EvaluationView) -> Result<Self> {
+        let source = in_channels(source.clone(), view.normalization.channels())?;
         if source.classes().is_empty() {
             return Err(Error::file(
                 source.describe(),
@@ -61,7 +65,7 @@ impl LabelledImages {
         let picked = sample(&mut ChaCha8Rng::seed_from_u64(0), source.len(), count);
         let mut picked: Vec<u32> = picked.into_iter().map(|i| i as u32).collect();
         picked.sort_unstable();
-        let decoder = Decoder { source: source.clone(), size, bad: Mutex::default() };
+        let decoder = Decoder { source, view: view.clone(), bad: Mutex::default() };
         Ok(Self { decoder, picked, kept: OnceCell::new() })
     }
 
@@ -77,7 +81,7 @@ impl LabelledImages {
 
     /// Pixels a side.
     pub fn size(&self) -> usize {
-        self.decoder.size
+        self.decoder.view.size
     }
 
     /// The names of the classes.
@@ -95,17 +99,17 @@ impl LabelledImages {
         self.decoder.bad.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Hands every image to `take`, in order, as [`evaluation_view`] shows it. An error of `take` ends the pass.
+    /// Hands every image to `take`, in order, as [`EvaluationView`] shows it. An error of `take` ends the pass.
     pub fn for_each_batch(&self, mut take: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
         if let Some(kept) = self.kept.get() {
             return kept.iter().try_for_each(take);
         }
         let decoder = &self.decoder;
-        let bytes = 3 * decoder.size * decoder.size * size_of::<f32>();
+        let bytes = decoder.view.shape().iter().product::<usize>() * size_of::<f32>();
         let batches: Vec<&[u32]> = self.picked.chunks((BATCH_BYTES / bytes.max(1)).clamp(1, BATCH)).collect();
         let keep = self.picked.len() * bytes <= KEPT_BYTES;
         let (mut kept, mut readable) = (Vec::new(), 0);
-        let view = |image: &RgbImage, _: &u32, _: &mut Scratch| evaluation_view(image, decoder.size);
+        let view = |image: &Image, _: &u32, _: &mut Scratch| decoder.view.of(image);
         let decode = |i: usize| decoder.decode(batches[i], |index| *index as usize, view);
         decoder.ahead(batches.len(), decode, |batch| {
             readable += batch.images();
@@ -132,18 +136,20 @@ impl LabelledImages {
         let (decoder, picked, len) = (&self.decoder, &self.picked, self.picked.len());
         let picks = Order::new(len, order.batch, order.seed);
         let crops = CropConfig {
-            global: Crop { size: decoder.size, scale: CROP_SCALE },
+            global: Crop { size: decoder.view.size, scale: CROP_SCALE },
             jitter: 0.0,
             grayscale: 0.0,
             blur: BlurProbabilities { a: 0.0, b: 0.0, local: 0.0 },
+            solarize: 0.0,
+            normalization: decoder.view.normalization.clone(),
             ..CropConfig::default()
         };
-        let view = |image: &RgbImage, pick: &Pick, scratch: &mut Scratch| {
+        let view = |image: &Image, pick: &Pick, scratch: &mut Scratch| {
             let number = (pick.index + pick.repeat * len) as u64;
             let mut rng = stream(order.seed, Purpose::ProbeCrops, pick.epoch, number);
             let choices = draw(&mut rng, &crops, View::GlobalA, image.width(), image.height());
-            let mut out = vec![0.0; 3 * decoder.size * decoder.size];
-            apply_into(image, &choices, scratch, &mut out);
+            let mut out = vec![0.0; decoder.view.shape().iter().product()];
+            apply_into(image, &choices, &crops.normalization, scratch, &mut out);
             out
         };
         let decode = |step: usize| {
@@ -164,7 +170,7 @@ impl LabelledImages {
 /// What the decoding threads share.
 struct Decoder {
     source: Arc<dyn Source>,
-    size: usize,
+    view: EvaluationView,
     bad: Mutex<BTreeMap<usize, BadSample>>,
 }
 
@@ -178,7 +184,7 @@ impl Decoder {
         &self,
         picks: &[P],
         index: impl Fn(&P) -> usize + Sync,
-        view: impl Fn(&RgbImage, &P, &mut Scratch) -> Vec<f32> + Sync,
+        view: impl Fn(&Image, &P, &mut Scratch) -> Vec<f32> + Sync,
     ) -> Result<Batch> {
         let decoded: Vec<Option<(usize, u32, Vec<f32>)>> = picks
             .par_iter()
@@ -194,11 +200,12 @@ impl Decoder {
             labels.push(label);
             pixels.extend(image);
         }
-        let group = CropGroup { name: WHOLE, views: 1, channels: 3, size: self.size, pixels, masks: None };
+        let [channels, size, _] = self.view.shape();
+        let group = CropGroup { name: WHOLE, views: 1, channels, size, pixels, masks: None };
         Batch::new(indices.len(), vec![group])?.with_labels(labels)?.with_indices(indices)
     }
 
-    fn load(&self, i: usize) -> Option<RgbImage> {
+    fn load(&self, i: usize) -> Option<Image> {
         match self.source.load(i) {
             Ok(image) => Some(image),
             Err(bad) => {

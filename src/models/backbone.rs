@@ -5,7 +5,7 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
 use crate::data::CropGroup;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::parameters::{ParameterSpec, Parameters};
@@ -25,6 +25,17 @@ impl CropBatch {
     /// Images `[n, channels, side, side]` without masks.
     pub fn new(images: Tensor) -> Self {
         Self { images, mask: None }
+    }
+
+    /// Number and side of the crops, which must be square and have this many channels.
+    pub fn square(&self, backbone: &'static str, channels: usize) -> Result<[usize; 2]> {
+        match *self.images.shape() {
+            [count, found, side, across] if found == channels && side == across => Ok([count, side]),
+            _ => {
+                let problem = format!("crops [n, {channels}, side, side] expected, got {:?}", self.images);
+                Err(Error::shape(backbone, problem))
+            }
+        }
     }
 
     /// A group of crops with its masks, on a device.
@@ -122,7 +133,7 @@ pub trait Backbone {
         Ok(vec![self.forward(&Tape::no_grad(), parameters, network, crops, None)?])
     }
 
-    /// Attention of the class token of images `[n, 3, side, side]` to every patch in the last block,
+    /// Attention of the class token of images `[n, channels, side, side]` to every patch in the last block,
     /// `[n, heads, patches]`; with what it pays to itself a head's weights sum to one. `None` without class token.
     fn class_attention(
         &self,

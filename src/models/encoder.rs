@@ -20,7 +20,7 @@ pub struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// Normed features of images `[n, 3, side, side]` through a sub-network: cls tokens `[n, width]`, and all patch
+    /// Normed features of images `[n, channels, side, side]` through a sub-network: cls tokens `[n, width]`, and all patch
     /// tokens `[n·patches, width]` where asked for.
     pub fn features(
         &self,

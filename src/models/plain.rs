@@ -123,7 +123,9 @@ impl Part {
 pub struct PlainNetwork {
     /// All its tensors.
     pub parts: Vec<Part>,
-    /// Pixels of the side of the images it is for.
+    /// Channels of the images it is for.
+    pub channels: usize,
+    /// Pixels of their side.
     pub image: usize,
     /// What is particular to it in `config.json`; format, name and normalisation of images are added to it. For timm
     /// `architecture`, `model_args`, and of `pretrained_cfg` what depends on the network.
@@ -196,6 +198,12 @@ fn append(
             append(&values[at * inner..][..inner], inner_from, inner_to, rest, out);
         }
     }
+}
+
+/// What timm's `first_conv` says. It names the layer whose weights timm converts from three channels to another number;
+/// where they have that number already, no layer is to be named.
+pub fn first_conv(channels: usize, name: &str) -> Option<&str> {
+    (channels == 3).then_some(name)
 }
 
 /// The 64-bit float that is written as the 32-bit one is: 0.485, not 0.48500001430511475.

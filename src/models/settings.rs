@@ -1,11 +1,14 @@
 //! The keys of section `student` that several families of backbones share.
 
 use crate::checks::{Problems, settings};
+use crate::data::pixels::MOST_CHANNELS;
 use crate::ops::attention::MAX_HEAD;
 
 settings! {
     /// What every elastic backbone has.
     pub struct Elastic {
+        /// Channels of the images: 3 for colours, 1 for grey values; other numbers need a data set that has as many.
+        pub in_chans: usize = 3,
         /// Side of a square patch, in pixels.
         pub patch_size: usize = 16,
         /// Step between elastic widths, in heads (ResNet: in groups of a group norm).
@@ -45,7 +48,8 @@ impl Elastic {
     /// Checks every range; whether relations of these keys to others can be checked.
     pub fn check(&self, problems: &mut Problems) -> bool {
         problems.within("student.net_select_scale", self.net_select_scale, 1.0..=100.0, 3.0);
-        let mut right = problems.within("student.patch_size", self.patch_size, 1..=256, 16);
+        let mut right = problems.within("student.in_chans", self.in_chans, 1..=MOST_CHANNELS, 3);
+        right &= problems.within("student.patch_size", self.patch_size, 1..=256, 16);
         right &= problems.within("student.width_interval", self.width_interval, 1..=1024, 1);
         right & problems.within("student.depth_interval", self.depth_interval, 1..=1024, 1)
     }

@@ -84,10 +84,10 @@ impl Evaluation {
                 networks.push(network);
             }
         }
-        let size = settings.crops.global_crops_size;
+        let view = settings.evaluation_view(settings.crops.global_crops_size)?;
         Ok(Some(Self {
-            train: LabelledImages::new(train, e.train_images, size)?,
-            val: LabelledImages::new(val, e.val_images, size)?,
+            train: LabelledImages::new(train, e.train_images, &view)?,
+            val: LabelledImages::new(val, e.val_images, &view)?,
             networks,
             options: KnnOptions { ks: e.k.clone(), temperature: e.temperature, ..KnnOptions::default() },
             history: Vec::new(),

@@ -4,8 +4,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Problems, settings};
-use crate::data::LoaderConfig;
 use crate::data::settings::{Crops, Data, Loading, Masking};
+use crate::data::{EvaluationView, LoaderConfig, Normalization};
 use crate::error::Result;
 use crate::eval::settings::Evaluation;
 use crate::models::Student;
@@ -164,10 +164,26 @@ impl Settings {
         self.student.open(self.crops.global_crops_size)
     }
 
+    /// Channels of the images.
+    pub fn channels(&self) -> usize {
+        self.student.elastic().in_chans
+    }
+
+    /// What is done to the values of images.
+    pub fn normalization(&self) -> Result<Normalization> {
+        self.data.normalization(self.channels())
+    }
+
+    /// How images of `size` pixels a side are shown where the networks are evaluated.
+    pub fn evaluation_view(&self, size: usize) -> Result<EvaluationView> {
+        Ok(EvaluationView { size, normalization: self.normalization()? })
+    }
+
     /// The loader of the run's batches, from the first step on. A backbone that cannot be opened is an error.
     pub fn loader(&self) -> Result<LoaderConfig> {
         let side = self.backbone()?.cells(self.crops.global_crops_size);
-        Ok(self.loading.config(self.train.seed, self.crops.config(), self.ibot.masking.config(side)))
+        let crops = self.crops.config(self.normalization()?);
+        Ok(self.loading.config(self.train.seed, crops, self.ibot.masking.config(side)))
     }
 
     /// The length of the run.

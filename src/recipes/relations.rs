@@ -2,7 +2,7 @@
 //! would work.
 
 use crate::checks::Problems;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::backbone::Backbone;
 use crate::poa::settings::{Precision, Settings as Config};
 
@@ -22,6 +22,11 @@ impl Config {
         self.loading.check(&mut problems);
         self.data.check(&mut problems);
         self.evaluation.check(&mut problems);
+        self.crops.check_colours(self.channels(), &mut problems);
+        match self.normalization() {
+            Err(Error::Config { key, problem }) => problems.add(key, problem),
+            other => drop(other?),
+        }
         self.check_batch(&mut problems);
         if let Some(backbone) = backbone {
             self.check_against(&*backbone, &mut problems);

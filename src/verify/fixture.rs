@@ -209,11 +209,11 @@ impl Fixture {
         }
     }
 
-    /// The recorded images of a step, whose global crops have masks of `cells` a side.
-    pub(super) fn step(&self, step: usize, cells: usize) -> Result<Batch> {
+    /// The recorded images of a step, of so many channels, whose global crops have masks of `cells` a side.
+    pub(super) fn step(&self, step: usize, cells: usize, channels: usize) -> Result<Batch> {
         let CropsRecord { batch: images, global_size, local_size, local_number } = self.record.crops;
         let group = |name: &'static str, views: usize, size: usize| -> Result<CropGroup> {
-            let (stored, channels) = (format!("step{step}.{name}_crops"), 3);
+            let stored = format!("step{step}.{name}_crops");
             let shape = [views * images, channels, size, size];
             let pixels = self.batch.read_f32_as(&stored, &shape)?;
             Ok(CropGroup { name, views, channels, size, pixels, masks: None })

@@ -161,8 +161,9 @@ pub fn replay(fixture: &Fixture, device: &Device) -> Result<Replay> {
     load(model.student.values(), &fixture.student)?;
     load(model.teacher.values(), &fixture.teacher)?;
     let mut all = Comparison { fixture, checks: Vec::new(), values: BTreeMap::new() };
+    let cells = model.backbone.cells(record.crops.global_size);
     for (s, step) in record.steps.iter().enumerate() {
-        let batch = fixture.step(s, model.backbone.cells(record.crops.global_size))?;
+        let batch = fixture.step(s, cells, config.channels())?;
         let network = model.grid.named(&step.network().to_string()).map_err(|e| {
             Error::file(&fixture.name, format!("step {s} names a network outside the recorded grid: {e}"))
         })?;

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::data::augment::{MEAN, STD};
+use crate::data::Normalization;
 use crate::models::grid::Network;
 use crate::models::plain::{Format, PlainNetwork, decimal};
 
@@ -11,15 +11,20 @@ const CROP: f64 = 0.875;
 
 /// What `config.json` says of a plain network: what its backbone does, its name, and how images are normalised. For timm it
 /// has the form of Hugging Face's hub.
-pub fn describe(plain: &PlainNetwork, network: Network, format: Format) -> Value {
-    let images = json!({ "mean": MEAN.map(decimal), "std": STD.map(decimal) });
+pub fn describe(
+    plain: &PlainNetwork,
+    network: Network,
+    format: Format,
+    normalization: &Normalization,
+) -> Value {
+    let images = json!({ "mean": decimals(normalization.mean()), "std": decimals(normalization.std()) });
     let mut all = plain.config.clone();
     all["poa_network"] = json!(network.to_string());
     match format {
         Format::Timm => {
             let shared = json!({
                 "num_classes": 0,
-                "input_size": [3, plain.image, plain.image],
+                "input_size": [plain.channels, plain.image, plain.image],
                 "crop_pct": CROP,
                 "crop_mode": "center",
                 "interpolation": "bicubic",
@@ -34,6 +39,10 @@ pub fn describe(plain: &PlainNetwork, network: Network, format: Format) -> Value
         }
     }
     all
+}
+
+fn decimals(values: &[f32]) -> Vec<f64> {
+    values.iter().copied().map(decimal).collect()
 }
 
 fn add(to: &mut Value, more: Value) {

@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::Path;
 
+use crate::data::Normalization;
 use crate::error::{Error, Result};
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
@@ -26,6 +27,7 @@ pub struct Extraction<'a> {
     network: Network,
     format: Format,
     plain: PlainNetwork,
+    normalization: Normalization,
     /// What the teacher's file calls the source of each part.
     sources: Vec<String>,
 }
@@ -47,7 +49,13 @@ impl<'a> Extraction<'a> {
             teacher.expect_shape(&source, &part.source_shape)?;
             sources.push(source);
         }
-        Ok(Self { teacher, network, format, plain, sources })
+        let normalization = Normalization::imagenet(plain.channels);
+        Ok(Self { teacher, network, format, plain, normalization, sources })
+    }
+
+    /// The same network, trained on images that were normalised so, instead of by [`Normalization::imagenet`].
+    pub fn normalized(self, normalization: Normalization) -> Self {
+        Self { normalization, ..self }
     }
 
     /// Names and shapes of the plain network's tensors.
@@ -77,7 +85,7 @@ impl<'a> Extraction<'a> {
             write_tensors_with(partial, &self.tensors(), &[("format", "pt")], |name| self.read(name))
                 .map(|_| ())
         })?;
-        let text = format!("{:#}\n", describe(&self.plain, self.network, self.format));
+        let text = format!("{:#}\n", describe(&self.plain, self.network, self.format, &self.normalization));
         put(&config, |partial| {
             File::create(partial)
                 .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))

@@ -14,13 +14,18 @@ use crate::models::plain::{Format, Pieces, PlainName, corner};
 use crate::nn::parameters::ParameterSpec;
 use crate::weights::extract;
 use crate::weights::names::Catalog;
-use crate::weights::resample::{grid_side, kernels, patch_side, positions};
+use crate::weights::resample::{channels, grid_side, kernels, patch_side, positions};
 
 /// Turns a PyTorch file into one of safetensors; takes both paths.
 const CONVERT: &str = "python -c \"import sys, torch; from safetensors.torch import save_file; d = \
      torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('teacher', d.get('model', \
      d.get('state_dict', d))); save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, \
      sys.argv[2])\"";
+
+/// Official names of the weights that see the images: of a ViT's and a Swin's patches, of a ResNet's first convolution.
+const FIRST: [&str; 2] = [PATCHES, "backbone.conv1.weight"];
+/// The weights of a patch embedding.
+const PATCHES: &str = "backbone.patch_embed.proj.weight";
 
 /// How many names a summary gives of each kind.
 const LISTED: usize = 3;
@@ -37,6 +42,16 @@ pub enum Outcome {
         from: usize,
         /// In the model.
         to: usize,
+    },
+    /// Weights of the first layer for images of another number of channels: summed for one channel, else repeated and
+    /// scaled, see [`crate::weights::resample::channels`].
+    Channels {
+        /// In the file.
+        from: usize,
+        /// In the model.
+        to: usize,
+        /// Sides of the patches in the file and in the model.
+        sides: [usize; 2],
     },
     /// No tensor of its name.
     Missing,
@@ -135,6 +150,10 @@ impl Import {
                 Some(positions(&read()?, filling.shape[2], from, to))
             }
             Outcome::Resized { from, to } => Some(kernels(&read()?, from, to)),
+            Outcome::Channels { from, to, sides: [side, wanted] } => {
+                let values = channels(&read()?, from, to, side * side);
+                Some(if side == wanted { values } else { kernels(&values, side, wanted) })
+            }
             Outcome::Missing | Outcome::OtherShape(_) => None,
         })
     }
@@ -153,16 +172,31 @@ impl Import {
     /// One line for the user: how many parameters the file fills, which it does not, and what of it nothing uses.
     pub fn summary(&self) -> String {
         let (mut matched, mut resized, mut missing) = (0, Vec::new(), Vec::new());
+        let mut brought = Vec::new();
         for Filling { name, shape, outcome, .. } in &self.fillings {
             match outcome {
                 Outcome::Matched => matched += 1,
                 Outcome::Resized { from, to } => resized.push(format!("{name} {from}x{from} → {to}x{to}")),
+                Outcome::Channels { from, to, sides: [side, wanted] } => {
+                    let how = if *to == 1 { "summed" } else { "repeated" };
+                    let resized = if side == wanted {
+                        String::new()
+                    } else {
+                        format!(", {side}x{side} → {wanted}x{wanted}")
+                    };
+                    brought.push(format!("{name} {how} {from} → {to}{resized}"));
+                }
                 Outcome::Missing => missing.push(name.clone()),
                 Outcome::OtherShape(found) => missing.push(format!("{name} is {found:?}, not {shape:?}")),
             }
         }
         let mut line = format!("init: {matched} tensor{} matched", if matched == 1 { "" } else { "s" });
-        for (kind, names) in [("resized", &resized), ("missing", &missing), ("unused", &self.unused)] {
+        for (kind, names) in [
+            ("resized", &resized),
+            ("brought to other channels", &brought),
+            ("missing", &missing),
+            ("unused", &self.unused),
+        ] {
             if !names.is_empty() {
                 let more = if names.len() > LISTED { ", …" } else { "" };
                 let shown = names[..names.len().min(LISTED)].join(", ");
@@ -212,7 +246,7 @@ impl Import {
 impl Filling {
     /// Whether the file has values for it.
     pub fn is_filled(&self) -> bool {
-        matches!(self.outcome, Outcome::Matched | Outcome::Resized { .. })
+        !matches!(self.outcome, Outcome::Missing | Outcome::OtherShape(_))
     }
 }
 
@@ -227,10 +261,19 @@ fn compare(name: &str, found: &[usize], wanted: &[usize]) -> Outcome {
     if longer(found) == longer(wanted) {
         return Outcome::Matched;
     }
+    if FIRST.contains(&name)
+        && let (&[width, from, ..], &[ours, to, ..]) = (found, wanted)
+        && let Some(sides) = patch_side(found).zip(patch_side(wanted))
+        && width == ours
+        && from != to
+        && (sides.0 == sides.1 || name == PATCHES)
+    {
+        return Outcome::Channels { from, to, sides: [sides.0, sides.1] };
+    }
     let sides = |side: fn(&[usize]) -> Option<usize>| side(found).zip(side(wanted));
     let resized = match name {
         _ if is_position(name) && found.last() == wanted.last() => sides(grid_side),
-        "backbone.patch_embed.proj.weight" if found.first() == wanted.first() => sides(patch_side),
+        PATCHES if found.first() == wanted.first() => sides(patch_side),
         _ => None,
     };
     match resized {

@@ -9,9 +9,9 @@ pub fn grid_side(shape: &[usize]) -> Option<usize> {
     (side > 0 && side * side == tokens - 1).then_some(side)
 }
 
-/// Side of the square patches of a patch embedding `[width, 3, side, side]`.
+/// Side of the square patches of a patch embedding `[width, channels, side, side]`.
 pub fn patch_side(shape: &[usize]) -> Option<usize> {
-    let &[_, 3, side, across] = shape else { return None };
+    let &[_, _, side, across] = shape else { return None };
     (side > 0 && side == across).then_some(side)
 }
 
@@ -30,7 +30,7 @@ pub fn positions(values: &[f32], width: usize, from: usize, to: usize) -> Vec<f3
     out
 }
 
-/// A patch embedding's kernels `[width, 3, from, from]` for patches of `to`: each bicubically, and times from²/to²,
+/// A patch embedding's kernels `[width, channels, from, from]` for patches of `to`: each bicubically, and times from²/to²,
 /// so that an image of one colour gives the tokens it gave.
 pub fn kernels(values: &[f32], from: usize, to: usize) -> Vec<f32> {
     let matrix = bicubic_matrix(from, to);
@@ -41,6 +41,27 @@ pub fn kernels(values: &[f32], from: usize, to: usize) -> Vec<f32> {
             let sum: f64 = weights.iter().zip(plane).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum();
             (sum * factor) as f32
         }));
+    }
+    out
+}
+
+/// Weights `[width, from, cells]` of the first layer for images of `to` channels, by timm's rule: for one channel the sum
+/// over all, so that a grey image gives what it gave in equal colours; else the channels in turn, times from/to, so that
+/// an image whose channels are all the same gives what it gave.
+pub fn channels(values: &[f32], from: usize, to: usize, cells: usize) -> Vec<f32> {
+    let mut out = Vec::with_capacity(values.len() / from * to);
+    let factor = from as f64 / to as f64;
+    for row in values.chunks_exact(from * cells) {
+        if to == 1 {
+            out.extend(
+                (0..cells).map(|cell| {
+                    row.iter().skip(cell).step_by(cells).map(|v| f64::from(*v)).sum::<f64>() as f32
+                }),
+            );
+        } else {
+            let planes = row.chunks_exact(cells).cycle().take(to);
+            out.extend(planes.flatten().map(|v| (f64::from(*v) * factor) as f32));
+        }
     }
     out
 }

@@ -54,7 +54,8 @@ fn recorded_crops_come_out_as_torchvision_makes_them() {
     for (i, case) in cases.iter().enumerate() {
         let path = Path::new(FIXTURES).join(case["image"].as_str().unwrap());
         let choices = recorded_choices(case);
-        let got = apply(&image::open(path).unwrap().into_rgb8(), &choices);
+        let image = Image::from(image::open(path).unwrap().into_rgb8());
+        let got = apply(&image, &choices, &Normalization::imagenet(3));
         let want = expected.tensor(&format!("case{i}")).unwrap();
         assert_eq!(want.shape(), [3, choices.size, choices.size]);
         let want = want.data().chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap()));
@@ -122,22 +123,22 @@ fn choices_follow_their_probabilities() {
 
 #[test]
 fn evaluation_views_are_centred_and_normalised() {
-    let grey = RgbImage::from_pixel(50, 37, image::Rgb([100, 150, 200]));
-    let view = evaluation_view(&grey, 16);
+    let grey = RgbImage::from_pixel(50, 37, image::Rgb([100, 150, 200])).into();
+    let view = EvaluationView::rgb(16).of(&grey);
     assert_eq!(view.len(), 3 * 16 * 16);
     for (channel, value) in [100.0, 150.0, 200.0].into_iter().enumerate() {
         let want = (value / 255.0 - MEAN[channel]) / STD[channel];
         assert!(view[channel * 256..][..256].iter().all(|v| (v - want).abs() < 1e-5));
     }
     // A square image of the right size is taken as it is.
-    let exact = picture(16, 16, 9);
-    let view = evaluation_view(&exact, 16);
+    let exact = picture(16, 16, 9).into();
+    let view = EvaluationView::rgb(16).of(&exact);
     assert!((view[3] - (21.0 / 255.0 - MEAN[0]) / STD[0]).abs() < 1e-5);
     // 32 · 256 / 224 = 36: the centre of a 36-pixel image, without resizing.
-    let centre = evaluation_view(&picture(36, 36, 9), 32);
+    let centre = EvaluationView::rgb(32).of(&picture(36, 36, 9).into());
     assert!((centre[0] - (14.0 / 255.0 - MEAN[0]) / STD[0]).abs() < 1e-5);
     // Extreme shapes cost no more than their centre.
     for (width, height) in [(1, 60_000), (60_000, 1), (1, 1), (2, 3)] {
-        assert_eq!(evaluation_view(&picture(width, height, 1), 224).len(), 3 * 224 * 224);
+        assert_eq!(EvaluationView::rgb(224).of(&picture(width, height, 1).into()).len(), 3 * 224 * 224);
     }
 }

@@ -3,7 +3,6 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use image::RgbImage;
 use poa_gpu::Error;
 use poa_gpu::data::batch::{GLOBAL, LOCAL};
 use poa_gpu::data::*;
@@ -154,7 +153,7 @@ fn a_crash_in_a_thread_is_an_error_and_no_hang() {
         fn len(&self) -> usize {
             self.0.len()
         }
-        fn load(&self, i: usize) -> Result<RgbImage, BadSample> {
+        fn load(&self, i: usize) -> Result<Image, BadSample> {
             assert_ne!(i, 17, "a bug");
             self.0.load(i)
         }

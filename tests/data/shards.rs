@@ -60,7 +60,7 @@ fn samples_are_members_with_one_key() {
     let source = open_shards(&dir, "train-{008..010}.tar::more/x.tar").unwrap();
     assert_eq!(names(&source), ["train-008.tar#0", "train-008.tar#1", "train-009.tar#0", "more/x.tar#0"]);
     for i in 0..4 {
-        assert_eq!(source.load(i).unwrap(), picture(6, 5, i as u8 + 1));
+        assert_eq!(source.load(i).unwrap(), Image::from(picture(6, 5, i as u8 + 1)));
     }
     assert_eq!(labels(&source), ["10", "9", "9", "2"]);
     assert_eq!(source.classes(), ["2", "9", "10"]);
@@ -136,7 +136,7 @@ fn long_names_of_both_kinds_are_read() {
     let source = open_shards(&dir, "{gnu,pax}.tar").unwrap();
     assert_eq!(source.len(), 4);
     for i in 0..4 {
-        assert_eq!(source.load(i).unwrap(), picture(6, 5, i as u8 % 2 + 1));
+        assert_eq!(source.load(i).unwrap(), Image::from(picture(6, 5, i as u8 % 2 + 1)));
     }
 }
 

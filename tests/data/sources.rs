@@ -88,7 +88,7 @@ fn links_are_followed_but_not_in_circles() {
     let source = open(&spec(&dir)).unwrap();
     assert_eq!(names(&source), ["x/a.png", "x/gone.png", "y/b.png"]);
     assert!(source.load(1).is_err());
-    assert_eq!(source.load(2).unwrap(), picture(4, 4, 1));
+    assert_eq!(source.load(2).unwrap(), Image::from(picture(4, 4, 1)));
 }
 
 #[test]
@@ -143,7 +143,10 @@ fn a_list_names_images_relative_to_itself() {
     let text = format!("# two images\r\n\r\nsub/my photo 3.png\r\n  {}\nb.png", absolute.display());
     let source = open(&list(&dir, text)).unwrap();
     assert_eq!(names(&source), ["sub/my photo 3.png", absolute.to_str().unwrap(), "b.png"]);
-    assert_eq!((source.load(0).unwrap(), source.load(1).unwrap()), (picture(5, 4, 1), picture(5, 4, 2)));
+    assert_eq!(
+        (source.load(0).unwrap(), source.load(1).unwrap()),
+        (picture(5, 4, 1).into(), picture(5, 4, 2).into())
+    );
     assert_eq!((source.classes().len(), source.label(0)), (0, None));
     assert!(split(source, HeldOut::default()).1.is_none());
 }
@@ -227,7 +230,8 @@ fn both_versions_of_cifar_have_their_test_part_held_out() {
         assert_eq!((train.name(0), test.name(2)), ("train/0".into(), "test/2".into()));
         assert_eq!(test.classes()[test.label(2).unwrap() as usize], "class 2");
         let image = train.load(1).unwrap();
-        assert_eq!((image.dimensions(), image.get_pixel(31, 17).0), ((32, 32), [1, 2, 3]));
+        let pixel = &image.values()[3 * (17 * 32 + 31)..][..3];
+        assert_eq!((image.dimensions(), pixel), ((32, 32), &[1, 2, 3][..]));
     }
 }
 

@@ -11,7 +11,7 @@ mod sizes;
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
@@ -100,13 +100,7 @@ impl Backbone for ResNet {
         self.shape.demand(network)?;
         let mut groups = Vec::new();
         for batch in crops {
-            let &[_, 3, side, across] = batch.images.shape() else {
-                let problem = format!("crops [n, 3, side, side] expected, got {:?}", batch.images);
-                return Err(Error::shape("resnet", problem));
-            };
-            if side != across {
-                return Err(Error::shape("resnet", format!("crops of {side}x{across}")));
-            }
+            let [_, side] = batch.square("resnet", self.shape.channels)?;
             let (mut x, mut shape) = self.stem(tape, parameters, batch)?;
             for block in self.shape.blocks(network) {
                 let block = Block { shape: self.shape.clone(), parameters: parameters.clone(), at: block };
@@ -135,7 +129,8 @@ impl Backbone for ResNet {
         // the map after the first convolution, those of the first stage, or the padded image
         let (half, quarter) = (side.div_ceil(2), side.div_ceil(4));
         let stem = half * half * self.shape.stem;
-        stem.max(quarter * quarter * self.shape.outputs(0)).max((side + 6).pow(2) * 4)
+        stem.max(quarter * quarter * self.shape.outputs(0))
+            .max((side + 6).pow(2) * self.shape.channels.next_multiple_of(4))
     }
 }
 

@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
-use crate::models::plain::{Format, PlainName, PlainNetwork, decimal, parts, renumbered};
+use crate::models::plain::{Format, PlainName, PlainNetwork, decimal, first_conv, parts, renumbered};
 use crate::models::resnet::settings::STAGES;
 use crate::models::resnet::sizes::{NORM_EPS, ResNetShape, resnet_specs};
 
@@ -50,7 +50,7 @@ pub(super) fn network(shape: &ResNetShape, network: Network, format: Format) -> 
     for part in parts.iter_mut().filter(|part| elastic.iter().any(|end| part.source.ends_with(end))) {
         part.fold_alpha(1);
     }
-    Ok(PlainNetwork { parts, image: shape.image, config })
+    Ok(PlainNetwork { parts, channels: shape.channels, image: shape.image, config })
 }
 
 fn config(s: &ResNetShape, format: Format) -> Result<Value> {
@@ -62,6 +62,7 @@ fn config(s: &ResNetShape, format: Format) -> Result<Value> {
         Format::Poa => Ok(json!({
             "arch": "resnet_gn",
             "img_size": s.image,
+            "in_chans": s.channels,
             "stem_channels": s.stem,
             "depths": s.depths,
             "strides": s.strides,
@@ -89,13 +90,14 @@ fn timm(s: &ResNetShape, channels: &[usize]) -> Result<Value> {
         "num_features": s.outputs(STAGES - 1),
         "global_pool": "avg",
         "model_args": {
+            "in_chans": s.channels,
             "layers": s.depths,
             "base_width": 64 * s.middle / channels[0],
             "channels": channels,
         },
         "pretrained_cfg": {
             "pool_size": [s.image / 32, s.image / 32],
-            "first_conv": "conv1",
+            "first_conv": first_conv(s.channels, "conv1"),
             "classifier": "fc",
         },
     }))

@@ -12,6 +12,8 @@ pub const NORM_EPS: f32 = 1e-5;
 /// Sizes of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ResNetShape {
+    /// Channels of the images.
+    pub channels: usize,
     /// Pixels of the side of the global crops.
     pub image: usize,
     /// Channels after the first convolution.
@@ -50,6 +52,7 @@ impl ResNetShape {
     /// The sizes that settings ask for, for global crops of `image` pixels a side.
     pub fn from_settings(s: &Settings, image: usize) -> Self {
         Self {
+            channels: s.elastic.in_chans,
             image,
             stem: s.stem_channels,
             outputs: 4 * s.base_channels,
@@ -116,7 +119,7 @@ impl ResNetShape {
         let own = specs.iter().filter(|spec| !spec.name.ends_with("mask_token"));
         let parameters = own.map(|spec| spec.shape.iter().product::<usize>() as u64).sum();
         let half = after(self.image, 2);
-        let mut multiplications = half * half * self.stem * 3 * 49;
+        let mut multiplications = half * half * self.stem * self.channels * 49;
         let mut side = after(half, 2);
         for place in self.blocks(network) {
             let (inputs, outputs, middle) =
@@ -142,7 +145,7 @@ pub fn resnet_specs(s: &ResNetShape) -> Vec<ParameterSpec> {
         |inputs: usize, kernel: usize| Init::Uniform(1.0 / ((inputs * kernel * kernel) as f32).sqrt());
     let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
     add("backbone.mask_token".into(), &[1, s.stem, 1, 1], zero);
-    add("backbone.conv1.weight".into(), &[s.stem, 3, 7, 7], convolution(3, 7));
+    add("backbone.conv1.weight".into(), &[s.stem, s.channels, 7, 7], convolution(s.channels, 7));
     add("backbone.norm1.weight".into(), &[s.stem], one);
     add("backbone.norm1.bias".into(), &[s.stem], zero);
     for stage in 0..STAGES {

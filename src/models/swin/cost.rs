@@ -16,7 +16,7 @@ impl SwinShape {
 
         let (ratio, window) = (self.mlp_ratio as u64, self.window as u64);
         let cells = |stage: usize| plain.side(stage).pow(2) as u64;
-        let mut products = cells(0) * (3 * plain.patch.pow(2) * plain.embedding) as u64;
+        let mut products = cells(0) * (plain.channels * plain.patch.pow(2) * plain.embedding) as u64;
         for (stage, depth) in plain.depths.into_iter().enumerate() {
             let width = (plain.width << stage) as u64;
             let padded = (plain.side(stage) as u64).next_multiple_of(window).pow(2);

@@ -77,16 +77,11 @@ impl Swin {
         let patch = self.shape.patch;
         let mut key = Vec::new();
         for batch in crops {
-            match batch.images.shape() {
-                &[count, 3, side, across] if side == across && side > 0 && side.is_multiple_of(patch) => {
-                    key.push((count, side / patch));
-                }
-                shape => {
-                    let problem =
-                        format!("crops [n, 3, side, side] in patches of {patch} expected, got {shape:?}");
-                    return Err(Error::shape("swin", problem));
-                }
+            let [count, side] = batch.square("swin", self.shape.channels)?;
+            if side == 0 || !side.is_multiple_of(patch) {
+                return Err(Error::shape("swin", format!("crops of {side}x{side} in patches of {patch}")));
             }
+            key.push((count, side / patch));
         }
         let mut known = self.geometries.borrow_mut();
         if let Some(geometry) = known.get(&key) {
@@ -112,7 +107,7 @@ impl Swin {
         maps: &[MapGroup],
     ) -> Result<Var> {
         let s = &self.shape;
-        let fan_in = 3 * s.patch * s.patch;
+        let fan_in = s.channels * s.patch * s.patch;
         let rows = maps.iter().map(MapGroup::rows).sum();
         let patches = Tensor::empty(crops[0].images.device(), &[rows, fan_in], DType::F32)?;
         let (mut first, mut masks) = (0, Vec::new());
@@ -249,7 +244,9 @@ impl Backbone for Swin {
         // the hidden layer of the first stage's MLP, or its q, k and v with the row of padding; the embedding of the
         // full width; or the image itself
         let (cells, ratio) = ((side / self.shape.patch).pow(2), self.shape.mlp_ratio.max(3));
-        ((cells + 1) * network.width * ratio).max(cells * self.shape.embedding).max(3 * side * side)
+        ((cells + 1) * network.width * ratio)
+            .max(cells * self.shape.embedding)
+            .max(self.shape.channels * side * side)
     }
 }
 

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::models::grid::Network;
-use crate::models::plain::{Format, Pieces, PlainName, PlainNetwork, decimal, parts, renumbered};
+use crate::models::plain::{Format, Pieces, PlainName, PlainNetwork, decimal, first_conv, parts, renumbered};
 use crate::models::swin::{NORM_EPS, SwinShape, swin_specs};
 
 /// The neighbours of a patch merging, row by row, as timm has them: column by column.
@@ -81,7 +81,7 @@ pub(super) fn network(shape: &SwinShape, network: Network, format: Format) -> Re
     for part in parts.iter_mut().filter(|part| part.source.ends_with(".linear.weight")) {
         part.fold_alpha(1);
     }
-    Ok(PlainNetwork { parts, image: shape.image, config })
+    Ok(PlainNetwork { parts, channels: shape.channels, image: shape.image, config })
 }
 
 fn heads(s: &SwinShape) -> [usize; 4] {
@@ -93,6 +93,7 @@ fn sizes(s: &SwinShape) -> Value {
         "arch": "swin",
         "img_size": s.image,
         "patch_size": s.patch,
+        "in_chans": s.channels,
         "patch_embed_dim": s.embedding,
         "embed_dim": s.width,
         "depths": s.depths,
@@ -121,6 +122,7 @@ fn timm(s: &SwinShape) -> Result<Value> {
         "model_args": {
             "img_size": s.image,
             "patch_size": s.patch,
+            "in_chans": s.channels,
             "embed_dim": s.width,
             "depths": s.depths,
             "num_heads": heads(s),
@@ -131,7 +133,7 @@ fn timm(s: &SwinShape) -> Result<Value> {
         "pretrained_cfg": {
             "fixed_input_size": true,
             "pool_size": [last, last],
-            "first_conv": "patch_embed.proj",
+            "first_conv": first_conv(s.channels, "patch_embed.proj"),
             "classifier": "head.fc",
         },
     }))

@@ -11,6 +11,8 @@ pub const NORM_EPS: f32 = 1e-5;
 /// Sizes of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SwinShape {
+    /// Channels of the images.
+    pub channels: usize,
     /// Pixels of a patch's side.
     pub patch: usize,
     /// Pixels of the side of the global crops.
@@ -40,6 +42,7 @@ impl SwinShape {
     /// The sizes that settings ask for, for global crops of `image` pixels a side.
     pub fn from_settings(s: &Settings, image: usize) -> Self {
         Self {
+            channels: s.elastic.in_chans,
             patch: s.elastic.patch_size,
             image,
             window: s.window_size,
@@ -104,7 +107,7 @@ impl SwinShape {
 /// All parameters of a Swin of these sizes under their official names. The norms of the first three stages' outputs are
 /// part of checkpoints and of the teacher's average, but no loss reaches them.
 pub fn swin_specs(s: &SwinShape) -> Vec<ParameterSpec> {
-    let fan_in = 3 * s.patch * s.patch;
+    let fan_in = s.channels * s.patch * s.patch;
     // PyTorch's defaults of Linear and Conv2d: uniform in ± 1/√fan_in for weight and bias
     let uniform = |fan_in: usize| Init::Uniform(1.0 / (fan_in as f32).sqrt());
     let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
@@ -113,7 +116,7 @@ pub fn swin_specs(s: &SwinShape) -> Vec<ParameterSpec> {
         all.push(ParameterSpec::new(format!("backbone.{name}"), shape, init));
     };
     add("mask_token".into(), &[1, s.width], zero);
-    add("patch_embed.proj.weight".into(), &[s.embedding, 3, s.patch, s.patch], uniform(fan_in));
+    add("patch_embed.proj.weight".into(), &[s.embedding, s.channels, s.patch, s.patch], uniform(fan_in));
     add("patch_embed.proj.bias".into(), &[s.embedding], uniform(fan_in));
     add("patch_embed.norm.norm.weight".into(), &[s.embedding], one);
     add("patch_embed.norm.norm.bias".into(), &[s.embedding], zero);

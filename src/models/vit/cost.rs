@@ -19,7 +19,7 @@ impl VitSizes {
             .sum();
         let patches = self.grid(self.image).pow(2) as u64;
         let (tokens, width, ratio) = (patches + 1, network.width as u64, self.mlp_ratio as u64);
-        let embedding = patches * width * 3 * self.patch.pow(2) as u64;
+        let embedding = patches * width * (self.channels * self.patch.pow(2)) as u64;
         // qkv and output projection, both layers of the MLP; then scores and weighted values
         let layers = tokens * width * width * (4 + 2 * ratio);
         let attention = 2 * tokens * tokens * width;

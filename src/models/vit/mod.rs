@@ -101,7 +101,7 @@ impl Vit {
         crops: &[CropBatch],
     ) -> Result<(Var, Vec<SequenceGroup>)> {
         let s = &self.sizes;
-        let fan_in = 3 * s.patch * s.patch;
+        let fan_in = s.channels * s.patch * s.patch;
         let weight = parameters.operand("backbone.patch_embed.proj.weight")?;
         let projection = LinearWeights {
             weight: weight.view(|w| w.reshape(&[s.width, fan_in])?.slice(0, 0..width))?,
@@ -118,17 +118,9 @@ impl Vit {
         let mut groups = Vec::new();
         let mut sequences = Vec::new();
         for batch in crops {
-            let &[count, _, side, across] = batch.images.shape() else {
-                return Err(Error::shape(
-                    "vit",
-                    format!("crops [n, 3, side, side] expected, got {:?}", batch.images),
-                ));
-            };
-            if side != across || !side.is_multiple_of(s.patch) {
-                return Err(Error::shape(
-                    "vit",
-                    format!("crops of {side}x{across} in patches of {}", s.patch),
-                ));
+            let [count, side] = batch.square("vit", s.channels)?;
+            if !side.is_multiple_of(s.patch) {
+                return Err(Error::shape("vit", format!("crops of {side}x{side} in patches of {}", s.patch)));
             }
             let grid = s.grid(side);
             let positions = match grid == home {
@@ -258,7 +250,7 @@ impl Backbone for Vit {
     fn widest(&self, network: Network, side: usize) -> usize {
         // the hidden layer of the MLP, or q, k and v; or the image itself
         let tokens = 1 + self.sizes.grid(side).pow(2);
-        (tokens * network.width * self.sizes.mlp_ratio.max(3)).max(3 * side * side)
+        (tokens * network.width * self.sizes.mlp_ratio.max(3)).max(self.sizes.channels * side * side)
     }
 
     fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {

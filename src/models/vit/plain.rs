@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
-use crate::models::plain::{Format, Pieces, PlainName, PlainNetwork, decimal, parts, renumbered};
+use crate::models::plain::{Format, Pieces, PlainName, PlainNetwork, decimal, first_conv, parts, renumbered};
 use crate::models::vit::sizes::{NORM_EPS, VitSizes, vit_specs};
 
 /// timm's plain ViTs of 224 pixels with patches of 16, by width, depth and heads.
@@ -53,13 +53,14 @@ pub(super) fn network(sizes: &VitSizes, network: Network, format: Format) -> Res
     for part in parts.iter_mut().filter(|part| part.source.ends_with(".linear.weight")) {
         part.fold_alpha(1);
     }
-    Ok(PlainNetwork { parts, image: sizes.image, config: config(&plain, format) })
+    Ok(PlainNetwork { parts, channels: sizes.channels, image: sizes.image, config: config(&plain, format) })
 }
 
 fn config(sizes: &VitSizes, format: Format) -> Value {
     let shared = json!({
         "img_size": sizes.image,
         "patch_size": sizes.patch,
+        "in_chans": sizes.channels,
         "embed_dim": sizes.width,
         "depth": sizes.depth,
         "num_heads": sizes.width / sizes.head_dim,
@@ -89,7 +90,7 @@ fn timm(mut model_args: Value, sizes: &VitSizes) -> Value {
         "pretrained_cfg": {
             "fixed_input_size": true,
             "pool_size": null,
-            "first_conv": "patch_embed.proj",
+            "first_conv": first_conv(sizes.channels, "patch_embed.proj"),
             "classifier": "head",
         },
     })

@@ -9,6 +9,8 @@ pub const NORM_EPS: f32 = 1e-6;
 /// Sizes of the intact network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct VitSizes {
+    /// Channels of the images.
+    pub channels: usize,
     /// Pixels of a patch's side.
     pub patch: usize,
     /// Pixels of the side of the images that the position embedding is for (the global crops).
@@ -33,6 +35,7 @@ impl VitSizes {
     /// The sizes that settings ask for, for global crops of `image` pixels a side.
     pub fn from_settings(s: &Settings, image: usize) -> Self {
         Self {
+            channels: s.elastic.in_chans,
             patch: s.elastic.patch_size,
             image,
             head_dim: s.attention.head_dim,
@@ -55,14 +58,18 @@ impl VitSizes {
 pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
     let (w, hidden, patches) = (s.width, s.width * s.mlp_ratio, s.grid(s.image).pow(2));
     let normal = Init::TruncatedNormal(0.02);
-    let fan_in = 3 * s.patch * s.patch;
+    let fan_in = s.channels * s.patch * s.patch;
     // PyTorch's Conv2d default: uniform in ± 1/√fan_in for weight and bias
     let convolution = Init::Uniform(1.0 / (fan_in as f32).sqrt());
     let mut all = vec![
         ParameterSpec::new("backbone.cls_token", &[1, 1, w], Init::Normal(1e-6)),
         ParameterSpec::new("backbone.pos_embed", &[1, 1 + patches, w], normal),
         ParameterSpec::new("backbone.mask_token", &[1, w], Init::Constant(0.0)),
-        ParameterSpec::new("backbone.patch_embed.proj.weight", &[w, 3, s.patch, s.patch], convolution),
+        ParameterSpec::new(
+            "backbone.patch_embed.proj.weight",
+            &[w, s.channels, s.patch, s.patch],
+            convolution,
+        ),
         ParameterSpec::new("backbone.patch_embed.proj.bias", &[w], convolution),
     ];
     for k in 0..s.depth {

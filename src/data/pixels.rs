@@ -1,0 +1,149 @@
+//! Decoded images of any number of channels, and what brings the images of a source to another number.
+
+use std::sync::Arc;
+
+use image::RgbImage;
+
+use crate::data::bad_samples::{BadKind, BadSample, Fault};
+use crate::data::source::Source;
+use crate::error::{Error, Result};
+
+/// Most channels of an image.
+pub const MOST_CHANNELS: usize = 64;
+
+/// An image of 8-bit values, row by row, the channels of a pixel side by side.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Image {
+    width: u32,
+    height: u32,
+    channels: usize,
+    values: Vec<u8>,
+}
+
+impl Image {
+    /// An image of these values `[height, width, channels]`; `None` where they are more or fewer.
+    pub fn new(width: u32, height: u32, channels: usize, values: Vec<u8>) -> Option<Self> {
+        let fits = channels > 0 && values.len() == width as usize * height as usize * channels;
+        fits.then_some(Self { width, height, channels, values })
+    }
+
+    /// Pixels across.
+    pub fn width(&self) -> u32 {
+        self.width
+    }
+
+    /// Pixels down.
+    pub fn height(&self) -> u32 {
+        self.height
+    }
+
+    /// Pixels across and down.
+    pub fn dimensions(&self) -> (u32, u32) {
+        (self.width, self.height)
+    }
+
+    /// Values a pixel.
+    pub fn channels(&self) -> usize {
+        self.channels
+    }
+
+    /// The values, `[height, width, channels]`.
+    pub fn values(&self) -> &[u8] {
+        &self.values
+    }
+
+    /// The same image with other pixels, of `channels` values each, that `of` appends for each pixel of this one.
+    pub fn map_pixels(&self, channels: usize, of: impl Fn(&[u8], &mut Vec<u8>)) -> Self {
+        let mut values = Vec::with_capacity(self.values.len() / self.channels * channels);
+        self.values.chunks_exact(self.channels).for_each(|pixel| of(pixel, &mut values));
+        Self { channels, values, ..*self }
+    }
+
+    /// A coloured image as one of grey values, `L` in PIL.
+    pub fn grey(&self) -> Self {
+        self.map_pixels(1, |rgb, out| out.push(luma(rgb)))
+    }
+
+    /// The image with this number of channels: colours as their grey value, a grey image as three equal colours.
+    /// `None` for other pairs of numbers.
+    pub fn in_channels(self, channels: usize) -> Option<Self> {
+        match (self.channels, channels) {
+            (from, to) if from == to => Some(self),
+            (3, 1) => Some(self.grey()),
+            (1, 3) => Some(self.map_pixels(3, |grey, out| out.extend([grey[0]; 3]))),
+            _ => None,
+        }
+    }
+}
+
+impl From<RgbImage> for Image {
+    fn from(image: RgbImage) -> Self {
+        let (width, height) = image.dimensions();
+        Self { width, height, channels: 3, values: image.into_raw() }
+    }
+}
+
+/// The grey value of Rec. 601 that PIL's mode `L` has; of three equal values that value.
+fn luma(rgb: &[u8]) -> u8 {
+    let weighted: u32 = rgb.iter().zip([19595, 38470, 7471]).map(|(v, weight)| u32::from(*v) * weight).sum();
+    ((weighted + 32768) >> 16) as u8
+}
+
+/// The source with images of this number of channels: as they are, or brought to it as by [`Image::in_channels`]. Where
+/// that does not go it is an error.
+pub fn in_channels(source: Arc<dyn Source>, channels: usize) -> Result<Arc<dyn Source>> {
+    match (source.channels(), channels) {
+        (from, to) if from == to => Ok(source),
+        (3, 1) | (1, 3) => Ok(Arc::new(Converted { source, channels })),
+        (from, _) => {
+            let fits = match from {
+                1 | 3 => "1 or 3".to_string(),
+                n => n.to_string(),
+            };
+            let problem = format!(
+                "is {channels}, and the images of {} have {from}; it must be {fits}",
+                source.describe()
+            );
+            Err(Error::config("student.in_chans", problem))
+        }
+    }
+}
+
+/// A source whose images are brought to another number of channels.
+struct Converted {
+    source: Arc<dyn Source>,
+    channels: usize,
+}
+
+impl Source for Converted {
+    fn len(&self) -> usize {
+        self.source.len()
+    }
+    fn channels(&self) -> usize {
+        self.channels
+    }
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
+        let image = self.source.load(i)?;
+        let found = image.channels();
+        image.in_channels(self.channels).ok_or_else(|| {
+            let reason = format!("has {found} channels, not {}", self.source.channels());
+            Fault::new(BadKind::Unsupported, reason).of(self.name(i))
+        })
+    }
+    fn label(&self, i: usize) -> Option<u32> {
+        self.source.label(i)
+    }
+    fn classes(&self) -> &[String] {
+        self.source.classes()
+    }
+    fn name(&self, i: usize) -> String {
+        self.source.name(i)
+    }
+    fn describe(&self) -> String {
+        self.source.describe()
+    }
+    fn own_held_out(&self) -> Option<Arc<dyn Source>> {
+        let source = self.source.own_held_out()?;
+        Some(Arc::new(Self { source, channels: self.channels }))
+    }
+}
