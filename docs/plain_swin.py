@@ -1,7 +1,7 @@
 """Loads a Swin that `poa-gpu extract --format poa` wrote: `load` as a plain PyTorch module, `load_timm` as one of timm's.
 
     model = load("net")                       # needs torch and safetensors
-    maps = model(images)                      # [n, 3, side, side], normalised -> [n, side / 32, side / 32, channels]
+    maps = model(images)                      # [n, channels, side, side], normalised -> [n, side / 32, side / 32, channels]
     features = maps.mean((1, 2))
 
 What differs from a usual Swin, and why: docs/extracted-swins.md.
@@ -86,10 +86,10 @@ class Merging(nn.Module):
 class Embedding(nn.Module):
     """Patches are normed over all channels of the network this one was cut out of; the first are taken."""
 
-    def __init__(self, patch, width, taken, eps):
+    def __init__(self, channels, patch, width, taken, eps):
         super().__init__()
         self.taken = taken
-        self.proj, self.norm = nn.Conv2d(3, width, patch, patch), nn.LayerNorm(width, eps)
+        self.proj, self.norm = nn.Conv2d(channels, width, patch, patch), nn.LayerNorm(width, eps)
 
     def forward(self, images):
         return self.norm(self.proj(images).permute(0, 2, 3, 1))[..., : self.taken]
@@ -99,7 +99,8 @@ class Swin(nn.Module):
     def __init__(self, c):
         super().__init__()
         eps = c["layer_norm_eps"]
-        self.patch_embed = Embedding(c["patch_size"], c["patch_embed_dim"], c["embed_dim"], eps)
+        channels = c.get("in_chans", 3)
+        self.patch_embed = Embedding(channels, c["patch_size"], c["patch_embed_dim"], c["embed_dim"], eps)
         self.mask_token = nn.Parameter(torch.zeros(1, c["embed_dim"]))      # for pre-training; not used here
         self.layers = nn.Sequential()
         for stage, (shifted, heads) in enumerate(zip(c["shifted"], c["num_heads"])):
@@ -136,11 +137,13 @@ def load_timm(folder):
     if any(any(shifted) and side % c["window_size"] for shifted, side in zip(c["shifted"], grid)):
         raise ValueError("timm pads a map after the shift instead of before: use load")
     model = SwinTransformer(
-        img_size=c["img_size"], patch_size=c["patch_size"], num_classes=0, embed_dim=c["embed_dim"],
+        in_chans=c.get("in_chans", 3), img_size=c["img_size"], patch_size=c["patch_size"], num_classes=0,
+        embed_dim=c["embed_dim"],
         depths=c["depths"], num_heads=c["num_heads"], window_size=c["window_size"], always_partition=True,
         mlp_ratio=c["mlp_ratio"], drop_path_rate=0.0,
     )
-    model.patch_embed = Embedding(c["patch_size"], c["patch_embed_dim"], c["embed_dim"], c["layer_norm_eps"])
+    sizes = c.get("in_chans", 3), c["patch_size"], c["patch_embed_dim"], c["embed_dim"]
+    model.patch_embed = Embedding(*sizes, c["layer_norm_eps"])
     for layer, shifted in zip(model.layers, c["shifted"]):
         for block, shift in zip(layer.blocks, shifted):
             block.shift_size = block.target_shift_size = (c["window_size"] // 2,) * 2 if shift else (0, 0)
