@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::args::TrainArgs;
 use crate::data;
-use crate::data::pixels::in_channels;
+use crate::data::channels::in_channels;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::ops;

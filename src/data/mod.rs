@@ -7,7 +7,7 @@
 //!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
 //!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB
-//! pixels.rs    decoded images, and other numbers of channels than a source has
+//! pixels.rs    decoded images           channels.rs  the images of a source with other channels
 //! bad_samples.rs  images that cannot be used, and why; bad_samples_file.rs  those of a run, on disk
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)
 //!   normalization.rs  means and deviations
@@ -28,6 +28,7 @@ pub mod bad_samples_file;
 pub mod batch;
 mod blur;
 mod braces;
+pub mod channels;
 pub mod cifar;
 mod color;
 pub mod decode;

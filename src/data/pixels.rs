@@ -1,12 +1,6 @@
-//! Decoded images of any number of channels, and what brings the images of a source to another number.
-
-use std::sync::Arc;
+//! Decoded images of any number of channels.
 
 use image::RgbImage;
-
-use crate::data::bad_samples::{BadKind, BadSample, Fault};
-use crate::data::source::Source;
-use crate::error::{Error, Result};
 
 /// Most channels of an image.
 pub const MOST_CHANNELS: usize = 64;
@@ -87,63 +81,4 @@ impl From<RgbImage> for Image {
 fn luma(rgb: &[u8]) -> u8 {
     let weighted: u32 = rgb.iter().zip([19595, 38470, 7471]).map(|(v, weight)| u32::from(*v) * weight).sum();
     ((weighted + 32768) >> 16) as u8
-}
-
-/// The source with images of this number of channels: as they are, or brought to it as by [`Image::in_channels`]. Where
-/// that does not go it is an error.
-pub fn in_channels(source: Arc<dyn Source>, channels: usize) -> Result<Arc<dyn Source>> {
-    match (source.channels(), channels) {
-        (from, to) if from == to => Ok(source),
-        (3, 1) | (1, 3) => Ok(Arc::new(Converted { source, channels })),
-        (from, _) => {
-            let fits = match from {
-                1 | 3 => "1 or 3".to_string(),
-                n => n.to_string(),
-            };
-            let problem = format!(
-                "is {channels}, and the images of {} have {from}; it must be {fits}",
-                source.describe()
-            );
-            Err(Error::config("student.in_chans", problem))
-        }
-    }
-}
-
-/// A source whose images are brought to another number of channels.
-struct Converted {
-    source: Arc<dyn Source>,
-    channels: usize,
-}
-
-impl Source for Converted {
-    fn len(&self) -> usize {
-        self.source.len()
-    }
-    fn channels(&self) -> usize {
-        self.channels
-    }
-    fn load(&self, i: usize) -> Result<Image, BadSample> {
-        let image = self.source.load(i)?;
-        let found = image.channels();
-        image.in_channels(self.channels).ok_or_else(|| {
-            let reason = format!("has {found} channels, not {}", self.source.channels());
-            Fault::new(BadKind::Unsupported, reason).of(self.name(i))
-        })
-    }
-    fn label(&self, i: usize) -> Option<u32> {
-        self.source.label(i)
-    }
-    fn classes(&self) -> &[String] {
-        self.source.classes()
-    }
-    fn name(&self, i: usize) -> String {
-        self.source.name(i)
-    }
-    fn describe(&self) -> String {
-        self.source.describe()
-    }
-    fn own_held_out(&self) -> Option<Arc<dyn Source>> {
-        let source = self.source.own_held_out()?;
-        Some(Arc::new(Self { source, channels: self.channels }))
-    }
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Var};
-use crate::data::pixels::in_channels;
+use crate::data::channels::in_channels;
 use crate::data::{BadSample, EvaluationView, Source};
 use crate::error::{Error, Result};
 use crate::eval::Progress;

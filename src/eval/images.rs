@@ -13,8 +13,8 @@ use rayon::prelude::*;
 
 use crate::data::augment::{Scratch, apply_into};
 use crate::data::batch::{Batch, CropGroup, WHOLE};
+use crate::data::channels::in_channels;
 use crate::data::order::{Order, Pick};
-use crate::data::pixels::in_channels;
 use crate::data::{
     BadSample, BlurProbabilities, Crop, CropConfig, EvaluationView, Image, Source, View, draw,
 };

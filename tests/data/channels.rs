@@ -5,8 +5,8 @@ use std::sync::Arc;
 use image::{GrayImage, Luma};
 use poa_gpu::data::augment::{Area, Choices, Jitter};
 use poa_gpu::data::batch::GLOBAL;
+use poa_gpu::data::channels::in_channels;
 use poa_gpu::data::normalization::{MEAN, STD};
-use poa_gpu::data::pixels::in_channels;
 use poa_gpu::data::*;
 
 use crate::{folder, picture, save, spec};
