@@ -8,6 +8,7 @@ use std::rc::Rc;
 
 use half::f16;
 use poa_gpu::autograd::{Tape, Var};
+use poa_gpu::cpu::{instruction_sets, with_instruction_set};
 use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::ops;
 use poa_gpu::tensor::{DType, Device, Element, Tensor, to_type};
@@ -59,16 +60,22 @@ pub fn nmse(a: &[f32], b: &[f64]) -> f64 {
     if d == 0.0 { 0.0 } else { d / n.max(1e-30) }
 }
 
-/// Every |a − b| ≤ atol + rtol·|b|, and no NaN anywhere.
+/// Every |a − b| ≤ atol + rtol·|b|, no NaN anywhere, and a small NMSE.
 #[track_caller]
 pub fn assert_close(what: &str, a: &[f32], b: &[f64], atol: f64, rtol: f64) {
+    assert_elements_close(what, a, b, atol, rtol);
+    let e = nmse(a, b);
+    assert!(e <= (rtol * rtol).max(1e-10), "{what}: NMSE {e:e}");
+}
+
+/// Every |a − b| ≤ atol + rtol·|b|, and no NaN anywhere.
+#[track_caller]
+fn assert_elements_close(what: &str, a: &[f32], b: &[f64], atol: f64, rtol: f64) {
     assert_eq!(a.len(), b.len(), "{what}: lengths");
     for (i, (&x, &y)) in a.iter().zip(b).enumerate() {
         let error = (x as f64 - y).abs();
         assert!(error <= atol + rtol * y.abs(), "{what}: element {i} is {x}, {y} expected");
     }
-    let e = nmse(a, b);
-    assert!(e <= (rtol * rtol).max(1e-10), "{what}: NMSE {e:e}");
 }
 
 /// How an operand lies in memory.
@@ -190,6 +197,7 @@ type Reference<'a> = &'a dyn Fn(&[Vec<f64>]) -> Vec<Vec<f64>>;
 /// - outputs with `reference` (float64, one vector an output);
 /// - gradients with central differences of `reference`, along random coordinates and one dense direction;
 /// - gradients of both devices with each other, element by element;
+/// - all of these on the CPU with every instruction set that kernels are compiled for and this machine has;
 /// - and that outputs were written completely and nothing beside them.
 pub fn check(
     name: &str,
@@ -211,18 +219,39 @@ pub fn check(
         central_differences(&label, operands, &inputs, &got, &cotangents, tolerance, reference);
         gradients.push(got);
     }
-    let [cpu, gpu] = &gradients[..] else { return };
-    for (i, (cpu, gpu)) in cpu.iter().zip(gpu).enumerate() {
-        let (Some(cpu), Some(gpu)) = (cpu, gpu) else { continue };
-        let cpu: Vec<f64> = cpu.iter().map(|v| *v as f64).collect();
-        let scale = cpu.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1.0);
-        assert_close(
-            &format!("{name}: gradient {i}, gpu against cpu"),
-            gpu,
-            &cpu,
-            tolerance.atol * scale,
-            tolerance.rtol,
-        );
+    if let [cpu, gpu] = &gradients[..] {
+        let label = format!("{name}, gpu against cpu");
+        pairs(gpu, cpu, tolerance, |i, gpu, cpu, atol| {
+            assert_close(&format!("{label}: gradient {i}"), gpu, cpu, atol, tolerance.rtol);
+        });
+    }
+    // the last and best is what the CPU has just used
+    for set in instruction_sets().split_last().map_or(&[][..], |(_, others)| others) {
+        let label = format!("{name} on cpu with {set} instructions");
+        let device = &devices()[0];
+        let got = with_instruction_set(set, || {
+            run(&label, device, operands, &expected, &cotangents, tolerance, &op)
+        });
+        let got = got.unwrap_or_else(|e| panic!("{label}: {e}"));
+        // no NMSE: rounding differs, and some gradients are nothing else
+        pairs(&got, &gradients[0], tolerance, |i, got, want, atol| {
+            assert_elements_close(&format!("{label}: gradient {i}"), got, want, atol, tolerance.rtol);
+        });
+    }
+}
+
+/// Calls `compare(number, got, wanted, atol)` for gradients that both runs have.
+fn pairs(
+    got: &[Option<Vec<f32>>],
+    want: &[Option<Vec<f32>>],
+    tolerance: Tolerance,
+    compare: impl Fn(usize, &[f32], &[f64], f64),
+) {
+    for (i, (got, want)) in got.iter().zip(want).enumerate() {
+        let (Some(got), Some(want)) = (got, want) else { continue };
+        let want: Vec<f64> = want.iter().map(|v| *v as f64).collect();
+        let scale = want.iter().fold(0.0f64, |m, v| m.max(v.abs())).max(1.0);
+        compare(i, got, &want, tolerance.atol * scale);
     }
 }
 
