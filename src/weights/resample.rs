@@ -46,8 +46,8 @@ pub fn kernels(values: &[f32], from: usize, to: usize) -> Vec<f32> {
 }
 
 /// Weights `[width, from, cells]` of the first layer for images of `to` channels, by timm's rule: for one channel the sum
-/// over all, so that a grey image gives what it gave in equal colours; else the channels in turn, times from/to, so that
-/// an image whose channels are all the same gives what it gave.
+/// over all, so that a grey image gives what it gave in equal colours; else the channels in turn, times from/to, which
+/// leaves what an image of equal channels gives as it is where `to` is a multiple of `from`, and nearly so elsewhere.
 pub fn channels(values: &[f32], from: usize, to: usize, cells: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(values.len() / from * to);
     let factor = from as f64 / to as f64;
