@@ -1,5 +1,5 @@
-//! Networks for images of another number of channels than three: training of every family, from a run to its features on
-//! the command line, weights of another number as a start.
+//! Networks for images of another number of channels than three: training of every family, from a run to its
+//! features on the command line, weights of another number as a start.
 
 #[path = "support/program.rs"]
 mod support;
@@ -118,8 +118,9 @@ fn saved(model: &PoaModel, path: &Path) {
     write_tensors(path, &specs, |name| model.student.values().read(name)).unwrap();
 }
 
-/// A model of other channels that starts from a file gives, for images whose channels are all the same, what the file's
-/// model gives, where its channels are one or a multiple of the file's; and always weights by the rule.
+/// A model of other channels that starts from a file gives, for images whose channels are all the same, what
+/// the file's model gives, where its channels are one or a multiple of the file's; and always weights by the
+/// rule.
 #[test]
 fn weights_of_another_number_start_a_model() {
     let folder = Folder::new("channels-import");

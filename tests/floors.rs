@@ -1,5 +1,5 @@
-//! The floors of `ARCHITECTURE.md`: a file imports from its own floor's folder or from floors below it, never upwards,
-//! and no two files import each other, directly or through others.
+//! The floors of `ARCHITECTURE.md`: a file imports from its own floor's folder or from floors below it, never
+//! upwards, and no two files import each other, directly or through others.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -60,7 +60,8 @@ fn modules() -> BTreeMap<Names, Module> {
     found
 }
 
-/// `src/tensor/device.rs` is `["tensor", "device"]`, `src/tensor/mod.rs` is `["tensor"]`, the crate's root is empty.
+/// `src/tensor/device.rs` is `["tensor", "device"]`, `src/tensor/mod.rs` is `["tensor"]`, the crate's root is
+/// empty.
 fn module_name(src: &Path, path: &Path) -> Names {
     let inside: PathBuf = path.strip_prefix(src).expect("below src").with_extension("");
     let mut names: Names = inside.iter().map(|n| n.to_string_lossy().into_owned()).collect();

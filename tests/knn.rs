@@ -1,5 +1,5 @@
-//! Weighted k-NN on both devices against the official evaluation (`fixtures/knn`) and against a plain loop, and over
-//! images that are decoded as they are needed.
+//! Weighted k-NN on both devices against the official evaluation (`fixtures/knn`) and against a plain loop,
+//! and over images that are decoded as they are needed.
 
 use std::path::Path;
 use std::sync::Arc;

@@ -264,7 +264,8 @@ fn an_untrained_network_scores_above_chance_on_shapes() {
     assert!(mean > 0.12, "{results:?}");
 }
 
-/// The features of both devices lead to the same classifiers, of a network with fewer blocks than are asked for too.
+/// The features of both devices lead to the same classifiers, of a network with fewer blocks than are asked
+/// for too.
 #[test]
 fn both_devices_find_the_same() {
     let config = demo();

@@ -26,7 +26,8 @@ use crate::weights::networks::choose;
 pub enum EvalArgs {
     /// Classifies by the nearest neighbours in feature space; nothing is trained
     Knn(KnnArgs),
-    /// Trains linear classifiers on frozen features: 13 learning rates, 1 or 4 blocks, with and without mean patch
+    /// Trains linear classifiers on frozen features: 13 learning rates, 1 or 4 blocks, with and without mean
+    /// patch
     Linear(LinearArgs),
 }
 
@@ -39,10 +40,12 @@ pub struct Common {
     /// Labelled images to learn from, as in `poa-gpu train --data`
     #[arg(long, value_name = "SPEC")]
     pub train: String,
-    /// Labelled images to be classified; default: those that the source of --train brings or that are held out of it
+    /// Labelled images to be classified; default: those that the source of --train brings or that are held
+    /// out of it
     #[arg(long, value_name = "SPEC")]
     pub val: Option<String>,
-    /// WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...; several separated by spaces or commas
+    /// WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...; several separated by
+    /// spaces or commas
     #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact")]
     pub network: Vec<String>,
     /// At most that many images of --train, random ones; 0 for all

@@ -25,7 +25,8 @@ pub struct ExtractArgs {
     /// A run's folder (its newest checkpoint is taken) or a checkpoint's
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
-    /// WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...; several separated by spaces or commas
+    /// WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...; several separated by
+    /// spaces or commas
     #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact")]
     pub network: Vec<String>,
     /// Where to: the network's folder, or with several networks the folder of theirs

@@ -70,7 +70,8 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
     Ok(())
 }
 
-/// Normalised values [channels, size, size] as a picture: the first three channels, or the first alone as grey.
+/// Normalised values [channels, size, size] as a picture: the first three channels, or the first alone as
+/// grey.
 fn picture(pixels: &[f32], view: &EvaluationView) -> RgbImage {
     let [channels, size, _] = view.shape();
     let plane = size * size;

@@ -1,8 +1,9 @@
 //! The augmentation of POA (that of DINOv2): random resized crop, flip, colour jitter, grey, blur, solarize,
-//! normalisation. [`draw`] makes every random choice, [`apply`] is a pure function of them. Jitter, grey and solarize are
-//! for three channels; all else is for any number.
+//! normalisation. [`draw`] makes every random choice, [`apply`] is a pure function of them. Jitter, grey and
+//! solarize are for three channels; all else is for any number.
 //!
-//! Images run through the stages as 8-bit values, rounded after each as PIL does, and leave as normalised f32 [channels, n, n].
+//! Images run through the stages as 8-bit values, rounded after each as PIL does, and leave as normalised f32
+//! [channels, n, n].
 //! Source: torchvision `transforms.py`, DINOv2 `dinov2/data/{augmentations,transforms}.py`.
 
 use fast_image_resize::Resizer;
@@ -62,7 +63,8 @@ pub struct CropConfig {
     pub flip: f64,
     /// Probability of colour jitter.
     pub jitter: f64,
-    /// Strengths of the jitter: brightness, contrast, saturation (factors 1 ± strength), hue (turns ± strength).
+    /// Strengths of the jitter: brightness, contrast, saturation (factors 1 ± strength), hue (turns ±
+    /// strength).
     pub jitter_strength: [f64; 4],
     /// Probability of losing all colour.
     pub grayscale: f64,
@@ -77,8 +79,8 @@ pub struct CropConfig {
 }
 
 impl CropConfig {
-    /// The same crops of images with so many channels: without jitter, grey and solarize where these are not three,
-    /// normalised as [`Normalization::imagenet`] does.
+    /// The same crops of images with so many channels: without jitter, grey and solarize where these are not
+    /// three, normalised as [`Normalization::imagenet`] does.
     pub fn in_channels(self, channels: usize) -> Self {
         let normalization = Normalization::imagenet(channels);
         match channels {
@@ -237,8 +239,8 @@ pub struct Scratch {
     blur: Vec<f32>,
 }
 
-/// Makes the crop that `choices` describe: [channels, size, size], normalised. `image` must have at least one pixel, and
-/// as many channels as the normalisation.
+/// Makes the crop that `choices` describe: [channels, size, size], normalised. `image` must have at least one
+/// pixel, and as many channels as the normalisation.
 pub fn apply(image: &Image, choices: &Choices, normalization: &Normalization) -> Vec<f32> {
     let mut out = vec![0.0; image.channels() * choices.size * choices.size];
     apply_into(image, choices, normalization, &mut Scratch::default(), &mut out);
@@ -284,8 +286,8 @@ fn recolour(planes: &mut Planes, choices: &Choices) {
     }
 }
 
-/// How an image is shown where features are computed: the short side resized to size·256/224, the centre cut out,
-/// normalised. An image of size × size pixels is taken as it is.
+/// How an image is shown where features are computed: the short side resized to size·256/224, the centre cut
+/// out, normalised. An image of size × size pixels is taken as it is.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EvaluationView {
     /// Pixels a side.

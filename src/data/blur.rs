@@ -5,7 +5,8 @@ use crate::data::color::floor;
 const TAPS: usize = 9;
 const REACH: usize = TAPS / 2;
 
-/// Blurs each of the planes of `chw` [channels, n, n] (values 0 to 255) in place and rounds. `scratch` is any buffer.
+/// Blurs each of the planes of `chw` [channels, n, n] (values 0 to 255) in place and rounds. `scratch` is any
+/// buffer.
 pub fn blur(chw: &mut [f32], n: usize, sigma: f32, scratch: &mut Vec<f32>) {
     let taps = kernel(sigma);
     // One padded row, then the rows blurred along x.
@@ -38,8 +39,8 @@ fn weigh<'a>(out: &mut [f32], taps: &[f32; TAPS], row: impl Fn(usize) -> &'a [f3
     }
 }
 
-/// The position that `i` mirrors to, the border pixel itself not repeated; images smaller than the kernel reach
-/// mirror again.
+/// The position that `i` mirrors to, the border pixel itself not repeated; images smaller than the kernel
+/// reach mirror again.
 fn mirror(mut i: isize, n: usize) -> usize {
     let last = n as isize - 1;
     while last > 0 && !(0..=last).contains(&i) {

@@ -7,8 +7,8 @@ use crate::data::pixels::Image;
 use crate::data::source::Source;
 use crate::error::{Error, Result};
 
-/// The source with images of this number of channels: as they are, or brought to it as by [`Image::in_channels`]. Where
-/// that does not go it is an error.
+/// The source with images of this number of channels: as they are, or brought to it as by
+/// [`Image::in_channels`]. Where that does not go it is an error.
 pub fn in_channels(source: Arc<dyn Source>, channels: usize) -> Result<Arc<dyn Source>> {
     match (source.channels(), channels) {
         (from, to) if from == to => Ok(source),

@@ -1,4 +1,5 @@
-//! CIFAR-10 and CIFAR-100 in their binary versions, as <https://www.cs.toronto.edu/~kriz/cifar.html> gives them out.
+//! CIFAR-10 and CIFAR-100 in their binary versions, as <https://www.cs.toronto.edu/~kriz/cifar.html> gives
+//! them out.
 
 use std::io::ErrorKind;
 use std::path::Path;
@@ -79,8 +80,8 @@ pub struct Cifar {
 }
 
 impl Cifar {
-    /// Reads the train part, and the test part as the one held out, from `dir` or from the folder in it that the
-    /// official archive makes.
+    /// Reads the train part, and the test part as the one held out, from `dir` or from the folder in it that
+    /// the official archive makes.
     pub fn open(dir: impl AsRef<Path>, version: Version) -> Result<Self> {
         let (dir, layout) = (dir.as_ref(), version.layout());
         let inner = dir.join(layout.folder);

@@ -1,9 +1,10 @@
 //! Images named in a text file, with or without labels.
 //!
-//! A line is `PATH` or `PATH LABEL`; paths are relative to the folder the file lies in. The separator is a tab; in a
-//! line without one, the white space or comma behind the last image extension (`.jpg`, ...), so that paths and labels may
-//! hold spaces; in a line without an image extension, the white space or comma before a whole number at its end. Labels are
-//! whole numbers or names. Empty lines and lines that start with `#` are skipped.
+//! A line is `PATH` or `PATH LABEL`; paths are relative to the folder the file lies in. The separator is a
+//! tab; in a line without one, the white space or comma behind the last image extension (`.jpg`, ...), so
+//! that paths and labels may hold spaces; in a line without an image extension, the white space or comma
+//! before a whole number at its end. Labels are whole numbers or names. Empty lines and lines that start with
+//! `#` are skipped.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};

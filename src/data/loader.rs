@@ -1,5 +1,5 @@
-//! Batches from worker threads. The unit of work is one image: it is decoded once for all its crops, and all workers
-//! share the images of a batch. At most `prefetch` batches exist beside the one handed out.
+//! Batches from worker threads. The unit of work is one image: it is decoded once for all its crops, and all
+//! workers share the images of a batch. At most `prefetch` batches exist beside the one handed out.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -29,7 +29,8 @@ pub struct Loader {
 }
 
 impl Loader {
-    /// Starts the worker threads. Images of another number of channels than the crops' are brought to it, or are an error.
+    /// Starts the worker threads. Images of another number of channels than the crops' are brought to it, or
+    /// are an error.
     pub fn new(source: Arc<dyn Source>, config: LoaderConfig) -> Result<Self> {
         config.crops.check()?;
         let source = in_channels(source, config.crops.normalization.channels())?;
@@ -122,9 +123,10 @@ impl Loader {
         self.shared.order.steps_per_epoch()
     }
 
-    /// The images found unusable since the last call, by number. Each was replaced by the next usable one, and is
-    /// handed out once, after the first batch that it should have been in: so a run reports the same images at the
-    /// same steps for any number of threads. After an error of [`Loader::next`], all that are known.
+    /// The images found unusable since the last call, by number. Each was replaced by the next usable one,
+    /// and is handed out once, after the first batch that it should have been in: so a run reports the same
+    /// images at the same steps for any number of threads. After an error of [`Loader::next`], all that are
+    /// known.
     pub fn take_bad_samples(&mut self) -> Vec<BadSample> {
         let progress = self.shared.lock();
         let end = if progress.halt.is_some() { u64::MAX } else { progress.next };

@@ -18,8 +18,8 @@
 //! loader.rs    worker threads           assembly.rs  the batch they write to
 //! settings.rs  the sections of a recipe; loader_config.rs  what the loader is told
 //! ```
-//! Every random choice follows from (seed, epoch, index) or (seed, step) alone, so a batch has the same bits for any
-//! number of threads and after a resume.
+//! Every random choice follows from (seed, epoch, index) or (seed, step) alone, so a batch has the same bits
+//! for any number of threads and after a resume.
 
 mod assembly;
 pub mod augment;

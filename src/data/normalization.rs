@@ -15,7 +15,8 @@ pub struct Normalization {
 }
 
 impl Normalization {
-    /// ImageNet's numbers for three channels; for another number the average of the three in every channel, as timm has it.
+    /// ImageNet's numbers for three channels; for another number the average of the three in every channel,
+    /// as timm has it.
     pub fn imagenet(channels: usize) -> Self {
         let of = |values: [f32; 3]| match channels {
             3 => values.to_vec(),
@@ -24,7 +25,8 @@ impl Normalization {
         Self { mean: of(MEAN), std: of(STD) }
     }
 
-    /// Means and standard deviations of so many channels, where they are given; else [`Normalization::imagenet`]'s.
+    /// Means and standard deviations of so many channels, where they are given; else
+    /// [`Normalization::imagenet`]'s.
     pub fn new(channels: usize, mean: &[f64], std: &[f64]) -> Result<Self> {
         let default = Self::imagenet(channels);
         let of = |key: &str, values: &[f64], default: Vec<f32>, low: f64| -> Result<Vec<f32>> {

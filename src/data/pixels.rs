@@ -46,7 +46,8 @@ impl Image {
         &self.values
     }
 
-    /// The same image with other pixels, of `channels` values each, that `of` appends for each pixel of this one.
+    /// The same image with other pixels, of `channels` values each, that `of` appends for each pixel of this
+    /// one.
     pub fn map_pixels(&self, channels: usize, of: impl Fn(&[u8], &mut Vec<u8>)) -> Self {
         let mut values = Vec::with_capacity(self.values.len() / self.channels * channels);
         self.values.chunks_exact(self.channels).for_each(|pixel| of(pixel, &mut values));
@@ -58,8 +59,8 @@ impl Image {
         self.map_pixels(1, |rgb, out| out.push(luma(rgb)))
     }
 
-    /// The image with this number of channels: colours as their grey value, a grey image as three equal colours.
-    /// `None` for other pairs of numbers.
+    /// The image with this number of channels: colours as their grey value, a grey image as three equal
+    /// colours. `None` for other pairs of numbers.
     pub fn in_channels(self, channels: usize) -> Option<Self> {
         match (self.channels, channels) {
             (from, to) if from == to => Some(self),

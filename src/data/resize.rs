@@ -32,8 +32,8 @@ impl Area {
     }
 }
 
-/// Resizes the pixels of `area` to width × height in `out`, channels side by side. As in torchvision, which cuts the crop
-/// out first, pixels beyond the box have no influence.
+/// Resizes the pixels of `area` to width × height in `out`, channels side by side. As in torchvision, which
+/// cuts the crop out first, pixels beyond the box have no influence.
 ///
 /// `image` must have at least one pixel; a box beyond its border is cut to it.
 pub fn resize_area(resizer: &mut Resizer, image: &Pixels, area: Area, side: (u32, u32), out: &mut Vec<u8>) {
@@ -41,8 +41,8 @@ pub fn resize_area(resizer: &mut Resizer, image: &Pixels, area: Area, side: (u32
     resize(resizer, image, Some(area), &bicubic(), side, out);
 }
 
-/// Resizes the part of `image` that `x` and `y` (start, length; pixels, within it) give to width × height. As if the
-/// whole had been resized first and cut afterwards: pixels beyond the part do have influence.
+/// Resizes the part of `image` that `x` and `y` (start, length; pixels, within it) give to width × height. As
+/// if the whole had been resized first and cut afterwards: pixels beyond the part do have influence.
 pub fn resize_part(
     resizer: &mut Resizer,
     image: &Pixels,
@@ -61,8 +61,8 @@ fn bicubic() -> ResizeOptions {
     ResizeOptions::new().resize_alg(ResizeAlg::Convolution(FilterType::CatmullRom)).use_alpha(false)
 }
 
-/// Resizes `image`, or what of it is cut out: three channels at once, any other number one after the other. So two kinds
-/// of pixel are compiled: the resizer's code for all of them takes a minute of it.
+/// Resizes `image`, or what of it is cut out: three channels at once, any other number one after the other.
+/// So two kinds of pixel are compiled: the resizer's code for all of them takes a minute of it.
 fn resize(
     resizer: &mut Resizer,
     image: &Pixels,

@@ -53,8 +53,8 @@ settings! {
         pub color_jitter_probability: f64 = 0.8,
         /// Probability of dropping the colours.
         pub grayscale_probability: f64 = 0.2,
-        /// Which crops are blurred: "paper" as in the paper's table, "code" as in the official code (view a never, view b
-        /// nearly always), "none".
+        /// Which crops are blurred: "paper" as in the paper's table, "code" as in the official code (view a
+        /// never, view b nearly always), "none".
         pub blur: Blur = Blur::Paper,
         /// Probability of solarising the second global crop.
         pub solarize_probability: f64 = 0.2,
@@ -86,14 +86,16 @@ settings! {
     pub struct Data {
         /// The source of images, such as `folder:DIR` or `shapes`.
         pub spec: String = String::new(),
-        /// Largest share of unreadable images before the run stops; at 1 it stops only where none can be read.
+        /// Largest share of unreadable images before the run stops; at 1 it stops only where none can be
+        /// read.
         pub max_bad_fraction: f64 = 0.1,
-        /// Share of the labelled images kept out of training, for evaluation; `shapes` brings a part of its own.
+        /// Share of the labelled images kept out of training, for evaluation; `shapes` brings a part of its
+        /// own.
         pub held_out: f64 = 0.1,
         /// Most images kept out of training.
         pub held_out_at_most: usize = 10_000,
-        /// Mean of every channel, of values 0 to 1; empty takes ImageNet's, for another number of channels than three their
-        /// average.
+        /// Mean of every channel, of values 0 to 1; empty takes ImageNet's, for another number of channels
+        /// than three their average.
         pub mean: Vec<f64> = Vec::new(),
         /// Standard deviation of every channel; empty takes ImageNet's in the same way.
         pub std: Vec<f64> = Vec::new(),
@@ -129,8 +131,8 @@ impl Crops {
         });
     }
 
-    /// Effective epochs of a pass over the images, as the paper counts them: the pixels of all crops in units of one
-    /// global crop. 346 epochs of 2 crops of 224 and 8 of 96 pixels are 1,200.
+    /// Effective epochs of a pass over the images, as the paper counts them: the pixels of all crops in units
+    /// of one global crop. 346 epochs of 2 crops of 224 and 8 of 96 pixels are 1,200.
     pub fn effective_epochs_per_epoch(&self) -> f64 {
         let local = self.local_crops_size as f64 / self.global_crops_size as f64;
         2.0 + self.local_crops_number as f64 * local * local

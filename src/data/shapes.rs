@@ -1,11 +1,12 @@
 //! The embedded data set: generated pictures whose class is the kind of motif scattered over them.
 //!
-//! Motifs are light on a dark ground, nearly upright, each at its own place, with its own size and colour; the ground is
-//! a smooth field of random dark colours. All classes paint the same area, so that brightness says nothing either: of
-//! ten classes, nearest neighbours by mean colour find 8% and by mean and spread of colours 15%. Features of an
-//! untrained network score little above that of chance, and only those of shape score well.
-//! A picture follows from (part, index) alone, whatever the seed of the training run. With one channel it is the grey
-//! value of the coloured one; with another number than three its channels are red, green and blue in turn.
+//! Motifs are light on a dark ground, nearly upright, each at its own place, with its own size and colour;
+//! the ground is a smooth field of random dark colours. All classes paint the same area, so that brightness
+//! says nothing either: of ten classes, nearest neighbours by mean colour find 8% and by mean and spread of
+//! colours 15%. Features of an untrained network score little above that of chance, and only those of shape
+//! score well. A picture follows from (part, index) alone, whatever the seed of the training run. With one
+//! channel it is the grey value of the coloured one; with another number than three its channels are red,
+//! green and blue in turn.
 
 use std::sync::Arc;
 
@@ -96,7 +97,8 @@ impl Shapes {
         let size = self.size as f32;
         let mut canvas = Canvas::with_ground(&mut rng, self.size);
         let cell = size / CELLS as f32;
-        // The grid starts anywhere, so some motifs are cut by the border; one more row and column fills the rest.
+        // The grid starts anywhere, so some motifs are cut by the border; one more row and column fills the
+        // rest.
         let (dx, dy) = (rng.random_range(0.0..cell), rng.random_range(0.0..cell));
         for place in 0..(CELLS + 1) * (CELLS + 1) {
             let (column, row) = ((place % (CELLS + 1)) as f32, (place / (CELLS + 1)) as f32);

@@ -60,8 +60,8 @@ impl Default for HeldOut {
 
 /// The part to train on and, where there are labels to score with, the part held out of training.
 ///
-/// Some data sets have two parts of their own. Another labelled one gives the images whose names hash lowest, the same
-/// ones wherever its files lie. Without labels everything is for training.
+/// Some data sets have two parts of their own. Another labelled one gives the images whose names hash lowest,
+/// the same ones wherever its files lie. Without labels everything is for training.
 pub fn split(source: Arc<dyn Source>, held_out: HeldOut) -> (Arc<dyn Source>, Option<Arc<dyn Source>>) {
     if let Some(own) = source.own_held_out() {
         return (source, Some(own));

@@ -1,6 +1,6 @@
-//! Images in tar shards, as the WebDataset library writes them: consecutive members with the same key (the path up to
-//! the first dot of the file name) are a sample, `KEY.jpg` (or another image extension) its image, `KEY.cls` its class.
-//! Images are read in any order, straight from their place in the shard.
+//! Images in tar shards, as the WebDataset library writes them: consecutive members with the same key (the
+//! path up to the first dot of the file name) are a sample, `KEY.jpg` (or another image extension) its image,
+//! `KEY.cls` its class. Images are read in any order, straight from their place in the shard.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};

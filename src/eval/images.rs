@@ -1,5 +1,5 @@
-//! Labelled images for evaluation. They are decoded by all cores a few batches ahead of the device and never all held
-//! in memory, unless they are few.
+//! Labelled images for evaluation. They are decoded by all cores a few batches ahead of the device and never
+//! all held in memory, unless they are few.
 
 use std::cell::OnceCell;
 use std::collections::BTreeMap;
@@ -51,8 +51,8 @@ pub struct LabelledImages {
 }
 
 impl LabelledImages {
-    /// At most `most` random images of a source (0 for all), shown as `view` does. Images of another number of channels
-    /// are brought to its, or are an error.
+    /// At most `most` random images of a source (0 for all), shown as `view` does. Images of another number
+    /// of channels are brought to its, or are an error.
     pub fn new(source: &Arc<dyn Source>, most: usize, view: &EvaluationView) -> Result<Self> {
         let source = in_channels(source.clone(), view.normalization.channels())?;
         if source.classes().is_empty() {
@@ -99,7 +99,8 @@ impl LabelledImages {
         self.decoder.bad.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
     }
 
-    /// Hands every image to `take`, in order, as [`EvaluationView`] shows it. An error of `take` ends the pass.
+    /// Hands every image to `take`, in order, as [`EvaluationView`] shows it. An error of `take` ends the
+    /// pass.
     pub fn for_each_batch(&self, mut take: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
         if let Some(kept) = self.kept.get() {
             return kept.iter().try_for_each(take);
@@ -126,8 +127,8 @@ impl LabelledImages {
         Ok(())
     }
 
-    /// Hands batches of randomly cropped and mirrored images to `take`, which gets the number of the batch as well.
-    /// Every epoch has a permutation of its own. Everything follows from (seed, epoch, index) alone.
+    /// Hands batches of randomly cropped and mirrored images to `take`, which gets the number of the batch as
+    /// well. Every epoch has a permutation of its own. Everything follows from (seed, epoch, index) alone.
     pub fn for_each_training_batch(
         &self,
         order: TrainingOrder,
@@ -215,7 +216,8 @@ impl Decoder {
         }
     }
 
-    /// Makes `count` batches in a thread of its own, at most [`AHEAD`] of which wait, and hands them over in order.
+    /// Makes `count` batches in a thread of its own, at most [`AHEAD`] of which wait, and hands them over in
+    /// order.
     fn ahead(
         &self,
         count: usize,

@@ -78,8 +78,9 @@ pub enum Token {
 pub struct Cost {
     /// Parameters of the backbone as timm counts them: without mask token and heads.
     pub parameters: u64,
-    /// Floating-point operations of one image, a multiplication and an addition being two: convolutions, matrix
-    /// products, attention scores and weighted values. Biases, norms, softmax and activations are not counted.
+    /// Floating-point operations of one image, a multiplication and an addition being two: convolutions,
+    /// matrix products, attention scores and weighted values. Biases, norms, softmax and activations are not
+    /// counted.
     pub flops: u64,
 }
 
@@ -89,7 +90,8 @@ pub trait Tokens {
     fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var>;
 }
 
-/// An elastic backbone: names and shapes of its parameters, its sub-networks, and the forward pass of any of them.
+/// An elastic backbone: names and shapes of its parameters, its sub-networks, and the forward pass of any of
+/// them.
 pub trait Backbone {
     /// All parameters under their official names.
     fn specs(&self) -> Vec<ParameterSpec>;
@@ -121,8 +123,8 @@ pub trait Backbone {
         1
     }
 
-    /// Runs a sub-network without gradients and gives what comes out of each of its last `count` blocks, the last
-    /// block's last: of backbones whose blocks differ in width the output alone.
+    /// Runs a sub-network without gradients and gives what comes out of each of its last `count` blocks, the
+    /// last block's last: of backbones whose blocks differ in width the output alone.
     fn last_blocks<'a>(
         &'a self,
         parameters: &'a Parameters,
@@ -134,7 +136,8 @@ pub trait Backbone {
     }
 
     /// Attention of the class token of images `[n, channels, side, side]` to every patch in the last block,
-    /// `[n, heads, patches]`; with what it pays to itself a head's weights sum to one. `None` without class token.
+    /// `[n, heads, patches]`; with what it pays to itself a head's weights sum to one. `None` without class
+    /// token.
     fn class_attention(
         &self,
         _parameters: &Parameters,
@@ -150,7 +153,8 @@ pub trait Backbone {
     /// Elements of the largest tensor of a forward pass without gradients, for one image of `side` pixels.
     fn widest(&self, network: Network, side: usize) -> usize;
 
-    /// A sub-network as a plain one. A network that it does not have, or one that the format cannot express, is an error.
+    /// A sub-network as a plain one. A network that it does not have, or one that the format cannot express,
+    /// is an error.
     fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork>;
 
     /// How a plain network in a format has the parameter of this official name, if it does.

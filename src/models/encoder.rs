@@ -1,5 +1,5 @@
-//! A backbone together with the parameters to run it with, as evaluation, extraction and figures need it: no heads, no
-//! gradients, any sub-network.
+//! A backbone together with the parameters to run it with, as evaluation, extraction and figures need it: no
+//! heads, no gradients, any sub-network.
 
 use crate::autograd::Tape;
 use crate::error::Result;
@@ -20,8 +20,8 @@ pub struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// Normed features of images `[n, channels, side, side]` through a sub-network: cls tokens `[n, width]`, and all patch
-    /// tokens `[n·patches, width]` where asked for.
+    /// Normed features of images `[n, channels, side, side]` through a sub-network: cls tokens `[n, width]`,
+    /// and all patch tokens `[n·patches, width]` where asked for.
     pub fn features(
         &self,
         network: Network,
@@ -40,9 +40,9 @@ impl Encoder<'_> {
         Ok((cls(&*tokens, images)?, patches))
     }
 
-    /// Normed cls tokens `[n, width]` after each of the last `count` blocks, the last block's last, and the last
-    /// block's normed patch tokens `[n·patches, width]`. The final norm is applied to every block's, as DINOv2's linear
-    /// evaluation does.
+    /// Normed cls tokens `[n, width]` after each of the last `count` blocks, the last block's last, and the
+    /// last block's normed patch tokens `[n·patches, width]`. The final norm is applied to every block's, as
+    /// DINOv2's linear evaluation does.
     pub fn last_blocks(
         &self,
         network: Network,
@@ -60,8 +60,8 @@ impl Encoder<'_> {
         self.backbone.class_attention(self.parameters, network, images)
     }
 
-    /// Images of `side` pixels that can go through a sub-network together where no tensor may be larger than what the
-    /// device can bind; at least one.
+    /// Images of `side` pixels that can go through a sub-network together where no tensor may be larger than
+    /// what the device can bind; at least one.
     pub fn images_at_once(&self, network: Network, side: usize) -> usize {
         (self.device.max_tensor_bytes() / (self.backbone.widest(network, side) * ELEMENT_BYTES)).max(1)
     }

@@ -1,5 +1,5 @@
-//! Plain networks: what a backbone says of a sub-network that is cut out for others. The backbone gives names, shapes and
-//! places; `weights` reads and writes.
+//! Plain networks: what a backbone says of a sub-network that is cut out for others. The backbone gives
+//! names, shapes and places; `weights` reads and writes.
 
 use std::collections::HashMap;
 use std::fmt::{self, Display};
@@ -17,7 +17,8 @@ pub enum Format {
     Timm,
     /// The backbones of DINOv2's hub.
     Dinov2,
-    /// Every sub-network, with all its sizes in `config.json`. A ViT's is what POA's `tools/extract_elastic_net.py` writes.
+    /// Every sub-network, with all its sizes in `config.json`. A ViT's is what POA's
+    /// `tools/extract_elastic_net.py` writes.
     Poa,
 }
 
@@ -103,7 +104,8 @@ pub struct Part {
 }
 
 impl Part {
-    /// Folds in the α of an elastic layer that has its inputs on this axis: their largest number over their number.
+    /// Folds in the α of an elastic layer that has its inputs on this axis: their largest number over their
+    /// number.
     pub fn fold_alpha(&mut self, axis: usize) {
         self.alpha = self.source_shape[axis] as f32 / self.shape[axis] as f32;
     }
@@ -127,14 +129,14 @@ pub struct PlainNetwork {
     pub channels: usize,
     /// Pixels of their side.
     pub image: usize,
-    /// What is particular to it in `config.json`; format, name and normalisation of images are added to it. For timm
-    /// `architecture`, `model_args`, and of `pretrained_cfg` what depends on the network.
+    /// What is particular to it in `config.json`; format, name and normalisation of images are added to it.
+    /// For timm `architecture`, `model_args`, and of `pretrained_cfg` what depends on the network.
     pub config: Value,
 }
 
-/// The parts of a plain network with the parameters `plain`, cut from one with the parameters `intact`. `original` is the
-/// official name in the intact network of a parameter that has another number there, `names` how the plain network has a
-/// parameter, if it does.
+/// The parts of a plain network with the parameters `plain`, cut from one with the parameters `intact`.
+/// `original` is the official name in the intact network of a parameter that has another number there,
+/// `names` how the plain network has a parameter, if it does.
 pub fn parts(
     intact: &[ParameterSpec],
     plain: Vec<ParameterSpec>,
@@ -151,15 +153,15 @@ pub fn parts(
     plain.into_iter().filter_map(part).collect()
 }
 
-/// The name in the intact network of a parameter whose name begins with `prefix` and its block's number; block k was
-/// `blocks[k]`.
+/// The name in the intact network of a parameter whose name begins with `prefix` and its block's number;
+/// block k was `blocks[k]`.
 pub fn renumbered(name: &str, prefix: &str, blocks: &[usize]) -> Option<String> {
     let (block, part) = name.strip_prefix(prefix)?.split_once('.')?;
     Some(format!("{prefix}{}.{part}", blocks.get(block.parse::<usize>().ok()?)?))
 }
 
-/// The first `to` entries along every axis of a tensor of shape `from`, row by row; of each of its pieces, where it has
-/// some.
+/// The first `to` entries along every axis of a tensor of shape `from`, row by row; of each of its pieces,
+/// where it has some.
 pub fn corner(values: &[f32], from: &[usize], to: &[usize], pieces: Option<&Pieces>) -> Vec<f32> {
     let (mut from, mut to) = (from.to_vec(), to.to_vec());
     let split = pieces.map(|Pieces { axis, order }| {
@@ -200,8 +202,8 @@ fn append(
     }
 }
 
-/// What timm's `first_conv` says. It names the layer whose weights timm converts from three channels to another number;
-/// where they have that number already, no layer is to be named.
+/// What timm's `first_conv` says. It names the layer whose weights timm converts from three channels to
+/// another number; where they have that number already, no layer is to be named.
 pub fn first_conv(channels: usize, name: &str) -> Option<&str> {
     (channels == 3).then_some(name)
 }

@@ -230,7 +230,8 @@ fn add_target(math: Math, p: &mut [f32], l: &[f32], b: &[f32], a: [f32; 2], inve
     }
 }
 
-/// The losses of one row against the sum of so many targets, `(p, count)`, and a partner (its logits, and memory for q).
+/// The losses of one row against the sum of so many targets, `(p, count)`, and a partner (its logits, and
+/// memory for q).
 #[inline(always)]
 fn row_losses(
     math: Math,

@@ -53,8 +53,9 @@ pub struct Evaluation {
 }
 
 impl Evaluation {
-    /// Prepares the evaluation that settings ask for: on data sets of its own, or on the training images and those held
-    /// out of them; its chart goes to `plot`, without an extension. `None` where there are no labels.
+    /// Prepares the evaluation that settings ask for: on data sets of its own, or on the training images and
+    /// those held out of them; its chart goes to `plot`, without an extension. `None` where there are no
+    /// labels.
     pub fn prepare(
         settings: &Settings,
         model: &PoaModel,

@@ -1,5 +1,5 @@
-//! The settings of POA: heads, losses, teacher, and how a step is computed; and all that the task needs, of its own
-//! and of the floors below.
+//! The settings of POA: heads, losses, teacher, and how a step is computed; and all that the task needs, of
+//! its own and of the floors below.
 
 use serde::{Deserialize, Serialize};
 
@@ -40,13 +40,14 @@ pub enum Centering {
 pub enum Precision {
     /// Single precision.
     F32,
-    /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. For ViTs on a GPU; other
-    /// devices train in single precision.
+    /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. For ViTs
+    /// on a GPU; other devices train in single precision.
     Mixed,
 }
 
 settings! {
-    /// Projection heads: in section `dino` all, in section `ibot` those of patch tokens where they are separate.
+    /// Projection heads: in section `dino` all, in section `ibot` those of patch tokens where they are
+    /// separate.
     pub struct Heads {
         /// Prototypes of each projection head; as many heads as entries.
         pub head_n_prototypes: Vec<usize> = vec![8192, 16384, 32768, 65536],
@@ -66,8 +67,8 @@ settings! {
         pub loss_weight: f64 = 1.0,
         /// Weight of the KoLeo regulariser, which spreads the class tokens of a batch.
         pub koleo_loss_weight: f64 = 0.1,
-        /// How the KoLeo terms of the two students are put together: "half" of their sum as in the official code, or their
-        /// "sum" as in the paper.
+        /// How the KoLeo terms of the two students are put together: "half" of their sum as in the official
+        /// code, or their "sum" as in the paper.
         pub koleo: KoleoMix = KoleoMix::Half,
         /// Weight of the intact student's loss; the elastic student has the rest.
         pub lambda_ie: f64 = 0.8,
@@ -83,7 +84,8 @@ settings! {
     pub struct Ibot: masking: Masking, heads: Heads {
         /// Weight of the masked-patch loss.
         pub loss_weight: f64 = 1.0,
-        /// Whether patch tokens have projection heads of their own, built from the `head_` keys of this section.
+        /// Whether patch tokens have projection heads of their own, built from the `head_` keys of this
+        /// section.
         pub separate_head: bool = false,
     }
 }
@@ -115,21 +117,22 @@ settings! {
 settings! {
     /// Of section `train`: how a step is computed.
     pub struct Step {
-        /// How the teacher's targets are kept from collapsing: "sinkhorn_knopp" normalises them over the batch, "centering"
-        /// subtracts a moving average.
+        /// How the teacher's targets are kept from collapsing: "sinkhorn_knopp" normalises them over the
+        /// batch, "centering" subtracts a moving average.
         pub centering: Centering = Centering::SinkhornKnopp,
-        /// What activations and products are made of: "f32", or "mixed" for half precision on a GPU (ViTs alone).
+        /// What activations and products are made of: "f32", or "mixed" for half precision on a GPU (ViTs
+        /// alone).
         pub precision: Precision = Precision::F32,
-        /// Keeps of each block of the students its input alone and computes the rest again on the way back: much less
-        /// memory, and about a fifth more time. The numbers are the same to the bit.
+        /// Keeps of each block of the students its input alone and computes the rest again on the way back:
+        /// much less memory, and about a fifth more time. The numbers are the same to the bit.
         pub checkpoint_blocks: bool = false,
         /// Bytes of a student's logits that are in memory at a time; 0 takes as many as suit the device.
         pub prototype_chunk_bytes: usize = 0,
     }
 }
 
-/// Everything that decides what a run of POA computes: the settings of the task and of the floors below, as `recipes`
-/// reads them from the sections of a TOML file.
+/// Everything that decides what a run of POA computes: the settings of the task and of the floors below, as
+/// `recipes` reads them from the sections of a TOML file.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Settings {
     /// The elastic backbone.

@@ -1,5 +1,5 @@
-//! The checks of a whole recipe: every floor's own, and the relations between floors. Each names the key and a value that
-//! would work.
+//! The checks of a whole recipe: every floor's own, and the relations between floors. Each names the key and
+//! a value that would work.
 
 use crate::checks::Problems;
 use crate::error::{Error, Result};

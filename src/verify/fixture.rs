@@ -198,9 +198,9 @@ impl Fixture {
         Ok(Self { name: name.to_string(), record, student, teacher, batch, expected, teacher_temp })
     }
 
-    /// How many times a ViT's tolerance a kind of quantity has, by the noise of PyTorch's own float32. In the Swin's
-    /// record AdamW's first steps, which are nearly the signs of the gradients, make of it up to 1e-5 in single losses
-    /// (docs/performance.md has the draws).
+    /// How many times a ViT's tolerance a kind of quantity has, by the noise of PyTorch's own float32. In the
+    /// Swin's record AdamW's first steps, which are nearly the signs of the gradients, make of it up to 1e-5
+    /// in single losses (docs/performance.md has the draws).
     pub(super) fn slack(&self, kind: &str) -> f64 {
         match (self.record.arch.as_str(), kind) {
             ("swin", "gradients" | "features" | "teacher parameters") => 1.5,

@@ -9,8 +9,8 @@ use crate::models::plain::{Format, PlainNetwork, decimal};
 /// Share of the resized image that evaluation keeps: 224 of 256 pixels.
 const CROP: f64 = 0.875;
 
-/// What `config.json` says of a plain network: what its backbone does, its name, and how images are normalised. For timm it
-/// has the form of Hugging Face's hub.
+/// What `config.json` says of a plain network: what its backbone does, its name, and how images are
+/// normalised. For timm it has the form of Hugging Face's hub.
 pub fn describe(
     plain: &PlainNetwork,
     network: Network,

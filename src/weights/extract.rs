@@ -1,5 +1,6 @@
-//! A sub-network as a plain network (poa-facts: extraction): the slices it uses, α folded into the weights, blocks
-//! numbered anew. Which those are is what the backbone says; tensors are read and written one at a time.
+//! A sub-network as a plain network (poa-facts: extraction): the slices it uses, α folded into the weights,
+//! blocks numbered anew. Which those are is what the backbone says; tensors are read and written one at a
+//! time.
 
 use std::fs::{self, File};
 use std::io::Write;
@@ -33,8 +34,9 @@ pub struct Extraction<'a> {
 }
 
 impl<'a> Extraction<'a> {
-    /// Prepares `network` of the backbone whose tensors `teacher` has; nothing is read yet. A network that the backbone does
-    /// not have, one that the format cannot express, and a tensor that is missing or of another shape are errors.
+    /// Prepares `network` of the backbone whose tensors `teacher` has; nothing is read yet. A network that
+    /// the backbone does not have, one that the format cannot express, and a tensor that is missing or of
+    /// another shape are errors.
     pub fn new(
         teacher: &'a TensorFile,
         backbone: &dyn Backbone,
@@ -53,7 +55,8 @@ impl<'a> Extraction<'a> {
         Ok(Self { teacher, network, format, plain, normalization, sources })
     }
 
-    /// The same network, trained on images that were normalised so, instead of by [`Normalization::imagenet`].
+    /// The same network, trained on images that were normalised so, instead of by
+    /// [`Normalization::imagenet`].
     pub fn normalized(self, normalization: Normalization) -> Self {
         Self { normalization, ..self }
     }
@@ -72,8 +75,8 @@ impl<'a> Extraction<'a> {
         Ok(part.cut(&self.teacher.read_f32_as(source, &part.source_shape)?))
     }
 
-    /// Writes `model.safetensors` and `config.json` to the folder `dir`, which is made where it is missing. A file
-    /// appears under its name when it is complete, the config last.
+    /// Writes `model.safetensors` and `config.json` to the folder `dir`, which is made where it is missing. A
+    /// file appears under its name when it is complete, the config last.
     pub fn write(&self, dir: &Path) -> Result<()> {
         fs::create_dir_all(dir).map_err(|e| Error::file(dir, format!("cannot be created: {e}")))?;
         // An older network's config must not stand beside this one's tensors.

@@ -22,7 +22,8 @@ const CONVERT: &str = "python -c \"import sys, torch; from safetensors.torch imp
      d.get('state_dict', d))); save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, \
      sys.argv[2])\"";
 
-/// Official names of the weights that see the images: of a ViT's and a Swin's patches, of a ResNet's first convolution.
+/// Official names of the weights that see the images: of a ViT's and a Swin's patches, of a ResNet's first
+/// convolution.
 const FIRST: [&str; 2] = [PATCHES, "backbone.conv1.weight"];
 /// The weights of a patch embedding.
 const PATCHES: &str = "backbone.patch_embed.proj.weight";
@@ -35,16 +36,16 @@ const LISTED: usize = 3;
 pub enum Outcome {
     /// A tensor of its shape.
     Matched,
-    /// A position embedding for another grid, or a patch embedding for another patch size, to be resampled; sides of
-    /// the squares.
+    /// A position embedding for another grid, or a patch embedding for another patch size, to be resampled;
+    /// sides of the squares.
     Resized {
         /// In the file.
         from: usize,
         /// In the model.
         to: usize,
     },
-    /// Weights of the first layer for images of another number of channels: summed for one channel, else repeated and
-    /// scaled, see [`crate::weights::resample::channels`].
+    /// Weights of the first layer for images of another number of channels: summed for one channel, else
+    /// repeated and scaled, see [`crate::weights::resample::channels`].
     Channels {
         /// In the file.
         from: usize,
@@ -83,9 +84,10 @@ pub struct Import {
 }
 
 impl Import {
-    /// Opens a safetensors file, or the teacher in the folder of a checkpoint, of a run (its newest checkpoint) or of
-    /// an extracted network, and finds for every parameter of a model with this backbone what there is for it, under its
-    /// official name or that of a plain network. A file in which there is nothing at all is an error.
+    /// Opens a safetensors file, or the teacher in the folder of a checkpoint, of a run (its newest
+    /// checkpoint) or of an extracted network, and finds for every parameter of a model with this backbone
+    /// what there is for it, under its official name or that of a plain network. A file in which there is
+    /// nothing at all is an error.
     pub fn open(
         path: impl AsRef<Path>,
         backbone: &dyn Backbone,
@@ -158,8 +160,8 @@ impl Import {
         })
     }
 
-    /// Hands out name and values of every parameter that the file has something for; one tensor at a time is in
-    /// memory.
+    /// Hands out name and values of every parameter that the file has something for; one tensor at a time is
+    /// in memory.
     pub fn fill(&self, mut write: impl FnMut(&str, &[f32]) -> Result<()>) -> Result<()> {
         for filling in &self.fillings {
             if let Some(values) = self.read(filling)? {
@@ -169,7 +171,8 @@ impl Import {
         Ok(())
     }
 
-    /// One line for the user: how many parameters the file fills, which it does not, and what of it nothing uses.
+    /// One line for the user: how many parameters the file fills, which it does not, and what of it nothing
+    /// uses.
     pub fn summary(&self) -> String {
         let (mut matched, mut resized, mut missing) = (0, Vec::new(), Vec::new());
         let mut brought = Vec::new();
@@ -254,8 +257,8 @@ fn is_position(name: &str) -> bool {
     name == "backbone.pos_embed"
 }
 
-/// What a tensor of shape `found` is for a parameter of shape `wanted`. Axes of length one do not count, since files
-/// differ in them (`mask_token`).
+/// What a tensor of shape `found` is for a parameter of shape `wanted`. Axes of length one do not count,
+/// since files differ in them (`mask_token`).
 fn compare(name: &str, found: &[usize], wanted: &[usize]) -> Outcome {
     let longer = |shape: &[usize]| shape.iter().copied().filter(|n| *n != 1).collect::<Vec<_>>();
     if longer(found) == longer(wanted) {

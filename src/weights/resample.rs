@@ -30,8 +30,8 @@ pub fn positions(values: &[f32], width: usize, from: usize, to: usize) -> Vec<f3
     out
 }
 
-/// A patch embedding's kernels `[width, channels, from, from]` for patches of `to`: each bicubically, and times from²/to²,
-/// so that an image of one colour gives the tokens it gave.
+/// A patch embedding's kernels `[width, channels, from, from]` for patches of `to`: each bicubically, and
+/// times from²/to², so that an image of one colour gives the tokens it gave.
 pub fn kernels(values: &[f32], from: usize, to: usize) -> Vec<f32> {
     let matrix = bicubic_matrix(from, to);
     let factor = (from * from) as f64 / (to * to) as f64;
@@ -45,9 +45,10 @@ pub fn kernels(values: &[f32], from: usize, to: usize) -> Vec<f32> {
     out
 }
 
-/// Weights `[width, from, cells]` of the first layer for images of `to` channels, by timm's rule: for one channel the sum
-/// over all, so that a grey image gives what it gave in equal colours; else the channels in turn, times from/to, which
-/// leaves what an image of equal channels gives as it is where `to` is a multiple of `from`, and nearly so elsewhere.
+/// Weights `[width, from, cells]` of the first layer for images of `to` channels, by timm's rule: for one
+/// channel the sum over all, so that a grey image gives what it gave in equal colours; else the channels in
+/// turn, times from/to, which leaves what an image of equal channels gives as it is where `to` is a multiple
+/// of `from`, and nearly so elsewhere.
 pub fn channels(values: &[f32], from: usize, to: usize, cells: usize) -> Vec<f32> {
     let mut out = Vec::with_capacity(values.len() / from * to);
     let factor = from as f64 / to as f64;

@@ -191,7 +191,8 @@ fn a_bad_list_is_an_error_that_names_the_line() {
 
 // ---- CIFAR
 
-/// Writes a version with `count` pictures a file; the class of picture i is i, its pixels are i, i + 1 and i + 2.
+/// Writes a version with `count` pictures a file; the class of picture i is i, its pixels are i, i + 1 and i
+/// + 2.
 fn write_cifar(dir: &Path, count: u8, label_bytes: usize, files: &[&str], names: &str, classes: usize) {
     let labels: String = (0..classes).map(|i| format!("class {i}\n")).collect();
     std::fs::write(dir.join(names), labels + "\n").unwrap();

@@ -1,5 +1,5 @@
-//! The elastic ResNet with GroupNorm (poa-facts: elastic ResNet). Maps are matrices with a pixel a row. Crops of another
-//! size have maps of another size, so groups of crops go through one after the other.
+//! The elastic ResNet with GroupNorm (poa-facts: elastic ResNet). Maps are matrices with a pixel a row. Crops
+//! of another size have maps of another size, so groups of crops go through one after the other.
 
 mod block;
 mod grid;
@@ -143,8 +143,8 @@ struct Group {
     cells: usize,
 }
 
-/// What comes out of the last stage: a crop's cls token is the mean of its map, patches are the map's pixels, each as
-/// often as patches stand on it.
+/// What comes out of the last stage: a crop's cls token is the mean of its map, patches are the map's pixels,
+/// each as often as patches stand on it.
 struct Maps {
     groups: Vec<Group>,
 }

@@ -1,8 +1,9 @@
 //! A sub-network of a ResNet as a plain one.
 //!
-//! Tensors have the names of torchvision's and timm's ResNets. timm expresses a ResNet with 64 channels after the first
-//! convolution, 32 groups a norm and strides of 1, 2, 2, 2 (`resnet50_gn` with other `layers`, `base_width` and `channels`);
-//! for others there are the sizes alone, and a loader of plain PyTorch in docs/extracted-resnets.md.
+//! Tensors have the names of torchvision's and timm's ResNets. timm expresses a ResNet with 64 channels after
+//! the first convolution, 32 groups a norm and strides of 1, 2, 2, 2 (`resnet50_gn` with other `layers`,
+//! `base_width` and `channels`); for others there are the sizes alone, and a loader of plain PyTorch in
+//! docs/extracted-resnets.md.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,8 @@ use crate::models::plain::{Format, PlainName, PlainNetwork, decimal, first_conv,
 use crate::models::resnet::settings::STAGES;
 use crate::models::resnet::sizes::{NORM_EPS, ResNetShape, resnet_specs};
 
-/// How a plain network has the parameter of this official name: without the levels of elastic layers, norms as `bn`.
+/// How a plain network has the parameter of this official name: without the levels of elastic layers, norms
+/// as `bn`.
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let name = official.strip_prefix("backbone.")?;
     if format == Format::Timm && name == "mask_token" {

@@ -136,8 +136,8 @@ impl ResNetShape {
     }
 }
 
-/// All parameters of a ResNet of these sizes under their official names. Convolutions begin as PyTorch's do, uniform in
-/// ± 1/√fan_in.
+/// All parameters of a ResNet of these sizes under their official names. Convolutions begin as PyTorch's do,
+/// uniform in ± 1/√fan_in.
 pub fn resnet_specs(s: &ResNetShape) -> Vec<ParameterSpec> {
     let mut all = Vec::new();
     let mut add = |name: String, shape: &[usize], init: Init| all.push(ParameterSpec::new(name, shape, init));

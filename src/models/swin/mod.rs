@@ -1,5 +1,6 @@
-//! The elastic Swin Transformer (poa-facts: elastic Swin): any width up to the largest, any subset of the third stage's
-//! blocks, from one set of parameters. Crops of several sizes run together, packed into one matrix of map cells.
+//! The elastic Swin Transformer (poa-facts: elastic Swin): any width up to the largest, any subset of the
+//! third stage's blocks, from one set of parameters. Crops of several sizes run together, packed into one
+//! matrix of map cells.
 
 mod block;
 mod cost;
@@ -96,8 +97,8 @@ impl Swin {
         Ok(geometry)
     }
 
-    /// The map cells that enter the first stage: embedded patches, normed over the full width and cut, masked ones
-    /// replaced.
+    /// The map cells that enter the first stage: embedded patches, normed over the full width and cut, masked
+    /// ones replaced.
     fn embed(
         &self,
         tape: &Tape,
@@ -241,8 +242,8 @@ impl Backbone for Swin {
     }
 
     fn widest(&self, network: Network, side: usize) -> usize {
-        // the hidden layer of the first stage's MLP, or its q, k and v with the row of padding; the embedding of the
-        // full width; or the image itself
+        // the hidden layer of the first stage's MLP, or its q, k and v with the row of padding; the embedding
+        // of the full width; or the image itself
         let (cells, ratio) = ((side / self.shape.patch).pow(2), self.shape.mlp_ratio.max(3));
         ((cells + 1) * network.width * ratio)
             .max(cells * self.shape.embedding)

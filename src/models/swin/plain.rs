@@ -1,10 +1,10 @@
 //! A sub-network of a Swin as a plain one.
 //!
-//! Tensors have the names and the order of timm's Swins: patch merging stands at the beginning of a stage and takes its four
-//! neighbours column by column. timm expresses a network whose patch embedding is as wide as its first stage and whose
-//! blocks alternate between plain and shifted windows; a narrower one is normed over the intact network's channels before
-//! it is cut, a shallower one keeps blocks of the third stage with their shifts. For all there are the sizes, and a loader
-//! of plain PyTorch in docs/plain_swin.py.
+//! Tensors have the names and the order of timm's Swins: patch merging stands at the beginning of a stage and
+//! takes its four neighbours column by column. timm expresses a network whose patch embedding is as wide as
+//! its first stage and whose blocks alternate between plain and shifted windows; a narrower one is normed
+//! over the intact network's channels before it is cut, a shallower one keeps blocks of the third stage with
+//! their shifts. For all there are the sizes, and a loader of plain PyTorch in docs/plain_swin.py.
 
 use serde_json::{Value, json};
 
@@ -16,8 +16,8 @@ use crate::models::swin::{NORM_EPS, SwinShape, swin_specs};
 /// The neighbours of a patch merging, row by row, as timm has them: column by column.
 const NEIGHBOURS: [usize; 4] = [0, 2, 1, 3];
 
-/// How a plain network has the parameter of this official name. The mask token is left out for timm, the norms between the
-/// stages, which nothing uses, for all.
+/// How a plain network has the parameter of this official name. The mask token is left out for timm, the
+/// norms between the stages, which nothing uses, for all.
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let name = official.strip_prefix("backbone.")?;
     let levels: Vec<&str> = name.split('.').collect();
@@ -105,8 +105,8 @@ fn sizes(s: &SwinShape) -> Value {
     })
 }
 
-/// What timm's constructor takes; its LayerNorm has our ε. With `always_partition` a map no larger than a window is shifted
-/// as any other.
+/// What timm's constructor takes; its LayerNorm has our ε. With `always_partition` a map no larger than a
+/// window is shifted as any other.
 fn timm(s: &SwinShape) -> Result<Value> {
     if let Some(reason) = beyond_timm(s) {
         return Err(Error::Usage(format!(

@@ -21,8 +21,8 @@ pub struct SwinShape {
     pub window: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Channels of the patch embedding and its norm, of which the first stage takes as many as it is wide: more than that
-    /// in a network that was cut out of a wider one.
+    /// Channels of the patch embedding and its norm, of which the first stage takes as many as it is wide:
+    /// more than that in a network that was cut out of a wider one.
     pub embedding: usize,
     /// Width of the first stage; every following stage is twice as wide.
     pub width: usize,
@@ -32,7 +32,8 @@ pub struct SwinShape {
     pub shifted: [Vec<bool>; 4],
     /// Hidden width of an MLP over the width.
     pub mlp_ratio: usize,
-    /// Share of samples that the last block's branches leave out in training; it grows linearly from the first block.
+    /// Share of samples that the last block's branches leave out in training; it grows linearly from the
+    /// first block.
     pub drop_path_rate: f64,
     /// Patch tokens along the side of a cell of the last map.
     pub cells_per_side: usize,
@@ -91,8 +92,8 @@ impl SwinShape {
         [0, 1, 2, 3].map(|stage| block_ids(self.depths[stage], depth(stage)))
     }
 
-    /// The sizes of the plain network that a sub-network is. Its patch embedding keeps all channels, since its norm comes
-    /// before the cut, and its blocks their shifts.
+    /// The sizes of the plain network that a sub-network is. Its patch embedding keeps all channels, since
+    /// its norm comes before the cut, and its blocks their shifts.
     pub fn plain(&self, network: Network) -> Self {
         let kept = self.block_ids(network);
         Self {
@@ -104,8 +105,8 @@ impl SwinShape {
     }
 }
 
-/// All parameters of a Swin of these sizes under their official names. The norms of the first three stages' outputs are
-/// part of checkpoints and of the teacher's average, but no loss reaches them.
+/// All parameters of a Swin of these sizes under their official names. The norms of the first three stages'
+/// outputs are part of checkpoints and of the teacher's average, but no loss reaches them.
 pub fn swin_specs(s: &SwinShape) -> Vec<ParameterSpec> {
     let fan_in = s.channels * s.patch * s.patch;
     // PyTorch's defaults of Linear and Conv2d: uniform in ± 1/√fan_in for weight and bias

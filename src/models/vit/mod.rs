@@ -1,5 +1,5 @@
-//! The elastic Vision Transformer (poa-facts: elastic ViT). Crops of several sizes go through each layer packed into
-//! one matrix of tokens; attention keeps them apart.
+//! The elastic Vision Transformer (poa-facts: elastic ViT). Crops of several sizes go through each layer
+//! packed into one matrix of tokens; attention keeps them apart.
 
 mod block;
 mod cost;
@@ -262,7 +262,8 @@ impl Backbone for Vit {
     }
 }
 
-/// Packed output tokens before the final norm, and where each crop's lie: per crop its cls token, then its patches.
+/// Packed output tokens before the final norm, and where each crop's lie: per crop its cls token, then its
+/// patches.
 struct PackedTokens<'a> {
     parameters: &'a Parameters,
     /// `[Σ n·(1 + patches), width]`.
@@ -292,8 +293,8 @@ impl Tokens for PackedTokens<'_> {
     }
 }
 
-/// Softmax weights of the first token of every sequence for the others, `[n, heads, length − 1]`, of q, k and v
-/// `[n·length, 3·width]`.
+/// Softmax weights of the first token of every sequence for the others, `[n, heads, length − 1]`, of q, k and
+/// v `[n·length, 3·width]`.
 fn class_weights(qkv: &[f32], length: usize, width: usize, head_dim: usize) -> Vec<f32> {
     let scale = (head_dim as f32).powf(-0.5);
     let mut all = Vec::with_capacity(qkv.len() / (3 * head_dim));

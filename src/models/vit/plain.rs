@@ -1,8 +1,8 @@
 //! A sub-network of a ViT as a plain one, for timm and DINOv2.
 //!
-//! The elastic model has a level more in its names than a plain one: `attn.qkv.linear.weight`, `norm1.norm.weight`. The
-//! official extraction drops it with the prefix `backbone.`, which leaves the names of DINOv2; timm has the same but for the
-//! mask token.
+//! The elastic model has a level more in its names than a plain one: `attn.qkv.linear.weight`,
+//! `norm1.norm.weight`. The official extraction drops it with the prefix `backbone.`, which leaves the names
+//! of DINOv2; timm has the same but for the mask token.
 
 use serde_json::{Value, json};
 
