@@ -304,7 +304,8 @@ fn sets_of_other_classes_are_refused() {
     for class in ["a", "b"] {
         std::fs::create_dir_all(dir.join(class)).unwrap();
         let picture = source.load(0).unwrap();
-        let picture = RgbImage::from_raw(40, 36, picture.values().to_vec()).unwrap();
+        let (width, height) = picture.dimensions();
+        let picture = RgbImage::from_raw(width, height, picture.values().to_vec()).unwrap();
         picture.save(dir.join(class).join("0.png")).unwrap();
     }
     let other = open(&format!("folder:{}", dir.display())).unwrap();
