@@ -45,7 +45,7 @@ pub enum Outcome {
         to: usize,
     },
     /// Weights of the first layer for images of another number of channels: summed for one channel, else
-    /// repeated and scaled, see [`crate::weights::resample::channels`].
+    /// repeated and scaled, as timm does.
     Channels {
         /// In the file.
         from: usize,
