@@ -47,6 +47,8 @@ mod patch_merge;
 mod position;
 #[path = "kernels/prototype_loss.rs"]
 mod prototype_loss;
+#[path = "kernels/races.rs"]
+mod races;
 #[path = "kernels/residual.rs"]
 mod residual;
 #[path = "kernels/segment_mean.rs"]
