@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use poa_gpu::Result;
-use poa_gpu::data::{self, CropConfig, Loader, LoaderConfig, MaskConfig};
+use poa_gpu::data::{self, CropConfig, Loader, LoaderConfig, MaskConfig, Reading};
 
 const USAGE: &str = "usage: cargo bench --bench loader -- DIR [--threads N] [--seconds S] [--batch B]\n\
     Measures images/s of 2 crops of 224 and 8 of 96 pixels from the images under DIR. Nothing measured.";
@@ -55,7 +55,7 @@ fn main() -> ExitCode {
 }
 
 fn measure(request: &Request) -> Result<()> {
-    let source = data::open(&format!("folder:{}", request.dir))?;
+    let source = data::open(&format!("folder:{}", request.dir), &Reading::default())?;
     let total = source.len();
     let config = LoaderConfig {
         batch: request.batch,

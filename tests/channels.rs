@@ -55,7 +55,7 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 fn every_family_trains_on_any_number_of_channels() {
     for (recipe, channels) in RECIPES.into_iter().flat_map(|recipe| [(recipe, 1), (recipe, 4)]) {
         let config = config(recipe, channels);
-        let source = data::open(&format!("shapes:50x36x{channels}")).unwrap();
+        let source = data::open(&format!("shapes:50x36x{channels}"), &data::Reading::default()).unwrap();
         let mut loader = Loader::new(source, config.loader().unwrap()).unwrap();
         let batches = [loader.next().unwrap(), loader.next().unwrap()];
         assert_eq!(batches[0].group(GLOBAL).unwrap().channels, channels);

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use image::{DynamicImage, RgbImage};
-use poa_gpu::data::Source;
+use poa_gpu::data::{Reading, Source};
 
 #[path = "data/augment.rs"]
 mod augment;
@@ -29,6 +29,11 @@ fn folder(name: &str) -> PathBuf {
     let _ = std::fs::remove_dir_all(&dir);
     std::fs::create_dir_all(&dir).unwrap();
     dir
+}
+
+/// Opens a data set with the default way of reading.
+fn open(spec: &str) -> poa_gpu::Result<Arc<dyn Source>> {
+    poa_gpu::data::open(spec, &Reading::default())
 }
 
 fn spec(dir: &Path) -> String {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use poa_gpu::data::batch::WHOLE;
-use poa_gpu::data::{BadKind, BadSample, EvaluationView, Image, Source, open};
+use poa_gpu::data::{BadKind, BadSample, EvaluationView, Image, Reading, Source, open};
 use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
 use poa_gpu::eval::{KnnOptions, LabelledImages, knn_accuracies};
 use poa_gpu::gpu::DeviceChoice;
@@ -168,7 +168,7 @@ impl Source for Broken {
 
 #[test]
 fn images_come_in_order_and_unreadable_ones_are_left_out() {
-    let source: Arc<dyn Source> = Arc::new(Broken(open("shapes:400x36").unwrap()));
+    let source: Arc<dyn Source> = Arc::new(Broken(open("shapes:400x36", &Reading::default()).unwrap()));
     let images = LabelledImages::new(&source, 0, &EvaluationView::rgb(32)).unwrap();
     let readable: Vec<usize> = (0..400).filter(|i| i % 7 != 3).collect();
     // the second pass comes from memory
@@ -201,7 +201,7 @@ fn images_come_in_order_and_unreadable_ones_are_left_out() {
 fn networks_together_score_as_each_alone() {
     let mut config = Config::recipe("demo").unwrap();
     config.resolve(1).unwrap();
-    let source = open("shapes:300").unwrap();
+    let source = open("shapes:300", &Reading::default()).unwrap();
     let val = source.own_held_out().unwrap();
     let train: Arc<dyn Source> = Arc::new(Broken(source));
     let view = EvaluationView::rgb(config.crops.global_crops_size);

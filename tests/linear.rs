@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use image::{Rgb, RgbImage};
 use poa_gpu::data::batch::WHOLE;
-use poa_gpu::data::{BadSample, EvaluationView, Image, Source, open};
+use poa_gpu::data::{BadSample, EvaluationView, Image, Reading, Source, open};
 use poa_gpu::eval::images::TrainingOrder;
 use poa_gpu::eval::probe::Probes;
 use poa_gpu::eval::{LabelledImages, LinearOptions, linear_probes};
@@ -128,7 +128,7 @@ fn classes_that_lie_apart_are_told_apart() {
 
 #[test]
 fn training_images_follow_from_seed_epoch_and_index() {
-    let images = LabelledImages::new(&open("shapes:40x36").unwrap(), 0, &EvaluationView::rgb(32)).unwrap();
+    let images = LabelledImages::new(&open("shapes:40x36", &Reading::default()).unwrap(), 0, &EvaluationView::rgb(32)).unwrap();
     let batches = |seed: u64, batch: usize| {
         let mut all = Vec::new();
         let order = TrainingOrder { batch, batches: 5, seed };
@@ -241,7 +241,7 @@ fn an_untrained_network_tells_colours_apart() {
 fn an_untrained_network_scores_above_chance_on_shapes() {
     let config = demo();
     let size = config.crops.global_crops_size;
-    let source = open("shapes:10000").unwrap();
+    let source = open("shapes:10000", &Reading::default()).unwrap();
     let (train, val) = (
         LabelledImages::new(&source, 0, &EvaluationView::rgb(size)).unwrap(),
         LabelledImages::new(&source.own_held_out().unwrap(), 0, &EvaluationView::rgb(size)).unwrap(),
@@ -270,7 +270,7 @@ fn an_untrained_network_scores_above_chance_on_shapes() {
 fn both_devices_find_the_same() {
     let config = demo();
     let size = config.crops.global_crops_size;
-    let source = open("shapes:60").unwrap();
+    let source = open("shapes:60", &Reading::default()).unwrap();
     let images = LabelledImages::new(&source, 0, &EvaluationView::rgb(size)).unwrap();
     let options = LinearOptions {
         rates: vec![0.1, 1.0],
@@ -298,7 +298,7 @@ fn both_devices_find_the_same() {
 
 #[test]
 fn sets_of_other_classes_are_refused() {
-    let source = open("shapes:60").unwrap();
+    let source = open("shapes:60", &Reading::default()).unwrap();
     let images = LabelledImages::new(&source, 0, &EvaluationView::rgb(32)).unwrap();
     let dir = std::env::temp_dir().join(format!("poa-linear-{}", std::process::id()));
     for class in ["a", "b"] {
@@ -308,7 +308,7 @@ fn sets_of_other_classes_are_refused() {
         let picture = RgbImage::from_raw(width, height, picture.values().to_vec()).unwrap();
         picture.save(dir.join(class).join("0.png")).unwrap();
     }
-    let other = open(&format!("folder:{}", dir.display())).unwrap();
+    let other = open(&format!("folder:{}", dir.display()), &Reading::default()).unwrap();
     let others = LabelledImages::new(&other, 0, &EvaluationView::rgb(32)).unwrap();
     let model = PoaModel::new(&demo(), &Device::cpu(), 5).unwrap();
     let options = LinearOptions::default();

@@ -37,7 +37,7 @@ fn demo(settings: &[&str]) -> Config {
 }
 
 fn task(config: &Config, device: &Device, dir: &Path) -> PoaTask {
-    PoaTask::new(config.clone(), config.to_toml().unwrap(), device, data::open("shapes").unwrap(), dir)
+    PoaTask::new(config.clone(), config.to_toml().unwrap(), device, data::open("shapes", &data::Reading::default()).unwrap(), dir)
         .unwrap()
 }
 
@@ -59,7 +59,7 @@ fn lines(path: &Path) -> Vec<serde_json::Value> {
 }
 
 fn batch(config: &Config) -> Batch {
-    Loader::new(data::open("shapes").unwrap(), config.loader().unwrap()).unwrap().next().unwrap()
+    Loader::new(data::open("shapes", &data::Reading::default()).unwrap(), config.loader().unwrap()).unwrap().next().unwrap()
 }
 
 /// Forward and backward of one step.

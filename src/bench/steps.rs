@@ -72,7 +72,7 @@ fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
         .grid
         .named(&config.student.elastic().fixed_network)
         .map_err(|e| Error::config("student.fixed_network", e))?;
-    let source = data::open(&config.data.spec)?;
+    let source = data::open(&config.data.spec, &config.data.reading())?;
     let batch = Loader::new(source, config.loader()?)?.next()?;
     let mut rng = ChaCha8Rng::seed_from_u64(0);
     let settings =

@@ -125,9 +125,12 @@ struct Evaluated {
 
 impl Evaluated {
     fn open(args: &Common) -> Result<Self> {
-        let train = data::open(&args.train)?;
+        let device = ops::open(&args.device)?;
+        let teacher = Teacher::open(&args.checkpoint, &device)?;
+        let reading = teacher.config.data.reading();
+        let train = data::open(&args.train, &reading)?;
         let (train, val) = match &args.val {
-            Some(spec) => (train, data::open(spec)?),
+            Some(spec) => (train, data::open(spec, &reading)?),
             None => match data::split(train, data::HeldOut::default()) {
                 (train, Some(val)) => (train, val),
                 (train, None) => {
@@ -136,8 +139,6 @@ impl Evaluated {
                 }
             },
         };
-        let device = ops::open(&args.device)?;
-        let teacher = Teacher::open(&args.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &args.network)?;
         let view = teacher.config.evaluation_view(image_size(args.size, &teacher)?)?;
         if let Some(out) = &args.out {

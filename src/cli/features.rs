@@ -41,8 +41,8 @@ pub struct FeaturesArgs {
 }
 
 pub(super) fn run(args: &FeaturesArgs, quiet: bool) -> Result<()> {
-    let source = data::open(&args.data)?;
     let Subject { teacher, network, size, .. } = args.subject.open()?;
+    let source = data::open(&args.data, &teacher.config.data.reading())?;
     let view = teacher.config.evaluation_view(size)?;
     let options = ExportOptions { view, patches: args.patches, images: args.images, most: args.most };
     let bad = export_features(teacher.encoder(), network, source, &options, &args.out, &mut bar())?;

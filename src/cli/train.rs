@@ -41,7 +41,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         ));
     }
     let profile = args.profile.clone().map(Profiling::create).transpose()?;
-    let source = in_channels(data::open(&config.data.spec)?, config.channels())?;
+    let source = in_channels(data::open(&config.data.spec, &config.data.reading())?, config.channels())?;
     let device = ops::open(&args.device)?;
     let shows = |text: String| {
         if !quiet {

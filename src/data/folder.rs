@@ -9,6 +9,7 @@ use walkdir::WalkDir;
 use crate::data::bad_samples::BadSample;
 use crate::data::decode::{EXTENSIONS, decode_file, is_image_extension};
 use crate::data::pixels::Image;
+use crate::data::reading::Reading;
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
 
@@ -21,11 +22,12 @@ pub struct Folder {
     files: Vec<(u32, Box<OsStr>)>,
     /// Empty where all images have the same parent name.
     classes: Vec<String>,
+    reading: Reading,
 }
 
 impl Folder {
     /// Lists the images under `root`, following links (but not in circles).
-    pub fn open(root: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(root: impl AsRef<Path>, reading: &Reading) -> Result<Self> {
         let root = root.as_ref();
         if !root.is_dir() {
             let problem = if root.exists() { "is not a folder" } else { "no such folder" };
@@ -66,7 +68,7 @@ impl Folder {
         check_count(files.len(), root)?;
         files.shrink_to_fit();
         let (dirs, classes) = classify(root, dirs);
-        Ok(Self { root: root.to_path_buf(), dirs, files, classes })
+        Ok(Self { root: root.to_path_buf(), dirs, files, classes, reading: *reading })
     }
 
     /// The path of image `i` relative to the root.
@@ -82,7 +84,7 @@ impl Source for Folder {
     }
     fn load(&self, i: usize) -> Result<Image, BadSample> {
         let relative = self.relative(i);
-        let image = decode_file(&self.root.join(&relative));
+        let image = decode_file(&self.root.join(&relative), &self.reading);
         image.map(Image::from).map_err(|fault| fault.of(relative.display().to_string()))
     }
     fn label(&self, i: usize) -> Option<u32> {

@@ -13,6 +13,7 @@ use crate::data::bad_samples::BadSample;
 use crate::data::decode::{decode_file, is_image_extension};
 use crate::data::labels::Labels;
 use crate::data::pixels::Image;
+use crate::data::reading::Reading;
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
 
@@ -26,6 +27,7 @@ pub struct List {
     lines: Vec<Line>,
     /// Empty where no line has a label.
     classes: Vec<String>,
+    reading: Reading,
 }
 
 /// Where the path of an image stands in the text, bytes, and its class.
@@ -37,7 +39,7 @@ struct Line {
 
 impl List {
     /// Reads the list `file`; the images themselves are not looked at.
-    pub fn open(file: impl AsRef<Path>) -> Result<Self> {
+    pub fn open(file: impl AsRef<Path>, reading: &Reading) -> Result<Self> {
         let file = file.as_ref();
         let text = std::fs::read_to_string(file).map_err(|e| {
             let problem = match e.kind() {
@@ -84,7 +86,7 @@ impl List {
             lines.iter_mut().for_each(|line| line.class = class_of[line.class as usize]);
         }
         let root = file.parent().unwrap_or(Path::new("")).to_path_buf();
-        Ok(Self { file: file.to_path_buf(), root, text, lines, classes })
+        Ok(Self { file: file.to_path_buf(), root, text, lines, classes, reading: *reading })
     }
 
     /// The path of image `i` as it is written.
@@ -124,7 +126,7 @@ impl Source for List {
         self.lines.len()
     }
     fn load(&self, i: usize) -> Result<Image, BadSample> {
-        let image = decode_file(&self.root.join(self.path(i)));
+        let image = decode_file(&self.root.join(self.path(i)), &self.reading);
         image.map(Image::from).map_err(|fault| fault.of(self.name(i)))
     }
     fn label(&self, i: usize) -> Option<u32> {

@@ -6,7 +6,7 @@
 //!   folder.rs  images under a folder                list.rs    paths and labels in a text file
 //!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
-//!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB
+//!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB, as reading.rs says
 //! pixels.rs    decoded images           channels.rs  the images of a source with other channels
 //! bad_samples.rs  images that cannot be used, and why; bad_samples_file.rs  those of a run, on disk
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)
@@ -41,6 +41,7 @@ pub mod masks;
 pub mod normalization;
 pub mod order;
 pub mod pixels;
+pub mod reading;
 pub mod registry;
 mod resize;
 pub mod settings;
@@ -57,5 +58,6 @@ pub use loader_config::LoaderConfig;
 pub use masks::MaskConfig;
 pub use normalization::Normalization;
 pub use pixels::Image;
+pub use reading::Reading;
 pub use registry::open;
 pub use source::{HeldOut, Source, split};

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::data::cifar::{Cifar, Version};
 use crate::data::folder::Folder;
 use crate::data::list::List;
+use crate::data::reading::Reading;
 use crate::data::shapes::Shapes;
 use crate::data::source::Source;
 use crate::data::webdataset::WebDataset;
@@ -18,8 +19,9 @@ const KINDS: &str = "`folder:DIR` (images under DIR, any depth), `list:FILE` (a 
     of it, 1 to 4294967295), `shapes:NxSIZE` (SIZE pixels a side, 16 to 1024) or `shapes:NxSIZExCHANNELS`";
 
 /// Opens the data set that `spec` names: `folder:DIR`, `list:FILE`, `webdataset:PATTERN`, `cifar10:DIR`,
-/// `cifar100:DIR`, `shapes`, `shapes:N`, `shapes:NxSIZE` or `shapes:NxSIZExCHANNELS`.
-pub fn open(spec: &str) -> Result<Arc<dyn Source>> {
+/// `cifar100:DIR`, `shapes`, `shapes:N`, `shapes:NxSIZE` or `shapes:NxSIZExCHANNELS`. Image files are read as
+/// `reading` says.
+pub fn open(spec: &str, reading: &Reading) -> Result<Arc<dyn Source>> {
     let (kind, rest) = match spec.split_once(':') {
         Some((kind, rest)) => (kind, Some(rest)),
         None => (spec, None),
@@ -27,9 +29,9 @@ pub fn open(spec: &str) -> Result<Arc<dyn Source>> {
     Ok(match (kind, rest) {
         ("shapes", rest) => Arc::new(Shapes::from_spec(rest).ok_or_else(|| unknown(spec))?),
         (_, None | Some("")) => return Err(unknown(spec)),
-        ("folder", Some(dir)) => Arc::new(Folder::open(dir)?),
-        ("list", Some(file)) => Arc::new(List::open(file)?),
-        ("webdataset", Some(pattern)) => Arc::new(WebDataset::open(pattern)?),
+        ("folder", Some(dir)) => Arc::new(Folder::open(dir, reading)?),
+        ("list", Some(file)) => Arc::new(List::open(file, reading)?),
+        ("webdataset", Some(pattern)) => Arc::new(WebDataset::open(pattern, reading)?),
         ("cifar10", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar10)?),
         ("cifar100", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar100)?),
         _ => return Err(unknown(spec)),

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Problems, settings};
-use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig, Normalization};
+use crate::data::reading::MAX_PIXELS;
+use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig, Normalization, Reading};
 use crate::error::Result;
 
 /// Batches made ahead by the loader.
@@ -94,6 +95,12 @@ settings! {
         pub held_out: f64 = 0.1,
         /// Most images kept out of training.
         pub held_out_at_most: usize = 10_000,
+        /// Most pixels of an image file; larger ones cannot be used, and are not decoded.
+        pub max_pixels: u64 = MAX_PIXELS,
+        /// Bits that the values of images of more than 8 bits really have: 12 for those of a 12-bit camera in
+        /// 16-bit files. 0 takes for each file what it says itself, or the fewest of 8, 10, 12, 14 and 16 that
+        /// hold its largest value.
+        pub deep_bits: u32 = 0,
         /// Mean of every channel, of values 0 to 1; empty takes ImageNet's, for another number of channels
         /// than three their average.
         pub mean: Vec<f64> = Vec::new(),
@@ -213,6 +220,15 @@ impl Data {
     pub fn check(&self, problems: &mut Problems) {
         problems.within("data.max_bad_fraction", self.max_bad_fraction, 0.0..=1.0, 0.01);
         problems.within("data.held_out", self.held_out, 0.0..=0.9, 0.1);
+        problems.within("data.max_pixels", self.max_pixels, 1..=1 << 40, MAX_PIXELS);
+        problems.demand(self.deep_bits == 0 || (8..=16).contains(&self.deep_bits), "data.deep_bits", || {
+            format!("is {}; it must be 8 to 16, or 0 to go by each file, for example 12", self.deep_bits)
+        });
+    }
+
+    /// How image files are read.
+    pub fn reading(&self) -> Reading {
+        Reading { max_pixels: self.max_pixels, deep_bits: self.deep_bits }
     }
 
     /// What is done to the values of images with so many channels.

@@ -13,6 +13,7 @@ use crate::data::braces::expand;
 use crate::data::decode::decode;
 use crate::data::labels::Labels;
 use crate::data::pixels::Image;
+use crate::data::reading::Reading;
 use crate::data::shard::{Sample, ShardIndex};
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
@@ -25,6 +26,7 @@ pub struct WebDataset {
     samples: Vec<Sample>,
     /// Empty without labels.
     classes: Vec<String>,
+    reading: Reading,
 }
 
 /// A tar file.
@@ -38,7 +40,7 @@ struct Shard {
 
 impl WebDataset {
     /// Indexes the shards that `pattern` names: paths with braces, several of them with `::` between.
-    pub fn open(pattern: &str) -> Result<Self> {
+    pub fn open(pattern: &str, reading: &Reading) -> Result<Self> {
         let mut paths: Vec<PathBuf> = Vec::new();
         for part in pattern.split("::").filter(|part| !part.is_empty()) {
             let names =
@@ -74,7 +76,7 @@ impl WebDataset {
         if !classes.is_empty() {
             samples.iter_mut().for_each(|sample| sample.class = class_of[sample.class as usize]);
         }
-        Ok(Self { pattern: pattern.into(), shards, samples, classes })
+        Ok(Self { pattern: pattern.into(), shards, samples, classes, reading: *reading })
     }
 
     /// The bytes of image `i`. The shard is opened anew: threads share no position, and no handles pile up.
@@ -116,7 +118,7 @@ impl Source for WebDataset {
     }
     fn load(&self, i: usize) -> Result<Image, BadSample> {
         let bytes = self.read(i).map_err(Fault::from);
-        let image = bytes.and_then(|bytes| decode(&bytes));
+        let image = bytes.and_then(|bytes| decode(&bytes, &self.reading));
         image.map(Image::from).map_err(|fault| fault.of(self.name(i)))
     }
     fn label(&self, i: usize) -> Option<u32> {

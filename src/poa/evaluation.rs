@@ -65,7 +65,10 @@ impl Evaluation {
         let e = &settings.evaluation;
         let own = match e.train.is_empty() {
             true => None,
-            false => Some((data::open(&e.train)?, data::open(&e.val)?)),
+            false => {
+                let reading = settings.data.reading();
+                Some((data::open(&e.train, &reading)?, data::open(&e.val, &reading)?))
+            }
         };
         let (train, val) = match (&own, val) {
             (Some((train, val)), _) => (train, val),

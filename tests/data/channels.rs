@@ -9,7 +9,7 @@ use poa_gpu::data::channels::in_channels;
 use poa_gpu::data::normalization::{MEAN, STD};
 use poa_gpu::data::*;
 
-use crate::{folder, picture, save, spec};
+use crate::{folder, open, picture, save, spec};
 
 fn config(channels: usize) -> LoaderConfig {
     let crops = CropConfig {

@@ -4,13 +4,17 @@ use std::path::Path;
 
 use image::DynamicImage;
 use poa_gpu::data::bad_samples::Fault;
-use poa_gpu::data::decode::{decode, decode_file};
+use poa_gpu::data::decode::{self, decode_file};
 use poa_gpu::data::*;
 use safetensors::SafeTensors;
 
-use crate::{folder, picture, save, spec};
+use crate::{folder, open, picture, save, spec};
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/kernels-tests/fixtures/images");
+
+fn decode(bytes: &[u8]) -> Result<image::RgbImage, Fault> {
+    decode::decode(bytes, &Reading::default())
+}
 
 #[test]
 fn every_kind_of_image_has_the_pixels_that_pil_reads() {
@@ -19,7 +23,7 @@ fn every_kind_of_image_has_the_pixels_that_pil_reads() {
     assert!(expected.len() >= 35);
     for (name, want) in expected.tensors() {
         let path = Path::new(FIXTURES).join(&name);
-        let got = decode_file(&path).unwrap_or_else(|e| panic!("{name}: {e:?}"));
+        let got = decode_file(&path, &Reading::default()).unwrap_or_else(|e| panic!("{name}: {e:?}"));
         assert_eq!(want.shape(), [got.height() as usize, got.width() as usize, 3], "{name}");
         let differences: Vec<u8> =
             got.as_raw().iter().zip(want.data()).map(|(a, b)| a.abs_diff(*b)).collect();
@@ -51,8 +55,8 @@ fn what_cannot_be_decoded_is_told_apart() {
     assert_eq!(kind(b""), bad(BadKind::Empty));
     assert_eq!(kind(b"<html>not found</html>"), bad(BadKind::Unsupported));
     let dir = folder("undecodable");
-    assert_eq!(decode_file(&dir.join("nowhere.jpg")).unwrap_err().kind, BadKind::Missing);
-    assert_eq!(decode_file(&dir).unwrap_err().kind, BadKind::Unreadable);
+    assert_eq!(decode_file(&dir.join("nowhere.jpg"), &Reading::default()).unwrap_err().kind, BadKind::Missing);
+    assert_eq!(decode_file(&dir, &Reading::default()).unwrap_err().kind, BadKind::Unreadable);
     for extension in ["png", "jpg", "webp", "bmp", "tif"] {
         let whole = std::fs::read(Path::new(FIXTURES).join(format!("rgb.{extension}"))).unwrap();
         assert!(kind(&whole).is_ok());

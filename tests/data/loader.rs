@@ -7,7 +7,7 @@ use poa_gpu::Error;
 use poa_gpu::data::batch::{GLOBAL, LOCAL};
 use poa_gpu::data::*;
 
-use crate::{folder, picture, save, spec};
+use crate::{folder, open, picture, save, spec};
 
 fn small(batch: usize, threads: usize) -> LoaderConfig {
     let crops = CropConfig {

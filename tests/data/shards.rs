@@ -6,7 +6,7 @@ use poa_gpu::Error;
 use poa_gpu::data::*;
 use tar::{Builder, EntryType, Header};
 
-use crate::{folder, labels, names, picture};
+use crate::{folder, labels, names, open, picture};
 
 fn png(seed: u8) -> Vec<u8> {
     let mut bytes = std::io::Cursor::new(Vec::new());

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use poa_gpu::Error;
 use poa_gpu::data::*;
 
-use crate::{folder, labels, names, picture, save, spec};
+use crate::{folder, labels, names, open, picture, save, spec};
 
 #[test]
 fn a_spec_that_names_nothing_is_a_usage_error() {
