@@ -128,7 +128,9 @@ fn classes_that_lie_apart_are_told_apart() {
 
 #[test]
 fn training_images_follow_from_seed_epoch_and_index() {
-    let images = LabelledImages::new(&open("shapes:40x36", &Reading::default()).unwrap(), 0, &EvaluationView::rgb(32)).unwrap();
+    let images =
+        LabelledImages::new(&open("shapes:40x36", &Reading::default()).unwrap(), 0, &EvaluationView::rgb(32))
+            .unwrap();
     let batches = |seed: u64, batch: usize| {
         let mut all = Vec::new();
         let order = TrainingOrder { batch, batches: 5, seed };

@@ -34,7 +34,9 @@ fn gpu() -> Device {
 }
 
 fn batches(config: &Config) -> impl Iterator<Item = Batch> {
-    let mut loader = Loader::new(data::open("shapes", &data::Reading::default()).unwrap(), config.loader().unwrap()).unwrap();
+    let mut loader =
+        Loader::new(data::open("shapes", &data::Reading::default()).unwrap(), config.loader().unwrap())
+            .unwrap();
     std::iter::from_fn(move || Some(loader.next().unwrap()))
 }
 
@@ -160,7 +162,14 @@ fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome
     };
     let start = Start { resume, ..Start::default() };
     let (plan, text) = (config.plan(), config.to_toml().unwrap());
-    let task = PoaTask::new(config, text, device, data::open("shapes", &data::Reading::default()).unwrap(), run.dir()).unwrap();
+    let task = PoaTask::new(
+        config,
+        text,
+        device,
+        data::open("shapes", &data::Reading::default()).unwrap(),
+        run.dir(),
+    )
+    .unwrap();
     let mut trainer = Trainer::new(task, plan, run, &start).unwrap();
     trainer.stop_after(stop);
     trainer.run(&AtomicBool::new(false)).unwrap()

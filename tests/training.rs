@@ -37,8 +37,14 @@ fn demo(settings: &[&str]) -> Config {
 }
 
 fn task(config: &Config, device: &Device, dir: &Path) -> PoaTask {
-    PoaTask::new(config.clone(), config.to_toml().unwrap(), device, data::open("shapes", &data::Reading::default()).unwrap(), dir)
-        .unwrap()
+    PoaTask::new(
+        config.clone(),
+        config.to_toml().unwrap(),
+        device,
+        data::open("shapes", &data::Reading::default()).unwrap(),
+        dir,
+    )
+    .unwrap()
 }
 
 /// A run that starts, or goes on, in its folder.
@@ -59,7 +65,10 @@ fn lines(path: &Path) -> Vec<serde_json::Value> {
 }
 
 fn batch(config: &Config) -> Batch {
-    Loader::new(data::open("shapes", &data::Reading::default()).unwrap(), config.loader().unwrap()).unwrap().next().unwrap()
+    Loader::new(data::open("shapes", &data::Reading::default()).unwrap(), config.loader().unwrap())
+        .unwrap()
+        .next()
+        .unwrap()
 }
 
 /// Forward and backward of one step.

@@ -43,7 +43,8 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
     let [channels, ..] = shown.shape();
     let (mut views, mut tokens) = (Vec::new(), Vec::new());
     for path in &args.images {
-        let image = decode_file(path, &teacher.config.data.reading()).map_err(|fault| Error::file(path, fault.reason))?;
+        let image = decode_file(path, &teacher.config.data.reading())
+            .map_err(|fault| Error::file(path, fault.reason))?;
         let image = Image::from(image)
             .in_channels(channels)
             .ok_or_else(|| Error::file(path, format!("has 3 channels, and the network takes {channels}")))?;

@@ -55,7 +55,10 @@ fn what_cannot_be_decoded_is_told_apart() {
     assert_eq!(kind(b""), bad(BadKind::Empty));
     assert_eq!(kind(b"<html>not found</html>"), bad(BadKind::Unsupported));
     let dir = folder("undecodable");
-    assert_eq!(decode_file(&dir.join("nowhere.jpg"), &Reading::default()).unwrap_err().kind, BadKind::Missing);
+    assert_eq!(
+        decode_file(&dir.join("nowhere.jpg"), &Reading::default()).unwrap_err().kind,
+        BadKind::Missing
+    );
     assert_eq!(decode_file(&dir, &Reading::default()).unwrap_err().kind, BadKind::Unreadable);
     for extension in ["png", "jpg", "webp", "bmp", "tif"] {
         let whole = std::fs::read(Path::new(FIXTURES).join(format!("rgb.{extension}"))).unwrap();
