@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use poa_gpu::data::batch::WHOLE;
-use poa_gpu::data::{BadKind, BadSample, EvaluationView, Image, Reading, Source, open};
+use poa_gpu::data::{BadKind, BadSample, EvaluationView, HeldOut, Image, Reading, Source, open, split};
 use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
 use poa_gpu::eval::{KnnOptions, LabelledImages, knn_accuracies};
 use poa_gpu::gpu::DeviceChoice;
@@ -195,6 +195,112 @@ fn images_come_in_order_and_unreadable_ones_are_left_out() {
     assert_eq!(failed.len(), 250);
     let error = failed.for_each_batch(|_| Err(poa_gpu::Error::Mismatch("enough".into()))).unwrap_err();
     assert_eq!(error.to_string(), "enough");
+}
+
+/// The first pictures of `shapes` under labels of one's own.
+struct Relabelled {
+    pictures: Arc<dyn Source>,
+    labels: Vec<Option<u32>>,
+    classes: Vec<String>,
+}
+
+impl Relabelled {
+    fn source(labels: &[Option<u32>], classes: &[&str]) -> Arc<dyn Source> {
+        Arc::new(Self {
+            pictures: open("shapes", &Reading::default()).unwrap(),
+            labels: labels.to_vec(),
+            classes: classes.iter().map(ToString::to_string).collect(),
+        })
+    }
+}
+
+impl Source for Relabelled {
+    fn len(&self) -> usize {
+        self.labels.len()
+    }
+    fn load(&self, i: usize) -> Result<Image, BadSample> {
+        self.pictures.load(i)
+    }
+    fn label(&self, i: usize) -> Option<u32> {
+        self.labels[i]
+    }
+    fn classes(&self) -> &[String] {
+        &self.classes
+    }
+    fn name(&self, i: usize) -> String {
+        self.pictures.name(i)
+    }
+    fn describe(&self) -> String {
+        "relabelled".into()
+    }
+}
+
+fn seen(images: &LabelledImages) -> (Vec<usize>, Vec<u32>) {
+    let (mut indices, mut labels) = (Vec::new(), Vec::new());
+    images
+        .for_each_batch(|batch| {
+            indices.extend(batch.indices().unwrap());
+            labels.extend(batch.labels().unwrap());
+            Ok(())
+        })
+        .unwrap();
+    (indices, labels)
+}
+
+#[test]
+fn classes_are_found_by_their_names() {
+    let view = EvaluationView::rgb(32);
+    let images = |source: &Arc<dyn Source>| LabelledImages::new(source, 0, &view).unwrap();
+    let train =
+        images(&Relabelled::source(&[Some(0), Some(1), Some(2), Some(3)], &["7", "ape", "bee", "cat"]));
+    // other numbers, other spellings of a number, and one class without an image
+    let val = Relabelled::source(&[Some(2), Some(1), Some(0), Some(1)], &["007", "bee", "cat"]);
+    let before = images(&val);
+    assert_eq!(seen(&before).1, [2, 1, 0, 1]);
+    let joined = before.joined_to(&train).unwrap();
+    assert_eq!(seen(&joined).1, [3, 2, 0, 2]);
+    assert_eq!((joined.classes(), joined.present().len()), (train.classes(), 3));
+    // one class alone is enough to be classified
+    let one = images(&Relabelled::source(&[Some(0)], &["bee"])).joined_to(&train).unwrap();
+    assert_eq!(seen(&one).1, [2]);
+
+    let labels: Vec<Option<u32>> = (0..6).map(Some).collect();
+    let others = images(&Relabelled::source(&labels, &["ape", "dog", "eel", "fox", "gnu", "8"]));
+    let error = others.joined_to(&train).err().unwrap().to_string();
+    for text in [
+        "5 of its 6 classes are not among the 4 of relabelled",
+        "`dog`, `eel`, `fox`, ...;",
+        "`7`, `ape`, `bee`, ...",
+    ] {
+        assert!(error.contains(text), "{error}");
+    }
+}
+
+#[test]
+fn images_without_a_label_are_trained_on_and_not_evaluated() {
+    let labels: Vec<Option<u32>> = (0..90).map(|i| (i % 3 != 0).then_some(i % 3 / 2)).collect();
+    let source = Relabelled::source(&labels, &["a", "b"]);
+    let images = LabelledImages::new(&source, 0, &EvaluationView::rgb(32)).unwrap();
+    assert_eq!((images.len(), images.unlabelled()), (60, 30));
+    let (indices, classes) = seen(&images);
+    assert!(indices.iter().zip(&classes).all(|(i, class)| labels[*i] == Some(*class)));
+    let few = LabelledImages::new(&source, 7, &EvaluationView::rgb(32)).unwrap();
+    assert!(few.len() == 7 && seen(&few).0.iter().all(|i| labels[*i].is_some()));
+
+    let (train, held_out) = split(source.clone(), HeldOut::default());
+    let held_out = held_out.unwrap();
+    assert_eq!((train.len(), held_out.len()), (84, 6), "a tenth of those with a label");
+    assert!((0..6).all(|i| held_out.label(i).is_some()));
+    assert_eq!((0..84).filter(|i| train.label(*i).is_none()).count(), 30);
+    // one with a label stays, to be learnt from
+    let labels = [None, Some(0), None, Some(1), None];
+    let (train, held_out) =
+        split(Relabelled::source(&labels, &["a", "b"]), HeldOut { fraction: 0.9, at_most: 10 });
+    assert_eq!((train.len(), held_out.unwrap().len()), (4, 1));
+    // of one class there is nothing to find
+    assert!(split(Relabelled::source(&[Some(0); 50], &["a"]), HeldOut::default()).1.is_none());
+    let none = LabelledImages::new(&Relabelled::source(&[None; 3], &[]), 0, &EvaluationView::rgb(32));
+    assert!(none.err().unwrap().to_string().contains("no labels"));
 }
 
 #[test]

@@ -9,11 +9,12 @@ use serde_json::{Value, json};
 use crate::cli::progress::bar;
 use crate::cli::subject::image_size;
 use crate::data;
+use crate::data::labels::first_three;
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, LinearOptions, LinearReport, knn_accuracies, linear_probes};
 use crate::files::durable::replace_file;
 use crate::gpu::DeviceChoice;
-use crate::logging::warn;
+use crate::logging::{info, warn};
 use crate::models::backbone::Cost;
 use crate::models::grid::Network;
 use crate::ops;
@@ -134,7 +135,8 @@ impl Evaluated {
             None => match data::split(train, data::HeldOut::default()) {
                 (train, Some(val)) => (train, val),
                 (train, None) => {
-                    let problem = "has no labels, or too few images to hold some out; give --val SPEC too";
+                    let problem =
+                        "has no labels, one class, or too few images to hold some out; give --val SPEC too";
                     return Err(Error::file(train.describe(), problem));
                 }
             },
@@ -144,23 +146,45 @@ impl Evaluated {
         if let Some(out) = &args.out {
             std::fs::create_dir_all(out).map_err(|e| Error::file(out, format!("cannot be created: {e}")))?;
         }
-        Ok(Self {
-            train: LabelledImages::new(&train, args.train_images, &view)?,
-            val: LabelledImages::new(&val, args.val_images, &view)?,
-            teacher,
-            networks,
-        })
+        let remarks = train.remarks().into_iter();
+        for remark in remarks.chain(args.val.iter().flat_map(|_| val.remarks())) {
+            info(remark);
+        }
+        let train = LabelledImages::new(&train, args.train_images, &view)?;
+        if train.classes().len() < 2 {
+            let problem = "has one class alone; give images of two or more";
+            return Err(Error::file(train.describe(), problem));
+        }
+        let val = LabelledImages::new(&val, args.val_images, &view)?.joined_to(&train)?;
+        Ok(Self { train, val, teacher, networks })
     }
 
     fn introduce(&self) {
         say!("teacher: {} ({} steps)", self.teacher.dir.display(), self.teacher.step);
-        say!("train:   {}, {} images", self.train.describe(), self.train.len());
-        say!(
-            "val:     {}, {} images, {} classes",
-            self.val.describe(),
-            self.val.len(),
-            self.val.classes().len()
-        );
+        for (what, images) in [("train: ", &self.train), ("val:   ", &self.val)] {
+            let unlabelled = match images.unlabelled() {
+                0 => String::new(),
+                count => format!(" ({count} without a label are left out)"),
+            };
+            let (count, classes, all) = (images.len(), images.present().len(), images.classes().len());
+            let of = if classes == all { String::new() } else { format!(" of {all}") };
+            say!("{what}  {}, {count} images{unlabelled}, {classes}{of} classes", images.describe());
+        }
+        let known = self.train.present();
+        let unseen: Vec<&str> = self
+            .val
+            .present()
+            .difference(&known)
+            .filter_map(|class| Some(self.val.classes().get(*class as usize)?.as_str()))
+            .collect();
+        if !unseen.is_empty() {
+            warn(format_args!(
+                "{} classes that are to be found have no image to learn from among the {} that were picked: {}",
+                unseen.len(),
+                self.train.len(),
+                first_three(&unseen)
+            ));
+        }
     }
 
     fn cost(&self, network: Network) -> Cost {
@@ -182,13 +206,19 @@ impl Evaluated {
 
     /// What all results begin with.
     fn about(&self, kind: &str) -> Value {
+        let set = |images: &LabelledImages| {
+            json!({
+                "source": images.describe(), "images": images.len(), "without_label": images.unlabelled(),
+                "classes": images.present().len(),
+            })
+        };
         json!({
             "evaluation": kind,
             "checkpoint": self.teacher.dir,
             "steps": self.teacher.step,
-            "train": { "source": self.train.describe(), "images": self.train.len() },
-            "val": { "source": self.val.describe(), "images": self.val.len() },
-            "classes": self.val.classes().len(),
+            "train": set(&self.train),
+            "val": set(&self.val),
+            "classes": self.val.classes(),
             "size": self.val.size(),
         })
     }

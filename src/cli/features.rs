@@ -9,7 +9,7 @@ use crate::cli::subject::{Subject, SubjectArgs};
 use crate::data;
 use crate::error::Result;
 use crate::eval::export::{ExportOptions, export_features};
-use crate::logging::warn;
+use crate::logging::{info, warn};
 
 /// Arguments of `features`.
 #[derive(Debug, Clone, Args)]
@@ -44,6 +44,7 @@ pub(super) fn run(args: &FeaturesArgs, quiet: bool) -> Result<()> {
     let Subject { teacher, network, size, .. } = args.subject.open()?;
     let source = data::open(&args.data, &teacher.config.data.reading())?;
     let view = teacher.config.evaluation_view(size)?;
+    source.remarks().into_iter().for_each(info);
     let options = ExportOptions { view, patches: args.patches, images: args.images, most: args.most };
     let bad = export_features(teacher.encoder(), network, source, &options, &args.out, &mut bar())?;
     for sample in bad.iter().take(10) {

@@ -63,6 +63,7 @@ impl Assembly {
             });
         }
         let indices: Vec<usize> = self.indices.into_iter().map(AtomicUsize::into_inner).collect();
+        // a batch has labels where all its images have one
         let labels: Option<Vec<u32>> = indices.iter().map(|&i| source.label(i)).collect();
         let batch = Batch::new(config.batch, groups)?.at_step(self.step).with_indices(indices)?;
         match labels {

@@ -60,6 +60,9 @@ impl Source for Converted {
     fn describe(&self) -> String {
         self.source.describe()
     }
+    fn remarks(&self) -> Vec<String> {
+        self.source.remarks()
+    }
     fn own_held_out(&self) -> Option<Arc<dyn Source>> {
         let source = self.source.own_held_out()?;
         Some(Arc::new(Self { source, channels: self.channels }))

@@ -1,10 +1,10 @@
-//! From labels as they are written to classes.
+//! From labels as they are written to classes, and from the classes of one data set to another's.
 
 use std::collections::{BTreeSet, HashMap};
 
 /// The distinct labels of a data set, in the order they are met.
 #[derive(Default)]
-pub(super) struct Labels {
+pub struct Labels {
     numbers: HashMap<String, u32>,
 }
 
@@ -45,4 +45,33 @@ fn classes<T: Ord + ToString>(labels: &[T]) -> (Vec<String>, Vec<u32>) {
     let distinct: Vec<&T> = labels.iter().collect::<BTreeSet<_>>().into_iter().collect();
     let class_of = |label| distinct.partition_point(|known| *known < label) as u32;
     (distinct.iter().map(|label| label.to_string()).collect(), labels.iter().map(class_of).collect())
+}
+
+/// The class among `theirs` of every class of `ours`: the one with the same name, or else with the same whole
+/// number (`007` is `7`). An error holds those that are not there.
+pub fn join<'a>(ours: &'a [String], theirs: &[String]) -> Result<Vec<u32>, Vec<&'a str>> {
+    let mut by_name: HashMap<&str, u32> = HashMap::new();
+    let mut by_number: HashMap<i64, u32> = HashMap::new();
+    for (class, name) in theirs.iter().enumerate() {
+        by_name.entry(name).or_insert(class as u32);
+        if let Ok(number) = name.parse() {
+            by_number.entry(number).or_insert(class as u32);
+        }
+    }
+    let find = |name: &str| {
+        let same_number = || name.parse().ok().and_then(|number: i64| by_number.get(&number));
+        by_name.get(name).or_else(same_number).copied()
+    };
+    let unknown: Vec<&str> = ours.iter().map(String::as_str).filter(|name| find(name).is_none()).collect();
+    match unknown.is_empty() {
+        true => Ok(ours.iter().filter_map(|name| find(name)).collect()),
+        false => Err(unknown),
+    }
+}
+
+/// The first three of some names, as `a`, `b`, `c`, ...
+pub fn first_three<S: AsRef<str>>(names: &[S]) -> String {
+    let mut shown: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", name.as_ref())).collect();
+    shown.extend((names.len() > 3).then(|| "...".into()));
+    shown.join(", ")
 }

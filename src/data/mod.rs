@@ -33,7 +33,7 @@ pub mod cifar;
 mod color;
 pub mod decode;
 pub mod folder;
-mod labels;
+pub mod labels;
 pub mod list;
 pub mod loader;
 pub mod loader_config;

@@ -8,7 +8,7 @@ use crate::data::bad_samples::BadSample;
 use crate::data::pixels::Image;
 use crate::error::{Error, Result};
 
-/// A data set: images by number, with or without labels. Loading the same number always gives the same image.
+/// A data set: images by number, each with or without a label. Loading the same number always gives the same image.
 #[allow(clippy::len_without_is_empty)] // never empty
 pub trait Source: Send + Sync {
     /// The number of images; at least one, at most 2³² − 1.
@@ -19,14 +19,19 @@ pub trait Source: Send + Sync {
     }
     /// Image `i` with [`Source::channels`] values a pixel, at least one pixel.
     fn load(&self, i: usize) -> Result<Image, BadSample>;
-    /// The class of image `i`, an index into [`Source::classes`]. None for all images or for none.
+    /// The class of image `i`, an index into [`Source::classes`]; none for an image without a label.
     fn label(&self, i: usize) -> Option<u32>;
-    /// The names of the classes; empty without labels.
+    /// The names of the classes; empty where no image has a label.
     fn classes(&self) -> &[String];
     /// What image `i` is called in messages, unique within the source (unless that names an image twice).
     fn name(&self, i: usize) -> String;
     /// What the whole source is called in messages.
     fn describe(&self) -> String;
+    /// What a person should know of the source before it is used, a line each: what of it is left out, how many
+    /// images have no label.
+    fn remarks(&self) -> Vec<String> {
+        Vec::new()
+    }
     /// The held-out part, where the source brings its own.
     fn own_held_out(&self) -> Option<Arc<dyn Source>> {
         None
@@ -60,20 +65,26 @@ impl Default for HeldOut {
 
 /// The part to train on and, where there are labels to score with, the part held out of training.
 ///
-/// Some data sets have two parts of their own. Another labelled one gives the images whose names hash lowest,
-/// the same ones wherever its files lie. Without labels everything is for training.
+/// Some data sets have two parts of their own. Another one gives the labelled images whose names hash lowest,
+/// the same ones wherever its files lie; one at least stays, to be learnt from. Where there are no labels, or one
+/// class alone, everything is for training.
 pub fn split(source: Arc<dyn Source>, held_out: HeldOut) -> (Arc<dyn Source>, Option<Arc<dyn Source>>) {
     if let Some(own) = source.own_held_out() {
         return (source, Some(own));
     }
     let len = source.len();
-    let count = ((len as f64 * held_out.fraction) as usize).min(held_out.at_most).min(len.saturating_sub(1));
-    if source.classes().is_empty() || count == 0 {
+    if source.classes().len() < 2 {
+        return (source, None);
+    }
+    let labelled = (0..len).filter(|i| source.label(*i).is_some()).count();
+    let share = (labelled as f64 * held_out.fraction) as usize;
+    let count = share.min(held_out.at_most).min(labelled.saturating_sub(1));
+    if count == 0 {
         return (source, None);
     }
     // The lowest so far: with millions of images a list of all hashes would outweigh the source itself.
     let mut lowest: BinaryHeap<(u64, u32)> = BinaryHeap::with_capacity(count + 1);
-    for i in 0..len {
+    for i in (0..len).filter(|i| source.label(*i).is_some()) {
         lowest.push((hash(&source.name(i)), i as u32));
         if lowest.len() > count {
             lowest.pop();
@@ -128,5 +139,8 @@ impl Source for Subset {
     }
     fn describe(&self) -> String {
         self.source.describe()
+    }
+    fn remarks(&self) -> Vec<String> {
+        self.source.remarks()
     }
 }

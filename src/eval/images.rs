@@ -2,7 +2,7 @@
 //! all held in memory, unless they are few.
 
 use std::cell::OnceCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use crate::data::augment::{Scratch, apply_into};
 use crate::data::batch::{Batch, CropGroup, WHOLE};
 use crate::data::channels::in_channels;
+use crate::data::labels::{first_three, join};
 use crate::data::order::{Order, Pick};
 use crate::data::{
     BadSample, BlurProbabilities, Crop, CropConfig, EvaluationView, Image, Source, View, draw,
@@ -43,16 +44,18 @@ pub struct TrainingOrder {
     pub seed: u64,
 }
 
-/// Some images of a labelled source, the same ones every time.
+/// Some labelled images of a source, the same ones every time.
 pub struct LabelledImages {
     decoder: Decoder,
     picked: Vec<u32>,
+    unlabelled: usize,
     kept: OnceCell<Vec<Batch>>,
 }
 
 impl LabelledImages {
-    /// At most `most` random images of a source (0 for all), shown as `view` does. Images of another number
-    /// of channels are brought to its, or are an error.
+    /// At most `most` random images of a source (0 for all), shown as `view` does. Images without a label are
+    /// left out; a source without any label is an error. Images of another number of channels are brought to its,
+    /// or are an error.
     pub fn new(source: &Arc<dyn Source>, most: usize, view: &EvaluationView) -> Result<Self> {
         let source = in_channels(source.clone(), view.normalization.channels())?;
         if source.classes().is_empty() {
@@ -61,12 +64,39 @@ impl LabelledImages {
                 "has no labels to evaluate with (classes are the parent folders, where there are several)",
             ));
         }
-        let count = if most == 0 { source.len() } else { most.min(source.len()) };
-        let picked = sample(&mut ChaCha8Rng::seed_from_u64(0), source.len(), count);
-        let mut picked: Vec<u32> = picked.into_iter().map(|i| i as u32).collect();
+        let labelled: Vec<u32> =
+            (0..source.len()).filter(|i| source.label(*i).is_some()).map(|i| i as u32).collect();
+        let count = if most == 0 { labelled.len() } else { most.min(labelled.len()) };
+        let picked = sample(&mut ChaCha8Rng::seed_from_u64(0), labelled.len(), count);
+        let mut picked: Vec<u32> = picked.into_iter().map(|i| labelled[i]).collect();
         picked.sort_unstable();
-        let decoder = Decoder { source, view: view.clone(), bad: Mutex::default() };
-        Ok(Self { decoder, picked, kept: OnceCell::new() })
+        let unlabelled = source.len() - labelled.len();
+        let decoder = Decoder { source, view: view.clone(), joined: None, bad: Mutex::default() };
+        Ok(Self { decoder, picked, unlabelled, kept: OnceCell::new() })
+    }
+
+    /// The same images with the classes of `others`, found by their names. A class that `others` do not have is
+    /// an error; that some of theirs have no image here is none.
+    pub fn joined_to(mut self, others: &Self) -> Result<Self> {
+        let problem = match join(self.classes(), others.classes()) {
+            Ok(class_of) => {
+                let names = others.classes().to_vec();
+                self.decoder.joined = Some(Joined { class_of, names });
+                self.kept = OnceCell::new();
+                return Ok(self);
+            }
+            Err(unknown) => format!(
+                "{} of its {} classes are not among the {} of {}: {}; there they are {}. Classes are found by their \
+                 names",
+                unknown.len(),
+                self.classes().len(),
+                others.classes().len(),
+                others.describe(),
+                first_three(&unknown),
+                first_three(others.classes()),
+            ),
+        };
+        Err(Error::file(self.describe(), problem))
     }
 
     /// Number of images, with those that turn out to be unreadable.
@@ -84,9 +114,22 @@ impl LabelledImages {
         self.decoder.view.size
     }
 
+    /// Images of the source that are left out for want of a label.
+    pub fn unlabelled(&self) -> usize {
+        self.unlabelled
+    }
+
     /// The names of the classes.
     pub fn classes(&self) -> &[String] {
-        self.decoder.source.classes()
+        match &self.decoder.joined {
+            Some(joined) => &joined.names,
+            None => self.decoder.source.classes(),
+        }
+    }
+
+    /// The classes that the images have, by number: with few images not all that there are.
+    pub fn present(&self) -> BTreeSet<u32> {
+        self.picked.iter().filter_map(|i| self.decoder.label(*i as usize)).collect()
     }
 
     /// What the source is called in messages.
@@ -113,6 +156,9 @@ impl LabelledImages {
         let view = |image: &Image, _: &u32, _: &mut Scratch| decoder.view.of(image);
         let decode = |i: usize| decoder.decode(batches[i], |index| *index as usize, view);
         decoder.ahead(batches.len(), decode, |batch| {
+            if batch.images() == 0 {
+                return Ok(()); // not one of them is readable
+            }
             readable += batch.images();
             take(&batch)?;
             kept.extend(keep.then_some(batch));
@@ -168,16 +214,32 @@ impl LabelledImages {
     }
 }
 
+/// The classes of other images, and which of them each class of the source is.
+struct Joined {
+    class_of: Vec<u32>,
+    names: Vec<String>,
+}
+
 /// What the decoding threads share.
 struct Decoder {
     source: Arc<dyn Source>,
     view: EvaluationView,
+    joined: Option<Joined>,
     bad: Mutex<BTreeMap<usize, BadSample>>,
 }
 
 impl Decoder {
     fn nothing(&self) -> Error {
         Error::file(self.source.describe(), "has no readable labelled image to evaluate on; check the files")
+    }
+
+    /// The class of image `i`.
+    fn label(&self, i: usize) -> Option<u32> {
+        let own = self.source.label(i)?;
+        match &self.joined {
+            Some(joined) => joined.class_of.get(own as usize).copied(),
+            None => Some(own),
+        }
     }
 
     /// The images that `picks` name (`index` says which), as `view` shows them, without the unreadable ones.
@@ -191,7 +253,7 @@ impl Decoder {
             .par_iter()
             .map_init(Scratch::default, |scratch, pick| {
                 let i = index(pick);
-                Some((i, self.source.label(i)?, view(&self.load(i)?, pick, scratch)))
+                Some((i, self.label(i)?, view(&self.load(i)?, pick, scratch)))
             })
             .collect();
         let (mut indices, mut labels, mut pixels) = (Vec::new(), Vec::new(), Vec::new());

@@ -54,14 +54,14 @@ pub struct Evaluation {
 
 impl Evaluation {
     /// Prepares the evaluation that settings ask for: on data sets of its own, or on the training images and
-    /// those held out of them; its chart goes to `plot`, without an extension. `None` where there are no
-    /// labels.
+    /// those held out of them; its chart goes to `plot`, without an extension. Where there is nothing to evaluate
+    /// with, the text says why.
     pub fn prepare(
         settings: &Settings,
         model: &PoaModel,
         (train, val): (&Arc<dyn Source>, Option<&Arc<dyn Source>>),
         plot: PathBuf,
-    ) -> Result<Option<Self>> {
+    ) -> Result<Result<Self, String>> {
         let e = &settings.evaluation;
         let own = match e.train.is_empty() {
             true => None,
@@ -73,13 +73,14 @@ impl Evaluation {
         let (train, val) = match (&own, val) {
             (Some((train, val)), _) => (train, val),
             (None, Some(val)) => (train, val),
-            (None, None) => return Ok(None),
+            (None, None) => return Ok(Err(why_not(train, settings))),
         };
-        if train.classes().len() < 2 {
-            return match own {
-                Some(_) => Err(Error::config("evaluation.train", "names images without labels")),
-                None => Ok(None),
+        if own.is_some() && train.classes().len() < 2 {
+            let problem = match train.classes() {
+                [] => "names images without labels".to_string(),
+                all => format!("names images of one class alone (`{}`); give two or more", all.join("")),
             };
+            return Err(Error::config("evaluation.train", problem));
         }
         let mut networks = Vec::new();
         for name in &e.networks {
@@ -89,9 +90,12 @@ impl Evaluation {
             }
         }
         let view = settings.evaluation_view(settings.crops.global_crops_size)?;
-        Ok(Some(Self {
-            train: LabelledImages::new(train, e.train_images, &view)?,
-            val: LabelledImages::new(val, e.val_images, &view)?,
+        let train = LabelledImages::new(train, e.train_images, &view)?;
+        let val = LabelledImages::new(val, e.val_images, &view).and_then(|val| val.joined_to(&train));
+        let val = val.map_err(|e| if own.is_some() { e.during("evaluation.val") } else { e })?;
+        Ok(Ok(Self {
+            train,
+            val,
             networks,
             options: KnnOptions { ks: e.k.clone(), temperature: e.temperature, ..KnnOptions::default() },
             history: Vec::new(),
@@ -144,6 +148,20 @@ impl Evaluation {
         Ok(())
     }
 
+    /// What a person should know of the images beside their number.
+    pub fn remarks(&self) -> Vec<String> {
+        let mut all = Vec::new();
+        let images = self.train.len();
+        let most = self.options.ks.iter().filter(|k| **k > images).max();
+        all.extend(most.map(|k| {
+            format!(
+                "evaluation.k has {k}, and {images} images vote (evaluation.train_images, or all with labels there are): \
+                 a larger k counts as {images}"
+            )
+        }));
+        all
+    }
+
     fn draw(&self) -> Result<()> {
         let mut series: Vec<(String, Vec<(f64, f64)>)> = Vec::new();
         for point in &self.history {
@@ -170,5 +188,19 @@ impl Evaluation {
                 Some(KnnGain { network, k, before: at(0, &name)?, after: at(done, &name)? })
             })
             .collect()
+    }
+}
+
+/// Why there is nothing to evaluate with where no images were held out.
+fn why_not(source: &Arc<dyn Source>, settings: &Settings) -> String {
+    match source.classes() {
+        [] => "no labels: k-NN is left out (classes are the parent folders, where there are several)".into(),
+        [one] => format!("one class alone (`{one}`): k-NN is left out"),
+        _ => format!(
+            "no images are held out of {} with data.held_out = {}, data.held_out_at_most = {}: k-NN is left out",
+            source.len(),
+            settings.data.held_out,
+            settings.data.held_out_at_most
+        ),
     }
 }

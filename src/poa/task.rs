@@ -38,7 +38,8 @@ pub struct PoaTask {
     teacher_schedules: TeacherSchedules,
     draws: DrawCycle,
     health: HealthMonitor,
-    evaluation: Option<Evaluation>,
+    /// Or why there is none.
+    evaluation: Result<Evaluation, String>,
     bad: BadSamplesFile,
 }
 
@@ -73,7 +74,7 @@ impl PoaTask {
 
     /// k-NN accuracies before training and after `done` steps, where there are labels.
     pub fn gains(&self, done: usize) -> Vec<KnnGain> {
-        self.evaluation.as_ref().map_or_else(Vec::new, |e| e.gains(done))
+        self.evaluation.as_ref().map_or_else(|_| Vec::new(), |e| e.gains(done))
     }
 
     fn network(&self, step: usize) -> Result<Network> {
@@ -132,12 +133,22 @@ impl Task for PoaTask {
         reports.note(&format!("data: {}, {} images to train on", source.describe(), source.len()));
         let parameters = self.model.student.values().layout().elements();
         reports.note(&format!("{networks} sub-networks; {parameters} parameters"));
+        source.remarks().iter().for_each(|remark| reports.say(remark));
         match &mut self.evaluation {
-            Some(evaluation) if start.resumed => evaluation.resume(&start.folder.metrics()),
-            Some(_) => {}
-            None => reports.note(
-                "no labels: k-NN is left out (classes are the parent folders, where there are several)",
-            ),
+            Ok(evaluation) => {
+                evaluation.remarks().iter().for_each(|remark| reports.say(remark));
+                if start.resumed {
+                    evaluation.resume(&start.folder.metrics());
+                }
+            }
+            Err(why) => reports.say(why),
+        }
+        let (images, batch) = (self.source.len(), self.settings.loading.batch_size_per_gpu);
+        if batch > images {
+            reports.warn(&format!(
+                "train.batch_size_per_gpu is {batch}, and there are {images} images to train on: a batch has the same \
+                 image more than once"
+            ));
         }
         let config = LoaderConfig { start_step: start.batches, ..self.settings.loader()? };
         self.loader = Some(Loader::new(self.source.clone(), config)?);
@@ -194,7 +205,7 @@ impl Task for PoaTask {
     }
 
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
-        let Some(evaluation) = &mut self.evaluation else { return Ok(false) };
+        let Ok(evaluation) = &mut self.evaluation else { return Ok(false) };
         evaluation.run(&self.model, done, reports)?;
         Ok(true)
     }
