@@ -1,4 +1,4 @@
-//! Images under a folder, at any depth. The class of an image is the name of the folder it lies in.
+//! Images under a folder, at any depth. The class of an image is the name of the sub-folder it lies in.
 
 use std::collections::BTreeSet;
 use std::ffi::OsStr;
@@ -10,17 +10,17 @@ use crate::data::bad_samples::BadSample;
 use crate::data::decode::{EXTENSIONS, decode_file, is_image_extension};
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
-use crate::data::source::{Source, check_count};
+use crate::data::source::{Source, check_count, shown_path};
 use crate::error::{Error, Result};
 
 /// All images under a folder, in the order of their paths.
 pub struct Folder {
     root: PathBuf,
     /// The folders that hold images, relative to the root, with their class.
-    dirs: Vec<(PathBuf, u32)>,
+    dirs: Vec<(PathBuf, Option<u32>)>,
     /// Per image its folder and its file name: some 60 bytes an image.
     files: Vec<(u32, Box<OsStr>)>,
-    /// Empty where all images have the same parent name.
+    /// Empty where all images lie right under the root.
     classes: Vec<String>,
     reading: Reading,
 }
@@ -67,7 +67,7 @@ impl Folder {
         }
         check_count(files.len(), root)?;
         files.shrink_to_fit();
-        let (dirs, classes) = classify(root, dirs);
+        let (dirs, classes) = classify(dirs);
         Ok(Self { root: root.to_path_buf(), dirs, files, classes, reading: *reading })
     }
 
@@ -85,36 +85,29 @@ impl Source for Folder {
     fn load(&self, i: usize) -> Result<Image, BadSample> {
         let relative = self.relative(i);
         let image = decode_file(&self.root.join(&relative), &self.reading);
-        image.map(Image::from).map_err(|fault| fault.of(relative.display().to_string()))
+        image.map(Image::from).map_err(|fault| fault.of(shown_path(&relative)))
     }
     fn label(&self, i: usize) -> Option<u32> {
-        (!self.classes.is_empty()).then(|| self.dirs[self.files[i].0 as usize].1)
+        self.dirs[self.files[i].0 as usize].1
     }
     fn classes(&self) -> &[String] {
         &self.classes
     }
     fn name(&self, i: usize) -> String {
-        self.relative(i).display().to_string()
+        shown_path(&self.relative(i))
     }
     fn describe(&self) -> String {
-        format!("folder:{}", self.root.display())
+        format!("folder:{}", shown_path(&self.root))
     }
 }
 
-/// Gives every folder its class: the sorted distinct names, if there are several.
-fn classify(root: &Path, dirs: Vec<PathBuf>) -> (Vec<(PathBuf, u32)>, Vec<String>) {
-    let root_name =
-        || root.canonicalize().ok().and_then(|p| Some(p.file_name()?.to_string_lossy().into_owned()));
-    let class_of = |dir: &Path| match dir.file_name() {
-        Some(name) => name.to_string_lossy().into_owned(),
-        None => root_name().unwrap_or_default(), // images right under the root
-    };
-    let names: Vec<String> = dirs.iter().map(|d| class_of(d)).collect();
-    let mut classes: Vec<String> = names.iter().collect::<BTreeSet<_>>().into_iter().cloned().collect();
-    let labels: Vec<u32> = names.iter().map(|n| classes.partition_point(|c| c < n) as u32).collect();
-    if classes.len() < 2 {
-        classes.clear();
-    }
+/// Gives every folder its class, by the sorted distinct names. Images right under the root have none.
+fn classify(dirs: Vec<PathBuf>) -> (Vec<(PathBuf, Option<u32>)>, Vec<String>) {
+    let names: Vec<Option<String>> =
+        dirs.iter().map(|dir| Some(dir.file_name()?.to_string_lossy().into_owned())).collect();
+    let classes: Vec<String> = names.iter().flatten().collect::<BTreeSet<_>>().into_iter().cloned().collect();
+    let class_of = |name: &String| classes.partition_point(|class| class < name) as u32;
+    let labels: Vec<Option<u32>> = names.iter().map(|name| name.as_ref().map(class_of)).collect();
     (dirs.into_iter().zip(labels).collect(), classes)
 }
 

@@ -75,3 +75,15 @@ pub fn first_three<S: AsRef<str>>(names: &[S]) -> String {
     shown.extend((names.len() > 3).then(|| "...".into()));
     shown.join(", ")
 }
+
+/// What a person should know of a data set of which some images have no label; `first` are the first of them.
+pub(super) fn unlabelled_remark(count: usize, of: usize, first: &[String]) -> Option<String> {
+    let some = (1..of).contains(&count);
+    some.then(|| {
+        format!(
+            "{count} of {of} images have no label ({}{}): they are trained on, and left out where labels are needed",
+            first.join(", "),
+            if count > first.len() { ", ..." } else { "" }
+        )
+    })
+}

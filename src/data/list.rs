@@ -1,123 +1,137 @@
-//! Images named in a text file, with or without labels.
-//!
-//! A line is `PATH` or `PATH LABEL`; paths are relative to the folder the file lies in. The separator is a
-//! tab; in a line without one, the white space or comma behind the last image extension (`.jpg`, ...), so
-//! that paths and labels may hold spaces; in a line without an image extension, the white space or comma
-//! before a whole number at its end. Labels are whole numbers or names. Empty lines and lines that start with
-//! `#` are skipped.
+//! Images named in a text file, with or without labels; [`crate::data::list_text`] says how it is written. Paths
+//! are relative to the folder the file lies in.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use crate::data::bad_samples::BadSample;
-use crate::data::decode::{decode_file, is_image_extension};
-use crate::data::labels::Labels;
+use crate::data::bad_samples::{BadKind, BadSample};
+use crate::data::decode::decode_file;
+use crate::data::labels::unlabelled_remark;
+use crate::data::list_text::Lines;
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
-use crate::data::source::{Source, check_count};
+use crate::data::source::{Source, check_count, shown_path};
 use crate::error::{Error, Result};
+
+/// So many files are looked for when a list is opened: where none is there, it is the list that is wrong.
+const LOOKED_FOR: usize = 100;
 
 /// The images of a list, in its order.
 pub struct List {
     file: PathBuf,
     /// The folder that paths are relative to.
     root: PathBuf,
-    text: String,
-    /// Per image 16 bytes beside the text.
-    lines: Vec<Line>,
+    /// Per image 16 bytes beside its path.
+    lines: Lines,
     /// Empty where no line has a label.
     classes: Vec<String>,
     reading: Reading,
 }
 
-/// Where the path of an image stands in the text, bytes, and its class.
-struct Line {
-    start: usize,
-    len: u32,
-    class: u32,
-}
-
 impl List {
-    /// Reads the list `file`; the images themselves are not looked at.
+    /// Reads the list `file`, and looks whether there is any of the first images.
     pub fn open(file: impl AsRef<Path>, reading: &Reading) -> Result<Self> {
         let file = file.as_ref();
-        let text = std::fs::read_to_string(file).map_err(|e| {
-            let problem = match e.kind() {
-                ErrorKind::NotFound => {
-                    "no such list; give a text file with the path of an image a line".into()
-                }
-                ErrorKind::InvalidData => {
-                    "is not UTF-8 text; give a text file with the path of an image a line".into()
-                }
-                _ => format!("cannot be read: {e}; give a text file with the path of an image a line"),
-            };
-            Error::file(file, problem)
+        let what = "give a text file with the path of an image a line";
+        let fail = |problem: String| Error::file(file, problem);
+        let text = match std::fs::metadata(file) {
+            Ok(meta) if !meta.is_file() => return Err(fail(format!("is not a file; {what}"))),
+            Ok(_) => std::fs::read(file),
+            Err(e) => Err(e),
+        };
+        let text = text.map_err(|e| match e.kind() {
+            ErrorKind::NotFound => fail(format!("no such list; {what}")),
+            _ => fail(format!("cannot be read: {e}; {what}")),
         })?;
-        let (mut lines, mut labels) = (Vec::new(), Labels::default());
-        let (mut labelled, mut unlabelled) = (None, None);
-        for (number, line) in text.lines().enumerate() {
-            let line = line.trim_start_matches('\u{feff}').trim_ascii();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let (path, label) = split_label(line);
-            let class = match label {
-                Some(label) => labels.number(label),
-                None => 0,
-            };
-            let seen = if label.is_some() { &mut labelled } else { &mut unlabelled };
-            seen.get_or_insert(number + 1);
-            // Lines are parts of the text, so the distance of the two is where the path starts.
-            let start = path.as_ptr() as usize - text.as_ptr() as usize;
-            lines.push(Line { start, len: path.len() as u32, class });
-        }
-        if let (Some(with), Some(without)) = (labelled, unlabelled) {
-            let problem =
-                format!("line {without} has no label, but line {with} has one; label all lines or none");
-            return Err(Error::file(file, problem));
-        }
-        if lines.is_empty() {
-            return Err(Error::file(file, "names no images; give the path of an image a line"));
+        let mut lines = Lines::read(&text).map_err(fail)?;
+        if lines.len() == 0 {
+            return Err(fail("names no images; give the path of an image a line".into()));
         }
         check_count(lines.len(), file)?;
-        lines.shrink_to_fit();
-        let (classes, class_of) = labels.into_classes();
-        if labelled.is_some() {
-            lines.iter_mut().for_each(|line| line.class = class_of[line.class as usize]);
-        }
+        let (classes, class_of) = std::mem::take(&mut lines.labels).into_classes();
+        lines.labels_of.iter_mut().flatten().for_each(|class| *class = class_of[*class as usize]);
+        let unlabelled = lines.labels_of.iter().filter(|class| class.is_none()).count();
+        let first: Vec<String> = lines.unlabelled.iter().map(|line| format!("line {line}")).collect();
+        lines.remarks.extend(unlabelled_remark(unlabelled, lines.len(), &first));
         let root = file.parent().unwrap_or(Path::new("")).to_path_buf();
-        Ok(Self { file: file.to_path_buf(), root, text, lines, classes, reading: *reading })
+        let list = Self { file: file.to_path_buf(), root, lines, classes, reading: *reading };
+        list.look()?;
+        Ok(list)
     }
 
     /// The path of image `i` as it is written.
-    fn path(&self, i: usize) -> &str {
-        let line = &self.lines[i];
-        &self.text[line.start..line.start + line.len as usize]
+    fn path(&self, i: usize) -> &Path {
+        path_of(self.lines.path(i))
+    }
+
+    /// Fails where none of the first images is there.
+    fn look(&self) -> Result<()> {
+        let count = self.len().min(LOOKED_FOR);
+        if (0..count).any(|i| !is_missing(&self.root.join(self.path(i)))) {
+            return Ok(());
+        }
+        let first = self.name(0);
+        let relative = match self.path(0).is_relative() {
+            true => {
+                let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
+                let root = root.canonicalize().unwrap_or(root.to_path_buf());
+                format!("; paths are taken relative to the folder of the list, {}", shown_path(&root))
+            }
+            false => String::new(),
+        };
+        let hint = oddity(&first).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let problem = match count {
+            1 => format!("the image that it begins with is not there (`{first}`){relative}{hint}"),
+            _ => format!(
+                "none of the {count} images that it begins with is there, such as `{first}`{relative}{hint}"
+            ),
+        };
+        Err(Error::file(&self.file, problem))
     }
 }
 
-/// The path and the label of a line, as the head of this file says.
-fn split_label(line: &str) -> (&str, Option<&str>) {
-    let separates = |c: char| c == ',' || c.is_ascii_whitespace();
-    let is_image = |path: &str| Path::new(path).extension().is_some_and(is_image_extension);
-    if let Some((path, label)) = line.rsplit_once('\t') {
-        return (path.trim_ascii_end(), Some(label.trim_ascii()));
-    }
-    if is_image(line) {
-        return (line, None);
-    }
-    for (at, _) in line.rmatch_indices(separates) {
-        let path = line[..at].trim_ascii_end();
-        if is_image(path) {
-            let label = line[at + 1..].trim_ascii();
-            return (path, (!label.is_empty()).then_some(label));
-        }
-    }
-    match line.rsplit_once(separates) {
-        Some((path, label)) if label.parse::<i64>().is_ok() => {
-            (path.trim_end_matches(separates), Some(label))
-        }
-        _ => (line, None),
+#[cfg(unix)]
+fn path_of(bytes: &[u8]) -> &Path {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes))
+}
+
+#[cfg(not(unix))]
+fn path_of(bytes: &[u8]) -> &Path {
+    // the lines were checked when they were read
+    Path::new(std::str::from_utf8(bytes).unwrap_or_default())
+}
+
+/// Whether there can be no such file. One that cannot be looked at may be there.
+fn is_missing(path: &Path) -> bool {
+    let kind = std::fs::metadata(path).err().map(|e| e.kind());
+    matches!(
+        kind,
+        Some(
+            ErrorKind::NotFound
+                | ErrorKind::NotADirectory
+                | ErrorKind::InvalidFilename
+                | ErrorKind::InvalidInput
+        )
+    )
+}
+
+/// What may be wrong with a path that leads nowhere.
+fn oddity(path: &str) -> Option<&'static str> {
+    if path.starts_with("~") {
+        Some("`~` does not stand for the home folder here: write it out")
+    } else if path.starts_with("file:") {
+        Some("`file:` begins an address: write the path alone")
+    } else if path.contains("://") {
+        Some("addresses are not read: give files of this machine")
+    } else if cfg!(unix) && path.contains('\\') {
+        Some("a backslash does not part folders here: write `/`")
+    } else if path.starts_with('\'') {
+        Some("`'` is taken for a part of the name: write \" or nothing")
+    } else if path.contains([',', ';']) {
+        Some("if it holds several columns, let the first line name them, as in `path,label`")
+    } else {
+        None
     }
 }
 
@@ -127,18 +141,27 @@ impl Source for List {
     }
     fn load(&self, i: usize) -> Result<Image, BadSample> {
         let image = decode_file(&self.root.join(self.path(i)), &self.reading);
-        image.map(Image::from).map_err(|fault| fault.of(self.name(i)))
+        image.map(Image::from).map_err(|mut fault| {
+            let name = self.name(i);
+            if let (BadKind::Missing, Some(hint)) = (fault.kind, oddity(&name)) {
+                fault.reason = format!("{}; {hint}", fault.reason);
+            }
+            fault.of(name)
+        })
     }
     fn label(&self, i: usize) -> Option<u32> {
-        (!self.classes.is_empty()).then(|| self.lines[i].class)
+        self.lines.labels_of[i]
     }
     fn classes(&self) -> &[String] {
         &self.classes
     }
     fn name(&self, i: usize) -> String {
-        self.path(i).into()
+        shown_path(self.path(i))
     }
     fn describe(&self) -> String {
-        format!("list:{}", self.file.display())
+        format!("list:{}", shown_path(&self.file))
+    }
+    fn remarks(&self) -> Vec<String> {
+        self.lines.remarks.clone()
     }
 }

@@ -3,7 +3,7 @@
 //! ```text
 //! source.rs    what a data set is; its train and held-out parts
 //! registry.rs  the kinds: `open("folder:DIR")`, `open("shapes")`, ...
-//!   folder.rs  images under a folder                list.rs    paths and labels in a text file
+//!   folder.rs  images under a folder                list.rs    paths and labels in a text file, as list_text.rs reads it
 //!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
 //!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB, as reading.rs says
@@ -35,6 +35,7 @@ pub mod decode;
 pub mod folder;
 pub mod labels;
 pub mod list;
+mod list_text;
 pub mod loader;
 pub mod loader_config;
 pub mod masks;

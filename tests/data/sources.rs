@@ -71,7 +71,12 @@ fn folders_are_read_in_order_with_the_parents_as_classes() {
     assert_eq!(source.classes(), ["cat", "dog"]);
     let labels: Vec<_> = (0..source.len()).map(|i| source.label(i).unwrap()).collect();
     assert_eq!(labels, [1, 0, 1, 1, 1]);
-    // One parent only: no labels.
+    // Images right under the folder have no label; one sub-folder is one class.
+    save(&dir, "dog/deeper/y.png", picture(8, 6, 9));
+    let partly = open(&spec(&dir.join("dog"))).unwrap();
+    assert_eq!((partly.classes().len(), partly.label(0), partly.label(1)), (1, None, Some(0)));
+    assert!(split(partly, HeldOut { fraction: 0.5, at_most: 9 }).1.is_none());
+    std::fs::remove_dir_all(dir.join("dog/deeper")).unwrap();
     let single = open(&spec(&dir.join("dog"))).unwrap();
     assert_eq!((single.len(), single.classes().len(), single.label(0)), (2, 0, None));
 }
@@ -151,10 +156,22 @@ fn a_list_names_images_relative_to_itself() {
     assert!(split(source, HeldOut::default()).1.is_none());
 }
 
+/// A list with images behind some of its lines, so that it can be opened.
+fn list_of(dir: &Path, images: &[&str], text: impl AsRef<[u8]>) -> std::sync::Arc<dyn Source> {
+    images.iter().for_each(|name| save(dir, name, picture(5, 4, 1)));
+    open(&list(dir, text)).unwrap()
+}
+
+/// The name of every image and its label.
+fn pairs(source: &std::sync::Arc<dyn Source>) -> Vec<(String, Option<&str>)> {
+    let label = |i| source.label(i).map(|class| source.classes()[class as usize].as_str());
+    (0..source.len()).map(|i| (source.name(i), label(i))).collect()
+}
+
 #[test]
 fn a_list_has_labels_behind_its_paths() {
     let dir = folder("list-labels");
-    let open_list = |text: &str| open(&list(&dir, text)).unwrap();
+    let open_list = |text: &str| list_of(&dir, &["a.jpg", "a b.jpg", "0.png"], text);
     // Whole numbers, in the order of numbers; every separator.
     let source = open_list("a b.jpg\t10\nc.JPG 9\nd e.png,2\nf.tif , 2\n07/x y,10\nimages/00017 9\n");
     assert_eq!(source.classes(), ["2", "9", "10"]);
@@ -171,22 +188,159 @@ fn a_list_has_labels_behind_its_paths() {
     let many: String = (0..50).map(|i| format!("{i}.png {}\n", i % 5)).collect();
     let (train, held_out) = split(open_list(&many), HeldOut::default());
     assert_eq!((train.len(), held_out.unwrap().len()), (45, 5));
+    // Quotes around a path, and ends of lines of three systems.
+    let source =
+        open_list("\"a.jpg\",cat\r\n\"b, or \"\"c\"\".jpg\"\tbig dog\r\n\"d.jpg\" \"cat\"\r\n\"e.jpg\"\r\n");
+    let found = [
+        ("a.jpg".into(), Some("cat")),
+        ("b, or \"c\".jpg".into(), Some("big dog")),
+        ("d.jpg".into(), Some("cat")),
+        ("e.jpg".into(), None),
+    ];
+    assert_eq!(pairs(&source), found);
+    assert_eq!(names(&open_list("a.jpg\rb.jpg\r")), ["a.jpg", "b.jpg"]);
+}
+
+#[test]
+fn a_list_may_name_its_columns() {
+    let dir = folder("list-columns");
+    let open_list = |text: &str| list_of(&dir, &["a.jpg", "x/b c.jpg"], text);
+    let expected = [("a.jpg".to_string(), Some("cat")), ("x/b c.jpg".to_string(), Some("dog"))];
+    for text in [
+        "path,label\na.jpg,cat\nx/b c.jpg,dog\n",
+        "\u{feff}Filename,Class\r\na.jpg,cat\r\n\"x/b c.jpg\",dog\r\n",
+        "image_path\tlabel\na.jpg\tcat\nx/b c.jpg\tdog",
+        "label;width;path\ncat;17;a.jpg\ndog;;x/b c.jpg",
+        ",file,class\n0,a.jpg,cat\n1,x/b c.jpg, dog \n",
+        "\tfile_name\tcategory\n0\ta.jpg\tcat\n1\tx/b c.jpg\tdog\n",
+        "# made by hand\n\n \"image path\" , \"target\"\na.jpg, \"cat\"\n# nothing\n \"x/b c.jpg\" ,dog",
+    ] {
+        let source = open_list(text);
+        assert_eq!(pairs(&source), expected, "{text}");
+        assert!(source.remarks().is_empty(), "{:?}", source.remarks());
+    }
+    // A path with separators and quotes, one that looks like a name, labels that are missing.
+    let source = open_list("path,label\n000017,7\n\"a, \"\"b\"\".jpg\",07\nc.jpg,\na.jpg\n");
+    let found = [
+        ("000017".into(), Some("7")),
+        ("a, \"b\".jpg".into(), Some("7")),
+        ("c.jpg".into(), None),
+        ("a.jpg".into(), None),
+    ];
+    assert_eq!(pairs(&source), found);
+    assert_eq!(source.remarks().len(), 1);
+    assert!(source.remarks()[0].starts_with("2 of 4 images have no label (line 4, line 5):"));
+    // One column has no separators; without labels that is said where there are others.
+    assert_eq!(names(&open_list("filename\na.jpg\nb, c.jpg 3\n")), ["a.jpg", "b, c.jpg 3"]);
+    let source = open_list("path,width\na.jpg,3\n");
+    assert!(
+        source.classes().is_empty() && source.remarks()[0].contains("no column of labels (label, class,")
+    );
+}
+
+#[test]
+fn a_list_may_be_partly_labelled() {
+    let dir = folder("list-partly");
+    let source = list_of(&dir, &["a.jpg"], "# x\na.jpg 3\nb.jpg 4\n\nc.jpg\nd.jpg\t\n");
+    assert_eq!(source.classes(), ["3", "4"]);
+    assert_eq!((0..4).map(|i| source.label(i)).collect::<Vec<_>>(), [Some(0), Some(1), None, None]);
+    assert!(source.remarks()[0].contains("2 of 4 images have no label (line 5, line 6)"));
+    assert!(list_of(&dir, &[], "a.jpg\nb.jpg\n").remarks().is_empty());
 }
 
 #[test]
 fn a_bad_list_is_an_error_that_names_the_line() {
     let dir = folder("list-bad");
-    let message = |text: &[u8]| open(&list(&dir, text)).err().unwrap().to_string();
-    assert!(message(b"# x\na.jpg 3\nb.jpg 4\n\nc.jpg\n").contains("line 5 has no label, but line 2 has one"));
-    assert!(message(b"a.jpg\nb.jpg\tcat\n").contains("line 1 has no label, but line 2 has one"));
-    assert!(message(b"# nothing\n\n").contains("names no images"));
-    assert!(message(b"caf\xe9.jpg\n").contains("UTF-8"));
+    save(&dir, "a.jpg", picture(5, 4, 1));
+    let message = |text: &[u8]| {
+        let message = open(&list(&dir, text)).err().unwrap().to_string();
+        assert!(message.contains("list.txt: ") && !message.contains('\n'), "{message}");
+        message
+    };
+    for (text, words) in [
+        (&b"# nothing\n\n"[..], "names no images"),
+        (b"path,label\n", "names no images"),
+        (b"\xff\xfea\0.\0j\0p\0g\0", "is UTF-16 text; save it as UTF-8"),
+        (b"a\0.\0j\0p\0g\0", "holds zero bytes"),
+        (b"id,breed\na.jpg,cat\n", "line 1 (`id,breed`) seems to name columns"),
+        (b"a.jpg\t3\t4\n", "1 of its 1 lines cannot be read: line 1 (`a.jpg\\t3\\t4`) has 3 columns"),
+        (b"cat\ta.jpg\n", "has the path behind the label"),
+        (b"path,label\na,b.jpg,cat\n", "has 3 fields, and the first line names 2 columns"),
+        (b"path,label\n\"a.jpg,cat\n", "has a quote that is not closed"),
+        (b"path,label\n\"a\".jpg,cat\n", "has text behind a closing quote"),
+        (b"path,label\n,cat\n", "names no image"),
+        (b"a.jpg \xe9\n", "has a label that is not UTF-8"),
+    ] {
+        let message = message(text);
+        assert!(message.contains(words), "{message}");
+    }
+    // The first three of many.
+    let text: String = (0..20).map(|i| if i % 2 == 0 { "a.jpg 1\n" } else { "\"a.jpg 1\n" }).collect();
+    let message = message(text.as_bytes());
+    let named = ["10 of its 20 lines", "line 2 (", "line 4 (", "line 6 ("];
+    assert!(named.iter().all(|part| message.contains(part)) && !message.contains("line 8"), "{message}");
+
     let missing = format!("list:{}", dir.join("nowhere.txt").display());
     assert!(open(&missing).err().unwrap().to_string().contains("no such list"));
+    assert!(open(&format!("list:{}", dir.display())).err().unwrap().to_string().contains("is not a file"));
     // What is not there is found when it is read.
-    let source = open(&list(&dir, "gone.jpg")).unwrap();
-    let bad = source.load(0).unwrap_err();
+    let source = open(&list(&dir, "a.jpg\ngone.jpg\n~/b.jpg")).unwrap();
+    let bad = source.load(1).unwrap_err();
     assert_eq!((bad.name.as_str(), bad.kind), ("gone.jpg", BadKind::Missing));
+    assert!(source.load(2).unwrap_err().reason.contains("`~` does not stand for the home folder"));
+}
+
+#[test]
+fn a_list_of_files_that_are_elsewhere_says_where_they_were_looked_for() {
+    let dir = folder("list-elsewhere");
+    let message = |text: &str| open(&list(&dir, text)).err().unwrap().to_string();
+    let many: String = (0..200).map(|i| format!("images/{i}.jpg {i}\n")).collect();
+    let error = message(&many);
+    let place = dir.canonicalize().unwrap();
+    for text in [
+        "none of the 100 images",
+        "`images/0.jpg`",
+        "relative to the folder of the list",
+        place.to_str().unwrap(),
+    ] {
+        assert!(error.contains(text), "{error}");
+    }
+    for (text, words) in [
+        ("~/a.jpg", "write it out"),
+        ("file:///a.jpg", "write the path alone"),
+        ("https://example.org/a.jpg\n", "addresses are not read"),
+        ("'a.jpg'\n", "part of the name"),
+        ("cat,a.jpg\n", "let the first line name them"),
+        ("/nowhere/a.jpg", "is not there (`/nowhere/a.jpg`)"),
+    ] {
+        let error = message(text);
+        assert!(error.contains(words) && !error.contains('\n'), "{error}");
+    }
+    assert!(!message("/nowhere/a.jpg").contains("relative"));
+    #[cfg(unix)]
+    assert!(message("images\\a.jpg").contains("a backslash does not part folders"));
+    // One of the first hundred is enough.
+    save(&dir, "images/99.jpg", picture(5, 4, 1));
+    assert_eq!(open(&list(&dir, many)).unwrap().len(), 200);
+}
+
+#[cfg(unix)]
+#[test]
+fn names_that_are_no_text_are_read_and_kept_apart() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt;
+    let dir = folder("no-text");
+    for (class, name) in [("one", b"caf\xe9.png"), ("two", b"caf\xe8.png")] {
+        save(&dir, &format!("{class}/a.png"), picture(5, 4, 1));
+        std::fs::rename(dir.join(class).join("a.png"), dir.join(class).join(OsStr::from_bytes(name)))
+            .unwrap();
+    }
+    let source = open(&spec(&dir)).unwrap();
+    assert_eq!(names(&source), ["one/caf\\xE9.png", "two/caf\\xE8.png"]);
+    assert!((0..2).all(|i| source.load(i).is_ok()));
+    let source = open(&list(&dir, b"one/caf\xe9.png 1\none/caf\xe8.png 1\ntwo/caf\xe8.png 2")).unwrap();
+    assert_eq!(names(&source), ["one/caf\\xE9.png", "one/caf\\xE8.png", "two/caf\\xE8.png"]);
+    assert_eq!((0..3).map(|i| source.load(i).is_ok()).collect::<Vec<_>>(), [true, false, true]);
 }
 
 // ---- CIFAR
