@@ -19,7 +19,7 @@ use rand_chacha::ChaCha8Rng;
 use targets::{TARGETS, Target};
 
 /// Changed inputs of each target.
-const INPUTS: usize = 700;
+const INPUTS: usize = 2000;
 /// The longest that one input may take. Parsers take milliseconds; this machine may be busy.
 const TIME: Duration = Duration::from_secs(5);
 /// The most memory that this process may ever have held, MiB.

@@ -7,9 +7,10 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 
 use poa_gpu::Result;
-use poa_gpu::data::{self, Source, bad_samples_file::BadSamplesFile, decode::decode};
+use poa_gpu::data::{self, Source, bad_samples_file::BadSamplesFile, decode::decode, reading::Reading};
 use poa_gpu::files::checkpoint::{Checkpoint, find};
 use poa_gpu::files::tensor_file::TensorFile;
 use poa_gpu::files::tensorboard::EventLog;
@@ -366,6 +367,14 @@ fn overrides(bytes: &[u8]) {
     }
 }
 
+/// An image of a few bytes may say that it is as large as is allowed, and be decoded to that size: less than the
+/// default, so that inputs stay quick.
+const READING: Reading = Reading { max_pixels: 16_000_000, deep_bits: 0 };
+
+fn open(spec: &str) -> Result<Arc<dyn Source>> {
+    data::open(spec, &READING)
+}
+
 /// What opened must be usable: names, classes, and the first images.
 fn used(source: &dyn Source) {
     assert!(source.len() > 0 && !source.describe().is_empty());
@@ -388,7 +397,7 @@ fn data_spec(bytes: &[u8]) {
     if ["folder", "list", "webdataset"].iter().any(|kind| text.starts_with(kind)) {
         return;
     }
-    if let Some(source) = told(data::open(&text)) {
+    if let Some(source) = told(open(&text)) {
         used(&*source);
     }
 }
@@ -396,20 +405,20 @@ fn data_spec(bytes: &[u8]) {
 fn braces(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes).replace('/', "|");
     // nothing of these names is there
-    let _ = told(data::open(&format!("webdataset:{}/{text}", folder("braces").display())));
+    let _ = told(open(&format!("webdataset:{}/{text}", folder("braces").display())));
 }
 
 fn list(bytes: &[u8]) {
     fixed("list", "a.png", || seeds::png().remove(0));
     let path = file("list", "images.txt", bytes);
-    if let Some(source) = told(data::open(&format!("list:{}", path.display()))) {
+    if let Some(source) = told(open(&format!("list:{}", path.display()))) {
         used(&*source);
     }
 }
 
 fn shard(bytes: &[u8]) {
     let path = file("shard", "shard.tar", bytes);
-    if let Some(source) = told(data::open(&format!("webdataset:{}", path.display()))) {
+    if let Some(source) = told(open(&format!("webdataset:{}", path.display()))) {
         used(&*source);
     }
 }
@@ -421,8 +430,7 @@ fn cifar10(bytes: &[u8]) {
     }
     fixed("cifar10", "test_batch.bin", || seeds::cifar10().remove(0));
     let dir = file("cifar10", "data_batch_1.bin", bytes);
-    if let Some(source) = told(data::open(&format!("cifar10:{}", dir.parent().expect("a folder").display())))
-    {
+    if let Some(source) = told(open(&format!("cifar10:{}", dir.parent().expect("a folder").display()))) {
         used(&*source);
     }
 }
@@ -433,9 +441,7 @@ fn cifar_names(bytes: &[u8]) {
     }
     fixed("cifar_names", "test_batch.bin", || seeds::cifar10().remove(0));
     let names = file("cifar_names", "batches.meta.txt", bytes);
-    if let Some(source) =
-        told(data::open(&format!("cifar10:{}", names.parent().expect("a folder").display())))
-    {
+    if let Some(source) = told(open(&format!("cifar10:{}", names.parent().expect("a folder").display()))) {
         used(&*source);
     }
 }
@@ -482,7 +488,7 @@ fn tiff(bytes: &[u8]) {
 }
 
 fn any_image(bytes: &[u8]) {
-    match decode(bytes) {
+    match decode(bytes, &READING) {
         Ok(image) => assert!(image.width() > 0 && image.height() > 0),
         Err(fault) => assert!(!fault.reason.is_empty()),
     }
