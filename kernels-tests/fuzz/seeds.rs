@@ -76,7 +76,7 @@ pub fn lists() -> Vec<Vec<u8>> {
         "a.png\tcat\r\nb b.png\tdog\r\n",
         "path,label\na.png,cat\n\"b, c.png\",\"a \"\"dog\"\"\"\n",
         "\u{feff}a.png,3\nb.tiff,4\n../../a.png,5\n",
-        "a 1\nb -2\n/dev/null 3\n",
+        "a 1\nb -2\n/nowhere 3\n",
         "path\tlabel\na.png\tx\nb.png\t\n",
     ])
 }
