@@ -9,6 +9,7 @@ use crate::cli::config::ConfigArgs;
 use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
+use crate::cli::subject::data_spec;
 use crate::cli::visualize::VisualizeArgs;
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
@@ -116,7 +117,7 @@ pub struct TrainArgs {
     pub config: Option<String>,
     /// Where the images come from: folder:DIR, list:FILE, webdataset:PATTERN, cifar10:DIR, cifar100:DIR,
     /// shapes, shapes:N, shapes:NxSIZE (sets data.spec)
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", value_parser = data_spec())]
     pub data: Option<String>,
     /// Folder of the run; without --resume it must not hold another [default: runs/RECIPE-N]
     #[arg(long, value_name = "DIR")]

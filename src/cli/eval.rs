@@ -7,7 +7,7 @@ use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 
 use crate::cli::progress::bar;
-use crate::cli::subject::image_size;
+use crate::cli::subject::{data_spec, image_size};
 use crate::data;
 use crate::data::labels::first_three;
 use crate::error::{Error, Result};
@@ -39,11 +39,11 @@ pub struct Common {
     #[arg(long, value_name = "DIR")]
     pub checkpoint: PathBuf,
     /// Labelled images to learn from, as in `poa-gpu train --data`
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", value_parser = data_spec())]
     pub train: String,
     /// Labelled images to be classified; default: those that the source of --train brings or that are held
     /// out of it
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", value_parser = data_spec())]
     pub val: Option<String>,
     /// WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...; several separated by
     /// spaces or commas

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::progress::bar;
-use crate::cli::subject::{Subject, SubjectArgs};
+use crate::cli::subject::{Subject, SubjectArgs, data_spec};
 use crate::data;
 use crate::error::Result;
 use crate::eval::export::{ExportOptions, export_features};
@@ -24,7 +24,7 @@ pub struct FeaturesArgs {
     #[command(flatten)]
     pub subject: SubjectArgs,
     /// Where the images come from, as in `poa-gpu train --data`
-    #[arg(long, value_name = "SPEC")]
+    #[arg(long, value_name = "SPEC", value_parser = data_spec())]
     pub data: String,
     /// The safetensors file to write
     #[arg(long, value_name = "FILE")]

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::data::spec_text;
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
@@ -61,4 +63,9 @@ pub(super) fn image_size(asked: Option<usize>, teacher: &Teacher) -> Result<usiz
             size.clamp(patch, 4096).next_multiple_of(patch)
         ))),
     }
+}
+
+/// Takes the name of a data set, whose path may be no text.
+pub(super) fn data_spec() -> impl TypedValueParser<Value = String> {
+    OsStringValueParser::new().map(|given| spec_text(&given))
 }

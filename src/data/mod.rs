@@ -4,7 +4,8 @@
 //! source.rs    what a data set is; its train and held-out parts
 //! registry.rs  the kinds: `open("folder:DIR")`, `open("shapes")`, ...
 //!   folder.rs  images under a folder                list.rs    paths and labels in a text file, as list_text.rs reads it
-//!   webdataset.rs  tar shards; shard.rs indexes one  braces.rs  the names that `{000..146}` stands for
+//!   webdataset.rs  tar shards; shard.rs indexes one, tar.rs reads its headers
+//!   braces.rs  the names that `{000..146}` stands for; spec.rs  paths that are no text
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
 //!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB, as reading.rs says
 //! pixels.rs    decoded images           channels.rs  the images of a source with other channels
@@ -49,6 +50,8 @@ pub mod settings;
 pub mod shapes;
 mod shard;
 pub mod source;
+mod spec;
+mod tar;
 pub mod webdataset;
 
 pub use augment::{BlurProbabilities, Choices, Crop, CropConfig, EvaluationView, Jitter, View, apply, draw};
@@ -62,3 +65,4 @@ pub use pixels::Image;
 pub use reading::Reading;
 pub use registry::open;
 pub use source::{HeldOut, Source, split};
+pub use spec::spec_text;

@@ -1,6 +1,6 @@
 //! The kinds of data sets, and how each is named on the command line.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::data::cifar::{Cifar, Version};
@@ -9,6 +9,7 @@ use crate::data::list::List;
 use crate::data::reading::Reading;
 use crate::data::shapes::Shapes;
 use crate::data::source::Source;
+use crate::data::spec::{ESCAPED, escaped, plain};
 use crate::data::webdataset::WebDataset;
 use crate::error::{Error, Result};
 
@@ -21,7 +22,12 @@ const KINDS: &str = "`folder:DIR` (images under DIR, any depth), `list:FILE` (a 
 /// Opens the data set that `spec` names: `folder:DIR`, `list:FILE`, `webdataset:PATTERN`, `cifar10:DIR`,
 /// `cifar100:DIR`, `shapes`, `shapes:N`, `shapes:NxSIZE` or `shapes:NxSIZExCHANNELS`. Image files are read as
 /// `reading` says.
+/// With `escaped:` before it, `%XX` in its paths stands for a byte.
 pub fn open(spec: &str, reading: &Reading) -> Result<Arc<dyn Source>> {
+    let (path_of, spec): (fn(&str) -> Result<PathBuf>, _) = match spec.strip_prefix(ESCAPED) {
+        Some(rest) => (escaped, rest),
+        None => (plain, spec),
+    };
     let (kind, rest) = match spec.split_once(':') {
         Some((kind, rest)) => (kind, Some(rest)),
         None => (spec, None),
@@ -29,11 +35,11 @@ pub fn open(spec: &str, reading: &Reading) -> Result<Arc<dyn Source>> {
     Ok(match (kind, rest) {
         ("shapes", rest) => Arc::new(Shapes::from_spec(rest).ok_or_else(|| unknown(spec))?),
         (_, None | Some("")) => return Err(unknown(spec)),
-        ("folder", Some(dir)) => Arc::new(Folder::open(dir, reading)?),
-        ("list", Some(file)) => Arc::new(List::open(file, reading)?),
-        ("webdataset", Some(pattern)) => Arc::new(WebDataset::open(pattern, reading)?),
-        ("cifar10", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar10)?),
-        ("cifar100", Some(dir)) => Arc::new(Cifar::open(dir, Version::Cifar100)?),
+        ("folder", Some(dir)) => Arc::new(Folder::open(path_of(dir)?, reading)?),
+        ("list", Some(file)) => Arc::new(List::open(path_of(file)?, reading)?),
+        ("webdataset", Some(pattern)) => Arc::new(WebDataset::open(pattern, path_of, reading)?),
+        ("cifar10", Some(dir)) => Arc::new(Cifar::open(path_of(dir)?, Version::Cifar10)?),
+        ("cifar100", Some(dir)) => Arc::new(Cifar::open(path_of(dir)?, Version::Cifar100)?),
         _ => return Err(unknown(spec)),
     })
 }

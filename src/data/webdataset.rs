@@ -1,6 +1,7 @@
 //! Images in tar shards, as the WebDataset library writes them: consecutive members with the same key (the
 //! path up to the first dot of the file name) are a sample, `KEY.jpg` (or another image extension) its image,
-//! `KEY.cls` its class. Images are read in any order, straight from their place in the shard.
+//! `KEY.cls` its class, as a number or a name. Other members are passed over. Images are read in any order,
+//! straight from their place in the shard.
 
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
@@ -11,12 +12,15 @@ use rayon::prelude::*;
 use crate::data::bad_samples::{BadSample, Fault};
 use crate::data::braces::expand;
 use crate::data::decode::decode;
-use crate::data::labels::Labels;
+use crate::data::labels::{Labels, unlabelled_remark};
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
-use crate::data::shard::{Sample, ShardIndex};
-use crate::data::source::{Source, check_count};
+use crate::data::shard::{LeftOut, Sample, ShardIndex, UNLABELLED};
+use crate::data::source::{Source, check_count, shown_path};
 use crate::error::{Error, Result};
+
+/// Remarks on single shards that are told, at most.
+const MOST_REMARKS: usize = 5;
 
 /// The images of some shards, in the order of the pattern and of the shards.
 pub struct WebDataset {
@@ -26,6 +30,7 @@ pub struct WebDataset {
     samples: Vec<Sample>,
     /// Empty without labels.
     classes: Vec<String>,
+    remarks: Vec<String>,
     reading: Reading,
 }
 
@@ -39,44 +44,67 @@ struct Shard {
 }
 
 impl WebDataset {
-    /// Indexes the shards that `pattern` names: paths with braces, several of them with `::` between.
-    pub fn open(pattern: &str, reading: &Reading) -> Result<Self> {
+    /// Indexes the shards that `pattern` names: paths with braces, several of them with `::` between. What the
+    /// braces stand for becomes a path by `path_of`.
+    pub fn open(pattern: &str, path_of: fn(&str) -> Result<PathBuf>, reading: &Reading) -> Result<Self> {
         let mut paths: Vec<PathBuf> = Vec::new();
         for part in pattern.split("::").filter(|part| !part.is_empty()) {
             let names =
                 expand(part).map_err(|e| Error::Usage(format!("data set `webdataset:{pattern}` {e}")))?;
-            paths.extend(names.into_iter().map(PathBuf::from));
+            for name in names {
+                paths.push(path_of(&name)?);
+            }
         }
         let numbered = paths.par_iter().enumerate();
         let indexes =
             numbered.map(|(i, path)| ShardIndex::read(path, i as u32)).collect::<Result<Vec<_>>>()?;
-        check_labels(&paths, &indexes)?;
 
+        let (mut left_out, mut remarks, mut unlabelled) = (LeftOut::default(), Vec::new(), Vec::new());
         let (mut shards, mut labels) = (Vec::new(), Labels::default());
         let mut samples = Vec::with_capacity(indexes.iter().map(|index| index.samples.len()).sum());
         let root = common_folder(&paths);
         for (path, index) in paths.iter().zip(indexes) {
-            let name = path.strip_prefix(root).unwrap_or(path).display().to_string();
+            let name = shown_path(path.strip_prefix(root).unwrap_or(path));
+            left_out.extend(index.left_out);
+            remarks.extend(index.remarks);
+            unlabelled.extend(index.unlabelled.iter().map(|key| format!("`{key}` of {name}")));
             shards.push(Shard { path: path.clone(), name, first: samples.len() });
             let class_of: Vec<u32> =
                 index.labels.into_texts().iter().map(|text| labels.number(text)).collect();
             let numbered = index.samples.into_iter();
             samples.extend(
-                numbered.map(|s| Sample { class: *class_of.get(s.class as usize).unwrap_or(&0), ..s }),
+                numbered
+                    .map(|s| Sample { class: *class_of.get(s.class as usize).unwrap_or(&UNLABELLED), ..s }),
             );
         }
+        let left_out = left_out.told().map(|told| format!("members of shards that are left out: {told}"));
         if samples.is_empty() {
+            let told = left_out.map(|told| format!(" ({told})")).unwrap_or_default();
             return Err(Error::file(
                 pattern,
-                "holds no images; the members of a shard must end in .jpg, .png, ...",
+                format!(
+                    "holds no images{told}; the members of a shard must be called KEY.jpg, KEY.png, ..., with no dot in KEY"
+                ),
             ));
         }
         check_count(samples.len(), Path::new(pattern))?;
         let (classes, class_of) = labels.into_classes();
-        if !classes.is_empty() {
-            samples.iter_mut().for_each(|sample| sample.class = class_of[sample.class as usize]);
+        let mut without = 0;
+        for sample in &mut samples {
+            match class_of.get(sample.class as usize) {
+                Some(class) => sample.class = *class,
+                None => without += 1,
+            }
         }
-        Ok(Self { pattern: pattern.into(), shards, samples, classes, reading: *reading })
+        if remarks.len() > MOST_REMARKS {
+            let more = remarks.len() - MOST_REMARKS;
+            remarks.truncate(MOST_REMARKS);
+            remarks.push(format!("and {more} more such shards"));
+        }
+        unlabelled.truncate(3);
+        remarks.extend(left_out);
+        remarks.extend(unlabelled_remark(without, samples.len(), &unlabelled));
+        Ok(Self { pattern: pattern.into(), shards, samples, classes, remarks, reading: *reading })
     }
 
     /// The bytes of image `i`. The shard is opened anew: threads share no position, and no handles pile up.
@@ -87,19 +115,6 @@ impl WebDataset {
         let mut bytes = vec![0; sample.size as usize];
         file.read_exact(&mut bytes)?;
         Ok(bytes)
-    }
-}
-
-/// Checks that all samples have labels or none.
-fn check_labels(paths: &[PathBuf], indexes: &[ShardIndex]) -> Result<()> {
-    let without =
-        paths.iter().zip(indexes).find_map(|(path, index)| Some((path, index.unlabelled.as_ref()?)));
-    match without {
-        Some((path, key)) if indexes.iter().any(|index| !index.labels.is_empty()) => Err(Error::file(
-            path,
-            format!("sample `{key}` has no `.cls`, but others have; label all samples or none"),
-        )),
-        _ => Ok(()),
     }
 }
 
@@ -122,7 +137,7 @@ impl Source for WebDataset {
         image.map(Image::from).map_err(|fault| fault.of(self.name(i)))
     }
     fn label(&self, i: usize) -> Option<u32> {
-        (!self.classes.is_empty()).then(|| self.samples[i].class)
+        Some(self.samples[i].class).filter(|class| *class != UNLABELLED)
     }
     fn classes(&self) -> &[String] {
         &self.classes
@@ -134,5 +149,8 @@ impl Source for WebDataset {
     }
     fn describe(&self) -> String {
         format!("webdataset:{}", self.pattern)
+    }
+    fn remarks(&self) -> Vec<String> {
+        self.remarks.clone()
     }
 }

@@ -341,6 +341,27 @@ fn names_that_are_no_text_are_read_and_kept_apart() {
     let source = open(&list(&dir, b"one/caf\xe9.png 1\none/caf\xe8.png 1\ntwo/caf\xe8.png 2")).unwrap();
     assert_eq!(names(&source), ["one/caf\\xE9.png", "one/caf\\xE8.png", "two/caf\\xE8.png"]);
     assert_eq!((0..3).map(|i| source.load(i).is_ok()).collect::<Vec<_>>(), [true, false, true]);
+    // Nor need the path of a data set be text: its name is, with escapes.
+    let odd = dir.join(OsStr::from_bytes(b"100% caf\xe9"));
+    std::fs::create_dir_all(odd.join("x")).unwrap();
+    for part in ["one", "two"] {
+        std::fs::rename(dir.join(part), odd.join(part)).unwrap();
+    }
+    let given = [b"folder:", odd.as_os_str().as_bytes()].concat();
+    let text = spec_text(OsStr::from_bytes(&given));
+    assert!(text.starts_with("escaped:folder:") && text.ends_with("/100%25 caf%E9"), "{text}");
+    let source = open(&text).unwrap();
+    assert!(source.len() == 2 && source.load(0).is_ok());
+    assert!(source.describe().ends_with("/100% caf\\xE9"), "{}", source.describe());
+    std::fs::write(odd.join("list.txt"), b"one/caf\xe9.png 1\n").unwrap();
+    let inner = text.replacen("folder:", "list:", 1) + "/list.txt";
+    assert!(open(&inner).unwrap().load(0).is_ok());
+    let shards = text.replacen("folder:", "webdataset:", 1) + "/{0..2}.tar";
+    assert!(open(&shards).err().unwrap().to_string().contains("no such shard"), "{shards}");
+    assert_eq!(spec_text(OsStr::new("folder:100% text")), "folder:100% text");
+    for wrong in ["escaped:folder:50%", "escaped:folder:50%+1", "escaped:list:%zz"] {
+        assert!(matches!(open(wrong).err().unwrap(), Error::Usage(text) if text.contains("%25")), "{wrong}");
+    }
 }
 
 // ---- CIFAR
