@@ -26,7 +26,7 @@ const TRAIN: [&str; 10] = [
 
 fn command(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
-    command.args(args).env("XDG_RUNTIME_DIR", std::env::temp_dir()).env_remove("POA_LOG");
+    command.args(args).env_remove("XDG_RUNTIME_DIR").env_remove("POA_LOG");
     command
 }
 

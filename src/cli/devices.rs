@@ -1,11 +1,13 @@
 //! `poa-gpu devices`: every device, its limits, and the kernel variants it would use.
 
+use crate::cpu::start_threads;
 use crate::error::Result;
 use crate::gpu::adapters;
 use crate::ops;
 use crate::tensor::Device;
 
 pub(super) fn run() -> Result<()> {
+    start_threads()?;
     let all = adapters();
     for (i, a) in all.iter().enumerate() {
         let c = &a.caps;

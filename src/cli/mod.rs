@@ -7,6 +7,7 @@ pub mod args;
 mod bench;
 mod config;
 mod devices;
+mod environment;
 mod eval;
 mod extract;
 mod features;
@@ -26,6 +27,11 @@ use crate::logging::console;
 
 /// The program: does what the command line asks for, and says why where it cannot.
 pub fn main() -> ExitCode {
+    environment::without_a_session();
+    environment::with_stack(program)
+}
+
+fn program() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
         Err(e) => return told(&e),
@@ -33,7 +39,7 @@ pub fn main() -> ExitCode {
     match console::install(cli.verbosity.level()).and_then(|()| run(cli)) {
         Ok(()) => output::status(),
         Err(e) => {
-            console::line(&format!("poa-gpu: {e}"));
+            console::line(&format!("poa-gpu: {e}{}", environment::advice(&e)));
             ExitCode::from(e.exit_status())
         }
     }

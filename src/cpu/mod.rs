@@ -9,6 +9,7 @@ mod outputs;
 mod parallel;
 mod rows;
 pub(crate) mod simd;
+mod threads;
 
 pub(crate) use arch::Arch;
 pub use arch::{instruction_sets, with_instruction_set};
@@ -17,6 +18,7 @@ pub(crate) use lines::LinesMut;
 pub(crate) use outputs::{Outputs, par_parts};
 pub(crate) use parallel::{for_rows, for_some_rows, reduce_columns, reduce_columns_with};
 pub(crate) use rows::{NOWHERE, Places, RowsMut, Scattered, even_cuts};
+pub use threads::{no_thread, start_threads};
 
 use std::cell::{Cell, RefCell, UnsafeCell};
 

@@ -16,6 +16,7 @@ use crate::data::order::{Order, Pick};
 use crate::data::pixels::Image;
 use crate::data::source::Source;
 use crate::error::{Error, Result};
+use crate::logging;
 use crate::rng::{Purpose, stream};
 
 /// An endless sequence of batches, the same bits for any number of threads.
@@ -60,12 +61,17 @@ impl Loader {
         let mut loader = Self { shared, threads, scratch, waited: Duration::ZERO, bad: 0 };
         for i in 0..count {
             let shared = loader.shared.clone();
-            let started =
-                std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || shared.work());
-            // On failure the loader is dropped, which ends the threads that did start.
-            let failed =
-                |e| Error::Usage(format!("cannot start loader thread {i} of {count}: {e}; use fewer"));
-            loader.threads.push(started.map_err(failed)?);
+            match std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || shared.work()) {
+                Ok(thread) => loader.threads.push(thread),
+                // those that run do all the work, or this thread does
+                Err(e) => {
+                    logging::warn(format_args!(
+                        "{i} of {count} threads that load images could be started: {e}; it goes on with them, slower \
+                         (ulimit -u limits threads, train.num_workers asks for fewer)"
+                    ));
+                    break;
+                }
+            }
         }
         Ok(loader)
     }

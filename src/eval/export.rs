@@ -7,6 +7,7 @@ use std::sync::mpsc::sync_channel;
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Var};
+use crate::cpu::no_thread;
 use crate::data::channels::in_channels;
 use crate::data::{BadSample, EvaluationView, Source};
 use crate::error::{Error, Result};
@@ -87,13 +88,14 @@ pub fn export_features(
     // the next images are decoded while the device is busy with these
     std::thread::scope(|scope| {
         let (sender, receiver) = sync_channel(1);
-        let decoder = scope.spawn(move || {
+        let decoder = std::thread::Builder::new().spawn_scoped(scope, move || {
             for first in (0..n).step_by(at_once) {
                 if sender.send((first, decode(first))).is_err() {
                     return; // the other side has failed
                 }
             }
         });
+        let decoder = decoder.map_err(|e| no_thread(&e))?;
         let written = receiver.into_iter().try_for_each(|(first, decoded)| {
             let readable: Vec<u8> = decoded.iter().map(|image| image.is_ok().into()).collect();
             let mut pixels = vec![0.0; decoded.len() * one];

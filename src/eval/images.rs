@@ -11,6 +11,7 @@ use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use crate::cpu::no_thread;
 use crate::data::augment::{Scratch, apply_into};
 use crate::data::batch::{Batch, CropGroup, WHOLE};
 use crate::data::channels::in_channels;
@@ -288,13 +289,14 @@ impl Decoder {
     ) -> Result<()> {
         std::thread::scope(|scope| {
             let (sender, receiver) = sync_channel(AHEAD);
-            let maker = scope.spawn(move || {
+            let maker = std::thread::Builder::new().spawn_scoped(scope, move || {
                 for i in 0..count {
                     if sender.send(make(i)).is_err() {
                         return; // the other side has failed
                     }
                 }
             });
+            let maker = maker.map_err(|e| no_thread(&e))?;
             let taken = receiver.into_iter().try_for_each(|batch| take(batch?));
             match maker.join() {
                 Ok(()) => taken,

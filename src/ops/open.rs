@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::{attention, matmul};
+use crate::cpu::start_threads;
 use crate::error::Result;
 use crate::gpu::{self, Cooperative, DeviceChoice, GpuDevice};
 use crate::logging;
@@ -11,8 +12,19 @@ use crate::tensor::Device;
 /// Opens the device that was asked for. An adapter's cooperative matrices are tried first; those that give
 /// wrong numbers are left unused, with a warning.
 pub fn open(choice: &DeviceChoice) -> Result<Device> {
+    // images are decoded on these threads whatever the device
+    start_threads()?;
     match gpu::select(choice)? {
-        Some(adapter) => open_adapter(&adapter),
+        Some(adapter) => {
+            let info = adapter.get_info();
+            if info.device_type == wgpu::DeviceType::Cpu {
+                logging::warn(format_args!(
+                    "{} is a software adapter: it is slow, and --device cpu is several times faster",
+                    info.name
+                ));
+            }
+            open_adapter(&adapter)
+        }
         None => Ok(Device::cpu()),
     }
 }

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output};
 
 pub fn program(args: &[&str]) -> Output {
-    let temp = std::env::temp_dir();
-    Command::new(env!("CARGO_BIN_EXE_poa-gpu")).args(args).env("XDG_RUNTIME_DIR", temp).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_poa-gpu")).args(args).env_remove("XDG_RUNTIME_DIR").output().unwrap()
 }
 
 pub fn text(bytes: &[u8]) -> String {

@@ -1,0 +1,41 @@
+//! What the libraries below find in the environment.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use crate::error::Error;
+
+/// The folder of a user's session.
+const RUNTIME: &str = "XDG_RUNTIME_DIR";
+/// What stands for it where there is none: an absolute path under which nothing can be.
+const NOWHERE: &str = "/dev/null";
+
+/// Lets graphics drivers find a session's folder, in which they look for a display that no one needs here:
+/// where there is none (containers, batch systems, `sudo`) Mesa complains on standard error at every start.
+/// To be called before anything else, while the process has one thread.
+pub(super) fn without_a_session() {
+    if cfg!(unix) && std::env::var_os(RUNTIME).is_none_or(|dir| !Path::new(&dir).is_absolute()) {
+        // SAFETY: no other thread runs that could read the environment at the same time.
+        unsafe { std::env::set_var(RUNTIME, NOWHERE) };
+    }
+}
+
+/// Bytes of stack that the program has, whatever `ulimit -s` gives its first thread.
+const STACK: usize = 8 << 20;
+
+/// Runs the program with enough stack: in a thread of its own or, where there can be none, in this one.
+pub(super) fn with_stack(program: fn() -> ExitCode) -> ExitCode {
+    match std::thread::Builder::new().name("main".into()).stack_size(STACK).spawn(program) {
+        // the status of a panic
+        Ok(thread) => thread.join().unwrap_or(ExitCode::from(101)),
+        Err(_) => program(),
+    }
+}
+
+/// What would help where a limit of the system shows in an error of any file.
+pub(super) fn advice(e: &Error) -> &'static str {
+    match e.to_string().contains("Too many open files") {
+        true => "; raise the limit of open files (ulimit -n 1024)",
+        false => "",
+    }
+}
