@@ -42,7 +42,9 @@ pub fn no_thread(e: &io::Error) -> Error {
 }
 
 fn why_not(e: &io::Error) -> String {
-    format!("cannot be started: {e}; raise the limits of this process (ulimit -u: processes, ulimit -v: memory)")
+    format!(
+        "cannot be started: {e}; raise the limits of this process (ulimit -u: processes, ulimit -v: memory)"
+    )
 }
 
 /// How many threads to start on so many cores, and what is wrong with what was asked for.
@@ -53,10 +55,15 @@ fn count(wish: Option<&str>, cores: usize) -> (usize, Option<String>) {
         Some(text) => match text.parse::<usize>() {
             Ok(0) => (cores, None),
             Ok(n) if n <= most => (n, None),
-            Ok(_) => (most, Some(format!("{VARIABLE}={text} is far more than the {cores} cores; {most} are used"))),
+            Ok(_) => {
+                (most, Some(format!("{VARIABLE}={text} is far more than the {cores} cores; {most} are used")))
+            }
             Err(_) => (
                 cores,
-                Some(format!("{VARIABLE}=\"{}\" is no number of threads; {cores} are used", text.escape_debug())),
+                Some(format!(
+                    "{VARIABLE}=\"{}\" is no number of threads; {cores} are used",
+                    text.escape_debug()
+                )),
             ),
         },
     }
