@@ -13,6 +13,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// A key of a section.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -85,6 +86,34 @@ macro_rules! settings {
 }
 pub(crate) use settings;
 
+/// The candidate nearest to `name`, if one is near at all: in spelling, or in that it goes on where `name`
+/// ends.
+pub fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let name = name.to_ascii_lowercase();
+    let likeness = |candidate: &str| {
+        let candidate = candidate.to_ascii_lowercase();
+        let goes_on = name.len() >= 3 && candidate.starts_with(&name);
+        strsim::normalized_damerau_levenshtein(&name, &candidate).max(if goes_on { 0.5 } else { 0.0 })
+    };
+    candidates
+        .map(|c| (likeness(c), c))
+        .filter(|(score, _)| *score >= 0.5)
+        .max_by(|a, b| a.0.total_cmp(&b.0))
+        .map(|(_, c)| c)
+}
+
+/// What is said of a name that is none of those that are `known`: which one may be meant, and all of them.
+pub fn unknown(kind: &str, name: &str, known: &[&str]) -> String {
+    let meant = nearest(name, known.iter().copied()).map(|n| format!("did you mean `{n}`? "));
+    let (name, meant) = (shown(name), meant.unwrap_or_default());
+    match known.split_last() {
+        Some((last, rest)) if !rest.is_empty() => {
+            format!("there is no {kind} `{name}`; {meant}there are {} and {last}", rest.join(", "))
+        }
+        _ => format!("there is no {kind} `{name}`; {meant}there is {} alone", known.concat()),
+    }
+}
+
 /// What is wrong with some settings, each with its key and a value that would work.
 #[derive(Debug, Default)]
 pub struct Problems {
@@ -99,7 +128,13 @@ impl Problems {
 
     /// Notes that a key is wrong.
     pub fn add(&mut self, key: impl Into<String>, problem: impl Into<String>) {
-        self.found.push((key.into(), problem.into()));
+        let (key, problem) = (key.into(), problem.into());
+        self.found.push((shown(&key).into_owned(), shown(&problem).into_owned()));
+    }
+
+    /// All of them: the keys with what is wrong with them.
+    pub fn into_found(self) -> Vec<(String, String)> {
+        self.found
     }
 
     /// How many there are.

@@ -1,7 +1,10 @@
 //! The one error type of the library. Every variant names the thing at fault and what would fix it, because
 //! its text is all that a user of the program sees.
 
+use std::borrow::Cow;
 use std::path::{Path, PathBuf};
+
+use crate::shown::shown;
 
 /// Anything that can go wrong for a reason outside this code.
 #[derive(Debug, thiserror::Error)]
@@ -18,7 +21,7 @@ pub enum Error {
         problem: String,
     },
     /// A file or folder that cannot be read, written or understood.
-    #[error("{}: {problem}", path.display())]
+    #[error("{}: {problem}", shown(path))]
     File {
         /// The file or folder.
         path: PathBuf,
@@ -48,14 +51,14 @@ pub enum Error {
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
-    /// An unusable configuration key.
+    /// An unusable configuration key. The text is one line: names in it may hold what they want.
     pub fn config(key: impl Into<String>, problem: impl Into<String>) -> Self {
-        Self::Config { key: key.into(), problem: problem.into() }
+        Self::Config { key: one_line(key), problem: one_line(problem) }
     }
 
-    /// An unusable file or folder.
+    /// An unusable file or folder. The text is one line: names in it may hold what they want.
     pub fn file(path: impl AsRef<Path>, problem: impl Into<String>) -> Self {
-        Self::File { path: path.as_ref().to_path_buf(), problem: problem.into() }
+        Self::File { path: path.as_ref().to_path_buf(), problem: one_line(problem) }
     }
 
     /// An operation called with shapes it cannot take.
@@ -81,5 +84,13 @@ impl Error {
             Self::Usage(_) | Self::Config { .. } => 2,
             _ => 1,
         }
+    }
+}
+
+fn one_line(text: impl Into<String>) -> String {
+    let text = text.into();
+    match shown(&text) {
+        Cow::Borrowed(_) => text,
+        Cow::Owned(escaped) => escaped,
     }
 }

@@ -51,6 +51,7 @@
 //! # }
 //! ```
 #![warn(clippy::print_stdout, clippy::print_stderr)] // they panic where nothing can be written
+#![warn(clippy::disallowed_methods)] // names are not printed as they are (clippy.toml)
 
 // the engine
 pub mod autograd;
@@ -67,6 +68,7 @@ pub mod optim;
 mod pool;
 pub mod profile;
 pub mod rng;
+pub mod shown;
 pub mod tensor;
 pub mod train;
 

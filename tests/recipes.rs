@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Parser;
 use poa_gpu::cli::args::{Cli, Command};
+use poa_gpu::cli::eval::{EvalArgs, neighbours};
 use poa_gpu::data::settings::Blur;
 use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::models::Student;
@@ -16,6 +17,7 @@ use poa_gpu::recipes::Config;
 use poa_gpu::train::metrics::{MetricsLog, TrainLog, history, number, timestamp};
 use poa_gpu::train::progress::{Progress, Shown, readable};
 use poa_gpu::train::run_folder::RunFolder;
+use poa_gpu::weights::networks::choose;
 
 fn scratch(name: &str) -> PathBuf {
     let dir = std::env::temp_dir().join(format!("poa-gpu-config-{}-{name}", std::process::id()));
@@ -202,6 +204,156 @@ fn all_that_is_wrong_is_named_at_once() {
     }
     let error = demo(&["student.head_dim=0", "dino.student_temp=0", "optim.epochs=0"]).unwrap_err();
     assert!(error.starts_with("3 settings are wrong:") && error.lines().count() == 4, "{error}");
+}
+
+#[test]
+fn keys_ranges_and_relations_are_named_together() {
+    // a key that does not exist, a wrong type, a range, a relation
+    let wrong = ["optim.lrr=1", "train.seed=x", "dino.student_temp=0", "crops.local_crops_size=20"];
+    let error = demo(&wrong).unwrap_err();
+    for text in ["4 settings are wrong", "`optim.lr`", "`train.seed`", "`dino.student_temp`", "for example 24"] {
+        assert!(error.contains(text), "{error}");
+    }
+    // what is in doubt is not the reason to complain of something else: the patch size is meant to be 20
+    let error = demo(&["student.patchsize=20", "crops.local_crops_size=20"]).unwrap_err();
+    assert!(error.contains("`student.patchsize`") && !error.contains("local_crops"), "{error}");
+    let error = demo(&["student.arch=swin_dynamc", "student.window_size=8"]).unwrap_err();
+    assert!(error.contains("did you mean `swin_dynamic`") && !error.contains("window_size"), "{error}");
+    // a shorter run of the demo: everything that is too long for it, with what would be right
+    let error = demo(&["optim.epochs=1"]).unwrap_err();
+    let keys: Vec<&str> = error.split('`').skip(1).step_by(2).collect();
+    let fixes: Vec<String> = keys.iter().map(|key| format!("{key}=0")).collect();
+    let all: Vec<&str> = ["optim.epochs=1"].into_iter().chain(fixes.iter().map(String::as_str)).collect();
+    demo(&all).unwrap_or_else(|e| panic!("{error}, and then {e}"));
+    // an unknown section, an unknown key and the command line
+    let dir = scratch("at-once");
+    let path = dir.join("my.toml");
+    std::fs::write(&path, "[optimiser]\nbase_lr = 1\n[teacher]\ntemp = 0.1\nteacher_temp = \"warm\"\n").unwrap();
+    let error = Config::load(path.to_str().unwrap(), &["student.heads=3".into()]).unwrap_err().to_string();
+    for text in ["4 settings", "`optimiser`", "`teacher.temp`", "(in ", "`teacher.teacher_temp` must be", "`student.heads`"] {
+        assert!(error.contains(text), "{error}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn what_is_no_toml_is_told_from_it() {
+    let dir = scratch("formats");
+    let fails = |name: &str, content: &[u8], texts: &[&str]| {
+        let path = dir.join(name);
+        std::fs::write(&path, content).unwrap();
+        let error = Config::load(path.to_str().unwrap(), &[]).expect_err(name).to_string();
+        for text in texts.iter().chain(&[name]) {
+            assert!(error.contains(text), "{name}: `{error}` does not say `{text}`");
+        }
+        assert!(!error.contains('\n'), "{error}");
+    };
+    let yaml = b"# official\nstudent:\n  arch: vit_dynamic\n  patch_size: 16\noptim:\n  epochs: 100\n";
+    fails("a.yaml", yaml, &["is YAML, and recipes are TOML", "`[student]` for `student:`", "--print-default"]);
+    fails("b.toml", yaml, &["is YAML"]);
+    fails("c.yml", b"---\n- a\n", &["is YAML"]);
+    fails("d.json", b"{\"student\": {\"patch_size\": 16}}", &["is JSON", "`[student]`"]);
+    // a slip is no other format
+    fails("e.toml", b"[optim]\nepochs: 3\n", &["is not TOML: line 2, column 7"]);
+    fails("f.toml", b"[optim]\nepochs = 3\n[train]\nseed = = 1\nlog_every = [1\n", &["line 4, column 8", "; line 5"]);
+    fails("g.toml", b"[optim]\nepochs = 3\nepochs = 4\n", &["line 3, column 1", "duplicate key"]);
+    fails("h.toml", "\u{feff}[optim]\r\n\tepochs = 1\r\n\tepocs = 2\r\n".as_bytes(), &["did you mean `optim.epochs`"]);
+    let wide: Vec<u8> = "[optim]\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    fails("i.toml", &[&[0xff, 0xfe], &wide[..]].concat(), &["UTF-16; save it as UTF-8"]);
+    fails("j.toml", b"[optim]\nepochs = 3 # caf\xe9\n", &["not UTF-8 text: line 2"]);
+    fails("k.toml", &vec![b'#'; (16 << 20) + 1], &["16 MiB"]);
+    std::fs::create_dir_all(dir.join("run.toml")).unwrap();
+    let folder = |texts: &[&str]| {
+        let error = Config::load(dir.join("run.toml").to_str().unwrap(), &[]).unwrap_err().to_string();
+        texts.iter().for_each(|t| assert!(error.contains(t), "{error}"));
+    };
+    folder(&["run.toml: is a folder", "give the TOML file"]);
+    std::fs::write(dir.join("run.toml/config.toml"), "").unwrap();
+    folder(&["give the recipe in it", "run.toml/config.toml"]);
+    // tabs, a mark in front and other line ends are TOML
+    let path = dir.join("good.toml");
+    std::fs::write(&path, "\u{feff}[train]\r\n\tseed\t=\t3\r\n").unwrap();
+    assert_eq!(Config::load(path.to_str().unwrap(), &[]).unwrap().train.seed, 3);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn unknown_variants_list_what_is_known() {
+    fails("student.arch=vit", &["`vit_dynamic`", "`swin_dynamic`", "`resnet_dynamic`", "did you mean `vit_dynamic`?"]);
+    fails("train.precision=fp32", &["`f32`", "`mixed`", "did you mean `f32`?"]);
+    fails("train.centering=sinkhorn", &["`sinkhorn_knopp`", "`centering`", "did you mean `sinkhorn_knopp`?"]);
+    fails("optim.scaling_rule=sqare", &["`sqrt_wrt_1024`", "`linear_wrt_1024`", "`none`"]);
+    fails("dino.koleo=halb", &["`half`", "`sum`", "did you mean `half`?"]);
+    let parse = |words: &str| Cli::try_parse_from(words.split(' ')).unwrap_err().to_string();
+    for (words, texts) in [
+        ("poa-gpu completions zhs", &["bash", "zsh", "fish", "did you mean", "similar"][..]),
+        ("poa-gpu extract --checkpoint a --out b --format tim", &["did you mean `timm`?", "timm, dinov2 and poa"]),
+        ("poa-gpu exract", &["extract"]),
+        ("poa-gpu eval knm", &["knn"]),
+    ] {
+        let error = parse(words);
+        assert!(texts.iter().filter(|text| error.contains(**text)).count() >= texts.len().div_ceil(2), "{error}");
+    }
+    let data = |spec: &str| match poa_gpu::data::open(spec, &Default::default()) {
+        Err(e) => e.to_string(),
+        Ok(_) => panic!("{spec}"),
+    };
+    for (spec, meant) in [("foldr:x", "`folder`"), ("cifar:x", "`cifar10"), ("shape", "`shapes`"), ("tar:x", "webdataset:")] {
+        let error = data(spec);
+        assert!(error.contains(meant) && error.contains("`list:FILE`"), "{error}");
+    }
+}
+
+#[test]
+fn several_values_come_in_any_way() {
+    let knn = |words: &str| {
+        let words = format!("poa-gpu eval knn --checkpoint c --train t {words}");
+        match Cli::try_parse_from(words.split(' ')).unwrap_or_else(|e| panic!("{e}")).command {
+            Command::Eval(EvalArgs::Knn(args)) => {
+                (neighbours(&args.k, 0).unwrap(), args.common.network, args.common.out)
+            },
+            _ => panic!("not knn"),
+        }
+    };
+    for ks in ["--k 5 200", "--k 5,200", "--k 5 --k 200", "--k=5 --k=200", "--k 5, 200"] {
+        assert_eq!(knn(ks).0, [5, 200], "{ks}");
+        assert_eq!(knn(&format!("{ks} --out o")).2.unwrap().to_str(), Some("o"), "{ks}");
+    }
+    assert_eq!(knn("--out o").0, [10, 20, 100, 200]);
+    assert_eq!(neighbours(&["7,7", "3"], 0).unwrap(), [7, 3]);
+    for (texts, images, said) in [
+        (&["ten"][..], 0, "`ten` is no whole number"),
+        (&["20000"], 0, "1 to 10000: so many neighbours"),
+        (&["0"], 0, "must be 1"),
+        (&["50"], 40, "--train-images 40; let it be 40 or less"),
+        (&[","], 0, "no number"),
+    ] {
+        let error = neighbours(texts, images).unwrap_err().to_string();
+        assert!(error.contains(said), "{error}");
+    }
+    let grid = Config::recipe("demo").unwrap().backbone().unwrap().grid().clone();
+    for words in ["--network 48x2 intact", "--network 48x2,intact", "--network 48x2 --network intact"] {
+        let (ks, networks, _) = knn(&format!("{words} --k 7"));
+        assert_eq!((ks, choose(&grid, &networks).unwrap().len()), (vec![7], 2), "{words}");
+    }
+    let bench = |words: &str| match Cli::try_parse_from(words.split(' ')).unwrap().command {
+        Command::Bench(args) => args.filters,
+        _ => panic!("not bench"),
+    };
+    assert_eq!(bench("poa-gpu bench matmul,step adamw"), ["matmul", "step", "adamw"]);
+    // what follows the options is not theirs
+    let Command::Visualize(args) =
+        Cli::try_parse_from("poa-gpu visualize --checkpoint c --network small a.jpg b.jpg".split(' ')).unwrap().command
+    else {
+        panic!("not visualize")
+    };
+    assert_eq!((args.images.len(), args.subject.network.as_str()), (2, "small"));
+    let Command::Train(args) =
+        Cli::try_parse_from("poa-gpu train --data shapes optim.epochs=5 train.seed=1".split(' ')).unwrap().command
+    else {
+        panic!("not train")
+    };
+    assert_eq!(args.settings.len(), 2);
 }
 
 #[test]

@@ -6,6 +6,7 @@ use crate::bench::{Bench, Event, Set, median};
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::ops;
+use crate::shown::shown;
 
 /// Arguments of `bench`.
 #[derive(Debug, Clone, Args)]
@@ -22,14 +23,14 @@ pub struct BenchArgs {
     pub device: DeviceChoice,
     /// Times what contains one of these texts alone: matmul, attention, layernorm, cross_entropy, sinkhorn,
     /// adamw, step
-    #[arg(value_name = "TEXT")]
+    #[arg(value_name = "TEXT", value_delimiter = ',')]
     pub filters: Vec<String>,
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let device = ops::open(&args.device)?;
     say!("device:   {}", device.describe());
-    let bench = Bench::new(device, Set::Short, args.filters.clone())?;
+    let bench = Bench::new(device, Set::Short, args.filters.iter().filter(|filter| !filter.is_empty()).cloned().collect())?;
     say!(
         "ceilings: {:.0} GFLOP/s of arithmetic, {:.1} GB/s of copying",
         bench.ceiling.flops / 1e9,
@@ -51,7 +52,7 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
         Ok(())
     })?;
     match timed {
-        0 => Err(Error::Usage(format!("nothing to time contains {}", args.filters.join(" or ")))),
+        0 => Err(Error::Usage(format!("nothing to time contains {}", shown(&args.filters.join(" or "))))),
         _ => Ok(()),
     }
 }

@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::error::Result;
 use crate::recipes::Config;
+use crate::shown::shown;
 
 /// Arguments of `config`.
 #[derive(Debug, Clone, Args)]
@@ -44,7 +45,7 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
     let backbone = config.backbone()?;
     let grid = backbone.grid();
     let c = &config.crops;
-    say!("{source} is valid");
+    say!("{} is valid", shown(source));
     say!("  sub-networks      {} from {} to {}", grid.entries().len(), grid.smallest(), grid.intact());
     say!("  steps             {} of {} images", config.total_steps(), config.images_per_step());
     say!("  learning rate     {:.3e} after warm-up", config.optim.lr);

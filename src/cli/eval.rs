@@ -12,6 +12,7 @@ use crate::data;
 use crate::data::labels::first_three;
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, LinearOptions, LinearReport, knn_accuracies, linear_probes};
+use crate::eval::settings::MOST_NEIGHBOURS;
 use crate::files::durable::replace_file;
 use crate::gpu::DeviceChoice;
 use crate::logging::{info, warn};
@@ -20,6 +21,7 @@ use crate::models::grid::Network;
 use crate::ops;
 use crate::plot;
 use crate::recipes::teacher::Teacher;
+use crate::shown::shown;
 use crate::weights::networks::choose;
 
 /// The kinds of evaluation.
@@ -77,9 +79,9 @@ pub struct KnnArgs {
     /// What and on what
     #[command(flatten)]
     pub common: Common,
-    /// Numbers of neighbours
-    #[arg(long, value_name = "K", value_delimiter = ',', default_values_t = [10, 20, 100, 200])]
-    pub k: Vec<usize>,
+    /// Numbers of neighbours, several separated by spaces or commas
+    #[arg(long, value_name = "K", num_args = 1.., default_values = ["10", "20", "100", "200"])]
+    pub k: Vec<String>,
     /// Temperature of the neighbours' weights
     #[arg(long, default_value_t = 0.07)]
     pub temperature: f64,
@@ -160,7 +162,7 @@ impl Evaluated {
     }
 
     fn introduce(&self) {
-        say!("teacher: {} ({} steps)", self.teacher.dir.display(), self.teacher.step);
+        say!("teacher: {} ({} steps)", shown(&self.teacher.dir), self.teacher.step);
         for (what, images) in [("train: ", &self.train), ("val:   ", &self.val)] {
             let unlabelled = match images.unlabelled() {
                 0 => String::new(),
@@ -249,18 +251,13 @@ impl Evaluated {
 }
 
 fn knn(args: &KnnArgs) -> Result<()> {
-    let most = args.common.train_images;
-    for &k in &args.k {
-        if !(1..=1000).contains(&k) || (most > 0 && k > most) {
-            return Err(Error::Usage(format!("--k {k} must be 1 to 1000 and no more than --train-images")));
-        }
-    }
+    let ks = neighbours(&args.k, args.common.train_images)?;
     if args.temperature.is_nan() || args.temperature <= 0.0 {
         return Err(Error::Usage(format!("--temperature {} must be more than 0", args.temperature)));
     }
     let subject = Evaluated::open(&args.common)?;
     subject.introduce();
-    let options = KnnOptions { ks: args.k.clone(), temperature: args.temperature, ..KnnOptions::default() };
+    let options = KnnOptions { ks: ks.clone(), temperature: args.temperature, ..KnnOptions::default() };
     let accuracies = knn_accuracies(
         subject.teacher.encoder(),
         &subject.networks,
@@ -269,7 +266,7 @@ fn knn(args: &KnnArgs) -> Result<()> {
         &mut bar(),
     )?;
     subject.note_unreadable();
-    let heads: Vec<String> = args.k.iter().map(|k| format!("k={k}")).collect();
+    let heads: Vec<String> = ks.iter().map(|k| format!("k={k}")).collect();
     say!("\n{:<10} {:>12} {}", "network", "parameters", columns(&heads));
     for (network, top1) in subject.networks.iter().zip(&accuracies) {
         let cells: Vec<String> = top1.iter().map(|a| percent(*a)).collect();
@@ -282,16 +279,44 @@ fn knn(args: &KnnArgs) -> Result<()> {
         let numbers: Vec<String> = top1.iter().map(f64::to_string).collect();
         table.push(format!("{},{}", identity(*network, subject.cost(*network)), numbers.join(",")));
         let by_k: serde_json::Map<_, _> =
-            args.k.iter().zip(top1).map(|(k, a)| (k.to_string(), json!(a))).collect();
+            ks.iter().zip(top1).map(|(k, a)| (k.to_string(), json!(a))).collect();
         results.push(described(*network, subject.cost(*network), json!({ "top1": by_k })));
     }
     write(out, "knn", &table, subject.about("knn"), results)?;
-    for (i, k) in args.k.iter().enumerate() {
+    for (i, k) in ks.iter().enumerate() {
         let top1: Vec<f64> = accuracies.iter().map(|a| a[i]).collect();
         subject.plot(out, &format!("knn-{k}"), &format!("k-NN top-1, k = {k}"), &top1)?;
     }
-    say!("\nresults: {}", out.display());
+    say!("\nresults: {}", shown(out));
     Ok(())
+}
+
+/// The numbers of neighbours that are asked for, each once; of `images` to learn from, 0 for all.
+pub fn neighbours<S: AsRef<str>>(texts: &[S], images: usize) -> Result<Vec<usize>> {
+    let mut ks = Vec::new();
+    for word in texts.iter().flat_map(|k| k.as_ref().split([',', ' '])).filter(|word| !word.is_empty()) {
+        let k: usize = word.parse().map_err(|_| {
+            Error::Usage(format!("--k: `{}` is no whole number; give some, as in --k 10,20", shown(word)))
+        })?;
+        if !(1..=MOST_NEIGHBOURS).contains(&k) {
+            return Err(Error::Usage(format!(
+                "--k {k} must be 1 to {MOST_NEIGHBOURS}: so many neighbours of every image are kept in memory"
+            )));
+        }
+        if images > 0 && k > images {
+            return Err(Error::Usage(format!(
+                "--k {k} is more than there are to choose from, --train-images {images}; let it be {} or less",
+                images.min(MOST_NEIGHBOURS)
+            )));
+        }
+        if !ks.contains(&k) {
+            ks.push(k);
+        }
+    }
+    match ks.is_empty() {
+        true => Err(Error::Usage("--k names no number of neighbours; give some, as in --k 10,20".into())),
+        false => Ok(ks),
+    }
 }
 
 fn linear(args: &LinearArgs) -> Result<()> {
@@ -347,7 +372,7 @@ fn linear(args: &LinearArgs) -> Result<()> {
     write(out, "linear", &table, subject.about("linear"), results)?;
     let top1: Vec<f64> = reports.iter().map(|r| r.best().map_or(f64::NAN, |b| b.top1)).collect();
     subject.plot(out, "linear", "linear probe, top-1", &top1)?;
-    say!("\nresults: {}", out.display());
+    say!("\nresults: {}", shown(out));
     Ok(())
 }
 

@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::files::checkpoint;
 use crate::models::plain::Format;
 use crate::recipes::teacher::config_of;
+use crate::shown::shown;
 use crate::train::save::TEACHER;
 use crate::weights::extract::Extraction;
 use crate::weights::networks::choose;
@@ -62,7 +63,7 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
     let networks = choose(grid, &args.network)?;
     let Some(out) = &args.out else { return Err(Error::Usage("--out DIR is missing".into())) };
     let teacher = checkpoint.tensors(TEACHER)?;
-    say!("teacher: {}", checkpoint.dir().display());
+    say!("teacher: {}", shown(checkpoint.dir()));
     for network in &networks {
         let dir = match networks.len() {
             1 => out.clone(),
@@ -73,7 +74,7 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             .normalized(config.normalization()?)
             .write(&dir)?;
         let c = backbone.cost(*network);
-        say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, dir.display());
+        say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, shown(&dir));
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use crate::data;
 use crate::error::Result;
 use crate::eval::export::{ExportOptions, export_features};
 use crate::logging::{info, warn};
+use crate::shown::shown;
 
 /// Arguments of `features`.
 #[derive(Debug, Clone, Args)]
@@ -54,7 +55,7 @@ pub(super) fn run(args: &FeaturesArgs, quiet: bool) -> Result<()> {
         warn(format_args!("and {} more; `readable` in the file marks them", bad.len() - 10));
     }
     if !quiet {
-        say!("features of {network} at {size} pixels: {}", args.out.display());
+        say!("features of {network} at {size} pixels: {}", shown(&args.out));
     }
     Ok(())
 }

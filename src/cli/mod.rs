@@ -8,7 +8,7 @@ mod bench;
 mod config;
 mod devices;
 mod environment;
-mod eval;
+pub mod eval;
 mod extract;
 mod features;
 mod progress;
@@ -17,6 +17,7 @@ mod train;
 mod verify;
 mod visualize;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
@@ -24,6 +25,7 @@ use clap::{CommandFactory, Parser};
 
 use crate::error::Result;
 use crate::logging::console;
+use crate::shown::shown;
 
 /// The program: does what the command line asks for, and says why where it cannot.
 pub fn main() -> ExitCode {
@@ -34,7 +36,7 @@ pub fn main() -> ExitCode {
 fn program() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(e) => return told(&e),
+        Err(e) => return told(e),
     };
     match console::install(cli.verbosity.level()).and_then(|()| run(cli)) {
         Ok(()) => output::status(),
@@ -46,7 +48,19 @@ fn program() -> ExitCode {
 }
 
 /// Prints help, the version, or what is wrong with the command line.
-fn told(e: &clap::Error) -> ExitCode {
+fn told(e: clap::Error) -> ExitCode {
+    let harmless = |arg: &OsString| arg.to_str().is_some_and(|text| shown(text) == text);
+    let e = match std::env::args_os().all(|arg| harmless(&arg)) {
+        true => e,
+        // the same again, with names as they may be shown
+        false => match Cli::try_parse_from(std::env::args_os().map(|arg| shown(&arg).into_owned())) {
+            Err(e) => e,
+            Ok(_) => {
+                console::line(e.render().to_string().trim_end());
+                return ExitCode::from(u8::try_from(e.exit_code()).unwrap_or(1));
+            }
+        },
+    };
     match (e.print(), e.exit_code()) {
         (Err(e), 0) => {
             output::lost(e);

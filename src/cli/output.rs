@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 use crate::logging::console;
+use crate::shown::lines;
 
 /// The exit status of a program that a closed pipe has ended, as shells report it (128 + SIGPIPE).
 const CLOSED_PIPE: u8 = 141;
@@ -55,6 +56,6 @@ pub(super) fn status() -> ExitCode {
 
 fn print(text: Arguments) -> io::Result<()> {
     let mut out = io::stdout().lock();
-    writeln!(out, "{text}")?;
+    writeln!(out, "{}", lines(&text.to_string()))?;
     out.flush()
 }

@@ -5,12 +5,14 @@ use std::path::PathBuf;
 use clap::Args;
 use clap::builder::{OsStringValueParser, TypedValueParser};
 
+use crate::data::settings::MOST_PIXELS;
 use crate::data::spec_text;
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
 use crate::ops;
 use crate::recipes::teacher::Teacher;
+use crate::shown::shown;
 use crate::tensor::Device;
 use crate::weights::networks::choose;
 
@@ -46,7 +48,7 @@ impl SubjectArgs {
         let teacher = Teacher::open(&self.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &[&self.network])?;
         let [network] = networks[..] else {
-            return Err(Error::Usage(format!("`{}` is more than one sub-network; give one", self.network)));
+            return Err(Error::Usage(format!("`{}` is more than one sub-network; give one", shown(&self.network))));
         };
         Ok(Subject { size: image_size(self.size, &teacher)?, teacher, network, device })
     }
@@ -56,11 +58,18 @@ impl SubjectArgs {
 pub(super) fn image_size(asked: Option<usize>, teacher: &Teacher) -> Result<usize> {
     let patch = teacher.config.student.elastic().patch_size;
     let size = asked.unwrap_or(teacher.config.crops.global_crops_size);
-    match size >= patch && size.is_multiple_of(patch) && size <= 4096 {
+    let most = MOST_PIXELS / patch * patch;
+    if size > most {
+        return Err(Error::Usage(format!(
+            "--size {size} is more than {most}; no recipe's crops (crops.global_crops_size) can be larger than \
+             {MOST_PIXELS} pixels a side"
+        )));
+    }
+    match size >= patch && size.is_multiple_of(patch) {
         true => Ok(size),
         false => Err(Error::Usage(format!(
-            "--size {size} is no multiple of the patch size {patch} up to 4096, for example {}",
-            size.clamp(patch, 4096).next_multiple_of(patch)
+            "--size {size} is no multiple of the patch size {patch} that the network was trained with, for example {}",
+            size.max(1).next_multiple_of(patch).min(most)
         ))),
     }
 }

@@ -11,7 +11,8 @@ use crate::error::{Error, Result};
 use crate::logging;
 use crate::ops;
 use crate::poa::{PoaModel, PoaTask};
-use crate::recipes::Config;
+use crate::recipes::{Config, file};
+use crate::shown::shown;
 use crate::tensor::Device;
 use crate::train::profiling::Profiling;
 use crate::train::run_folder::RunFolder;
@@ -24,9 +25,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         Some(dir) => {
             let folder = RunFolder::open(&dir)?;
             let path = folder.config();
-            let text = std::fs::read_to_string(&path)
-                .map_err(|e| Error::file(&path, format!("cannot be read: {e}")))?;
-            let stored = Config::from_stored(&text, &path)?;
+            let stored = Config::from_stored(&file::read(&path)?, &path)?;
             Some((folder, stored))
         }
     };
@@ -65,7 +64,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     };
     shows(format!("device:  {}", device.describe()));
     shows(format!("data:    {}, {} images", source.describe(), source.len()));
-    shows(format!("run:     {}", folder.dir().display()));
+    shows(format!("run:     {}", shown(folder.dir())));
     let stop = stop_on_signal()?;
     let (plan, text) = (config.plan(), config.to_toml()?);
     let task = PoaTask::new(config, text, &device, source, folder.dir())?;
@@ -130,6 +129,6 @@ fn report(outcome: &Outcome<PoaTask>, device: &Device) {
             );
         }
     }
-    mention!("\ncheckpoint:         {}", outcome.checkpoint.display());
+    mention!("\ncheckpoint:         {}", shown(&outcome.checkpoint));
     mention!("peak device memory: {} MiB", device.peak_bytes() >> 20);
 }

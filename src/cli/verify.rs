@@ -3,6 +3,7 @@
 use crate::cli::args::VerifyArgs;
 use crate::error::{Error, Result};
 use crate::ops;
+use crate::shown::shown;
 use crate::verify::{Fixture, Replay, replay};
 
 pub(super) fn run(args: &VerifyArgs) -> Result<()> {
@@ -22,7 +23,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
         print(&done);
         if let Some(path) = &args.dump {
             done.dump(path)?;
-            say!("numbers written to {}", path.display());
+            say!("numbers written to {}", shown(path));
         }
         if !done.passes() {
             failed.push(fixture.name.as_str());

@@ -11,6 +11,7 @@ use crate::data::{EvaluationView, Image};
 use crate::error::{Error, Result};
 use crate::eval::visualize::{attention_panel, tiled, token_pictures};
 use crate::plot::write_png;
+use crate::shown::shown;
 use crate::tensor::Tensor;
 
 /// Arguments of `visualize`.
@@ -39,8 +40,8 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
         std::fs::create_dir_all(out).map_err(|e| Error::file(out, format!("cannot be created: {e}")))?;
     }
     let encoder = teacher.encoder();
-    let shown = teacher.config.evaluation_view(size)?;
-    let [channels, ..] = shown.shape();
+    let view = teacher.config.evaluation_view(size)?;
+    let [channels, ..] = view.shape();
     let (mut views, mut tokens) = (Vec::new(), Vec::new());
     for path in &args.images {
         let image = decode_file(path, &teacher.config.data.reading())
@@ -48,25 +49,25 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
         let image = Image::from(image)
             .in_channels(channels)
             .ok_or_else(|| Error::file(path, format!("has 3 channels, and the network takes {channels}")))?;
-        let pixels = shown.of(&image);
+        let pixels = view.of(&image);
         let images = Tensor::from_slice(&device, &[1, channels, size, size], &pixels)?;
-        let view = picture(&pixels, &shown);
+        let seen = picture(&pixels, &view);
         if let Some(attention) = encoder.class_attention(network, &images)? {
             let heads = attention.len() / encoder.backbone.cells(size).pow(2);
             let to = beside(path, args.out.as_deref(), "attention");
-            write_png(&to, &attention_panel(&view, &attention, heads)?)?;
-            say!("{}", to.display());
+            write_png(&to, &attention_panel(&seen, &attention, heads)?)?;
+            say!("{}", shown(&to));
         }
         let (_, patches) = encoder.features(network, &images, true)?;
         tokens.push(patches.expect("asked for").to_vec::<f32>()?);
-        views.push(view);
+        views.push(seen);
     }
     let matrices: Vec<&[f32]> = tokens.iter().map(Vec::as_slice).collect();
     let pictures = token_pictures(&matrices, encoder.backbone.feature_width(network), size as u32)?;
     for ((path, view), colours) in args.images.iter().zip(views).zip(pictures) {
         let to = beside(path, args.out.as_deref(), "pca");
         write_png(&to, &tiled(&[view, colours], 2)?)?;
-        say!("{}", to.display());
+        say!("{}", shown(&to));
     }
     Ok(())
 }

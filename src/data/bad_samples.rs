@@ -3,6 +3,8 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
+use crate::shown::shown;
+
 /// Why an image cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum BadKind {
@@ -58,12 +60,12 @@ impl Fault {
     pub fn new(kind: BadKind, reason: impl AsRef<str>) -> Self {
         let lines: Vec<&str> =
             reason.as_ref().lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-        Self { kind, reason: lines.join(" ") }
+        Self { kind, reason: shown(&lines.join(" ")).into_owned() }
     }
 
     /// The fault of the image called `name`.
     pub fn of(self, name: String) -> BadSample {
-        BadSample { name, kind: self.kind, reason: self.reason }
+        BadSample { name: shown(&name).into_owned(), kind: self.kind, reason: self.reason }
     }
 }
 

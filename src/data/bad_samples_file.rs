@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::data::bad_samples::BadSample;
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// The images that could not be used so far, on disk and by reason.
 pub struct BadSamplesFile {
@@ -37,10 +38,9 @@ impl BadSamplesFile {
         let mut lines = String::new();
         for sample in found {
             // one line each, whatever a file is called
-            let clean = |text: &str| text.replace(['\t', '\n', '\r'], " ");
-            let (kind, name) = (sample.kind.name().to_string(), clean(&sample.name));
+            let (kind, name) = (sample.kind.name().to_string(), shown(&sample.name).into_owned());
             if self.count(&kind, &name) {
-                lines.push_str(&format!("{kind}\t{name}\t{}\n", clean(&sample.reason)));
+                lines.push_str(&format!("{kind}\t{name}\t{}\n", shown(&sample.reason)));
             }
         }
         if lines.is_empty() {

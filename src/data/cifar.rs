@@ -9,8 +9,9 @@ use image::{Rgb, RgbImage};
 
 use crate::data::bad_samples::BadSample;
 use crate::data::pixels::Image;
-use crate::data::source::{Source, check_count, shown_path};
+use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// Pixels a side.
 const SIDE: usize = 32;
@@ -95,7 +96,7 @@ impl Cifar {
             return Err(Error::file(root.join(layout.names), problem));
         }
         let open = |part, files: &[&str], held_out| -> Result<Self> {
-            let spec = format!("{}:{}", layout.kind, shown_path(dir));
+            let spec = format!("{}:{}", layout.kind, shown(dir));
             let records = read_records(root, files, &layout)?;
             let label_bytes = layout.label_bytes;
             Ok(Self { spec, part, records, label_bytes, classes: classes.clone(), held_out })

@@ -10,8 +10,9 @@ use crate::data::bad_samples::BadSample;
 use crate::data::decode::{EXTENSIONS, decode_file, is_image_extension};
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
-use crate::data::source::{Source, check_count, shown_path};
+use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// All images under a folder, in the order of their paths.
 pub struct Folder {
@@ -85,7 +86,7 @@ impl Source for Folder {
     fn load(&self, i: usize) -> Result<Image, BadSample> {
         let relative = self.relative(i);
         let image = decode_file(&self.root.join(&relative), &self.reading);
-        image.map(Image::from).map_err(|fault| fault.of(shown_path(&relative)))
+        image.map(Image::from).map_err(|fault| fault.of(shown(&relative).into_owned()))
     }
     fn label(&self, i: usize) -> Option<u32> {
         self.dirs[self.files[i].0 as usize].1
@@ -94,10 +95,10 @@ impl Source for Folder {
         &self.classes
     }
     fn name(&self, i: usize) -> String {
-        shown_path(&self.relative(i))
+        shown(&self.relative(i)).into_owned()
     }
     fn describe(&self) -> String {
-        format!("folder:{}", shown_path(&self.root))
+        format!("folder:{}", shown(&self.root))
     }
 }
 

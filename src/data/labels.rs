@@ -2,6 +2,8 @@
 
 use std::collections::{BTreeSet, HashMap};
 
+use crate::shown::shown;
+
 /// The distinct labels of a data set, in the order they are met.
 #[derive(Default)]
 pub struct Labels {
@@ -71,9 +73,9 @@ pub fn join<'a>(ours: &'a [String], theirs: &[String]) -> Result<Vec<u32>, Vec<&
 
 /// The first three of some names, as `a`, `b`, `c`, ...
 pub fn first_three<S: AsRef<str>>(names: &[S]) -> String {
-    let mut shown: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", name.as_ref())).collect();
-    shown.extend((names.len() > 3).then(|| "...".into()));
-    shown.join(", ")
+    let mut first: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", shown(name.as_ref()))).collect();
+    first.extend((names.len() > 3).then(|| "...".into()));
+    first.join(", ")
 }
 
 /// What a person should know of a data set of which some images have no label; `first` are the first of them.

@@ -10,8 +10,9 @@ use crate::data::labels::unlabelled_remark;
 use crate::data::list_text::Lines;
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
-use crate::data::source::{Source, check_count, shown_path};
+use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// So many files are looked for when a list is opened: where none is there, it is the list that is wrong.
 const LOOKED_FOR: usize = 100;
@@ -75,11 +76,11 @@ impl List {
             true => {
                 let root = if self.root.as_os_str().is_empty() { Path::new(".") } else { &self.root };
                 let root = root.canonicalize().unwrap_or(root.to_path_buf());
-                format!("; paths are taken relative to the folder of the list, {}", shown_path(&root))
+                format!("; paths are taken relative to the folder of the list, {}", shown(&root))
             }
             false => String::new(),
         };
-        let hint = oddity(&first).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let hint = oddity(&self.path(0).to_string_lossy()).map(|hint| format!("; {hint}")).unwrap_or_default();
         let problem = match count {
             1 => format!("the image that it begins with is not there (`{first}`){relative}{hint}"),
             _ => format!(
@@ -156,10 +157,10 @@ impl Source for List {
         &self.classes
     }
     fn name(&self, i: usize) -> String {
-        shown_path(self.path(i))
+        shown(self.path(i)).into_owned()
     }
     fn describe(&self) -> String {
-        format!("list:{}", shown_path(&self.file))
+        format!("list:{}", shown(&self.file))
     }
     fn remarks(&self) -> Vec<String> {
         self.lines.remarks.clone()

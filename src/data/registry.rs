@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use crate::checks::nearest;
 use crate::data::cifar::{Cifar, Version};
 use crate::data::folder::Folder;
 use crate::data::list::List;
@@ -12,12 +13,16 @@ use crate::data::source::Source;
 use crate::data::spec::{ESCAPED, escaped, plain};
 use crate::data::webdataset::WebDataset;
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// The kinds of data sets and how each is named.
 const KINDS: &str = "`folder:DIR` (images under DIR, any depth), `list:FILE` (a path and, if wanted, a label a line), \
     `webdataset:PATTERN` (tar shards, as in `train-{000..146}.tar`; several patterns with `::` between), \
     `cifar10:DIR` or `cifar100:DIR` (their binary versions), `shapes` (the embedded data set), `shapes:N` (N images \
     of it, 1 to 4294967295), `shapes:NxSIZE` (SIZE pixels a side, 16 to 1024) or `shapes:NxSIZExCHANNELS`";
+
+/// What stands before the colon.
+const NAMES: [&str; 6] = ["folder", "list", "webdataset", "cifar10", "cifar100", "shapes"];
 
 /// Opens the data set that `spec` names: `folder:DIR`, `list:FILE`, `webdataset:PATTERN`, `cifar10:DIR`,
 /// `cifar100:DIR`, `shapes`, `shapes:N`, `shapes:NxSIZE` or `shapes:NxSIZExCHANNELS`. Image files are read as
@@ -46,14 +51,15 @@ pub fn open(spec: &str, reading: &Reading) -> Result<Arc<dyn Source>> {
 
 /// The message for a spec that names no data set.
 fn unknown(spec: &str) -> Error {
-    let path = Path::new(spec);
+    let (path, spec) = (Path::new(spec), shown(spec));
     let hint = if path.is_dir() {
         format!(" (did you mean `folder:{spec}`?)")
     } else if path.is_file() {
         let kind = if spec.ends_with(".tar") { "webdataset" } else { "list" };
         format!(" (did you mean `{kind}:{spec}`?)")
     } else {
-        String::new()
+        let kind = spec.split_once(':').map_or(&*spec, |(kind, _)| kind);
+        nearest(kind, NAMES.into_iter()).map_or_else(String::new, |kind| format!(" (did you mean `{kind}`?)"))
     };
     Error::Usage(format!("unknown data set `{spec}`{hint}: use {KINDS}"))
 }

@@ -33,6 +33,9 @@ impl Blur {
     }
 }
 
+/// Pixels a side that crops can have.
+pub const MOST_PIXELS: usize = 4096;
+
 settings! {
     /// Section `crops`: crops and augmentation.
     pub struct Crops {
@@ -116,7 +119,7 @@ impl Crops {
             ("crops.global_crops_size", self.global_crops_size, 224),
             ("crops.local_crops_size", self.local_crops_size, 96),
         ] {
-            problems.within(key, size, 1..=4096, example);
+            problems.within(key, size, 1..=MOST_PIXELS, example);
         }
         problems.within("crops.local_crops_number", self.local_crops_number, 0..=64, 8);
         problems.range("crops.global_crops_scale", self.global_crops_scale, 1e-4..=1.0, [0.32, 1.0]);

@@ -48,22 +48,6 @@ pub(super) fn check_count(count: usize, path: &Path) -> Result<()> {
     }
 }
 
-/// A path for people: bytes that are no text become `\xE9`, so that two paths are never written alike (unless one
-/// is really called so).
-pub fn shown_path(path: &Path) -> String {
-    shown_bytes(path.as_os_str().as_encoded_bytes())
-}
-
-/// The same of the bytes of a name.
-pub(super) fn shown_bytes(name: &[u8]) -> String {
-    let mut text = String::new();
-    for chunk in name.utf8_chunks() {
-        text.push_str(chunk.valid());
-        chunk.invalid().iter().for_each(|byte| text.push_str(&format!("\\x{byte:02X}")));
-    }
-    text
-}
-
 /// How much of a labelled source without a part of its own is held out.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct HeldOut {

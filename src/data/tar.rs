@@ -3,7 +3,7 @@
 
 use std::io::{BufReader, ErrorKind, Read, Seek};
 
-use crate::data::source::shown_bytes;
+use crate::shown::shown_bytes;
 
 /// Bytes of a header, and what everything is rounded up to.
 const BLOCK: u64 = 512;

@@ -16,8 +16,9 @@ use crate::data::labels::{Labels, unlabelled_remark};
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
 use crate::data::shard::{LeftOut, Sample, ShardIndex, UNLABELLED};
-use crate::data::source::{Source, check_count, shown_path};
+use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// Remarks on single shards that are told, at most.
 const MOST_REMARKS: usize = 5;
@@ -64,7 +65,7 @@ impl WebDataset {
         let mut samples = Vec::with_capacity(indexes.iter().map(|index| index.samples.len()).sum());
         let root = common_folder(&paths);
         for (path, index) in paths.iter().zip(indexes) {
-            let name = shown_path(path.strip_prefix(root).unwrap_or(path));
+            let name = shown(path.strip_prefix(root).unwrap_or(path)).into_owned();
             left_out.extend(index.left_out);
             remarks.extend(index.remarks);
             unlabelled.extend(index.unlabelled.iter().map(|key| format!("`{key}` of {name}")));
@@ -148,7 +149,7 @@ impl Source for WebDataset {
         format!("{}#{}", shard.name, i - shard.first)
     }
     fn describe(&self) -> String {
-        format!("webdataset:{}", self.pattern)
+        format!("webdataset:{}", shown(&self.pattern))
     }
     fn remarks(&self) -> Vec<String> {
         self.remarks.clone()

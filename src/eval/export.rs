@@ -16,6 +16,7 @@ use crate::files::tensor_writer::{RowWriter, TensorSpec};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::ops::segment_mean::segment_mean;
+use crate::shown::shown;
 use crate::tensor::Tensor;
 
 /// Bytes of the images that go through the network together, at most (but one image).
@@ -39,7 +40,7 @@ pub struct ExportOptions {
 /// - `patches [n, patches, width]` and `images [n, channels, size, size]` where asked for;
 /// - `labels` (i64 `[n]`) where the source has them;
 /// - `readable` (u8 `[n]`): 0 for an image that could not be read, whose rows are zero;
-/// - `names` (u8): what the images are called, in UTF-8, a line each.
+/// - `names` (u8): what the images are called, in UTF-8, a line each; control characters are written out.
 ///
 /// Returns the images that could not be read.
 pub fn export_features(
@@ -55,7 +56,7 @@ pub fn export_features(
     let n = if options.most == 0 { source.len() } else { options.most.min(source.len()) };
     let width = encoder.backbone.feature_width(network);
     let tokens = encoder.backbone.cells(size).pow(2);
-    let names: String = (0..n).map(|i| source.name(i).replace('\n', " ") + "\n").collect();
+    let names: String = (0..n).map(|i| source.name(i) + "\n").collect();
     let mut specs = vec![
         TensorSpec::f32("cls", &[n, width]),
         TensorSpec::f32("mean", &[n, width]),
@@ -72,7 +73,8 @@ pub fn export_features(
     if labelled {
         specs.push(TensorSpec::i64("labels", &[n]));
     }
-    let classes = source.classes().join("\n");
+    let classes: Vec<_> = source.classes().iter().map(|class| shown(class)).collect();
+    let classes = classes.join("\n");
     let about = [("network", network.to_string()), ("source", source.describe()), ("classes", classes)];
     let about: Vec<(&str, &str)> = about.iter().map(|(key, text)| (*key, text.as_str())).collect();
     let mut file = RowWriter::create(path, &specs, &about)?;

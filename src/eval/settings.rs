@@ -2,6 +2,9 @@
 
 use crate::checks::{Problems, settings};
 
+/// Neighbours that can vote: so many of every image are kept in the device's memory.
+pub const MOST_NEIGHBOURS: usize = 10_000;
+
 settings! {
     /// Section `evaluation`: k-nearest-neighbour classification during a run.
     pub struct Evaluation {
@@ -37,7 +40,7 @@ impl Evaluation {
             "is empty; give one number or more, for example [10, 20]".into()
         });
         for &k in &self.k {
-            let right = problems.within("evaluation.k", k, 1..=10_000, 10);
+            let right = problems.within("evaluation.k", k, 1..=MOST_NEIGHBOURS, 10);
             let enough = !right || self.train_images == 0 || k <= self.train_images;
             problems.demand(enough, "evaluation.k", || {
                 let images = self.train_images;

@@ -16,6 +16,7 @@ use super::durable::{FileSum, beside, sum_of, sync_dir, write_durably};
 use super::tensor_file::TensorFile;
 use super::tensor_writer::{TensorSpec, Values, write_tensors};
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 const FORMAT: &str = "poa-gpu checkpoint";
 const VERSION: u32 = 2;
@@ -130,7 +131,7 @@ impl Checkpoint {
         let dir = dir.as_ref();
         let path = dir.join(MANIFEST);
         let text = fs::read_to_string(&path).map_err(|e| {
-            Error::file(&path, format!("cannot be read, so {} is no checkpoint: {e}", dir.display()))
+            Error::file(&path, format!("cannot be read, so {} is no checkpoint: {e}", shown(dir)))
         })?;
         let manifest: Manifest = serde_json::from_str(&text).map_err(|e| {
             Error::file(&path, format!("is no checkpoint's manifest: {e}; use an earlier checkpoint"))

@@ -2,6 +2,7 @@
 
 use super::Caps;
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// What a user asked for with `--device`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,9 +70,9 @@ fn enumerate() -> Vec<wgpu::Adapter> {
 fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
     let info = adapter.get_info();
     AdapterSummary {
-        name: info.name,
+        name: shown(&info.name).into_owned(),
         backend: format!("{:?}", info.backend),
-        driver: [info.driver, info.driver_info].join(" ").trim().to_string(),
+        driver: shown([info.driver, info.driver_info].join(" ").trim()).into_owned(),
         kind: match info.device_type {
             wgpu::DeviceType::DiscreteGpu => "discrete",
             wgpu::DeviceType::IntegratedGpu => "integrated",
@@ -96,7 +97,7 @@ pub fn select(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
     let mut all = enumerate();
     let names = || {
         let list: Vec<_> =
-            enumerate().iter().enumerate().map(|(i, a)| format!("{i}: {}", a.get_info().name)).collect();
+            enumerate().iter().enumerate().map(|(i, a)| format!("{i}: {}", shown(&a.get_info().name))).collect();
         if list.is_empty() {
             "none was found; is a graphics driver installed?".into()
         } else {
@@ -131,7 +132,7 @@ pub fn select(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
                 })
                 .map(Some)
                 .ok_or_else(|| {
-                    Error::Device(format!("no adapter is called `{text}`; there are: {}", names()))
+                    Error::Device(format!("no adapter is called `{}`; there are: {}", shown(text), names()))
                 })
         }
     }

@@ -8,6 +8,7 @@ use log::{LevelFilter, Log, Metadata, Record};
 
 use super::TARGET;
 use crate::error::{Error, Result};
+use crate::shown::{lines, shown};
 
 /// The variable that says which messages are shown, as in `warn` or `debug,wgpu_core=warn`.
 pub const VARIABLE: &str = "POA_LOG";
@@ -44,10 +45,10 @@ pub fn install(verbosity: Option<Verbosity>) -> Result<()> {
     Ok(())
 }
 
-/// Writes a line to standard error, above the bar if there is one.
+/// Writes a line (or several) to standard error, above the bar if there is one.
 pub fn line(text: &str) {
     bar::above(|| {
-        let _ = std::io::stderr().lock().write_all(format!("{text}\n").as_bytes());
+        let _ = std::io::stderr().lock().write_all(format!("{}\n", lines(text)).as_bytes());
     });
 }
 
@@ -142,7 +143,7 @@ impl Bar {
 
     /// Shows `done` of `total`, with a text beside it.
     pub fn set(&self, done: usize, total: usize, text: String) {
-        self.0.set(done as u64, total as u64, text);
+        self.0.set(done as u64, total as u64, shown(&text).into_owned());
     }
 }
 

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use serde_json::Value;
 
+use crate::checks::unknown;
 use crate::error::{Error, Result};
 use crate::nn::parameters::ParameterSpec;
 
@@ -49,7 +50,7 @@ impl FromStr for Format {
         Self::ALL
             .into_iter()
             .find(|f| f.name() == name)
-            .ok_or_else(|| Error::Usage(format!("there is no format `{name}`; timm, dinov2 and poa are")))
+            .ok_or_else(|| Error::Usage(unknown("format", name, &Self::ALL.map(Self::name))))
     }
 }
 

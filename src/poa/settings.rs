@@ -211,7 +211,7 @@ impl Settings {
 
     /// Images of a step on one device.
     pub fn images_per_step(&self) -> usize {
-        self.loading.batch_size_per_gpu * self.train.accumulation_steps
+        self.loading.batch_size_per_gpu.saturating_mul(self.train.accumulation_steps)
     }
 
     /// The first step in which the masked-patch loss counts.

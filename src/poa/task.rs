@@ -20,6 +20,7 @@ use crate::poa::settings::{Precision, Settings};
 use crate::poa::{PoaModel, StepInputs};
 use crate::profile;
 use crate::rng::{Purpose, stream};
+use crate::shown::shown;
 use crate::tensor::{Device, Tensor};
 use crate::train::reports::Reports;
 use crate::train::step::{MicroBatch, Trained};
@@ -221,7 +222,7 @@ impl Task for PoaTask {
             Ok(true) => {}
             Err(e) => reports.warn(&format!("{e}; training goes on")),
         }
-        let (count, summary, path) = (self.bad.len(), self.bad.summary(), self.bad.path().display());
+        let (count, summary, path) = (self.bad.len(), self.bad.summary(), shown(self.bad.path()));
         reports.say(&format!("{count} unusable images left out so far ({summary}); {path} names them"));
         let (images, allowed) = (self.source.len(), self.settings.data.max_bad_fraction);
         if count as f64 > allowed * images as f64 {

@@ -4,11 +4,13 @@ use std::path::Path;
 
 use toml::{Table, Value};
 
-use crate::checks::Problems;
+use crate::checks::{Problems, nearest};
 use crate::error::{Error, Result};
 use crate::models::Student;
 use crate::poa::Settings as Config;
+use crate::recipes::file;
 use crate::recipes::sections::{Sections, all_families, check_student};
+use crate::shown::shown;
 
 /// Names that other recipes use, and what to say about them.
 const ELSEWHERE: &[(&str, &str)] = &[
@@ -49,6 +51,8 @@ pub(super) enum Origin {
 pub(super) struct Layers {
     table: Table,
     problems: Problems,
+    /// Names of keys whose values are not what was meant, since something is wrong with them.
+    doubtful: Vec<String>,
 }
 
 impl Layers {
@@ -58,16 +62,34 @@ impl Layers {
         if let Some(Value::Table(student)) = table.get_mut("student") {
             all_families(student)?;
         }
-        Ok(Self { table, problems: Problems::new() })
+        Ok(Self { table, problems: Problems::new(), doubtful: Vec::new() })
     }
 
     /// The configuration with everything laid over it.
     pub(super) fn config(mut self, origin: Origin) -> Result<Config> {
-        if origin == Origin::Given {
+        let arch = self.doubtful.iter().any(|key| key == "arch");
+        if origin == Origin::Given && !arch {
             self.refuse_other_families()?;
+        }
+        if !self.problems.is_empty() && !arch {
+            self.note_relations();
         }
         self.problems.result()?;
         Sections::read(self.table).map_err(|e| Error::config("(all)", e.message()))
+    }
+
+    /// Where something is wrong already, names what else would be: ranges and relations, except those that
+    /// concern a key in doubt.
+    fn note_relations(&mut self) {
+        let Ok(problems) = Sections::read(self.table.clone()).map(|config| config.problems(1)) else { return };
+        let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
+        let concerns = |text: &str| text.split(|c| !word(c)).any(|w| self.doubtful.iter().any(|key| key == w));
+        let known: Vec<(String, String)> = problems
+            .map_or_else(|_| Vec::new(), Problems::into_found)
+            .into_iter()
+            .filter(|(key, problem)| !concerns(key) && !concerns(problem))
+            .collect();
+        known.into_iter().for_each(|(key, problem)| self.problems.add(key, problem));
     }
 
     /// Refuses keys that another family of backbones has than the one that is configured. What says nothing
@@ -95,11 +117,10 @@ impl Layers {
 
     /// Lays a TOML document over the configuration; `path` is what an error calls it.
     pub(super) fn lay_file(&mut self, text: &str, path: &Path, origin: Origin) -> Result<()> {
-        let document: Table =
-            text.parse().map_err(|e: toml::de::Error| Error::file(path, format!("is not TOML: {e}")))?;
+        let document = file::parse(text, path)?;
         let before = self.problems.len();
         self.lay_document(document, origin);
-        self.problems.amend(before, |problem| format!("{problem} (in {})", path.display()));
+        self.problems.amend(before, |problem| format!("{problem} (in {})", shown(path)));
         Ok(())
     }
 
@@ -110,6 +131,7 @@ impl Layers {
                 continue;
             };
             if !self.table.contains_key(&section) {
+                self.doubtful.extend(values.keys().cloned());
                 self.unknown(&section, "there is no such section");
                 continue;
             }
@@ -122,7 +144,10 @@ impl Layers {
     /// Lays `section.key=value` over the configuration.
     pub(super) fn lay_override(&mut self, text: &str) -> Result<()> {
         let (key, value) = text.split_once('=').ok_or_else(|| {
-            Error::Usage(format!("`{text}` is no setting; write section.key=value, as in optim.epochs=10"))
+            Error::Usage(format!(
+                "`{}` is no setting; write section.key=value, as in optim.epochs=10",
+                shown(text)
+            ))
         })?;
         let (key, value) = (key.trim(), value.trim());
         let plain = || Value::String(value.to_string());
@@ -157,6 +182,7 @@ impl Layers {
     fn set(&mut self, key: &str, value: Value, origin: Origin) {
         if let Some((_, name, why)) = RENAMED.iter().find(|(old, ..)| *old == key) {
             if origin == Origin::Given && value.as_integer() != Some(0) {
+                self.doubtful.push(last_name(name));
                 return self.problems.add(key, format!("is called `{name}`; {why}"));
             }
             return self.set(name, value, origin);
@@ -164,6 +190,15 @@ impl Layers {
         let (Some(current), Some((section, name))) = (self.current(key).cloned(), key.split_once('.')) else {
             return self.unknown(key, "there is no such key");
         };
+        let before = self.problems.len();
+        self.set_known((section, name), current, value);
+        if self.problems.len() > before {
+            self.doubtful.push(name.to_string());
+        }
+    }
+
+    fn set_known(&mut self, (section, name): (&str, &str), current: Value, value: Value) {
+        let key = format!("{section}.{name}");
         let given = describe(&value);
         let Some(value) = fit(&current, value) else {
             let problem = format!("must be {}, was given {given}", expected(&current));
@@ -175,7 +210,7 @@ impl Layers {
         // the table was good before, so what is wrong with it now is wrong with this value
         let Err(e) = self.read(section, name) else { return };
         let problem = match &current {
-            Value::String(_) => e.message().to_string(),
+            Value::String(_) => with_nearest(e.message()),
             _ if e.message().contains("integer `-") => format!("must be 0 or more, was given {given}"),
             _ => format!("must be {}, was given {given}: {}", expected(&current), e.message()),
         };
@@ -199,6 +234,9 @@ impl Layers {
             Some((_, hint)) => format!("{problem}; {hint}"),
             None => self.near(key, problem),
         };
+        // what is meant keeps its default, so nothing is to be said of that
+        self.doubtful.extend(problem.split('`').skip(1).step_by(2).map(last_name));
+        self.doubtful.push(last_name(key));
         self.problems.add(key, problem);
     }
 
@@ -234,14 +272,18 @@ impl Layers {
     }
 }
 
-/// The candidate nearest to `name`, if one is near at all.
-pub(super) fn nearest<'a>(name: &str, candidates: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let name = name.to_ascii_lowercase();
-    candidates
-        .map(|c| (strsim::normalized_damerau_levenshtein(&name, &c.to_ascii_lowercase()), c))
-        .filter(|(score, _)| *score >= 0.5)
-        .max_by(|a, b| a.0.total_cmp(&b.0))
-        .map(|(_, c)| c)
+/// The name of a key without its section.
+fn last_name(key: &str) -> String {
+    key.rsplit('.').next().unwrap_or(key).to_string()
+}
+
+/// The message of an unknown variant, which lists those that are known, with the nearest of them.
+fn with_nearest(message: &str) -> String {
+    let mut names = message.split('`').skip(1).step_by(2);
+    match names.next().filter(|_| message.starts_with("unknown variant")).and_then(|n| nearest(n, names)) {
+        Some(meant) => format!("{message}; did you mean `{meant}`?"),
+        None => message.to_string(),
+    }
 }
 
 /// `value` as the kind of value that `current` is: a whole number may stand for a fraction.

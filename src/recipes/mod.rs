@@ -7,6 +7,7 @@
 //! that names the key and a value that would work; all that is wrong is named at once. `Config::to_toml`
 //! writes a recipe from which the same configuration loads again.
 
+pub(crate) mod file;
 mod layers;
 mod print;
 mod relations;
@@ -15,7 +16,9 @@ pub mod teacher;
 
 use std::path::Path;
 
+use crate::checks::nearest;
 use crate::error::{Error, Result};
+use crate::shown::shown;
 use layers::{Layers, Origin};
 use sections::Sections;
 
@@ -70,8 +73,7 @@ impl Config {
         if !path.exists() && !source.contains(['/', '\\', '.']) {
             return Err(unknown_recipe(source));
         }
-        let text = std::fs::read_to_string(path)
-            .map_err(|e| Error::file(path, format!("cannot read this recipe: {e}")))?;
+        let text = file::read(path)?;
         Self::lay(&text, path, overrides, Origin::Given)
     }
 
@@ -98,18 +100,17 @@ impl Config {
     /// Checks every range and relation, then fills in what follows from the rest: the learning rate of a run
     /// on `ranks` devices, unless one is given.
     pub fn resolve(&mut self, ranks: usize) -> Result<()> {
-        self.validate()?;
-        if self.optim.lr == 0.0 {
-            self.optim.lr = self.optim.scaled_lr(self.images_per_step() * ranks);
-        }
-        if self.optim.lr < self.optim.min_lr {
-            let (lr, min) = (self.optim.lr, self.optim.min_lr);
-            return Err(Error::config(
-                "optim.min_lr",
-                format!("is {min}, more than the learning rate {lr:.3e}; for example {:.1e}", lr / 100.0),
-            ));
-        }
+        self.problems(ranks)?.result()?;
+        self.optim.lr = self.learning_rate(ranks);
         Ok(())
+    }
+
+    /// The learning rate after the warm-up on `ranks` devices: the one that is given, or else what follows.
+    fn learning_rate(&self, ranks: usize) -> f64 {
+        match self.optim.lr {
+            0.0 => self.optim.scaled_lr(self.images_per_step().saturating_mul(ranks)),
+            given => given,
+        }
     }
 
     /// The settings that differ from another configuration's, as (key, here, there).
@@ -133,10 +134,11 @@ pub fn recipe_name(source: &str) -> String {
 
 fn unknown_recipe(name: &str) -> Error {
     let names: Vec<&str> = Config::recipe_names().collect();
-    let nearest = layers::nearest(name, names.iter().copied()).map(|n| format!(" Did you mean `{n}`?"));
+    let nearest = nearest(name, names.iter().copied()).map(|n| format!(" Did you mean `{n}`?"));
     Error::Usage(format!(
-        "there is no recipe `{name}` and no file of that name.{} The recipes are {}; a file is given by its path, \
+        "there is no recipe `{}` and no file of that name.{} The recipes are {}; a file is given by its path, \
          as in ./my.toml.",
+        shown(name),
         nearest.unwrap_or_default(),
         names.join(", ")
     ))

@@ -7,8 +7,9 @@ use crate::models::backbone::Backbone;
 use crate::poa::settings::{Precision, Settings as Config};
 
 impl Config {
-    /// Checks every range and every relation between settings; all that is wrong is named.
-    pub fn validate(&self) -> Result<()> {
+    /// All that is wrong with the ranges of settings and the relations between them, in a run on `ranks`
+    /// devices.
+    pub(super) fn problems(&self, ranks: usize) -> Result<Problems> {
         let mut problems = Problems::new();
         self.student.check(self.crops.global_crops_size, &mut problems);
         // a backbone of sizes that are wrong cannot be asked for anything
@@ -31,7 +32,12 @@ impl Config {
         if let Some(backbone) = backbone {
             self.check_against(&*backbone, &mut problems);
         }
-        problems.result()
+        let (lr, min) = (self.learning_rate(ranks), self.optim.min_lr);
+        // NaN is told as what it is
+        problems.demand(!(lr < min), "optim.min_lr", || {
+            format!("is {min}, more than the learning rate {lr:.3e}; for example {:.1e}", lr / 100.0)
+        });
+        Ok(problems)
     }
 
     fn check_batch(&self, problems: &mut Problems) {
@@ -43,12 +49,12 @@ impl Config {
             )
         });
         let (weight, share) = (self.ibot.loss_weight, self.ibot.masking.mask_sample_probability);
-        let masked = (2 * batch) as f64 * share;
+        let masked = 2.0 * batch as f64 * share;
         problems.demand(weight == 0.0 || batch == 0 || masked >= 1.0, "ibot.mask_sample_probability", || {
             format!(
                 "is {share}, so that none of the {} global crops is masked: take {} or more, or ibot.loss_weight = 0",
                 2 * batch,
-                1.0 / (2 * batch) as f64
+                0.5 / batch as f64
             )
         });
     }

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
 use crate::files::checkpoint::{checkpoint_dir, point_latest, prune};
+use crate::shown::shown;
 use crate::train::save::{RunState, save};
 use crate::train::task::Task;
 use crate::train::trainer::Trainer;
@@ -15,7 +16,7 @@ impl<T: Task> Trainer<T> {
         // the last checkpoint must succeed: without it the run would have been for nothing
         let checkpoint = self.save(done).map_err(|e| {
             let newest = match saved {
-                Some(dir) => format!("; the newest complete checkpoint is {}", dir.display()),
+                Some(dir) => format!("; the newest complete checkpoint is {}", shown(&dir)),
                 None => String::new(),
             };
             let dir = checkpoint_dir(self.folder.checkpoints(), done);
@@ -43,7 +44,7 @@ impl<T: Task> Trainer<T> {
     /// Ends a run that only skips steps; its last good state is saved.
     pub(super) fn halt(&mut self, done: usize) -> Error {
         let saved = match self.save(done) {
-            Ok(dir) => format!("the last good state is in {}", dir.display()),
+            Ok(dir) => format!("the last good state is in {}", shown(&dir)),
             Err(e) => format!("the last good state could not be saved: {e}"),
         };
         Error::Diverged(format!(

@@ -8,6 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::shown::lines;
 
 /// A float as JSON that reads back to the same bits; what JSON has no number for becomes text such as `NaN`.
 pub fn number(x: f64) -> Value {
@@ -114,9 +115,9 @@ impl TrainLog {
     /// Appends a text; each of its lines gets the time.
     pub fn line(&mut self, text: &str) -> Result<()> {
         let now = timestamp(SystemTime::now());
-        let lines: String = text.lines().map(|line| format!("{now}  {line}\n")).collect();
+        let text: String = lines(text).lines().map(|line| format!("{now}  {line}\n")).collect();
         self.file
-            .write_all(lines.as_bytes())
+            .write_all(text.as_bytes())
             .map_err(|e| Error::file(&self.path, format!("cannot be written: {e}; is the disk full?")))
     }
 }

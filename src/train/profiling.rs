@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use crate::error::{Error, Result};
 use crate::ops::ceiling;
 use crate::profile;
+use crate::shown::shown;
 use crate::tensor::Device;
 
 /// Steps before the recording, in which kernels are compiled and memory is allocated.
@@ -71,7 +72,7 @@ impl Profiling {
         Ok(Some(format!(
             "profile of {}\ntrace for ui.perfetto.dev: {}",
             profile.table(&ceiling, self.recorded),
-            self.path.display()
+            shown(&self.path)
         )))
     }
 }

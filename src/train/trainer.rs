@@ -8,6 +8,7 @@ use crate::error::Result;
 use crate::files::checkpoint::{Newest, checkpoint_dir, newest_whole};
 use crate::optim::adamw::StepSettings;
 use crate::profile;
+use crate::shown::shown;
 use crate::train::plan::RunPlan;
 use crate::train::profiling::Profiling;
 use crate::train::progress::Progress;
@@ -92,7 +93,7 @@ impl<T: Task> Trainer<T> {
         reports.note(&format!("device: {}", task.device().describe()));
         match &whole {
             Some((step, dir)) => {
-                reports.say(&format!("resumed after {step} of {total} steps from {}", dir.display()));
+                reports.say(&format!("resumed after {step} of {total} steps from {}", shown(dir)));
             }
             None if start.resume => {
                 reports.say("no whole checkpoint to resume from: the run starts at its beginning");

@@ -14,6 +14,7 @@ use crate::models::grid::Network;
 use crate::optim::settings::ScalingRule;
 use crate::poa::settings::Centering;
 use crate::recipes::Config;
+use crate::shown::shown;
 
 /// `fixture.json`, as far as a replay needs it.
 #[derive(Deserialize)]
@@ -163,7 +164,7 @@ impl Fixture {
         })?;
         let file = |name: &str| TensorFile::open(folder.join(name));
         Self::new(
-            &folder.display().to_string(),
+            &shown(folder).into_owned(),
             &path,
             &json,
             [

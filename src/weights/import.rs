@@ -12,6 +12,7 @@ use crate::files::tensor_file::TensorFile;
 use crate::models::backbone::Backbone;
 use crate::models::plain::{Format, Pieces, PlainName, corner};
 use crate::nn::parameters::ParameterSpec;
+use crate::shown::shown;
 use crate::weights::extract;
 use crate::weights::names::Catalog;
 use crate::weights::resample::{channels, grid_side, kernels, patch_side, positions};
@@ -202,9 +203,9 @@ impl Import {
         ] {
             if !names.is_empty() {
                 let more = if names.len() > LISTED { ", …" } else { "" };
-                let shown = names[..names.len().min(LISTED)].join(", ");
+                let listed = names[..names.len().min(LISTED)].join(", ");
                 // writing to a string cannot fail
-                let _ = write!(line, ", {} {kind} ({shown}{more})", names.len());
+                let _ = write!(line, ", {} {kind} ({}{more})", names.len(), shown(&listed));
             }
         }
         line
@@ -310,10 +311,10 @@ fn refuse_pytorch(path: &Path) -> Result<()> {
     // A safetensors file has its header's length in the first eight bytes, then the header, which is JSON.
     let pytorch = (start.starts_with(b"PK\x03\x04") || start[0] == 0x80) && start[8] != b'{';
     if read.is_ok() && pytorch {
-        let (from, to) = (path.display(), path.with_extension("safetensors"));
+        let (from, to) = (shown(path), path.with_extension("safetensors"));
         let problem = format!(
             "is a PyTorch file; convert it once and give the result: {CONVERT} \"{from}\" \"{}\"",
-            to.display()
+            shown(&to)
         );
         return Err(Error::file(path, problem));
     }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
+use crate::shown::shown;
 
 /// Names that every grid knows.
 const NAMES: [&str; 4] = ["smallest", "middle", "intact", "all"];
@@ -44,7 +45,8 @@ fn one(grid: &ElasticGrid, word: &str) -> Result<Network> {
             Some(wanted) => nearest_size(grid, wanted),
             None => nearest_name(grid, word),
         };
-        Error::Usage(format!("there is no sub-network `{word}`; the nearest is {nearest}; {}", known(grid)))
+        let (word, known) = (shown(word), known(grid));
+        Error::Usage(format!("there is no sub-network `{word}`; the nearest is {nearest}; {known}"))
     })
 }
 
