@@ -66,7 +66,8 @@ mod tests {
 
     #[test]
     fn plain_text_stays_as_it_is() {
-        for text in ["", "a b/c.jpg", "Größe 5 µm", "日本語", "שלום", "👩‍🔬", "back\\slash", "it's \"so\""] {
+        for text in ["", "a b/c.jpg", "Größe 5 µm", "日本語", "שלום", "👩‍🔬", "back\\slash", "it's \"so\""]
+        {
             assert_eq!(shown(text), text);
             assert!(matches!(lines(text), Cow::Borrowed(_)));
         }

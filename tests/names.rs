@@ -32,10 +32,14 @@ const TRAIN: [&str; 9] = [
 #[track_caller]
 fn plain(what: &str, said: &str) {
     let harmful = |c: char| {
-        c.is_control() && !matches!(c, '\n' | '\t') || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        c.is_control() && !matches!(c, '\n' | '\t')
+            || matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
     };
     assert!(!said.contains(harmful), "{what}: {said:?}");
-    assert!(!said.lines().any(|line| line.contains("WARN forged") && !line.contains("[2J")), "{what}: {said:?}");
+    assert!(
+        !said.lines().any(|line| line.contains("WARN forged") && !line.contains("[2J")),
+        "{what}: {said:?}"
+    );
 }
 
 /// What the program says, all of it plain; `texts` are in it.
@@ -70,19 +74,24 @@ fn files_classes_and_runs() {
     let data = format!("folder:{}", images.display());
     let recipe = folder.path(&format!("recipe{NAME}.toml"));
     std::fs::write(&recipe, program(&["config", "demo"]).stdout).unwrap();
-    let more = ["--config", &recipe, "--data", &data, "--out", &run, "data.max_bad_fraction=0.9", "optim.lr=0"];
+    let more =
+        ["--config", &recipe, "--data", &data, "--out", &run, "data.max_bad_fraction=0.9", "optim.lr=0"];
     says(&[&TRAIN[..], &more].concat(), 0, &["run", SHOWN, "unusable"]);
     let read = |name: &str| std::fs::read_to_string(Path::new(&run).join(name)).unwrap();
     let bad = read("bad_samples.txt");
     plain("bad_samples.txt", &bad);
-    assert!(!bad.is_empty() && bad.lines().all(|line| line.split('\t').count() == 3 && line.contains(SHOWN)), "{bad}");
+    assert!(
+        !bad.is_empty() && bad.lines().all(|line| line.split('\t').count() == 3 && line.contains(SHOWN)),
+        "{bad}"
+    );
     let log = read("train.log");
     plain("train.log", &log);
     let dated = |line: &str| line.starts_with("20") && line.contains("Z  ");
     assert!(log.lines().all(dated), "{log}");
 
     // what becomes of the run
-    let (net, features, out) = (folder.path(&format!("net{NAME}")), folder.path("f.safetensors"), folder.path("out"));
+    let (net, features, out) =
+        (folder.path(&format!("net{NAME}")), folder.path("f.safetensors"), folder.path("out"));
     says(&["eval", "knn", "--checkpoint", &run, "--train", &data, "--k", "3", "--out", &out], 0, &[SHOWN]);
     says(&["extract", "--checkpoint", &run, "--network", "smallest", "--out", &net], 0, &[SHOWN]);
     says(

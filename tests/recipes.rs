@@ -211,7 +211,9 @@ fn keys_ranges_and_relations_are_named_together() {
     // a key that does not exist, a wrong type, a range, a relation
     let wrong = ["optim.lrr=1", "train.seed=x", "dino.student_temp=0", "crops.local_crops_size=20"];
     let error = demo(&wrong).unwrap_err();
-    for text in ["4 settings are wrong", "`optim.lr`", "`train.seed`", "`dino.student_temp`", "for example 24"] {
+    for text in
+        ["4 settings are wrong", "`optim.lr`", "`train.seed`", "`dino.student_temp`", "for example 24"]
+    {
         assert!(error.contains(text), "{error}");
     }
     // what is in doubt is not the reason to complain of something else: the patch size is meant to be 20
@@ -228,9 +230,17 @@ fn keys_ranges_and_relations_are_named_together() {
     // an unknown section, an unknown key and the command line
     let dir = scratch("at-once");
     let path = dir.join("my.toml");
-    std::fs::write(&path, "[optimiser]\nbase_lr = 1\n[teacher]\ntemp = 0.1\nteacher_temp = \"warm\"\n").unwrap();
+    std::fs::write(&path, "[optimiser]\nbase_lr = 1\n[teacher]\ntemp = 0.1\nteacher_temp = \"warm\"\n")
+        .unwrap();
     let error = Config::load(path.to_str().unwrap(), &["student.heads=3".into()]).unwrap_err().to_string();
-    for text in ["4 settings", "`optimiser`", "`teacher.temp`", "(in ", "`teacher.teacher_temp` must be", "`student.heads`"] {
+    for text in [
+        "4 settings",
+        "`optimiser`",
+        "`teacher.temp`",
+        "(in ",
+        "`teacher.teacher_temp` must be",
+        "`student.heads`",
+    ] {
         assert!(error.contains(text), "{error}");
     }
     std::fs::remove_dir_all(dir).unwrap();
@@ -249,15 +259,27 @@ fn what_is_no_toml_is_told_from_it() {
         assert!(!error.contains('\n'), "{error}");
     };
     let yaml = b"# official\nstudent:\n  arch: vit_dynamic\n  patch_size: 16\noptim:\n  epochs: 100\n";
-    fails("a.yaml", yaml, &["is YAML, and recipes are TOML", "`[student]` for `student:`", "--print-default"]);
+    fails(
+        "a.yaml",
+        yaml,
+        &["is YAML, and recipes are TOML", "`[student]` for `student:`", "--print-default"],
+    );
     fails("b.toml", yaml, &["is YAML"]);
     fails("c.yml", b"---\n- a\n", &["is YAML"]);
     fails("d.json", b"{\"student\": {\"patch_size\": 16}}", &["is JSON", "`[student]`"]);
     // a slip is no other format
     fails("e.toml", b"[optim]\nepochs: 3\n", &["is not TOML: line 2, column 7"]);
-    fails("f.toml", b"[optim]\nepochs = 3\n[train]\nseed = = 1\nlog_every = [1\n", &["line 4, column 8", "; line 5"]);
+    fails(
+        "f.toml",
+        b"[optim]\nepochs = 3\n[train]\nseed = = 1\nlog_every = [1\n",
+        &["line 4, column 8", "; line 5"],
+    );
     fails("g.toml", b"[optim]\nepochs = 3\nepochs = 4\n", &["line 3, column 1", "duplicate key"]);
-    fails("h.toml", "\u{feff}[optim]\r\n\tepochs = 1\r\n\tepocs = 2\r\n".as_bytes(), &["did you mean `optim.epochs`"]);
+    fails(
+        "h.toml",
+        "\u{feff}[optim]\r\n\tepochs = 1\r\n\tepocs = 2\r\n".as_bytes(),
+        &["did you mean `optim.epochs`"],
+    );
     let wide: Vec<u8> = "[optim]\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
     fails("i.toml", &[&[0xff, 0xfe], &wide[..]].concat(), &["UTF-16; save it as UTF-8"]);
     fails("j.toml", b"[optim]\nepochs = 3 # caf\xe9\n", &["not UTF-8 text: line 2"]);
@@ -279,7 +301,10 @@ fn what_is_no_toml_is_told_from_it() {
 
 #[test]
 fn unknown_variants_list_what_is_known() {
-    fails("student.arch=vit", &["`vit_dynamic`", "`swin_dynamic`", "`resnet_dynamic`", "did you mean `vit_dynamic`?"]);
+    fails(
+        "student.arch=vit",
+        &["`vit_dynamic`", "`swin_dynamic`", "`resnet_dynamic`", "did you mean `vit_dynamic`?"],
+    );
     fails("train.precision=fp32", &["`f32`", "`mixed`", "did you mean `f32`?"]);
     fails("train.centering=sinkhorn", &["`sinkhorn_knopp`", "`centering`", "did you mean `sinkhorn_knopp`?"]);
     fails("optim.scaling_rule=sqare", &["`sqrt_wrt_1024`", "`linear_wrt_1024`", "`none`"]);
@@ -287,18 +312,26 @@ fn unknown_variants_list_what_is_known() {
     let parse = |words: &str| Cli::try_parse_from(words.split(' ')).unwrap_err().to_string();
     for (words, texts) in [
         ("poa-gpu completions zhs", &["bash", "zsh", "fish", "did you mean", "similar"][..]),
-        ("poa-gpu extract --checkpoint a --out b --format tim", &["did you mean `timm`?", "timm, dinov2 and poa"]),
+        (
+            "poa-gpu extract --checkpoint a --out b --format tim",
+            &["did you mean `timm`?", "timm, dinov2 and poa"],
+        ),
         ("poa-gpu exract", &["extract"]),
         ("poa-gpu eval knm", &["knn"]),
     ] {
         let error = parse(words);
-        assert!(texts.iter().filter(|text| error.contains(**text)).count() >= texts.len().div_ceil(2), "{error}");
+        assert!(
+            texts.iter().filter(|text| error.contains(**text)).count() >= texts.len().div_ceil(2),
+            "{error}"
+        );
     }
     let data = |spec: &str| match poa_gpu::data::open(spec, &Default::default()) {
         Err(e) => e.to_string(),
         Ok(_) => panic!("{spec}"),
     };
-    for (spec, meant) in [("foldr:x", "`folder`"), ("cifar:x", "`cifar10"), ("shape", "`shapes`"), ("tar:x", "webdataset:")] {
+    for (spec, meant) in
+        [("foldr:x", "`folder`"), ("cifar:x", "`cifar10"), ("shape", "`shapes`"), ("tar:x", "webdataset:")]
+    {
         let error = data(spec);
         assert!(error.contains(meant) && error.contains("`list:FILE`"), "{error}");
     }
@@ -311,7 +344,7 @@ fn several_values_come_in_any_way() {
         match Cli::try_parse_from(words.split(' ')).unwrap_or_else(|e| panic!("{e}")).command {
             Command::Eval(EvalArgs::Knn(args)) => {
                 (neighbours(&args.k, 0).unwrap(), args.common.network, args.common.out)
-            },
+            }
             _ => panic!("not knn"),
         }
     };
@@ -343,13 +376,17 @@ fn several_values_come_in_any_way() {
     assert_eq!(bench("poa-gpu bench matmul,step adamw"), ["matmul", "step", "adamw"]);
     // what follows the options is not theirs
     let Command::Visualize(args) =
-        Cli::try_parse_from("poa-gpu visualize --checkpoint c --network small a.jpg b.jpg".split(' ')).unwrap().command
+        Cli::try_parse_from("poa-gpu visualize --checkpoint c --network small a.jpg b.jpg".split(' '))
+            .unwrap()
+            .command
     else {
         panic!("not visualize")
     };
     assert_eq!((args.images.len(), args.subject.network.as_str()), (2, "small"));
     let Command::Train(args) =
-        Cli::try_parse_from("poa-gpu train --data shapes optim.epochs=5 train.seed=1".split(' ')).unwrap().command
+        Cli::try_parse_from("poa-gpu train --data shapes optim.epochs=5 train.seed=1".split(' '))
+            .unwrap()
+            .command
     else {
         panic!("not train")
     };

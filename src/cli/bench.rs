@@ -30,7 +30,11 @@ pub struct BenchArgs {
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let device = ops::open(&args.device)?;
     say!("device:   {}", device.describe());
-    let bench = Bench::new(device, Set::Short, args.filters.iter().filter(|filter| !filter.is_empty()).cloned().collect())?;
+    let bench = Bench::new(
+        device,
+        Set::Short,
+        args.filters.iter().filter(|filter| !filter.is_empty()).cloned().collect(),
+    )?;
     say!(
         "ceilings: {:.0} GFLOP/s of arithmetic, {:.1} GB/s of copying",
         bench.ceiling.flops / 1e9,

@@ -48,7 +48,10 @@ impl SubjectArgs {
         let teacher = Teacher::open(&self.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &[&self.network])?;
         let [network] = networks[..] else {
-            return Err(Error::Usage(format!("`{}` is more than one sub-network; give one", shown(&self.network))));
+            return Err(Error::Usage(format!(
+                "`{}` is more than one sub-network; give one",
+                shown(&self.network)
+            )));
         };
         Ok(Subject { size: image_size(self.size, &teacher)?, teacher, network, device })
     }

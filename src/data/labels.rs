@@ -73,7 +73,8 @@ pub fn join<'a>(ours: &'a [String], theirs: &[String]) -> Result<Vec<u32>, Vec<&
 
 /// The first three of some names, as `a`, `b`, `c`, ...
 pub fn first_three<S: AsRef<str>>(names: &[S]) -> String {
-    let mut first: Vec<String> = names.iter().take(3).map(|name| format!("`{}`", shown(name.as_ref()))).collect();
+    let mut first: Vec<String> =
+        names.iter().take(3).map(|name| format!("`{}`", shown(name.as_ref()))).collect();
     first.extend((names.len() > 3).then(|| "...".into()));
     first.join(", ")
 }

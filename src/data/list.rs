@@ -80,7 +80,8 @@ impl List {
             }
             false => String::new(),
         };
-        let hint = oddity(&self.path(0).to_string_lossy()).map(|hint| format!("; {hint}")).unwrap_or_default();
+        let hint =
+            oddity(&self.path(0).to_string_lossy()).map(|hint| format!("; {hint}")).unwrap_or_default();
         let problem = match count {
             1 => format!("the image that it begins with is not there (`{first}`){relative}{hint}"),
             _ => format!(

@@ -96,8 +96,11 @@ pub fn select(choice: &DeviceChoice) -> Result<Option<wgpu::Adapter>> {
     }
     let mut all = enumerate();
     let names = || {
-        let list: Vec<_> =
-            enumerate().iter().enumerate().map(|(i, a)| format!("{i}: {}", shown(&a.get_info().name))).collect();
+        let list: Vec<_> = enumerate()
+            .iter()
+            .enumerate()
+            .map(|(i, a)| format!("{i}: {}", shown(&a.get_info().name)))
+            .collect();
         if list.is_empty() {
             "none was found; is a graphics driver installed?".into()
         } else {

@@ -93,7 +93,8 @@ fn place(text: &str, e: &toml::de::Error) -> (usize, usize) {
 /// What to say of a text that is not TOML but looks like one of its relatives.
 fn another_format(text: &str, path: &Path) -> Option<String> {
     let named = |names: &[&str]| {
-        path.extension().is_some_and(|extension| names.iter().any(|name| extension.eq_ignore_ascii_case(name)))
+        path.extension()
+            .is_some_and(|extension| names.iter().any(|name| extension.eq_ignore_ascii_case(name)))
     };
     let how = "`poa-gpu config --print-default > my.toml` writes a recipe to start from, with the sections and keys \
                of the official YAML";

@@ -81,9 +81,12 @@ impl Layers {
     /// Where something is wrong already, names what else would be: ranges and relations, except those that
     /// concern a key in doubt.
     fn note_relations(&mut self) {
-        let Ok(problems) = Sections::read(self.table.clone()).map(|config| config.problems(1)) else { return };
+        let Ok(problems) = Sections::read(self.table.clone()).map(|config| config.problems(1)) else {
+            return;
+        };
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
-        let concerns = |text: &str| text.split(|c| !word(c)).any(|w| self.doubtful.iter().any(|key| key == w));
+        let concerns =
+            |text: &str| text.split(|c| !word(c)).any(|w| self.doubtful.iter().any(|key| key == w));
         let known: Vec<(String, String)> = problems
             .map_or_else(|_| Vec::new(), Problems::into_found)
             .into_iter()
