@@ -1,11 +1,21 @@
 //! Names with braces, as in a shell: `{000..146}` is every number of a range, `{a,b}` each of a list.
 
-/// The most names that one pattern may stand for.
+/// The most names that one pattern may stand for, and the most bytes of all of them together.
 const MOST: usize = 1_000_000;
+const MOST_BYTES: usize = 256 << 20;
+/// The most braces of a pattern, which nest or follow each other by recursion.
+const MOST_BRACES: usize = 200;
 
 /// The names that `pattern` stands for, in order; an error says what is wrong with it. A range whose first or
 /// last number starts with a zero is padded with zeros to one width.
 pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
+    if pattern.matches('{').count() > MOST_BRACES {
+        return Err(format!("has more than {MOST_BRACES} pairs of braces; write fewer, or a list of shards"));
+    }
+    names(pattern)
+}
+
+fn names(pattern: &str) -> Result<Vec<String>, String> {
     let Some(open) = pattern.find('{') else {
         return match pattern.contains('}') {
             true => Err("has a `}` without a `{`".into()),
@@ -15,11 +25,15 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
     let (head, body) = (&pattern[..open], &pattern[open + 1..]);
     let close = closing(body).ok_or("has a `{` without a `}`")?;
     let choices = choices(&body[..close])?;
-    let tails = expand(&body[close + 1..])?;
+    let tails = names(&body[close + 1..])?;
     if head.contains('}') {
         return Err("has a `}` without a `{`".into());
     }
-    if choices.len().saturating_mul(tails.len()) > MOST {
+    let (chosen, rest) = (choices.len(), tails.len());
+    let all = chosen.saturating_mul(rest);
+    let long = [(all, head.len()), (rest, bytes(&choices)), (chosen, bytes(&tails))];
+    let long = long.iter().fold(0usize, |sum, (times, bytes)| sum.saturating_add(times.saturating_mul(*bytes)));
+    if all > MOST || long > MOST_BYTES {
         return Err(too_many());
     }
     let names =
@@ -27,8 +41,12 @@ pub(super) fn expand(pattern: &str) -> Result<Vec<String>, String> {
     Ok(names.collect())
 }
 
+fn bytes(names: &[String]) -> usize {
+    names.iter().map(String::len).sum()
+}
+
 fn too_many() -> String {
-    format!("stands for more than {MOST} names")
+    format!("stands for more than {MOST} names, or for {} MiB of them", MOST_BYTES >> 20)
 }
 
 /// Where the brace that was opened just before `body` is closed.
@@ -55,9 +73,14 @@ fn choices(body: &str) -> Result<Vec<String>, String> {
     if items.len() == 1 {
         return range(body);
     }
-    let mut all = Vec::new();
+    let (mut all, mut long) = (Vec::new(), 0);
     for item in items {
-        all.extend(expand(item)?);
+        let more = names(item)?;
+        long += bytes(&more);
+        all.extend(more);
+        if all.len() > MOST || long > MOST_BYTES {
+            return Err(too_many());
+        }
     }
     Ok(all)
 }
