@@ -32,7 +32,8 @@ fn names(pattern: &str) -> Result<Vec<String>, String> {
     let (chosen, rest) = (choices.len(), tails.len());
     let all = chosen.saturating_mul(rest);
     let long = [(all, head.len()), (rest, bytes(&choices)), (chosen, bytes(&tails))];
-    let long = long.iter().fold(0usize, |sum, (times, bytes)| sum.saturating_add(times.saturating_mul(*bytes)));
+    let long =
+        long.iter().fold(0usize, |sum, (times, bytes)| sum.saturating_add(times.saturating_mul(*bytes)));
     if all > MOST || long > MOST_BYTES {
         return Err(too_many());
     }
