@@ -257,6 +257,10 @@ fn knn(args: &KnnArgs) -> Result<()> {
     }
     let subject = Evaluated::open(&args.common)?;
     subject.introduce();
+    let votes = subject.train.len();
+    if let Some(k) = ks.iter().filter(|k| **k > votes).max() {
+        warn(format_args!("--k {k} is more than the {votes} images that vote: it counts as {votes}"));
+    }
     let options = KnnOptions { ks: ks.clone(), temperature: args.temperature, ..KnnOptions::default() };
     let accuracies = knn_accuracies(
         subject.teacher.encoder(),

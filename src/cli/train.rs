@@ -67,7 +67,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     shows(format!("run:     {}", shown(folder.dir())));
     let stop = stop_on_signal()?;
     let (plan, text) = (config.plan(), config.to_toml()?);
-    let task = PoaTask::new(config, text, &device, source, folder.dir())?;
+    let task = PoaTask::new(config, text, &device, source, folder.dir());
+    if task.is_err() && !resume {
+        folder.withdraw();
+    }
+    let task = task?;
     let start = Start { resume, profile };
     let mut trainer = Trainer::new(task, plan, folder, &start)?;
     if let Some(path) = args.init.as_deref().filter(|_| !trainer.resumed()) {

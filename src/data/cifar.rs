@@ -113,6 +113,9 @@ impl Cifar {
 
 fn read(root: &Path, name: &str) -> Result<Vec<u8>> {
     let path = root.join(name);
+    if path.metadata().is_ok_and(|about| !about.is_file()) {
+        return Err(Error::file(path, "is not a file; give the folder of CIFAR's binary version"));
+    }
     std::fs::read(&path).map_err(|e| match e.kind() {
         ErrorKind::NotFound => Error::file(path, "no such file; give the folder of CIFAR's binary version"),
         _ => Error::file(path, format!("cannot be read: {e}; check its permissions")),

@@ -228,7 +228,8 @@ impl Heads {
             "is empty; give one number for each head, for example [8192, 16384]".into()
         });
         for &count in &self.head_n_prototypes {
-            problems.within(&key("head_n_prototypes"), count, 1..=1 << 24, 8192);
+            // of one prototype the softmax is always 1: there is nothing to learn
+            problems.within(&key("head_n_prototypes"), count, 2..=1 << 24, 8192);
         }
         problems.within(&key("head_bottleneck_dim"), self.head_bottleneck_dim, 1..=1 << 16, 256);
         problems.within(&key("head_hidden_dim"), self.head_hidden_dim, 1..=1 << 16, 2048);

@@ -50,6 +50,16 @@ impl RunFolder {
         Ok(run)
     }
 
+    /// Takes back what [`RunFolder::start`] made, where a run could not begin: the next attempt finds no run in its
+    /// way.
+    pub fn withdraw(&self) {
+        // what cannot be removed, or holds something by now, stays
+        let _ = fs::remove_file(self.config());
+        let _ = fs::remove_dir(self.checkpoints());
+        let _ = fs::remove_file(self.dir.join("run.lock"));
+        let _ = fs::remove_dir(&self.dir);
+    }
+
     /// The folder of a run that exists.
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
