@@ -204,7 +204,7 @@ fn damage_anywhere_falls_back_to_the_checkpoint_before() {
             let at = (place * bytes.len() as f64) as usize;
             bytes[at] ^= 0x10;
             std::fs::write(&path, &bytes).unwrap();
-            let Newest { whole, damaged } = newest_whole(&dir).unwrap();
+            let Newest { whole, damaged, .. } = newest_whole(&dir).unwrap();
             let (step, path) = whole.unwrap();
             assert_eq!((step, damaged.len()), (10, 1), "byte {at} of {file}");
             assert!(damaged[0].to_string().contains("step-00000020"), "{}", damaged[0]);

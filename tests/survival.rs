@@ -213,7 +213,7 @@ fn a_full_disk_ends_nothing() {
     let out = mount.join("run");
     let done = command(&out).arg("train.keep_checkpoints=0").output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
-    let Newest { whole: found, damaged } = newest_whole(out.join("checkpoints")).unwrap();
+    let Newest { whole: found, damaged, .. } = newest_whole(out.join("checkpoints")).unwrap();
     let log = std::fs::read_to_string(out.join("train.log")).unwrap_or_default();
     // with everything else out of the way, the same run goes on
     let old: Vec<_> = checkpoints_in(out.join("checkpoints")).unwrap();

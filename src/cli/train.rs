@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::logging;
 use crate::ops;
 use crate::poa::{PoaModel, PoaTask};
-use crate::recipes::{Config, file};
+use crate::recipes::Config;
 use crate::shown::shown;
 use crate::tensor::Device;
 use crate::train::profiling::Profiling;
@@ -24,8 +24,13 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
         None => None,
         Some(dir) => {
             let folder = RunFolder::open(&dir)?;
-            let path = folder.config();
-            let stored = Config::from_stored(&file::read(&path)?, &path)?;
+            let (text, path) = folder.stored_config()?;
+            let stored = Config::from_stored(&text, &path).map_err(|e| match folder.config_copy() {
+                Some((_, copy)) if copy != path => {
+                    Error::file(&path, format!("{e}; an intact copy is {}", copy.display()))
+                }
+                _ => e,
+            })?;
             Some((folder, stored))
         }
     };

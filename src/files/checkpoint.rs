@@ -7,15 +7,17 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::durable::{FileSum, beside, sum_of, sync_dir, write_durably};
+use super::own::{create_own, remove};
 use super::tensor_file::TensorFile;
 use super::tensor_writer::{TensorSpec, Values, write_tensors};
 use crate::error::{Error, Result};
+use crate::logging;
 use crate::shown::shown;
 
 const FORMAT: &str = "poa-gpu checkpoint";
@@ -45,11 +47,8 @@ impl CheckpointWriter {
     pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let partial = beside(&dir, ".partial");
-        if partial.exists() {
-            fs::remove_dir_all(&partial).map_err(|e| {
-                Error::file(&partial, format!("an unfinished checkpoint cannot be removed: {e}"))
-            })?;
-        }
+        remove(&partial)
+            .map_err(|e| Error::file(&partial, format!("an unfinished checkpoint cannot be removed: {e}")))?;
         fs::create_dir_all(&partial).map_err(|e| Error::file(&partial, format!("cannot be created: {e}")))?;
         Ok(Self { dir, partial, files: BTreeMap::new() })
     }
@@ -85,16 +84,23 @@ impl CheckpointWriter {
         let failed =
             |e: std::io::Error| Error::file(&self.dir, format!("the checkpoint cannot be written: {e}"));
         sync_dir(&self.partial).map_err(failed)?;
-        if self.dir.exists() {
-            let old = beside(&self.dir, ".old");
-            if old.exists() {
-                fs::remove_dir_all(&old).map_err(failed)?;
+        match self.dir.symlink_metadata() {
+            Ok(found) if found.is_dir() || found.is_symlink() => {
+                let old = beside(&self.dir, ".old");
+                remove(&old).map_err(failed)?;
+                fs::rename(&self.dir, &old).map_err(failed)?;
+                fs::rename(&self.partial, &self.dir).map_err(failed)?;
+                // what cannot be removed now is removed by a resume
+                if let Err(e) = remove(&old) {
+                    logging::warn(format_args!("{}: cannot be removed: {e}", old.display()));
+                }
             }
-            fs::rename(&self.dir, &old).map_err(failed)?;
-            fs::rename(&self.partial, &self.dir).map_err(failed)?;
-            fs::remove_dir_all(&old).map_err(failed)?;
-        } else {
-            fs::rename(&self.partial, &self.dir).map_err(failed)?;
+            // someone's file
+            Ok(_) => {
+                set_aside(&self.dir)?;
+                fs::rename(&self.partial, &self.dir).map_err(failed)?;
+            }
+            Err(_) => fs::rename(&self.partial, &self.dir).map_err(failed)?,
         }
         if let Some(parent) = self.dir.parent().filter(|p| !p.as_os_str().is_empty()) {
             sync_dir(parent).map_err(failed)?;
@@ -107,9 +113,7 @@ impl Drop for CheckpointWriter {
     fn drop(&mut self) {
         // After `finish` the folder is gone under this name. What cannot be removed is removed by the next
         // writer.
-        if self.partial.exists() {
-            let _ = fs::remove_dir_all(&self.partial);
-        }
+        let _ = remove(&self.partial);
     }
 }
 
@@ -215,8 +219,7 @@ pub fn checkpoints_in(folder: impl AsRef<Path>) -> Result<Vec<(usize, PathBuf)>>
     let folder = folder.as_ref();
     let mut found = Vec::new();
     for path in entries(folder)? {
-        let step = path.file_name().and_then(|n| n.to_str()?.strip_prefix("step-")?.parse().ok());
-        if let Some(step) = step.filter(|_| path.join(MANIFEST).is_file()) {
+        if let Some(step) = step_of(&path).filter(|_| path.join(MANIFEST).is_file()) {
             found.push((step, path));
         }
     }
@@ -224,10 +227,24 @@ pub fn checkpoints_in(folder: impl AsRef<Path>) -> Result<Vec<(usize, PathBuf)>>
     Ok(found)
 }
 
+/// The step in the name of a checkpoint's folder, if it is a name that [`checkpoint_dir`] gives.
+fn step_of(path: &Path) -> Option<usize> {
+    let name = path.file_name()?.to_str()?;
+    let step = name.strip_prefix("step-")?.parse().ok()?;
+    (checkpoint_name(step) == name).then_some(step)
+}
+
+fn checkpoint_name(steps: usize) -> String {
+    format!("step-{steps:08}")
+}
+
 fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
     let failed = |e: std::io::Error| Error::file(folder, format!("cannot be listed: {e}"));
     match fs::read_dir(folder) {
         Err(e) if e.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(_) if folder.is_file() => {
+            Err(Error::file(folder, "is a file, where a folder belongs; move it away"))
+        }
         Err(e) => Err(failed(e)),
         Ok(entries) => entries.map(|entry| entry.map(|e| e.path()).map_err(failed)).collect(),
     }
@@ -235,7 +252,7 @@ fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
 
 /// The folder of the checkpoint taken after so many steps.
 pub fn checkpoint_dir(folder: impl AsRef<Path>, steps: usize) -> PathBuf {
-    folder.as_ref().join(format!("step-{steps:08}"))
+    folder.as_ref().join(checkpoint_name(steps))
 }
 
 /// Removes old checkpoints of a folder: all but the newest `keep` (0 keeps all) and those of a multiple of
@@ -247,7 +264,7 @@ pub fn prune(folder: impl AsRef<Path>, keep: usize, keep_multiple: usize) -> Res
         if keep_multiple > 0 && step % keep_multiple == 0 {
             continue;
         }
-        fs::remove_dir_all(path).map_err(|e| Error::file(path, format!("cannot be removed: {e}")))?;
+        remove(path).map_err(|e| Error::file(path, format!("cannot be removed: {e}")))?;
     }
     Ok(())
 }
@@ -259,13 +276,17 @@ pub fn point_latest(dir: &Path) -> Result<()> {
     let (latest, partial) = (folder.join(LATEST), folder.join("latest.partial"));
     let failed = |e: std::io::Error| Error::file(&latest, format!("cannot be pointed at {name:?}: {e}"));
     match fs::remove_file(&partial) {
-        Err(e) if e.kind() != ErrorKind::NotFound => return Err(failed(e)),
+        Err(e) if e.kind() != ErrorKind::NotFound => {
+            return Err(Error::file(&partial, format!("is in the way of `{LATEST}`; remove it: {e}")));
+        }
         _ => {}
     }
     #[cfg(unix)]
-    std::os::unix::fs::symlink(name, &partial).map_err(failed)?;
+    let linked = std::os::unix::fs::symlink(name, &partial);
     #[cfg(not(unix))]
-    fs::write(&partial, name.to_string_lossy().as_bytes()).map_err(failed)?;
+    let linked: std::io::Result<()> = Err(ErrorKind::Unsupported.into());
+    // a file system may have no links
+    linked.or_else(|_| create_own(&partial)?.write_all(name.to_string_lossy().as_bytes())).map_err(failed)?;
     fs::rename(&partial, &latest).map_err(failed)
 }
 
@@ -276,6 +297,8 @@ pub struct Newest {
     pub whole: Option<(usize, PathBuf)>,
     /// What is wrong with those that are newer.
     pub damaged: Vec<Error>,
+    /// What else is there that should not be, and is left alone.
+    pub strays: Vec<Error>,
 }
 
 /// The newest checkpoint whose every byte is what was written, with what is wrong with the newer ones; those
@@ -283,32 +306,49 @@ pub struct Newest {
 /// Leftovers of a checkpoint that was being written are removed.
 pub fn newest_whole(folder: impl AsRef<Path>) -> Result<Newest> {
     let folder = folder.as_ref();
+    let mut strays = Vec::new();
     for path in entries(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        if name.starts_with("step-") && (name.ends_with(".partial") || name.ends_with(".old")) {
-            fs::remove_dir_all(&path).map_err(|e| Error::file(&path, format!("cannot be removed: {e}")))?;
+        if !name.starts_with("step-") || name.contains(".damaged") {
+            continue;
+        }
+        if name.ends_with(".partial") || name.ends_with(".old") {
+            if let Err(e) = remove(&path) {
+                strays.push(Error::file(&path, format!("cannot be removed: {e}")));
+            }
+        } else if step_of(&path).is_none() {
+            strays.push(Error::file(&path, "has not the name of a checkpoint; it is left alone"));
+        } else if !path.join(MANIFEST).is_file() {
+            strays.push(Error::file(
+                &path,
+                format!("has no {MANIFEST}, so it is no checkpoint; it is passed over"),
+            ));
         }
     }
     let mut damaged = Vec::new();
     for (step, path) in checkpoints_in(folder)?.into_iter().rev() {
         match Checkpoint::open(&path).and_then(|c| c.verify()) {
             Ok(()) => {
-                point_latest(&path)?;
-                return Ok(Newest { whole: Some((step, path)), damaged });
+                strays.extend(point_latest(&path).err());
+                return Ok(Newest { whole: Some((step, path)), damaged, strays });
             }
             Err(problem) => {
                 damaged.push(problem);
-                let aside = (1..)
-                    .map(|n| beside(&path, &if n == 1 { ".damaged".into() } else { format!(".damaged-{n}") }))
-                    .find(|aside| !aside.exists());
-                if let Some(aside) = aside {
-                    let moved = fs::rename(&path, &aside);
-                    moved.map_err(|e| Error::file(&path, format!("cannot be set aside: {e}")))?;
-                }
+                set_aside(&path)?;
             }
         }
     }
-    Ok(Newest { whole: None, damaged })
+    Ok(Newest { whole: None, damaged, strays })
+}
+
+/// Renames what is under a checkpoint's name and is none to `step-N.damaged`, or the first such name that is
+/// free.
+fn set_aside(path: &Path) -> Result<()> {
+    let names =
+        (1..).map(|n| beside(path, &if n == 1 { ".damaged".into() } else { format!(".damaged-{n}") }));
+    let free = names.into_iter().find(|aside| aside.symlink_metadata().is_err());
+    let moved = free.map_or(Ok(()), |aside| fs::rename(path, aside));
+    moved.map_err(|e| Error::file(path, format!("cannot be set aside: {e}")))
 }
 
 /// The checkpoint that a path of the command line means: a checkpoint's folder, `latest`, a folder of

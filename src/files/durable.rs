@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use super::own::{create_own, tell_replaced};
 use crate::error::{Error, Result};
 
 /// Size and checksum of a file.
@@ -19,7 +20,7 @@ pub struct FileSum {
 
 /// Writes a file and forces it to disk.
 pub(super) fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
-    let written = File::create(path).and_then(|mut file| {
+    let written = create_own(path).and_then(|mut file| {
         file.write_all(content)?;
         file.sync_all()
     });
@@ -30,6 +31,7 @@ pub(super) fn write_durably(path: &Path, content: &[u8]) -> Result<()> {
 pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     let partial = beside(path, ".partial");
     write_durably(&partial, content)?;
+    tell_replaced(path);
     fs::rename(&partial, path).map_err(|e| Error::file(path, format!("cannot be replaced: {e}")))?;
     let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
     sync_dir(parent).map_err(|e| Error::file(parent, format!("cannot be synchronised: {e}")))

@@ -3,6 +3,7 @@
 
 pub mod checkpoint;
 pub mod durable;
+pub mod own;
 pub mod tensor_file;
 pub mod tensor_writer;
 pub mod tensorboard;

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::durable::{FileSum, Summed, beside};
+use super::own::create_own;
 use super::tensor_file::{METADATA, StoredType};
 use crate::error::{Error, Result};
 
@@ -120,7 +121,7 @@ pub fn write_tensors_with<V: Into<Values>>(
 ) -> Result<FileSum> {
     let failed = |e: std::io::Error| Error::file(path, format!("cannot be written: {e}"));
     let (specs, header) = lay_out(path, specs, metadata)?;
-    let mut file = BufWriter::with_capacity(1 << 20, Summed::new(File::create(path).map_err(failed)?));
+    let mut file = BufWriter::with_capacity(1 << 20, Summed::new(create_own(path).map_err(failed)?));
     file.write_all(&header).map_err(failed)?;
     for spec in &specs {
         let values = read(&spec.name)?.into();
@@ -166,7 +167,7 @@ impl RowWriter {
         let partial = beside(&path, ".partial");
         let failed = |e: std::io::Error| Error::file(&partial, format!("cannot be written: {e}"));
         let (specs, header) = lay_out(&path, specs, metadata)?;
-        let mut file = File::create(&partial).map_err(failed)?;
+        let mut file = create_own(&partial).map_err(failed)?;
         file.write_all(&header).map_err(failed)?;
         let mut at = header.len() as u64;
         let mut places = HashMap::new();

@@ -15,7 +15,7 @@ mod surface;
 
 use std::ffi::OsString;
 use std::fs;
-use std::io::Cursor;
+use std::io::{Cursor, Write};
 use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
@@ -25,6 +25,7 @@ pub use scatter::accuracy_over_parameters;
 pub use surface::accuracy_surface;
 
 use crate::error::{Error, Result};
+use crate::files::own::create_own;
 use drawing::Drawing;
 
 /// Pixels of every chart.
@@ -53,7 +54,8 @@ pub fn write_png(path: &Path, image: &RgbImage) -> Result<()> {
 /// Writes a file under another name and gives it its own when it is whole.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let partial = with_suffix(path, ".partial");
-    fs::write(&partial, bytes).and_then(|()| fs::rename(&partial, path)).map_err(|e| {
+    let written = create_own(&partial).and_then(|mut file| file.write_all(bytes));
+    written.and_then(|()| fs::rename(&partial, path)).map_err(|e| {
         // What the error leaves behind is of no use; if it cannot be removed either, the error says why.
         let _ = fs::remove_file(&partial);
         Error::file(path, format!("cannot be written: {e}; is the folder there, and the disk not full?"))

@@ -103,6 +103,11 @@ impl Evaluation {
         }))
     }
 
+    /// Draws to another place from now on.
+    pub fn draw_to(&mut self, plot: PathBuf) {
+        self.plot = plot;
+    }
+
     /// Takes over what an earlier part of the run found, as far as its log was kept.
     pub fn resume(&mut self, metrics: &Path) {
         let known = history(metrics, PREFIX);

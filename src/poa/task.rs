@@ -1,6 +1,6 @@
 //! POA as a task of the trainer: images in, steps of the three branches, numbers, evaluation of the teacher.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -57,7 +57,7 @@ impl PoaTask {
         let held_out = HeldOut { fraction: settings.data.held_out, at_most: settings.data.held_out_at_most };
         let (source, val) = split(source, held_out);
         let model = PoaModel::new(&settings, device, settings.train.seed)?;
-        let evaluation = Evaluation::prepare(&settings, &model, (&source, val.as_ref()), dir.join("knn"))?;
+        let evaluation = Evaluation::prepare(&settings, &model, (&source, val.as_ref()), chart_in(dir))?;
         Ok(Self {
             schedules: Schedules::new(&settings.optim, &settings.length()),
             teacher_schedules: TeacherSchedules::new(&settings),
@@ -84,6 +84,11 @@ impl PoaTask {
             name => self.model.grid.named(name).map_err(|e| Error::config("student.fixed_network", e)),
         }
     }
+}
+
+/// Where the chart of the evaluations goes, without an extension.
+fn chart_in(dir: &Path) -> PathBuf {
+    dir.join("knn")
 }
 
 impl Task for PoaTask {
@@ -235,6 +240,13 @@ impl Task for PoaTask {
             ));
         }
         Ok(())
+    }
+
+    fn folder_moved(&mut self, dir: &Path) {
+        self.bad.move_to(dir);
+        if let Ok(evaluation) = &mut self.evaluation {
+            evaluation.draw_to(chart_in(dir));
+        }
     }
 
     fn waited(&self) -> Duration {

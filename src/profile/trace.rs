@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use super::{Kind, Profile, Work};
 use crate::error::{Error, Result};
+use crate::files::own::create_named;
 
 /// Tracks of the trace.
 const HOST: u32 = 1;
@@ -15,7 +16,7 @@ const DEVICE: u32 = 2;
 impl Profile {
     /// Writes the trace (Chrome's trace event format, JSON): a track of the host, and one of the adapter.
     pub fn write_trace(&self, path: &Path, device: &str) -> Result<()> {
-        let file = std::fs::File::create(path).map_err(|e| Error::file(path, e.to_string()))?;
+        let file = create_named(path).map_err(|e| Error::file(path, e.to_string()))?;
         let mut out = BufWriter::new(file);
         self.write_events(&mut out, device)
             .and_then(|()| out.flush())

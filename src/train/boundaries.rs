@@ -13,6 +13,7 @@ use crate::train::trainer::Trainer;
 impl<T: Task> Trainer<T> {
     /// Ends the run with its last checkpoint and evaluation.
     pub(super) fn finish(&mut self, done: usize, saved: Option<PathBuf>) -> Result<PathBuf> {
+        self.follow_folder()?;
         // the last checkpoint must succeed: without it the run would have been for nothing
         let checkpoint = self.save(done).map_err(|e| {
             let newest = match saved {
@@ -33,6 +34,17 @@ impl<T: Task> Trainer<T> {
             self.task.device().peak_bytes() >> 20
         ));
         Ok(checkpoint)
+    }
+
+    /// Sees that the run's folder and its files are still there; one that was renamed is followed.
+    pub(super) fn follow_folder(&mut self) -> Result<()> {
+        if let Some(former) = self.folder.follow()? {
+            self.task.folder_moved(self.folder.dir());
+            let (former, now) = (former.display(), self.folder.dir().display());
+            self.reports.warn(&format!("{former} was renamed while the run was on: it goes on in {now}"));
+        }
+        self.reports.reopen(&self.folder);
+        Ok(())
     }
 
     /// Whether so many steps in a row were skipped that the run must end.
@@ -64,6 +76,7 @@ impl<T: Task> Trainer<T> {
     /// Writes a checkpoint and removes those that are not kept.
     fn save(&mut self, done: usize) -> Result<PathBuf> {
         self.saved = Instant::now();
+        self.follow_folder()?;
         let state = RunState {
             step: done as u64,
             skipped: self.skipped.0,
@@ -74,8 +87,12 @@ impl<T: Task> Trainer<T> {
             ..RunState::default()
         };
         let path = save(&mut self.task, state, &checkpoint_dir(self.folder.checkpoints(), done))?;
-        point_latest(&path)?;
-        prune(self.folder.checkpoints(), self.plan.keep, self.plan.keep_every)?;
+        // the checkpoint is there, whatever becomes of the older ones
+        let tidied =
+            [point_latest(&path), prune(self.folder.checkpoints(), self.plan.keep, self.plan.keep_every)];
+        for problem in tidied.into_iter().filter_map(Result::err) {
+            self.reports.warn(&problem.to_string());
+        }
         Ok(path)
     }
 

@@ -1,13 +1,15 @@
 //! What a run reports: `metrics.jsonl` for programs, `train.log` for people.
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
+use crate::files::own::{is_at, open_own};
+use crate::logging;
 use crate::shown::lines;
 
 /// A float as JSON that reads back to the same bits; what JSON has no number for becomes text such as `NaN`.
@@ -32,11 +34,28 @@ impl MetricsLog {
     pub fn open(path: impl AsRef<Path>, keep: u64) -> Result<Self> {
         let path = path.as_ref();
         let failed = |e: std::io::Error| Error::file(path, format!("cannot be continued: {e}"));
-        let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len().min(keep);
+        let mut file = open_own(path, File::options().read(true).write(true).create(true).truncate(false))?;
+        let there = file.metadata().map_err(failed)?.len();
+        // half a line, which a crash leaves, is dropped too
+        let bytes = whole_lines(&mut file, there.min(keep)).map_err(failed)?;
+        if bytes < keep && keep != u64::MAX {
+            logging::warn(format_args!(
+                "{} is shorter than the checkpoint says ({bytes} bytes of {keep}): its last lines are lost",
+                path.display()
+            ));
+        }
         let mut log = Self { path: path.to_path_buf(), file, bytes };
         log.cut().map_err(failed)?;
         Ok(log)
+    }
+
+    /// Begins a new file where the old one was removed or replaced in the meantime; true where it was.
+    pub fn reopen(&mut self, path: &Path) -> Result<bool> {
+        let lost = !is_at(&self.file, path);
+        if lost {
+            *self = Self::open(path, u64::MAX)?;
+        }
+        Ok(lost)
     }
 
     /// Lets the file end after the last whole line.
@@ -79,13 +98,35 @@ impl MetricsLog {
     }
 }
 
+/// How many of the first `bytes` bytes of a file are whole lines.
+fn whole_lines(file: &mut File, bytes: u64) -> std::io::Result<u64> {
+    let (mut end, mut block) = (bytes, [0; 4096]);
+    while end > 0 {
+        let start = end.saturating_sub(block.len() as u64);
+        let part = &mut block[..(end - start) as usize];
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(part)?;
+        if let Some(at) = part.iter().rposition(|byte| *byte == b'\n') {
+            return Ok(start + at as u64 + 1);
+        }
+        end = start;
+    }
+    Ok(0)
+}
+
+/// Whether what is written to a file next begins a line.
+pub fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
+    let bytes = file.metadata()?.len();
+    Ok(whole_lines(file, bytes)? == bytes)
+}
+
 /// The values of all lines of a `metrics.jsonl` whose key starts with `prefix`, as (step, key, value). A file
 /// that does not exist has none, and lines that cannot be read are left out.
 pub fn history(path: impl AsRef<Path>, prefix: &str) -> Vec<(usize, String, f64)> {
     let mut found = Vec::new();
     let Ok(file) = File::open(path) else { return found };
-    for line in BufReader::new(file).lines().map_while(std::io::Result::ok) {
-        let Ok(Value::Object(line)) = serde_json::from_str(&line) else { continue };
+    for line in BufReader::new(file).split(b'\n').map_while(std::io::Result::ok) {
+        let Ok(Value::Object(line)) = serde_json::from_slice(&line) else { continue };
         let Some(step) = line.get("step").and_then(Value::as_u64) else { continue };
         let values = line.iter().filter(|(key, _)| key.starts_with(prefix));
         found.extend(values.filter_map(|(key, v)| Some((step as usize, key.clone(), v.as_f64()?))));
@@ -104,12 +145,21 @@ impl TrainLog {
     /// Opens the log, at its end if there is one.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = OpenOptions::new()
-            .append(true)
-            .create(true)
-            .open(path)
-            .map_err(|e| Error::file(path, format!("cannot be opened: {e}")))?;
+        let mut file = open_own(path, File::options().read(true).append(true).create(true))?;
+        // the last line may have been cut off by a crash
+        let begun =
+            ends_a_line(&mut file).and_then(|whole| if whole { Ok(()) } else { file.write_all(b"\n") });
+        begun.map_err(|e| Error::file(path, format!("cannot be continued: {e}")))?;
         Ok(Self { path: path.to_path_buf(), file })
+    }
+
+    /// Begins a new file where the old one was removed or replaced in the meantime; true where it was.
+    pub fn reopen(&mut self, path: &Path) -> Result<bool> {
+        let lost = !is_at(&self.file, path);
+        if lost {
+            *self = Self::open(path)?;
+        }
+        Ok(lost)
     }
 
     /// Appends a text; each of its lines gets the time.

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
+use crate::files::own::create_named;
 use crate::ops::ceiling;
 use crate::profile;
 use crate::shown::shown;
@@ -26,7 +27,7 @@ impl Profiling {
     /// Will write to `path`. The file is created at once, so that it does not turn out to be impossible after
     /// the work.
     pub fn create(path: PathBuf) -> Result<Self> {
-        std::fs::File::create(&path).map_err(|e| {
+        create_named(&path).map_err(|e| {
             Error::file(&path, format!("the profile cannot be written ({e}); give --profile another file"))
         })?;
         Ok(Self { path, ahead: (WARM_UP, STEPS), recorded: 0 })

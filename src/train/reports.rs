@@ -144,6 +144,24 @@ impl Reports {
         Ok(Self { files, progress })
     }
 
+    /// Begins files anew that were removed or replaced while the run was on, as by a tool that rotates logs.
+    pub fn reopen(&mut self, folder: &RunFolder) {
+        let mut lost = Vec::new();
+        {
+            let files = &mut *self.files.borrow_mut();
+            for (name, reopened) in [
+                ("train.log", files.log.reopen(&folder.log())),
+                ("metrics.jsonl", files.metrics.reopen(&folder.metrics())),
+            ] {
+                lost.extend(reopened.as_ref().is_ok_and(|lost| *lost).then_some(name));
+                guard(&mut files.failing, name, reopened.map(|_| ()));
+            }
+        }
+        for name in lost {
+            self.warn(&format!("{name} was removed or replaced while the run was on; it begins anew"));
+        }
+    }
+
     /// A line for `train.log`, and for consoles that show everything.
     pub fn note(&mut self, text: &str) {
         self.files.message(Level::Debug, text);

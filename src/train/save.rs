@@ -11,6 +11,7 @@ use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::TensorSpec;
 use crate::nn::parameters::FlatBuffers;
 use crate::optim::loss_scale::{LossScale, ScaleState};
+pub use crate::train::run_folder::CONFIG;
 use crate::train::task::Task;
 
 /// The numbers beside the tensors.
@@ -41,8 +42,6 @@ pub const STUDENT: &str = "student.safetensors";
 /// The teacher's parameters, where there is one.
 pub const TEACHER: &str = "teacher.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
-/// The settings.
-pub const CONFIG: &str = "config.toml";
 /// Prefixes of the moments in the optimiser's file, as PyTorch's AdamW calls them.
 const MOMENTS: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
 

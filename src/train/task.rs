@@ -4,6 +4,7 @@
 //! skipping, reports, checkpoints, stopping and resuming. Whatever is random must follow from a seed and the
 //! numbers of step and micro-batch, since a checkpoint holds tensors and no generator.
 
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -85,6 +86,9 @@ pub trait Task {
     fn after_step(&mut self, _reports: &mut Reports) -> Result<()> {
         Ok(())
     }
+
+    /// The run's folder was renamed while the run was on; files go to `dir` from now on.
+    fn folder_moved(&mut self, _dir: &Path) {}
 
     /// Time spent waiting for data.
     fn waited(&self) -> Duration {

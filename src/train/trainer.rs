@@ -75,9 +75,9 @@ pub struct Trainer<T: Task> {
 impl<T: Task> Trainer<T> {
     /// Prepares a run in its folder, or goes on with it.
     pub fn new(mut task: T, plan: RunPlan, folder: RunFolder, start: &Start) -> Result<Self> {
-        let Newest { whole, damaged } = match start.resume {
+        let Newest { whole, damaged, strays } = match start.resume {
             true => newest_whole(folder.checkpoints())?,
-            false => Newest { whole: None, damaged: Vec::new() },
+            false => Newest { whole: None, damaged: Vec::new(), strays: Vec::new() },
         };
         let state = match &whole {
             Some((_, dir)) => load(&mut task, dir)?,
@@ -89,6 +89,12 @@ impl<T: Task> Trainer<T> {
             Reports::open(&folder, progress, resumed.then_some((state.step, state.metrics_bytes)))?;
         for problem in damaged {
             reports.warn(&format!("a damaged checkpoint is passed over and set aside: {problem}"));
+        }
+        for problem in strays {
+            reports.warn(&problem.to_string());
+        }
+        if plan.keep == 0 {
+            reports.say("every checkpoint is kept (train.keep_checkpoints=0)");
         }
         reports.note(&format!("device: {}", task.device().describe()));
         match &whole {
@@ -178,6 +184,9 @@ impl<T: Task> Trainer<T> {
             done += 1;
             let evaluates = self.plan.evaluates(done);
             let saves = self.plan.saves(done) || (self.save_is_due() && done < self.plan.steps);
+            if evaluates || saves || self.plan.reports(done - 1) {
+                self.follow_folder()?;
+            }
             if evaluates || saves || self.halts() {
                 self.settle()?;
             }

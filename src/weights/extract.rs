@@ -2,12 +2,13 @@
 //! blocks numbered anew. Which those are is what the backbone says; tensors are read and written one at a
 //! time.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Write;
 use std::path::Path;
 
 use crate::data::Normalization;
 use crate::error::{Error, Result};
+use crate::files::own::create_own;
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::models::backbone::Backbone;
@@ -90,7 +91,7 @@ impl<'a> Extraction<'a> {
         })?;
         let text = format!("{:#}\n", describe(&self.plain, self.network, self.format, &self.normalization));
         put(&config, |partial| {
-            File::create(partial)
+            create_own(partial)
                 .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
                 .map_err(|e| Error::file(partial, format!("cannot be written: {e}")))
         })
