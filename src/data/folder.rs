@@ -8,6 +8,7 @@ use walkdir::WalkDir;
 
 use crate::data::bad_samples::BadSample;
 use crate::data::decode::{EXTENSIONS, decode_file, is_image_extension};
+use crate::data::labels::unlabelled_remark;
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
 use crate::data::source::{Source, check_count};
@@ -99,6 +100,12 @@ impl Source for Folder {
     }
     fn describe(&self) -> String {
         format!("folder:{}", shown(&self.root))
+    }
+    fn remarks(&self) -> Vec<String> {
+        let without = |i: &usize| self.label(*i).is_none();
+        let first: Vec<String> = (0..self.len()).filter(without).take(3).map(|i| self.name(i)).collect();
+        let count = if first.is_empty() { 0 } else { (0..self.len()).filter(without).count() };
+        unlabelled_remark(count, self.len(), &first).into_iter().collect()
     }
 }
 
