@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
-use poa_gpu::eval::visualize::{Principal, attention_map, attention_panel, tiled, token_pictures, write_png};
+use poa_gpu::eval::visualize::{Principal, attention_map, attention_panel, token_pictures, write_png};
 use poa_gpu::files::tensorboard::{EventLog, masked_crc, record, scalars_event, start_event, version_event};
-use poa_gpu::plot::{accuracy_over_parameters, accuracy_surface, lines};
+use poa_gpu::plot::{CAPTION, accuracy_over_parameters, accuracy_surface, lines, panel};
 
 /// An empty folder of a test's own.
 fn folder(name: &str) -> PathBuf {
@@ -72,7 +72,7 @@ fn equal_accuracies_and_extreme_values_are_drawn() {
     let stem = folder("extremes").join("chart");
     accuracy_surface(&[(64, 2, 0.5), (128, 2, 0.5)], "equal", &stem).unwrap();
     chart(&stem);
-    accuracy_over_parameters(&[(1e6, 0.5, "64x2"), (1e6, 0.5, "no network")], "equal", &stem).unwrap();
+    accuracy_over_parameters(&[(1e6, 0.5, "64x2"), (1e6, 0.5, "no network")], &[], "equal", &stem).unwrap();
     chart(&stem);
     lines(&[("a", vec![(0.0, 0.0)]), ("b", vec![])], "one point", "x", "y", &stem).unwrap();
     chart(&stem);
@@ -94,15 +94,64 @@ fn points_and_curves_leave_out_what_is_not_finite() {
         (0.0, 0.6, "256x5"),
         (3e6, f64::INFINITY, "256x6"),
     ];
-    accuracy_over_parameters(&points, "title", &stem).unwrap();
+    accuracy_over_parameters(&points, &[("64x2", "small")], "title", &stem).unwrap();
     let svg = chart(&stem).1;
-    assert!(svg.contains(">64x2 (50.0%)</text>") && svg.contains(">128x4 (70.0%)</text>"));
+    assert!(svg.contains(">small: 64x2 (50.0%)</text>") && svg.contains(">best: 128x4 (70.0%)</text>"));
     assert!(svg.contains(">width 64</text>") && !svg.contains("256"));
 
     let gap = vec![(0.0, 0.1), (1.0, 0.2), (2.0, f64::NAN), (3.0, 0.3), (4.0, 0.4)];
     lines(&[("64x2, k = 20".to_string(), gap)], "title", "step", "top-1", &stem).unwrap();
     let svg = chart(&stem).1;
     assert_eq!(svg.matches("stroke=\"#4e79a7\"").count(), 3, "two parts and the legend");
+}
+
+/// The labels of points in an SVG: their middle, and half of their width and height.
+fn labels(svg: &str) -> Vec<[f32; 4]> {
+    let number = |line: &str, key: &str| -> f32 {
+        let rest = line.split(&format!(" {key}=\"")).nth(1).unwrap();
+        rest.split('"').next().unwrap().parse().unwrap()
+    };
+    let lines = svg.lines().filter(|line| line.contains("paint-order"));
+    lines
+        .map(|line| {
+            let words = line.split('>').nth(1).unwrap().split('<').next().unwrap();
+            // a letter of this font is at least so wide on average
+            [number(line, "x"), number(line, "y") - 7.0, 0.25 * 20.0 * words.len() as f32, 10.0]
+        })
+        .collect()
+}
+
+#[test]
+fn labels_of_points_keep_apart_and_inside() {
+    let names = ["384x12", "768x12", "1024x24"];
+    let named = [("1024x24", "intact"), ("384x12", "small"), ("768x12", "base"), ("1024x24", "large")];
+    // the paper's grid; all in one spot; along both edges; the same with very long names
+    let paper: Vec<(f64, f64, String)> = (0..11)
+        .flat_map(|w| (0..13).map(move |d| (384 + 64 * w, 12 + d)))
+        .map(|(w, d)| ((12 * w * w * d) as f64, 0.7 + 0.02 * ((w * d) as f64).ln(), format!("{w}x{d}")))
+        .collect();
+    let spot = names.map(|name| (2e6, 0.5, name.to_string())).to_vec();
+    let edges = vec![
+        (1e6, 0.9, "384x12".to_string()),
+        (1.001e6, 0.899, "768x12".into()),
+        (9e6, 0.1, "1024x24".into()),
+        (9e6, 0.9, "512x14".into()),
+    ];
+    for (case, points) in [("paper", &paper), ("spot", &spot), ("edges", &edges)] {
+        let stem = folder(&format!("labels-{case}")).join("chart");
+        let points: Vec<(f64, f64, &str)> = points.iter().map(|(p, a, l)| (*p, *a, l.as_str())).collect();
+        accuracy_over_parameters(&points, &named, "title", &stem).unwrap();
+        let svg = chart(&stem).1;
+        assert!(svg.contains("intact, large: 1024x24 (") && svg.contains("small: 384x12 ("), "{svg}");
+        assert!(svg.contains(">best") && svg.contains("base: 768x12 ("));
+        let labels = labels(&svg);
+        assert!(labels.len() >= 3, "{case}");
+        for (i, [x, y, w, h]) in labels.iter().enumerate() {
+            assert!(x - w > 120.0 && x + w < 1170.0 && y - h > 80.0 && y + h < 800.0, "{labels:?}");
+            let meets = |other: &[f32; 4]| (x - other[0]).abs() < w + other[2] && (y - other[1]).abs() < h + other[3];
+            assert!(!labels[i + 1..].iter().any(meets), "{labels:?}");
+        }
+    }
 }
 
 #[test]
@@ -113,7 +162,7 @@ fn charts_of_nothing_and_folders_that_are_missing_are_errors() {
     let errors = [
         accuracy_surface(&[], "", &stem),
         accuracy_surface(&[(1, 1, f64::NAN)], "", &stem),
-        accuracy_over_parameters(&[(-1.0, 0.5, "a")], "", &stem),
+        accuracy_over_parameters(&[(-1.0, 0.5, "a")], &[], "", &stem),
         lines(&[("a", vec![(f64::NAN, 1.0)])], "", "", "", &stem),
         lines::<&str>(&[], "", "", "", &stem),
     ];
@@ -345,19 +394,27 @@ fn attention_is_bright_where_it_is_large() {
         attention.chunks(grid * grid).map(|a| attention_map(a, size as u32).unwrap()).collect();
     assert_eq!((brightest(&maps[0]), brightest(&maps[1])), ((2, 1), (0, 3)));
 
-    // The image, two heads, their mean: two by two, with gaps of four pixels.
+    // The image, two heads, their mean: two by two, each below its name, with gaps of four pixels.
     let image = RgbImage::from_pixel(64, 64, Rgb([90, 100, 110]));
     let panel = attention_panel(&image, &attention, 2).unwrap();
-    assert_eq!(panel.dimensions(), (132, 132));
-    assert_eq!(panel.get_pixel(30, 30).0, [90, 100, 110]);
+    assert_eq!(panel.dimensions(), (132, 132 + 2 * CAPTION));
+    assert_eq!(panel.get_pixel(30, CAPTION + 30).0, [90, 100, 110]);
+    let ink = |x: u32, y: u32| {
+        let caption = image::imageops::crop_imm(&panel, x, y, 64, CAPTION).to_image();
+        caption.pixels().filter(|p| p.0[0] < 100).count()
+    };
+    assert!([(0, 0), (68, 0), (0, 68 + CAPTION), (68, 68 + CAPTION)].iter().all(|&(x, y)| ink(x, y) > 20));
     assert_eq!(panel.get_pixel(65, 30).0, [255; 3]);
-    let part = |x, y| image::imageops::crop_imm(&panel, x, y, 64, 64).to_image();
+    let part = |x: u32, y: u32| {
+        let y = CAPTION + y / 68 * (68 + CAPTION);
+        image::imageops::crop_imm(&panel, x, y, 64, 64).to_image()
+    };
     assert_eq!((brightest(&part(68, 0)), brightest(&part(0, 68))), ((2, 1), (0, 3)));
     assert_eq!(brightest(&part(68, 68)), (2, 1));
 
     // Twelve heads of a grid whose patches are no whole number of pixels; equal weights are dark.
     let panel = attention_panel(&RgbImage::new(65, 65), &[0.1; 12 * 9], 12).unwrap();
-    assert_eq!(panel.dimensions(), (4 * 69 - 4, 4 * 69 - 4));
+    assert_eq!(panel.dimensions(), (4 * 69 - 4, 4 * (69 + CAPTION) - 4));
     assert!(attention_map(&[0.1; 9], 10).unwrap().iter().all(|&v| v < 5));
 }
 
@@ -370,8 +427,8 @@ fn pictures_of_wrong_sizes_are_errors() {
     assert!(message(attention_panel(&image, &[0.0; 10], 2)).contains("5 patches fill no square"));
     assert!(message(attention_panel(&RgbImage::new(8, 9), &[0.0; 8], 2)).contains("8 × 9 pixels"));
     assert!(message(attention_map(&[f32::NAN], 8)).contains("not finite"));
-    assert!(message(tiled(&[], 3)).contains("there is no picture"));
-    assert!(message(tiled(&[image.clone(), RgbImage::new(8, 9)], 3)).contains("8 × 9"));
+    assert!(message(panel::<&str>(&[], 3)).contains("there is no picture"));
+    assert!(message(panel(&[("a", image.clone()), ("b", RgbImage::new(8, 9))], 3)).contains("8 × 9"));
     assert!(token_pictures(&[], 4, 8).is_err());
     assert!(token_pictures(&[&[0.0; 5]], 4, 8).is_err());
     assert!(token_pictures(&[&[]], 0, 8).is_err());

@@ -206,13 +206,94 @@ fn pictures_show_attention_and_components() {
     let dir = scratch("pictures");
     let photo = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/augment/flower.png");
     let (out, photo) = (dir.display().to_string(), photo.display().to_string());
-    printed(&["visualize", "--checkpoint", run(), "--size=64", "--device=cpu", "--out", &out, &photo]);
-    let attention = image::open(dir.join("flower.attention.png")).unwrap();
-    // the image, six heads and their mean
-    assert!(attention.width() >= 3 * 64 && attention.height() >= 3 * 64 - 64, "{:?}", attention.width());
-    let pca = image::open(dir.join("flower.pca.png")).unwrap();
-    assert!(pca.width() >= 128 && pca.height() == 64);
+    // three images of one name
+    let copies = ["a", "b"].map(|name| dir.join(name));
+    for copy in &copies {
+        std::fs::create_dir_all(copy).unwrap();
+        std::fs::copy(&photo, copy.join("flower.png")).unwrap();
+    }
+    let copies = copies.map(|copy| copy.join("flower.png").display().to_string());
+    let visualize = ["visualize", "--checkpoint", run(), "--size=64", "--device=cpu"];
+    let images = [photo.as_str(), &copies[0], &copies[1], &copies[1]];
+    let said = printed(&[&visualize[..], &["--out", &out], &images].concat());
+    let pictures: Vec<&str> = said.lines().filter(|line| line.ends_with(".png")).collect();
+    assert_eq!(pictures.len(), 6, "{said}");
+    for picture in pictures {
+        let shown = image::open(picture).unwrap();
+        // the image, six heads and their mean, of 256 pixels each; the image and its components
+        let (columns, rows) = if picture.ends_with("flower.png.attention.png") { (3, 3) } else { (2, 1) };
+        assert!(shown.width() >= columns * 256 && shown.height() > rows * 256, "{picture}: {}", shown.width());
+    }
+    // by default beside the run, never among the images
+    let said = printed(&[&visualize[..], &[&copies[0]]].concat());
+    let pictures = Path::new(run()).join("pictures");
+    assert!(said.contains(pictures.to_str().unwrap()), "{said}");
+    assert_eq!(std::fs::read_dir(&pictures).unwrap().count(), 2);
+    assert_eq!(std::fs::read_dir(dir.join("a")).unwrap().count(), 1);
+    std::fs::remove_dir_all(pictures).unwrap();
     refused(&["visualize", "--checkpoint", run(), "/no/such.png"], 1, &["/no/such.png"]);
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+/// Names in a folder, sorted.
+#[cfg(unix)]
+fn names(dir: &Path) -> Vec<String> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Vec::new() };
+    let mut names: Vec<_> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+#[test]
+#[cfg(unix)]
+fn results_are_whole_or_not_there() {
+    let dir = scratch("whole");
+    std::fs::create_dir_all(&dir).unwrap();
+    let path = |name: &str| dir.join(name).display().to_string();
+    let (net, features, dump) = (path("net"), path("f.safetensors"), path("d.safetensors"));
+    let commands = [
+        vec!["extract", "--checkpoint", run(), "--network", "smallest", "--out", &net],
+        vec!["features", "--checkpoint", run(), "--data=shapes:50", "--images", "--device=cpu", "--out", &features],
+        vec!["verify", "--device=cpu", "--dump", &dump],
+    ];
+    // files of more than some KiB cannot be written: an error as of a full disk, or a signal that kills at once
+    let limited = |args: &[&str], ignore: &str| {
+        let script = format!("{ignore} ulimit -f 16; exec \"$0\" \"$@\"");
+        let mut command = std::process::Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_poa-gpu")]).args(args);
+        command.env("XDG_RUNTIME_DIR", std::env::temp_dir()).output().unwrap()
+    };
+    let content = |name: &str| std::fs::read(dir.join(name)).ok();
+    let results = ["net/model.safetensors", "net/config.json", "f.safetensors", "d.safetensors"];
+    for round in ["new", "again"] {
+        let before = results.map(content);
+        for args in &commands {
+            let out = limited(args, "trap '' XFSZ;");
+            let said = text(&out.stderr);
+            assert!(out.status.code() == Some(1) && said.contains("cannot be written"), "{round} {args:?}: {said}");
+        }
+        assert!(!names(&dir).iter().any(|name| name.ends_with(".partial")), "{:?}", names(&dir));
+        for args in &commands {
+            let out = limited(args, "");
+            assert_eq!(out.status.code(), None, "{round} {args:?}: {}", text(&out.stderr));
+        }
+        assert!(results.map(content) == before, "{round}: nothing is lost, and nothing is half there");
+        assert!(names(&dir).iter().any(|name| name.ends_with(".partial")), "what was begun can be seen");
+        commands.iter().for_each(|args| drop(printed(args)));
+        assert!(results.map(content).iter().all(Option::is_some));
+        assert_eq!(names(&dir), ["d.safetensors", "f.safetensors", "net"], "{round}");
+        assert_eq!(names(&dir.join("net")), ["config.json", "model.safetensors"], "{round}");
+    }
+    // a folder keeps what else is in it
+    std::fs::write(dir.join("net/README.md"), "mine").unwrap();
+    printed(&commands[0]);
+    assert_eq!(content("net/README.md").unwrap(), b"mine");
+    std::os::unix::fs::symlink(dir.join("d.safetensors"), dir.join("link")).unwrap();
+    // what no file can be is refused before the work
+    for to in [path(""), path("net"), path("link"), path("none/d.safetensors"), "/dev/null".to_string()] {
+        refused(&["verify", "--device=cpu", "--dump", &to], 1, &[to.trim_end_matches('/')]);
+    }
+    assert!(!Path::new("/dev/null").is_file());
     std::fs::remove_dir_all(dir).unwrap();
 }
 

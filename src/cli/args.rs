@@ -9,6 +9,8 @@ use crate::cli::config::ConfigArgs;
 use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
+use crate::cli::man::ManArgs;
+use crate::cli::version;
 use crate::cli::subject::data_spec;
 use crate::cli::visualize::VisualizeArgs;
 use crate::error::{Error, Result};
@@ -19,7 +21,7 @@ use crate::train::run_folder::{holds_run, newest_run};
 
 /// Pre-trains a whole family of vision backbones in one run, on any GPU (POA, ECCV 2024).
 #[derive(Debug, Parser)]
-#[command(name = "poa-gpu", version = env!("POA_GPU_VERSION"), about, max_term_width = 100)]
+#[command(name = "poa-gpu", version = version::SHORT, long_version = version::LONG.as_str(), about, max_term_width = 100)]
 #[command(
     arg_required_else_help = true,
     after_help = "\
@@ -85,6 +87,8 @@ pub enum Command {
     Devices,
     /// Times the main kernels and whole training steps on a device, beside the best it does
     Bench(BenchArgs),
+    /// Prints a page of the manual, for man
+    Man(ManArgs),
     /// Prints a script with which a shell completes this program's arguments
     #[command(
         after_help = "Example:\n  poa-gpu completions bash > ~/.local/share/bash-completion/completions/poa-gpu"

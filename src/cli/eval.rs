@@ -246,7 +246,13 @@ impl Evaluated {
             .zip(&labels)
             .map(|((n, a), label)| (self.cost(*n).parameters as f64, *a, label.as_str()))
             .collect();
-        plot::accuracy_over_parameters(&points, title, &out.join(format!("{name}-parameters")))
+        let grid = &self.teacher.grid;
+        let named: Vec<(String, &str)> = [(grid.intact().to_string(), "intact")]
+            .into_iter()
+            .chain(grid.paper().iter().map(|(name, network)| (network.to_string(), *name)))
+            .collect();
+        let named: Vec<(&str, &str)> = named.iter().map(|(label, name)| (label.as_str(), *name)).collect();
+        plot::accuracy_over_parameters(&points, &named, title, &out.join(format!("{name}-parameters")))
     }
 }
 

@@ -11,10 +11,12 @@ mod environment;
 pub mod eval;
 mod extract;
 mod features;
+mod man;
 mod progress;
 mod subject;
 mod train;
 mod verify;
+mod version;
 mod visualize;
 
 use std::ffi::OsString;
@@ -82,6 +84,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Verify(args) => verify::run(&args),
         Command::Devices => devices::run(),
         Command::Bench(args) => bench::run(&args),
+        Command::Man(args) => man::run(&args, Cli::command()),
         Command::Completions { shell } => {
             let mut script = Vec::new();
             clap_complete::generate(shell, &mut Cli::command(), "poa-gpu", &mut script);

@@ -27,7 +27,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
             let (text, path) = folder.stored_config()?;
             let stored = Config::from_stored(&text, &path).map_err(|e| match folder.config_copy() {
                 Some((_, copy)) if copy != path => {
-                    Error::file(&path, format!("{e}; an intact copy is {}", copy.display()))
+                    Error::file(&path, format!("{e}; an intact copy is {}", shown(&copy)))
                 }
                 _ => e,
             })?;

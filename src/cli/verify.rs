@@ -2,6 +2,7 @@
 
 use crate::cli::args::VerifyArgs;
 use crate::error::{Error, Result};
+use crate::files::whole::destination;
 use crate::ops;
 use crate::shown::shown;
 use crate::verify::{Fixture, Replay, replay};
@@ -9,6 +10,9 @@ use crate::verify::{Fixture, Replay, replay};
 pub(super) fn run(args: &VerifyArgs) -> Result<()> {
     if args.dump.is_some() && args.dirs.len() > 1 {
         return Err(Error::Usage("--dump takes the numbers of one record; name one folder".into()));
+    }
+    if let Some(path) = &args.dump {
+        destination(path)?;
     }
     let fixtures: Vec<Fixture> = match args.dirs.is_empty() {
         true => vec![Fixture::embedded()?],

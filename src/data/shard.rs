@@ -9,6 +9,7 @@ use crate::data::decode::is_image_extension;
 use crate::data::labels::Labels;
 use crate::data::tar::{Kind, Member, Members};
 use crate::error::{Error, Result};
+use crate::shown::shown;
 
 /// The longest text of a label, bytes.
 const LONGEST_LABEL: u64 = 256;
@@ -198,7 +199,7 @@ impl<'a> Reader<'a> {
     }
 
     fn remark(&mut self, text: &str) {
-        self.index.remarks.push(format!("{} {text}", self.path.display()));
+        self.index.remarks.push(format!("{} {text}", shown(self.path)));
     }
 
     /// Takes in a member; false where it is a link and places were not kept.

@@ -6,16 +6,16 @@ use image::{ImageBuffer, Luma, Rgb, RgbImage};
 
 use crate::error::{Error, Result};
 pub use crate::eval::pca::{COMPONENTS, Principal};
+use crate::plot::panel;
 pub use crate::plot::write_png;
 
-/// Pixels between pictures of a panel.
-const GAP: u32 = 4;
 /// How much of the image a heat map hides.
 const HEAT: f32 = 0.65;
 /// The share of the values beyond each end of a component's colours, so that a few tokens do not set them.
 const TAIL: f64 = 0.02;
 
-/// The image, then the class token's attention over it of each head and of all heads' mean, side by side.
+/// The image, then the class token's attention over it of each head and of all heads' mean, side by side and each with
+/// its name.
 ///
 /// `attention` [heads, g·g] are the weights that the class token gives to the patches, row by row; every map
 /// runs from its own least to its own largest weight. The image is square, of any number of pixels. An error
@@ -37,9 +37,10 @@ pub fn attention_panel(image: &RgbImage, attention: &[f32], heads: usize) -> Res
         mean.iter_mut().zip(head).for_each(|(m, a)| *m += a / heads as f32);
     }
     let maps = attention.chunks_exact(patches).chain([&mean[..]]);
-    let mut pictures = vec![image.clone()];
-    pictures.extend(maps.map(|map| over(image, &heat_map(map, grid, size))));
-    tiled(&pictures, ((heads + 2) as f64).sqrt().ceil() as usize)
+    let names = (1..=heads).map(|head| format!("head {head}")).chain(["mean of the heads".into()]);
+    let mut pictures = vec![("input".to_string(), image.clone())];
+    pictures.extend(names.zip(maps.map(|map| over(image, &heat_map(map, grid, size)))));
+    panel(&pictures, ((heads + 2) as f64).sqrt().ceil() as usize)
 }
 
 /// The class token's weights of one head [g·g] as a picture of `size` × `size` pixels, from dark (the least)
@@ -89,30 +90,6 @@ pub fn token_pictures(tokens: &[&[f32]], dim: usize, size: u32) -> Result<Vec<Rg
         })
     });
     Ok(pictures.collect())
-}
-
-/// Pictures of one size in rows of `columns`, with small white gaps. An error if there is none, or their
-/// sizes differ.
-pub fn tiled(pictures: &[RgbImage], columns: usize) -> Result<RgbImage> {
-    let op = "panel of pictures";
-    let first = pictures.first().ok_or_else(|| Error::shape(op, "there is no picture"))?;
-    let (width, height) = first.dimensions();
-    if let Some(other) = pictures.iter().find(|p| p.dimensions() != (width, height)) {
-        let (w, h) = other.dimensions();
-        return Err(Error::shape(
-            op,
-            format!("a picture of {w} × {h} pixels among some of {width} × {height}"),
-        ));
-    }
-    let columns = columns.clamp(1, pictures.len());
-    let rows = pictures.len().div_ceil(columns);
-    let span = |count: usize, length: u32| count as u32 * (length + GAP) - GAP;
-    let mut panel = RgbImage::from_pixel(span(columns, width), span(rows, height), Rgb([255; 3]));
-    for (i, picture) in pictures.iter().enumerate() {
-        let at = |place: usize, length: u32| place as i64 * i64::from(length + GAP);
-        imageops::replace(&mut panel, picture, at(i % columns, width), at(i / columns, height));
-    }
-    Ok(panel)
 }
 
 /// One number a pixel.

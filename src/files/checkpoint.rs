@@ -92,7 +92,7 @@ impl CheckpointWriter {
                 fs::rename(&self.partial, &self.dir).map_err(failed)?;
                 // what cannot be removed now is removed by a resume
                 if let Err(e) = remove(&old) {
-                    logging::warn(format_args!("{}: cannot be removed: {e}", old.display()));
+                    logging::warn(format_args!("{}: cannot be removed: {e}", shown(&old)));
                 }
             }
             // someone's file

@@ -7,3 +7,4 @@ pub mod own;
 pub mod tensor_file;
 pub mod tensor_writer;
 pub mod tensorboard;
+pub mod whole;

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
 use crate::logging;
+use crate::shown::shown;
 
 /// Opens a file to go on with it. A link is not followed, and what is no file is refused.
 pub fn open_own(path: &Path, options: &mut OpenOptions) -> Result<File> {
@@ -41,34 +42,20 @@ pub fn create_own(path: &Path) -> io::Result<File> {
     File::create_new(path)
 }
 
-/// Empties or makes a file under a name that a user gave; it may be a device or a pipe, but no link.
-pub fn create_named(path: &Path) -> io::Result<File> {
-    if path.is_symlink() {
-        return Err(io::Error::other(format!(
-            "it is a link{}, and links are not written through",
-            target(path)
-        )));
-    }
-    let mut options = File::options();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NOFOLLOW);
-    options.open(path)
-}
-
 /// Says that a link is about to be replaced by a file.
 pub(super) fn tell_replaced(path: &Path) {
     if path.is_symlink() {
         logging::warn(format_args!(
             "{} is a link{}; it is replaced by a file, and what it points at stays as it is",
-            path.display(),
+            shown(path),
             target(path)
         ));
     }
 }
 
-fn target(link: &Path) -> String {
-    fs::read_link(link).map_or_else(|_| String::new(), |to| format!(" to {}", to.display()))
+/// What a link points at, as ` to PATH`.
+pub(super) fn target(link: &Path) -> String {
+    fs::read_link(link).map_or_else(|_| String::new(), |to| format!(" to {}", shown(&to)))
 }
 
 /// Removes a file, a link (never what it points at) or a folder with all that is in it. What is not there is

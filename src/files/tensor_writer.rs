@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use super::durable::{FileSum, Summed, beside};
+use super::durable::{FileSum, Summed};
 use super::own::create_own;
 use super::tensor_file::{METADATA, StoredType};
+use super::whole::{destination, partial_of, put_in_place};
 use crate::error::{Error, Result};
 
 /// Values of a tensor to be written.
@@ -163,21 +164,22 @@ pub struct RowWriter {
 impl RowWriter {
     /// Starts a file of these tensors, all zeros. Rows are what the first axis counts.
     pub fn create(path: impl AsRef<Path>, specs: &[TensorSpec], metadata: &[(&str, &str)]) -> Result<Self> {
-        let path = path.as_ref().to_path_buf();
-        let partial = beside(&path, ".partial");
-        let failed = |e: std::io::Error| Error::file(&partial, format!("cannot be written: {e}"));
+        let path = destination(path.as_ref())?;
+        let partial = partial_of(&path);
+        let failed = |e: std::io::Error| Error::file(partial_of(&path), format!("cannot be written: {e}"));
         let (specs, header) = lay_out(&path, specs, metadata)?;
-        let mut file = create_own(&partial).map_err(failed)?;
-        file.write_all(&header).map_err(failed)?;
+        let file = create_own(&partial).map_err(failed)?;
+        // from here on it is removed where something fails
+        let mut all = Self { path: path.clone(), partial, file, places: HashMap::new() };
+        all.file.write_all(&header).map_err(failed)?;
         let mut at = header.len() as u64;
-        let mut places = HashMap::new();
         for spec in specs {
             let rows = spec.shape.first().copied().unwrap_or(1).max(1);
-            places.insert(spec.name.clone(), (at, spec.bytes() / rows));
+            all.places.insert(spec.name.clone(), (at, spec.bytes() / rows));
             at += spec.bytes() as u64;
         }
-        file.set_len(at).map_err(failed)?;
-        Ok(Self { path, partial, file, places })
+        all.file.set_len(at).map_err(failed)?;
+        Ok(all)
     }
 
     /// Writes rows of a tensor, the first of them row `first`, as little-endian bytes.
@@ -193,8 +195,8 @@ impl RowWriter {
 
     /// Forces the file to disk and gives it its name.
     pub fn finish(self) -> Result<()> {
-        let done = self.file.sync_all().and_then(|()| std::fs::rename(&self.partial, &self.path));
-        done.map_err(|e| Error::file(&self.path, format!("cannot be written: {e}")))
+        self.file.sync_all().map_err(|e| Error::file(&self.path, format!("cannot be written: {e}")))?;
+        put_in_place(&self.partial, &self.path)
     }
 }
 

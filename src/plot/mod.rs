@@ -9,6 +9,7 @@ mod curves;
 mod drawing;
 mod font;
 mod frame;
+mod panel;
 mod raster;
 mod scatter;
 mod surface;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use image::{ImageFormat, RgbImage};
 
 pub use curves::lines;
+pub use panel::{CAPTION, GAP, panel};
 pub use scatter::accuracy_over_parameters;
 pub use surface::accuracy_surface;
 

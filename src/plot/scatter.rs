@@ -6,7 +6,7 @@ use colorous::VIRIDIS;
 
 use crate::error::Result;
 use crate::plot::axis::Axis;
-use crate::plot::drawing::{Anchor, Color, Drawing, Shape, Text};
+use crate::plot::drawing::{Anchor, Color, Drawing, INK, Shape, Text};
 use crate::plot::frame::{self, BOTTOM, Entry, LEFT, NUMBER, TOP};
 use crate::plot::{SIZE, font, nothing_to_show, save};
 
@@ -20,11 +20,17 @@ struct Point<'a> {
 /// Draws accuracies (0 to 1) over numbers of parameters, given as (parameters, accuracy, label), into
 /// `<stem>.png` and `<stem>.svg`.
 ///
-/// Labels such as `384x12` give the width, whose networks share a colour and are joined; the smallest and the
-/// largest network are labelled. The axis of parameters is logarithmic if they span more than a factor of
+/// Labels such as `384x12` give the width, whose networks share a colour and are joined. The most accurate network is
+/// labelled, and those of `named`, given as (label, name). No label covers another or leaves the area; one that finds
+/// no place near its point has a line to it. The axis of parameters is logarithmic if they span more than a factor of
 /// ten. Points that are not finite, or without parameters, are left out. An error if none is left, or a file
 /// cannot be written.
-pub fn accuracy_over_parameters(points: &[(f64, f64, &str)], text: &str, stem: &Path) -> Result<()> {
+pub fn accuracy_over_parameters(
+    points: &[(f64, f64, &str)],
+    named: &[(&str, &str)],
+    text: &str,
+    stem: &Path,
+) -> Result<()> {
     let mut points: Vec<Point> = points
         .iter()
         .map(|&(parameters, accuracy, label)| Point {
@@ -36,13 +42,19 @@ pub fn accuracy_over_parameters(points: &[(f64, f64, &str)], text: &str, stem: &
         .collect();
     points.sort_by(|a, b| a.millions.total_cmp(&b.millions));
     match (points.first(), points.last()) {
-        (Some(first), Some(last)) => draw(&points, (first, last), text, stem),
+        (Some(first), Some(last)) => draw(&points, (first, last), named, text, stem),
         _ => Err(nothing_to_show(stem)),
     }
 }
 
 /// `points` are sorted by size; `ends` are the first and the last.
-fn draw(points: &[Point], ends: (&Point, &Point), text: &str, stem: &Path) -> Result<()> {
+fn draw(
+    points: &[Point],
+    ends: (&Point, &Point),
+    named: &[(&str, &str)],
+    text: &str,
+    stem: &Path,
+) -> Result<()> {
     let mut widths: Vec<usize> = points.iter().filter_map(|p| width_of(p.label)).collect();
     widths.sort_unstable();
     widths.dedup();
@@ -71,14 +83,17 @@ fn draw(points: &[Point], ends: (&Point, &Point), text: &str, stem: &Path) -> Re
         let points = points.iter().filter(|p| width_of(p.label) == Some(width)).map(place).collect();
         drawing.add(Shape::Line { points, width: 2.0, dash: &[], color: color(Some(width)) });
     }
+    let labelled = labelled(points, named);
     for point in points {
         let (x, y) = place(point);
+        if labelled.iter().any(|(shown, _)| std::ptr::eq(*shown, point)) {
+            drawing.add(Shape::Circle { x, y, radius: 9.0, color: INK });
+        }
         drawing.add(Shape::Circle { x, y, radius: 6.0, color: color(width_of(point.label)) });
     }
-    let places: Vec<(f32, f32)> = points.iter().map(place).collect();
-    label(&mut drawing, ends.0, place(ends.0), &places, right);
-    if points.len() > 1 {
-        label(&mut drawing, ends.1, place(ends.1), &places, right);
+    let mut labels = Labels::new(points.iter().map(place).collect(), right);
+    for (point, words) in labelled {
+        labels.add(&mut drawing, place(point), &words);
     }
     frame::legend(&mut drawing, right, &entries);
     save(&drawing, stem)
@@ -89,25 +104,101 @@ fn width_of(label: &str) -> Option<usize> {
     label.split_once('x')?.0.parse().ok()
 }
 
-/// Adds a point's label near it: of the places within the area, the nearest of those that cover the fewest
-/// points.
-fn label(drawing: &mut Drawing, point: &Point, at: (f32, f32), points: &[(f32, f32)], right: f32) {
-    let words = font::shortened(&format!("{} ({:.1}%)", point.label, point.percent), NUMBER, right - LEFT);
-    let half = (font::width(&words, NUMBER) / 2.0 + 8.0, NUMBER / 2.0 + 8.0);
-    let covered = |(x, y): (f32, f32)| {
-        let hit = |p: &&(f32, f32)| (p.0 - x).abs() < half.0 && (p.1 - y).abs() < half.1;
-        points.iter().filter(hit).count()
+/// The points with a label, and what it says: the most accurate first, then those of `named`.
+fn labelled<'a>(points: &'a [Point<'a>], named: &[(&str, &str)]) -> Vec<(&'a Point<'a>, String)> {
+    // of equal ones the smallest
+    let best = points.iter().reduce(|best, p| if p.percent > best.percent { p } else { best });
+    let best = best.map(|best| (best, "best"));
+    let named = named.iter().filter_map(|(label, name)| Some((points.iter().find(|p| p.label == *label)?, *name)));
+    let mut all: Vec<(&Point, Vec<&str>)> = Vec::new();
+    for (point, name) in best.into_iter().chain(named) {
+        match all.iter_mut().find(|(known, _)| std::ptr::eq(*known, point)) {
+            Some((_, names)) => names.push(name),
+            None => all.push((point, vec![name])),
+        }
+    }
+    let words = |(point, names): (&'a Point<'a>, Vec<&str>)| {
+        (point, format!("{}: {} ({:.1}%)", names.join(", "), point.label, point.percent))
     };
-    let line = half.1 + 4.0;
-    let level = [(half.0 + 6.0, 0.0), (-half.0 - 6.0, 0.0)];
-    let beyond = [1.0, -1.0, 1.6, -1.6, 2.2, -2.2].map(|lines| (0.0, lines * line));
-    let places = level.into_iter().chain(beyond).map(|(dx, dy)| {
-        let x = (at.0 + dx).max(LEFT + half.0).min(right - half.0);
-        let y = (at.1 + dy).max(TOP + half.1).min(BOTTOM - half.1);
-        (x, y)
-    });
-    let (x, y) = places.min_by_key(|&place| covered(place)).unwrap_or(at);
-    let mut text = Text::new(words, x, y, NUMBER, Anchor::Middle);
-    text.rim = true;
-    drawing.text(text);
+    all.into_iter().map(words).collect()
+}
+
+/// A rectangle: its middle, and half of its width and height.
+#[derive(Clone, Copy)]
+struct Area {
+    middle: (f32, f32),
+    half: (f32, f32),
+}
+
+impl Area {
+    fn covers(&self, (x, y): (f32, f32)) -> bool {
+        (x - self.middle.0).abs() < self.half.0 && (y - self.middle.1).abs() < self.half.1
+    }
+
+    fn meets(&self, other: &Self) -> bool {
+        let apart = (self.middle.0 - other.middle.0, self.middle.1 - other.middle.1);
+        apart.0.abs() < self.half.0 + other.half.0 && apart.1.abs() < self.half.1 + other.half.1
+    }
+
+    /// Its point that is nearest to another.
+    fn nearest(&self, (x, y): (f32, f32)) -> (f32, f32) {
+        let within = |v: f32, middle: f32, half: f32| v.clamp(middle - half, middle + half);
+        (within(x, self.middle.0, self.half.0), within(y, self.middle.1, self.half.1))
+    }
+}
+
+/// Pixels between the places that are tried for a label.
+const STEP: f32 = 10.0;
+/// How far off its point a label may be without a line to it.
+const NEAR: f32 = 16.0;
+/// What it costs to cover a point, in pixels of distance.
+const COVERED: f32 = 30.0;
+
+/// The labels of points, each where it is free.
+struct Labels {
+    points: Vec<(f32, f32)>,
+    right: f32,
+    taken: Vec<Area>,
+}
+
+impl Labels {
+    fn new(points: Vec<(f32, f32)>, right: f32) -> Self {
+        Self { points, right, taken: Vec::new() }
+    }
+
+    /// Adds the label of the point `at`: of the places within the area that no label has, the nearest, where those
+    /// count as further off that cover points. Where all is full there is none.
+    fn add(&mut self, drawing: &mut Drawing, at: (f32, f32), words: &str) {
+        let words = font::shortened(words, NUMBER, self.right - LEFT - 24.0);
+        let half = (font::width(&words, NUMBER) / 2.0 + 6.0, NUMBER / 2.0 + 5.0);
+        let steps = |low: f32, high: f32| {
+            let count = ((high - low) / STEP).max(0.0) as usize;
+            (0..=count).map(move |i| low + i as f32 * STEP)
+        };
+        let columns = steps(LEFT + half.0 + 2.0, self.right - half.0 - 2.0);
+        let places = columns.flat_map(|x| {
+            steps(TOP + half.1 + 2.0, BOTTOM - half.1 - 2.0).map(move |y| Area { middle: (x, y), half })
+        });
+        let cost = |area: &Area| {
+            let covered = self.points.iter().filter(|point| area.covers(**point)).count();
+            distance(area.nearest(at), at) + COVERED * covered as f32
+        };
+        // the point itself stays free, with the ring around it
+        let free = |area: &Area| {
+            distance(area.nearest(at), at) >= 11.0 && !self.taken.iter().any(|label| label.meets(area))
+        };
+        let best = places.filter(free).map(|area| (cost(&area), area)).min_by(|a, b| a.0.total_cmp(&b.0));
+        let Some((_, area)) = best else { return };
+        if distance(area.nearest(at), at) > NEAR {
+            drawing.line(at, area.nearest(at), 1.5, INK);
+        }
+        let mut text = Text::new(words, area.middle.0, area.middle.1, NUMBER, Anchor::Middle);
+        text.rim = true;
+        drawing.text(text);
+        self.taken.push(area);
+    }
+}
+
+fn distance(a: (f32, f32), b: (f32, f32)) -> f32 {
+    (a.0 - b.0).hypot(a.1 - b.1)
 }

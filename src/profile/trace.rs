@@ -7,20 +7,25 @@ use serde_json::{Value, json};
 
 use super::{Kind, Profile, Work};
 use crate::error::{Error, Result};
-use crate::files::own::create_named;
+use crate::files::own::create_own;
+use crate::files::whole::write_whole;
 
 /// Tracks of the trace.
 const HOST: u32 = 1;
 const DEVICE: u32 = 2;
 
 impl Profile {
-    /// Writes the trace (Chrome's trace event format, JSON): a track of the host, and one of the adapter.
+    /// Writes the trace (Chrome's trace event format, JSON): a track of the host, and one of the adapter. Until it
+    /// is whole, `path` keeps what it held before.
     pub fn write_trace(&self, path: &Path, device: &str) -> Result<()> {
-        let file = create_named(path).map_err(|e| Error::file(path, e.to_string()))?;
-        let mut out = BufWriter::new(file);
-        self.write_events(&mut out, device)
-            .and_then(|()| out.flush())
-            .map_err(|e| Error::file(path, e.to_string()))
+        write_whole(path, |partial| {
+            let written = create_own(partial).and_then(|file| {
+                let mut out = BufWriter::new(file);
+                self.write_events(&mut out, device)?;
+                out.flush()
+            });
+            written.map_err(|e| Error::file(path, format!("cannot be written: {e}")))
+        })
     }
 
     fn write_events(&self, out: &mut impl Write, device: &str) -> std::io::Result<()> {

@@ -40,7 +40,7 @@ impl<T: Task> Trainer<T> {
     pub(super) fn follow_folder(&mut self) -> Result<()> {
         if let Some(former) = self.folder.follow()? {
             self.task.folder_moved(self.folder.dir());
-            let (former, now) = (former.display(), self.folder.dir().display());
+            let (former, now) = (shown(&former), shown(self.folder.dir()));
             self.reports.warn(&format!("{former} was renamed while the run was on: it goes on in {now}"));
         }
         self.reports.reopen(&self.folder);

@@ -10,7 +10,7 @@ use serde_json::{Map, Value};
 use crate::error::{Error, Result};
 use crate::files::own::{is_at, open_own};
 use crate::logging;
-use crate::shown::lines;
+use crate::shown::{lines, shown};
 
 /// A float as JSON that reads back to the same bits; what JSON has no number for becomes text such as `NaN`.
 pub fn number(x: f64) -> Value {
@@ -41,7 +41,7 @@ impl MetricsLog {
         if bytes < keep && keep != u64::MAX {
             logging::warn(format_args!(
                 "{} is shorter than the checkpoint says ({bytes} bytes of {keep}): its last lines are lost",
-                path.display()
+                shown(path)
             ));
         }
         let mut log = Self { path: path.to_path_buf(), file, bytes };

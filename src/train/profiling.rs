@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use crate::error::{Error, Result};
-use crate::files::own::create_named;
+use crate::files::own::create_own;
+use crate::files::whole::{destination, partial_of};
 use crate::ops::ceiling;
 use crate::profile;
 use crate::shown::shown;
@@ -24,10 +25,11 @@ pub struct Profiling {
 }
 
 impl Profiling {
-    /// Will write to `path`. The file is created at once, so that it does not turn out to be impossible after
-    /// the work.
+    /// Will write to `path`. That it can be written is tried at once, so that it does not turn out to be impossible
+    /// after the work.
     pub fn create(path: PathBuf) -> Result<Self> {
-        create_named(&path).map_err(|e| {
+        let partial = partial_of(&destination(&path).map_err(|e| e.during("--profile"))?);
+        create_own(&partial).and_then(|_| std::fs::remove_file(&partial)).map_err(|e| {
             Error::file(&path, format!("the profile cannot be written ({e}); give --profile another file"))
         })?;
         Ok(Self { path, ahead: (WARM_UP, STEPS), recorded: 0 })

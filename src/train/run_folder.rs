@@ -10,6 +10,7 @@ use crate::files::checkpoint::{Checkpoint, checkpoints_in};
 use crate::files::durable::replace_file;
 use crate::files::own::{self, is_at, open_own};
 use crate::logging;
+use crate::shown::shown;
 use crate::train::metrics::timestamp;
 
 /// The settings, in a run's folder and in its checkpoints.
@@ -120,7 +121,7 @@ impl RunFolder {
             self.lock = lock(&self.dir)?;
             logging::warn(format_args!(
                 "run.lock was removed from {}; it is there again",
-                self.dir.display()
+                shown(&self.dir)
             ));
         }
         Ok(former)
@@ -157,8 +158,8 @@ impl RunFolder {
             Some((text, copy)) => {
                 logging::warn(format_args!(
                     "{} {problem}; the settings are taken from {}",
-                    path.display(),
-                    copy.display()
+                    shown(&path),
+                    shown(&copy)
                 ));
                 Ok((text, copy))
             }
@@ -268,7 +269,7 @@ fn locked(
         Err(TryLockError::Error(e)) => Ok(Some(format!(
             "{} cannot be locked: {e}; two processes could train in this folder at once and spoil it: see that only \
              this one does",
-            lock_path(dir).display()
+            shown(&lock_path(dir))
         ))),
     }
 }

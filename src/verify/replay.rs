@@ -7,6 +7,7 @@ use super::Fixture;
 use crate::error::{Error, Result};
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors};
+use crate::files::whole::write_whole;
 use crate::nn::parameters::FlatBuffers;
 use crate::optim::adamw::StepSettings;
 use crate::poa::{PoaModel, StepInputs};
@@ -55,11 +56,13 @@ impl Replay {
     pub fn dump(&self, path: &Path) -> Result<()> {
         let specs: Vec<_> =
             self.values.iter().map(|(name, (shape, _))| TensorSpec::f32(name.as_str(), shape)).collect();
-        write_tensors(path, &specs, |name| match self.values.get(name) {
-            Some((_, values)) => Ok(values.clone()),
-            None => Err(Error::file(path, format!("`{name}` was not computed"))),
+        write_whole(path, |partial| {
+            write_tensors(partial, &specs, |name| match self.values.get(name) {
+                Some((_, values)) => Ok(values.clone()),
+                None => Err(Error::file(path, format!("`{name}` was not computed"))),
+            })
+            .map(|_| ())
         })
-        .map(|_| ())
     }
 }
 

@@ -3,7 +3,7 @@
 //! time.
 
 use std::fs;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use crate::data::Normalization;
@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::files::own::create_own;
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
+use crate::files::whole::{partial_of, put_in_place};
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
 use crate::models::plain::{Format, PlainNetwork};
@@ -76,39 +77,53 @@ impl<'a> Extraction<'a> {
         Ok(part.cut(&self.teacher.read_f32_as(source, &part.source_shape)?))
     }
 
-    /// Writes `model.safetensors` and `config.json` to the folder `dir`, which is made where it is missing. A
-    /// file appears under its name when it is complete, the config last.
+    /// Writes `model.safetensors` and `config.json` to the folder `dir`. A folder that is new appears under its name
+    /// when both are whole; one that exists keeps what it has until then, and other files in any case.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        fs::create_dir_all(dir).map_err(|e| Error::file(dir, format!("cannot be created: {e}")))?;
-        // An older network's config must not stand beside this one's tensors.
-        let config = dir.join(CONFIG);
-        if config.exists() {
-            fs::remove_file(&config).map_err(|e| Error::file(&config, format!("cannot be replaced: {e}")))?;
-        }
-        put(&dir.join(MODEL), |partial| {
-            write_tensors_with(partial, &self.tensors(), &[("format", "pt")], |name| self.read(name))
-                .map(|_| ())
-        })?;
         let text = format!("{:#}\n", describe(&self.plain, self.network, self.format, &self.normalization));
-        put(&config, |partial| {
-            create_own(partial)
-                .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
-                .map_err(|e| Error::file(partial, format!("cannot be written: {e}")))
-        })
+        let write = |to: &Path| -> Result<()> {
+            write_tensors_with(&partial_of(&to.join(MODEL)), &self.tensors(), &[("format", "pt")], |name| {
+                self.read(name)
+            })?;
+            let config = partial_of(&to.join(CONFIG));
+            let written = create_own(&config)
+                .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+            written.map_err(|e| Error::file(&config, format!("cannot be written: {e}")))?;
+            // an older network's config must not stand beside this one's tensors
+            match fs::remove_file(to.join(CONFIG)) {
+                Err(e) if e.kind() != ErrorKind::NotFound => {
+                    return Err(Error::file(to.join(CONFIG), format!("cannot be replaced: {e}")));
+                }
+                _ => {}
+            }
+            [MODEL, CONFIG].iter().try_for_each(|name| {
+                let path = to.join(name);
+                put_in_place(&partial_of(&path), &path)
+            })
+        };
+        let failed = |e: std::io::Error| Error::file(dir, format!("cannot be created: {e}"));
+        if fs::symlink_metadata(dir).is_ok() {
+            if !dir.is_dir() {
+                return Err(Error::file(dir, "is no folder; give --out a new one"));
+            }
+            let done = write(dir);
+            if done.is_err() {
+                [MODEL, CONFIG].iter().for_each(|name| drop(fs::remove_file(partial_of(&dir.join(name)))));
+            }
+            return done;
+        }
+        if let Some(parent) = dir.parent() {
+            fs::create_dir_all(parent).map_err(failed)?;
+        }
+        let partial = partial_of(dir);
+        fs::create_dir_all(&partial).map_err(failed)?;
+        let done = write(&partial).and_then(|()| put_in_place(&partial, dir));
+        if done.is_err() {
+            // what cannot be removed is replaced the next time
+            let all = [MODEL, CONFIG].map(|name| partial.join(name));
+            all.iter().flat_map(|path| [path.clone(), partial_of(path)]).for_each(|path| drop(fs::remove_file(path)));
+            let _ = fs::remove_dir(&partial);
+        }
+        done
     }
-}
-
-/// Writes a file under a temporary name and renames it when it is complete.
-fn put(path: &Path, write: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
-    let mut partial = path.as_os_str().to_os_string();
-    partial.push(".partial");
-    let partial = Path::new(&partial);
-    let done = write(partial).and_then(|()| {
-        fs::rename(partial, path).map_err(|e| Error::file(path, format!("cannot be put in place: {e}")))
-    });
-    if done.is_err() {
-        // What cannot be removed is overwritten the next time.
-        let _ = fs::remove_file(partial);
-    }
-    done
 }
