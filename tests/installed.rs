@@ -41,7 +41,9 @@ fn the_program_needs_nothing_beside_it() {
     ];
     let eval = ["eval", "knn", "--checkpoint=runs/demo-1", "--train=shapes:100", "--k", "5", "--out=knn"];
     let extract = ["extract", "--checkpoint=runs/demo-1", "--out=net"];
-    for args in [&["--version"][..], &["config"], &["verify", "--device=cpu"], &train, &eval, &extract, &["man"]] {
+    for args in
+        [&["--version"][..], &["config"], &["verify", "--device=cpu"], &train, &eval, &extract, &["man"]]
+    {
         let out = alone(&folder, args);
         assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
         assert!(!out.stdout.is_empty(), "{args:?}");
@@ -86,7 +88,8 @@ fn a_published_crate_holds_what_builds_it() {
     assert!(out.status.success(), "{}", text(&out.stderr));
     let listed = text(&out.stdout).replace('\\', "/");
     let listed: std::collections::HashSet<&str> = listed.lines().collect();
-    let mut folders = ["src", "shaders", "configs", "kernels-tests/fixtures/vit"].map(|name| root.join(name)).to_vec();
+    let mut folders =
+        ["src", "shaders", "configs", "kernels-tests/fixtures/vit"].map(|name| root.join(name)).to_vec();
     let mut count = 0;
     while let Some(folder) = folders.pop() {
         for entry in std::fs::read_dir(folder).unwrap() {

@@ -148,7 +148,8 @@ fn labels_of_points_keep_apart_and_inside() {
         assert!(labels.len() >= 3, "{case}");
         for (i, [x, y, w, h]) in labels.iter().enumerate() {
             assert!(x - w > 120.0 && x + w < 1170.0 && y - h > 80.0 && y + h < 800.0, "{labels:?}");
-            let meets = |other: &[f32; 4]| (x - other[0]).abs() < w + other[2] && (y - other[1]).abs() < h + other[3];
+            let meets =
+                |other: &[f32; 4]| (x - other[0]).abs() < w + other[2] && (y - other[1]).abs() < h + other[3];
             assert!(!labels[i + 1..].iter().any(meets), "{labels:?}");
         }
     }

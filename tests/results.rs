@@ -222,7 +222,11 @@ fn pictures_show_attention_and_components() {
         let shown = image::open(picture).unwrap();
         // the image, six heads and their mean, of 256 pixels each; the image and its components
         let (columns, rows) = if picture.ends_with("flower.png.attention.png") { (3, 3) } else { (2, 1) };
-        assert!(shown.width() >= columns * 256 && shown.height() > rows * 256, "{picture}: {}", shown.width());
+        assert!(
+            shown.width() >= columns * 256 && shown.height() > rows * 256,
+            "{picture}: {}",
+            shown.width()
+        );
     }
     // by default beside the run, never among the images
     let said = printed(&[&visualize[..], &[&copies[0]]].concat());
@@ -253,7 +257,16 @@ fn results_are_whole_or_not_there() {
     let (net, features, dump) = (path("net"), path("f.safetensors"), path("d.safetensors"));
     let commands = [
         vec!["extract", "--checkpoint", run(), "--network", "smallest", "--out", &net],
-        vec!["features", "--checkpoint", run(), "--data=shapes:50", "--images", "--device=cpu", "--out", &features],
+        vec![
+            "features",
+            "--checkpoint",
+            run(),
+            "--data=shapes:50",
+            "--images",
+            "--device=cpu",
+            "--out",
+            &features,
+        ],
         vec!["verify", "--device=cpu", "--dump", &dump],
     ];
     // files of more than some KiB cannot be written: an error as of a full disk, or a signal that kills at once
@@ -270,7 +283,10 @@ fn results_are_whole_or_not_there() {
         for args in &commands {
             let out = limited(args, "trap '' XFSZ;");
             let said = text(&out.stderr);
-            assert!(out.status.code() == Some(1) && said.contains("cannot be written"), "{round} {args:?}: {said}");
+            assert!(
+                out.status.code() == Some(1) && said.contains("cannot be written"),
+                "{round} {args:?}: {said}"
+            );
         }
         assert!(!names(&dir).iter().any(|name| name.ends_with(".partial")), "{:?}", names(&dir));
         for args in &commands {

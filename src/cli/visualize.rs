@@ -84,7 +84,8 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
 
 /// The folder `pictures` of the run that a checkpoint belongs to, or beside a checkpoint that has none.
 fn beside_run(checkpoint: &Path) -> PathBuf {
-    let parent = checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent =
+        checkpoint.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     match parent.file_name().is_some_and(|name| name == "checkpoints") {
         true => parent.parent().unwrap_or(parent).join("pictures"),
         false => parent.join("pictures"),
@@ -118,7 +119,8 @@ fn places<'a>(images: &'a [PathBuf], out: &Path) -> Result<Vec<(&'a Path, Place)
             None => all.push((image.as_path(), Place(out.join(name)))),
             Some(other) if other == image => {}
             Some(other) => {
-                let problem = format!("has the pictures' names of {} too; draw them into two folders", shown(other));
+                let problem =
+                    format!("has the pictures' names of {} too; draw them into two folders", shown(other));
                 return Err(Error::file(image, problem));
             }
         }

@@ -44,16 +44,18 @@ pub fn destination(path: &Path) -> Result<PathBuf> {
         return Err(Error::file(path, format!("cannot be written: there is no folder {}", shown(folder))));
     }
     if path.is_symlink() {
-        let problem = format!("is a link{}, and links are not written through; give another name", target(path));
+        let problem =
+            format!("is a link{}, and links are not written through; give another name", target(path));
         return Err(Error::file(path, problem));
     }
     match fs::metadata(path) {
         Ok(meta) if meta.is_dir() => {
             Err(Error::file(path, "is a folder, and a file is to be written; give a name in it"))
         }
-        Ok(meta) if !meta.is_file() => {
-            Err(Error::file(path, "is no file but a device or a pipe; the result is written to a file and renamed"))
-        }
+        Ok(meta) if !meta.is_file() => Err(Error::file(
+            path,
+            "is no file but a device or a pipe; the result is written to a file and renamed",
+        )),
         _ => Ok(path.to_path_buf()),
     }
 }

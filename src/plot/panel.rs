@@ -22,7 +22,10 @@ pub fn panel<N: AsRef<str>>(pictures: &[(N, RgbImage)], columns: usize) -> Resul
     let (width, height) = first.dimensions();
     if let Some((_, other)) = pictures.iter().find(|(_, p)| p.dimensions() != (width, height)) {
         let (w, h) = other.dimensions();
-        return Err(Error::shape(op, format!("a picture of {w} × {h} pixels among some of {width} × {height}")));
+        return Err(Error::shape(
+            op,
+            format!("a picture of {w} × {h} pixels among some of {width} × {height}"),
+        ));
     }
     let columns = columns.clamp(1, pictures.len());
     let rows = pictures.len().div_ceil(columns);

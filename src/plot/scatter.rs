@@ -109,7 +109,8 @@ fn labelled<'a>(points: &'a [Point<'a>], named: &[(&str, &str)]) -> Vec<(&'a Poi
     // of equal ones the smallest
     let best = points.iter().reduce(|best, p| if p.percent > best.percent { p } else { best });
     let best = best.map(|best| (best, "best"));
-    let named = named.iter().filter_map(|(label, name)| Some((points.iter().find(|p| p.label == *label)?, *name)));
+    let named =
+        named.iter().filter_map(|(label, name)| Some((points.iter().find(|p| p.label == *label)?, *name)));
     let mut all: Vec<(&Point, Vec<&str>)> = Vec::new();
     for (point, name) in best.into_iter().chain(named) {
         match all.iter_mut().find(|(known, _)| std::ptr::eq(*known, point)) {

@@ -119,10 +119,7 @@ impl RunFolder {
         }
         if !is_at(&self.lock, &lock_path(&self.dir)) {
             self.lock = lock(&self.dir)?;
-            logging::warn(format_args!(
-                "run.lock was removed from {}; it is there again",
-                shown(&self.dir)
-            ));
+            logging::warn(format_args!("run.lock was removed from {}; it is there again", shown(&self.dir)));
         }
         Ok(former)
     }

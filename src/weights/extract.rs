@@ -121,7 +121,9 @@ impl<'a> Extraction<'a> {
         if done.is_err() {
             // what cannot be removed is replaced the next time
             let all = [MODEL, CONFIG].map(|name| partial.join(name));
-            all.iter().flat_map(|path| [path.clone(), partial_of(path)]).for_each(|path| drop(fs::remove_file(path)));
+            all.iter()
+                .flat_map(|path| [path.clone(), partial_of(path)])
+                .for_each(|path| drop(fs::remove_file(path)));
             let _ = fs::remove_dir(&partial);
         }
         done
