@@ -18,6 +18,8 @@ mod images;
 mod loader;
 #[path = "data/masks.rs"]
 mod masks;
+#[path = "data/odd_images.rs"]
+mod odd_images;
 #[path = "data/shards.rs"]
 mod shards;
 #[path = "data/sources.rs"]

@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use walkdir::WalkDir;
 
 use crate::data::bad_samples::BadSample;
-use crate::data::decode::{EXTENSIONS, decode_file, is_image_extension};
+use crate::data::decode::{EXTENSIONS, Unread, decode_file, is_image_extension, is_junk};
+use crate::data::labels::unlabelled_remark;
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
 use crate::data::source::{Source, check_count};
 use crate::error::{Error, Result};
+use crate::logging::warn;
 use crate::shown::shown;
 
 /// All images under a folder, in the order of their paths.
@@ -35,13 +37,17 @@ impl Folder {
             return Err(Error::file(root, format!("{problem}; give the folder that holds the images")));
         }
         let (mut dirs, mut files): (Vec<PathBuf>, Vec<_>) = (Vec::new(), Vec::new());
-        for entry in WalkDir::new(root).follow_links(true).sort_by_file_name() {
+        let mut unread = Unread::default();
+        let junk = |path: &Path| path.strip_prefix(root).is_ok_and(is_junk);
+        let all = WalkDir::new(root).follow_links(true).sort_by_file_name();
+        // The contents of what is left out are not listed either, so they may be closed to us.
+        for entry in all.into_iter().filter_entry(|entry| !junk(entry.path())) {
             let path = match entry {
                 Ok(entry) if entry.file_type().is_file() => entry.into_path(),
                 Ok(_) => continue,
                 Err(e) => match broken_link(&e) {
                     Some(path) => path,
-                    None if e.loop_ancestor().is_some() => continue,
+                    None if e.loop_ancestor().is_some() || e.path().is_some_and(junk) => continue,
                     None => {
                         let path = e.path().unwrap_or(root).to_path_buf();
                         return Err(Error::file(
@@ -53,7 +59,11 @@ impl Folder {
             };
             let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else { continue };
             if !path.extension().is_some_and(is_image_extension) {
+                unread.note(&path);
                 continue;
+            }
+            if junk(&path) {
+                continue; // a link that leads nowhere
             }
             let dir = dir.strip_prefix(root).unwrap_or(dir);
             // A folder's own files may come before and after those of its sub-folders: it is listed once per run.
@@ -64,7 +74,14 @@ impl Folder {
         }
         if files.is_empty() {
             let kinds = EXTENSIONS.join(", ");
-            return Err(Error::file(root, format!("holds no images ({kinds}) at any depth; check the path")));
+            let problem = match unread.told() {
+                Some(told) => format!("holds no images that are read ({kinds}), but {told}"),
+                None => format!("holds no images ({kinds}) at any depth; check the path"),
+            };
+            return Err(Error::file(root, problem));
+        }
+        if let Some(told) = unread.told() {
+            warn(format_args!("{}: {told}", shown(root)));
         }
         check_count(files.len(), root)?;
         files.shrink_to_fit();
@@ -99,6 +116,12 @@ impl Source for Folder {
     }
     fn describe(&self) -> String {
         format!("folder:{}", shown(&self.root))
+    }
+    fn remarks(&self) -> Vec<String> {
+        let without = |i: &usize| self.label(*i).is_none();
+        let first: Vec<String> = (0..self.len()).filter(without).take(3).map(|i| self.name(i)).collect();
+        let count = if first.is_empty() { 0 } else { (0..self.len()).filter(without).count() };
+        unlabelled_remark(count, self.len(), &first).into_iter().collect()
     }
 }
 

@@ -145,7 +145,7 @@ impl Source for List {
         let image = decode_file(&self.root.join(self.path(i)), &self.reading);
         image.map(Image::from).map_err(|mut fault| {
             let name = self.name(i);
-            if let (BadKind::Missing, Some(hint)) = (fault.kind, oddity(&name)) {
+            if let (BadKind::Missing, Some(hint)) = (fault.kind, oddity(&self.path(i).to_string_lossy())) {
                 fault.reason = format!("{}; {hint}", fault.reason);
             }
             fault.of(name)

@@ -15,9 +15,13 @@ use crate::data::loader_config::LoaderConfig;
 use crate::data::order::{Order, Pick};
 use crate::data::pixels::Image;
 use crate::data::source::Source;
+use crate::data::waiting::InWork;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::rng::{Purpose, stream};
+
+/// How long a batch is waited for before it is said which image it is that takes so long.
+const LONG: Duration = Duration::from_secs(30);
 
 /// An endless sequence of batches, the same bits for any number of threads.
 pub struct Loader {
@@ -25,6 +29,7 @@ pub struct Loader {
     threads: Vec<JoinHandle<()>>,
     scratch: Scratch,
     waited: Duration,
+    long: Duration,
     /// Bad images handed out.
     bad: usize,
 }
@@ -53,12 +58,13 @@ impl Loader {
             order,
             prefetch,
             bad: Mutex::default(),
+            in_work: InWork::default(),
             progress: Mutex::new(progress),
             work: Condvar::new(),
             done: Condvar::new(),
         });
         let (threads, scratch) = (Vec::new(), Scratch::default());
-        let mut loader = Self { shared, threads, scratch, waited: Duration::ZERO, bad: 0 };
+        let mut loader = Self { shared, threads, scratch, waited: Duration::ZERO, long: LONG, bad: 0 };
         for i in 0..count {
             let shared = loader.shared.clone();
             match std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || shared.work()) {
@@ -105,6 +111,7 @@ impl Loader {
     fn take(&mut self) -> Result<Batch> {
         let shared = &self.shared;
         let mut progress = shared.lock();
+        let mut long = self.long;
         loop {
             if let Some(halt) = &progress.halt {
                 return Err(halt.error(&*shared.source));
@@ -112,7 +119,14 @@ impl Loader {
             if progress.open.front().is_some_and(|open| open.missing == 0) {
                 break;
             }
-            progress = shared.done.wait(progress).unwrap_or_else(PoisonError::into_inner);
+            let waited = shared.done.wait_timeout(progress, long).unwrap_or_else(PoisonError::into_inner);
+            progress = waited.0;
+            if waited.1.timed_out() {
+                drop(progress);
+                shared.tell_slow(self.long);
+                long = long.saturating_mul(2); // less and less often
+                progress = shared.lock();
+            }
         }
         let complete = progress.open.pop_front();
         progress.next += 1;
@@ -147,6 +161,11 @@ impl Loader {
         self.bad
     }
 
+    /// Changes after how long a wait it is said which image takes so long; half a minute without this.
+    pub fn tell_after(&mut self, wait: Duration) {
+        self.long = wait;
+    }
+
     /// How long [`Loader::next`] has taken in all: the time a training loop stood still for data.
     pub fn waited(&self) -> Duration {
         self.waited
@@ -169,6 +188,7 @@ struct Shared {
     order: Order,
     prefetch: u64,
     bad: Mutex<BadSamples>,
+    in_work: InWork,
     progress: Mutex<Progress>,
     /// Told when there may be a new image to work on.
     work: Condvar,
@@ -232,6 +252,14 @@ impl Shared {
         self.lock().halt.get_or_insert(reason);
         self.work.notify_all();
         self.done.notify_all();
+    }
+
+    /// Says which image has been read for so long.
+    fn tell_slow(&self, time: Duration) {
+        let Some((i, taken, count)) = self.in_work.longer_than(time) else { return };
+        let others = if count > 1 { format!(", and for {} more", count - 1) } else { String::new() };
+        let (name, seconds) = (self.source.name(i), taken.as_secs_f32());
+        logging::warn(format_args!("waiting for images: for {name} since {seconds:.0} s{others}"));
     }
 
     /// The life of a worker.
@@ -312,7 +340,10 @@ impl Shared {
             if self.bad().known(i, step) {
                 continue;
             }
-            let bad = match self.source.load(i) {
+            let reading = self.in_work.begin(i);
+            let loaded = self.source.load(i);
+            drop(reading);
+            let bad = match loaded {
                 Ok(image) if image.width() > 0 && image.height() > 0 => return Ok((i, image)),
                 Ok(_) => Fault::new(BadKind::Empty, "has no pixels").of(self.source.name(i)),
                 Err(bad) => bad,

@@ -17,6 +17,7 @@
 //! order.rs     which images make up which step
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
 //! loader.rs    worker threads           assembly.rs  the batch they write to
+//!   waiting.rs  the images in work
 //! settings.rs  the sections of a recipe; loader_config.rs  what the loader is told
 //! ```
 //! Every random choice follows from (seed, epoch, index) or (seed, step) alone, so a batch has the same bits
@@ -52,6 +53,7 @@ mod shard;
 pub mod source;
 mod spec;
 mod tar;
+mod waiting;
 pub mod webdataset;
 
 pub use augment::{BlurProbabilities, Choices, Crop, CropConfig, EvaluationView, Jitter, View, apply, draw};

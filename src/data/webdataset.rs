@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use crate::data::bad_samples::{BadSample, Fault};
 use crate::data::braces::expand;
-use crate::data::decode::decode;
+use crate::data::decode::{check_bytes, decode};
 use crate::data::labels::{Labels, unlabelled_remark};
 use crate::data::pixels::Image;
 use crate::data::reading::Reading;
@@ -133,7 +133,8 @@ impl Source for WebDataset {
         self.samples.len()
     }
     fn load(&self, i: usize) -> Result<Image, BadSample> {
-        let bytes = self.read(i).map_err(Fault::from);
+        let fits = check_bytes(self.samples[i].size, &self.reading);
+        let bytes = fits.and_then(|()| self.read(i).map_err(Fault::from));
         let image = bytes.and_then(|bytes| decode(&bytes, &self.reading));
         image.map(Image::from).map_err(|fault| fault.of(self.name(i)))
     }

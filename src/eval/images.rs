@@ -62,7 +62,7 @@ impl LabelledImages {
         if source.classes().is_empty() {
             return Err(Error::file(
                 source.describe(),
-                "has no labels to evaluate with (classes are the parent folders, where there are several)",
+                "has no labels to evaluate with (classes are the sub-folders that images lie in)",
             ));
         }
         let labelled: Vec<u32> =

@@ -199,7 +199,7 @@ impl Evaluation {
 /// Why there is nothing to evaluate with where no images were held out.
 fn why_not(source: &Arc<dyn Source>, settings: &Settings) -> String {
     match source.classes() {
-        [] => "no labels: k-NN is left out (classes are the parent folders, where there are several)".into(),
+        [] => "no labels: k-NN is left out (classes are the sub-folders that images lie in)".into(),
         [one] => format!("one class alone (`{one}`): k-NN is left out"),
         _ => format!(
             "no images are held out of {} with data.held_out = {}, data.held_out_at_most = {}: k-NN is left out",

@@ -75,6 +75,12 @@ fn folders_are_read_in_order_with_the_parents_as_classes() {
     save(&dir, "dog/deeper/y.png", picture(8, 6, 9));
     let partly = open(&spec(&dir.join("dog"))).unwrap();
     assert_eq!((partly.classes().len(), partly.label(0), partly.label(1)), (1, None, Some(0)));
+    let told = partly.remarks();
+    assert!(
+        told.len() == 1 && told[0].starts_with("2 of 3 images have no label (a.tiff, x.jpeg):"),
+        "{told:?}"
+    );
+    assert!(source.remarks().is_empty());
     assert!(split(partly, HeldOut { fraction: 0.5, at_most: 9 }).1.is_none());
     std::fs::remove_dir_all(dir.join("dog/deeper")).unwrap();
     let single = open(&spec(&dir.join("dog"))).unwrap();
