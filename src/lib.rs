@@ -62,6 +62,7 @@ pub mod files;
 pub mod gpu;
 mod layout;
 pub mod logging;
+pub mod memory;
 pub mod nn;
 pub mod ops;
 pub mod optim;

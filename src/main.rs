@@ -2,6 +2,11 @@
 
 use std::process::ExitCode;
 
+use poa_gpu::memory::Told;
+
+#[global_allocator]
+static MEMORY: Told = Told;
+
 fn main() -> ExitCode {
     poa_gpu::cli::main()
 }

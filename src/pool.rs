@@ -50,6 +50,11 @@ impl<B> Pool<B> {
         bytes
     }
 
+    /// Bytes held now.
+    pub(crate) fn bytes(&self) -> usize {
+        self.total
+    }
+
     /// Most bytes held at one time.
     pub(crate) fn peak_bytes(&self) -> usize {
         self.peak

@@ -12,14 +12,20 @@ use support::{Folder, program, text};
 const PROGRAM: &str = env!("CARGO_BIN_EXE_poa-gpu");
 
 /// Two steps of a small network, with k-NN before and after.
-const TRAIN: [&str; 9] = [
+const TRAIN: [&str; 15] = [
     "train",
     "--device=cpu",
     "--steps=2",
     "data.spec=shapes:200",
-    "train.batch_size_per_gpu=4",
-    "evaluation.train_images=20",
-    "evaluation.val_images=10",
+    "train.batch_size_per_gpu=2",
+    "crops.local_crops_number=1",
+    "student.min_embed_dim=16",
+    "student.max_embed_dim=32",
+    "student.min_depth=1",
+    "evaluation.train_images=4",
+    "evaluation.val_images=2",
+    "evaluation.k=[1]",
+    "evaluation.networks=[\"smallest\"]",
     "dino.head_n_prototypes=[16, 24]",
     "--out",
 ];
@@ -115,10 +121,37 @@ fn a_software_adapter_says_that_it_is_slow() {
 #[test]
 fn little_stack_and_few_files() {
     let folder = Folder::new("limits");
-    for (name, shell) in [("stack", "ulimit -s 128"), ("files", "ulimit -n 8"), ("fewer", "ulimit -n 5")] {
-        let run = folder.path(name);
+    for shell in ["ulimit -s 128", "ulimit -S -n 8"] {
+        let run = folder.path(&shell.replace(' ', ""));
         let out = limited(shell, &[&TRAIN[..], &[&run]].concat()).output().unwrap();
-        ended_well(&out, &["Too many open files", "ulimit -n"]);
-        assert_eq!(out.status.success(), name != "fewer", "{}", text(&out.stderr));
+        assert!(out.status.success(), "{shell}: {}", text(&out.stderr));
     }
+    for limit in [5, 8, 20] {
+        let run = folder.path("few");
+        let out = limited(&format!("ulimit -n {limit}"), &[&TRAIN[..], &[&run]].concat()).output().unwrap();
+        assert_eq!(out.status.code(), Some(1));
+        ended_well(&out, &[&format!("at most {limit} files"), "ulimit -n"]);
+        assert!(!std::path::Path::new(&run).exists());
+    }
+}
+
+/// Address space that is enough for the start, and then for less and less.
+#[cfg(target_os = "linux")]
+#[test]
+fn little_memory() {
+    let folder = Folder::new("memory");
+    let mut ended = 0;
+    for kib in [40_000, 60_000, 120_000, 200_000, 400_000] {
+        let run = folder.path(&format!("run-{kib}"));
+        let out = limited(&format!("ulimit -v {kib}"), &[&TRAIN[..], &[&run]].concat()).output().unwrap();
+        ended_well(&out, &["ulimit -v"]);
+        ended += usize::from(!out.status.success());
+    }
+    assert!(ended > 0, "some limit is too low");
+    // a tensor that no machine holds
+    let run = folder.path("large");
+    let large = ["dino.head_hidden_dim=24000"];
+    let out = limited("ulimit -v 2000000", &[&TRAIN[..], &[&run], &large].concat()).output().unwrap();
+    ended_well(&out, &["out of memory: a tensor of", "MiB is not to be had", "ulimit -v"]);
+    assert!(!out.status.success());
 }

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::error::Error;
+use crate::error::{Error, Result};
 
 /// The folder of a user's session.
 const RUNTIME: &str = "XDG_RUNTIME_DIR";
@@ -38,4 +38,36 @@ pub(super) fn advice(e: &Error) -> &'static str {
         true => "; raise the limit of open files (ulimit -n 1024)",
         false => "",
     }
+}
+
+/// Files that a run may have open: those that it wants, and those without which it does not start. Otherwise
+/// it would find out when it saves its first checkpoint.
+#[cfg(unix)]
+const FILES: (libc::rlim_t, libc::rlim_t) = (1024, 32);
+
+/// Lets this process open as many files as a run wants, as far as the system allows it.
+#[cfg(unix)]
+pub(super) fn open_files() -> Result<()> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: the struct is there to be written to.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) } != 0 || limit.rlim_cur >= FILES.0 {
+        return Ok(());
+    }
+    let wanted = libc::rlimit { rlim_cur: limit.rlim_max.min(FILES.0), ..limit };
+    // SAFETY: the struct is there to be read.
+    if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const wanted) } == 0 {
+        limit = wanted;
+    }
+    match limit.rlim_cur < FILES.1 {
+        true => Err(Error::Device(format!(
+            "this process may have at most {} files open, and a run needs {}; raise the limit (ulimit -n {})",
+            limit.rlim_cur, FILES.1, FILES.0
+        ))),
+        false => Ok(()),
+    }
+}
+
+#[cfg(not(unix))]
+pub(super) fn open_files() -> Result<()> {
+    Ok(())
 }

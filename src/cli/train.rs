@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::args::TrainArgs;
+use crate::cli::environment;
 use crate::data;
 use crate::data::channels::in_channels;
 use crate::error::{Error, Result};
@@ -20,6 +21,7 @@ use crate::train::trainer::{Outcome, Start, Trainer};
 use crate::weights::import::Import;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
+    environment::open_files()?;
     let earlier = match args.run_to_resume() {
         None => None,
         Some(dir) => {

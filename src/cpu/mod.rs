@@ -24,6 +24,8 @@ use std::cell::{Cell, RefCell, UnsafeCell};
 
 use borrows::Borrows;
 
+use crate::error::{Error, Result};
+use crate::memory::{Limit, attempt};
 use crate::pool::{Pool, size_class};
 
 /// Memory of the CPU device, aligned for the widest vector loads.
@@ -37,9 +39,12 @@ pub(crate) struct CpuBuffer {
 struct Line([u8; 64]);
 
 impl CpuBuffer {
-    fn new(bytes: usize) -> Self {
-        let line = || UnsafeCell::new(Line([0; 64]));
-        Self { lines: std::iter::repeat_with(line).take(bytes.div_ceil(64)).collect() }
+    /// Memory of zeros, where the system has it.
+    fn new(bytes: usize) -> Option<Self> {
+        let (mut lines, count) = (Vec::new(), bytes.div_ceil(64));
+        attempt(|| lines.try_reserve_exact(count)).ok()?;
+        lines.resize_with(count, || UnsafeCell::new(Line([0; 64])));
+        Some(Self { lines: lines.into_boxed_slice() })
     }
 
     fn bytes(&self) -> usize {
@@ -63,13 +68,28 @@ impl CpuDevice {
         format!("cpu ({} threads)", rayon::current_num_threads())
     }
 
-    pub(crate) fn allocate(&self, bytes: usize) -> CpuBuffer {
+    pub(crate) fn allocate(&self, bytes: usize) -> Result<CpuBuffer> {
         let bytes = size_class(bytes);
         let mut pool = self.pool.borrow_mut();
-        pool.take(bytes).unwrap_or_else(|| {
-            pool.note_new(bytes);
+        if let Some(buffer) = pool.take(bytes) {
+            return Ok(buffer);
+        }
+        let new = CpuBuffer::new(bytes).or_else(|| {
+            // let go of what waits for reuse and try once more
+            pool.trim();
             CpuBuffer::new(bytes)
-        })
+        });
+        let new = new.ok_or_else(|| {
+            Error::Device(format!(
+                "out of memory: a tensor of {} MiB is not to be had, {} MiB being in use{}; take a smaller \
+                 train.batch_size_per_gpu or smaller crops",
+                bytes.div_ceil(1 << 20),
+                pool.bytes() >> 20,
+                Limit::of_this_process()
+            ))
+        })?;
+        pool.note_new(bytes);
+        Ok(new)
     }
 
     /// Lends a region of an allocation for reading or writing, until the borrow is dropped. The pointer is to

@@ -72,8 +72,8 @@ impl Loader {
                 // those that run do all the work, or this thread does
                 Err(e) => {
                     logging::warn(format_args!(
-                        "{i} of {count} threads that load images could be started: {e}; it goes on with them, slower \
-                         (ulimit -u limits threads, train.num_workers asks for fewer)"
+                        "{i} of {count} threads that load images could be started: {e}; loading is slower \
+                         (ulimit -u and -v limit threads, train.num_workers asks for fewer)"
                     ));
                     break;
                 }

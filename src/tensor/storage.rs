@@ -19,7 +19,7 @@ enum Memory {
 impl Storage {
     pub(crate) fn new(device: &Device, bytes: usize) -> Result<Self> {
         let memory = match device {
-            Device::Cpu(cpu) => Memory::Cpu(cpu.allocate(bytes)),
+            Device::Cpu(cpu) => Memory::Cpu(cpu.allocate(bytes)?),
             Device::Gpu(gpu) => Memory::Gpu(gpu.allocate(bytes)?),
         };
         Ok(Self { device: device.clone(), memory: Some(memory) })
