@@ -312,3 +312,98 @@ fn damaged_checkpoints_are_errors() {
     assert!(Checkpoint::open(&dir).is_err());
     std::fs::remove_dir_all(dir).unwrap();
 }
+
+/// A manifest that names something outside of its folder, or no file, is refused before any of it is read.
+#[cfg(unix)]
+#[test]
+fn a_manifest_names_files_of_its_folder_alone() {
+    use std::os::unix::fs::symlink;
+    let dir = scratch("manifest");
+    let path = save(&checkpoint_dir(&dir, 5), 5).unwrap();
+    let manifest = path.join("manifest.json");
+    let whole = std::fs::read_to_string(&manifest).unwrap();
+    let with = |name: &str, bytes: &str| {
+        let name = serde_json::to_string(name).unwrap();
+        let more = format!("\"files\": {{ {name}: {{\"bytes\": {bytes}, \"crc32c\": 0}},");
+        std::fs::write(&manifest, whole.replacen("\"files\": {", &more, 1)).unwrap();
+        Checkpoint::open(&path).map(|_| ()).map_err(|e| e.to_string())
+    };
+    std::fs::write(dir.join("beside"), "x").unwrap();
+    symlink(dir.join("beside"), path.join("out")).unwrap();
+    symlink("/dev/zero", path.join("device")).unwrap();
+    symlink("nowhere", path.join("dangling")).unwrap();
+    symlink("state.json", path.join("inside")).unwrap();
+    std::fs::create_dir(path.join("folder")).unwrap();
+    for name in [
+        "/dev/zero",
+        "../beside",
+        "..",
+        ".",
+        "",
+        "folder/../state.json",
+        "./state.json",
+        "a/b",
+        "..\\x",
+        "a\0",
+        "out",
+        "device",
+        "dangling",
+    ] {
+        let text = with(name, "1").unwrap_err();
+        assert!(
+            text.contains("manifest.json") && text.contains("no file in the checkpoint's folder"),
+            "{text}"
+        );
+        assert!(text.contains(&format!("{name:?}")), "{text}");
+    }
+    assert!(with("folder", "1").unwrap_err().contains("folder: is a folder, not a file"));
+    let made = std::process::Command::new("mkfifo").arg(path.join("pipe")).status();
+    if made.is_ok_and(|made| made.success()) {
+        assert!(with("pipe", "0").unwrap_err().contains("pipe: is a named pipe, not a file"));
+    }
+    // a link to a file beside it is as good as the file; sizes are those of the files
+    let bytes = std::fs::metadata(path.join("state.json")).unwrap().len().to_string();
+    with("inside", &bytes).unwrap();
+    let text = with("inside", "1152921504606846976").unwrap_err();
+    assert!(text.contains("should have 1152921504606846976 bytes"), "{text}");
+    for bytes in ["-1", "1e9", "\"9\"", "36893488147419103232"] {
+        assert!(with("inside", bytes).unwrap_err().contains("manifest.json"));
+    }
+    assert!(with("absent", "1").unwrap_err().contains("absent: cannot be read"));
+
+    // the manifest itself, and what `latest` points at where there are no links
+    std::fs::remove_file(&manifest).unwrap();
+    symlink("/dev/zero", &manifest).unwrap();
+    assert!(Checkpoint::open(&path).unwrap_err().to_string().contains("is a device"));
+    std::fs::remove_file(&manifest).unwrap();
+    std::fs::write(&manifest, &whole).unwrap();
+    for (name, right) in [("step-00000005\n", true), ("../step-00000005", false), ("/", false), ("", false)] {
+        std::fs::write(dir.join("latest"), name).unwrap();
+        let found = find(&dir.join("latest"));
+        assert_eq!(found.is_ok(), right, "{name:?}");
+        if let Err(e) = found {
+            assert!(e.to_string().contains("latest: does not hold the name of a checkpoint"), "{e}");
+        }
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}
+
+#[test]
+fn a_state_of_other_types_is_refused_by_name() {
+    let dir = scratch("state");
+    let path = checkpoint_dir(&dir, 5);
+    for state in [
+        serde_json::json!({ "step": "five", "loss_scale": 0.1 }),
+        serde_json::json!({ "step": -1, "loss_scale": 0.1 }),
+        serde_json::json!({ "step": 5 }),
+        serde_json::json!([5]),
+        serde_json::Value::Null,
+    ] {
+        let mut writer = CheckpointWriter::create(&path).unwrap();
+        writer.text("config.toml", "").unwrap();
+        writer.finish(&state).unwrap();
+        let text = Checkpoint::open(&path).unwrap().state::<State>().unwrap_err().to_string();
+        assert!(text.contains("state.json: is no state of this program"), "{text}");
+    }
+    std::fs::remove_dir_all(dir).unwrap();
+}

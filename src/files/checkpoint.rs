@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use super::durable::{FileSum, beside, sum_of, sync_dir, write_durably};
 use super::own::{create_own, remove};
+use super::regular::{demand_regular, read_text};
 use super::tensor_file::TensorFile;
 use super::tensor_writer::{TensorSpec, Values, write_tensors};
 use crate::error::{Error, Result};
@@ -25,6 +26,8 @@ const VERSION: u32 = 2;
 const MANIFEST: &str = "manifest.json";
 const STATE: &str = "state.json";
 const LATEST: &str = "latest";
+/// The longest text that a checkpoint has: manifest, state, settings.
+const MAX_TEXT: u64 = 1 << 24;
 
 /// What `manifest.json` holds.
 #[derive(Serialize, Deserialize)]
@@ -134,9 +137,8 @@ impl Checkpoint {
     pub fn open(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref();
         let path = dir.join(MANIFEST);
-        let text = fs::read_to_string(&path).map_err(|e| {
-            Error::file(&path, format!("cannot be read, so {} is no checkpoint: {e}", shown(dir)))
-        })?;
+        let text = read_text(&path, MAX_TEXT)
+            .map_err(|e| e.during(format!("{} is no checkpoint that can be used", shown(dir))))?;
         let manifest: Manifest = serde_json::from_str(&text).map_err(|e| {
             Error::file(&path, format!("is no checkpoint's manifest: {e}; use an earlier checkpoint"))
         })?;
@@ -150,14 +152,14 @@ impl Checkpoint {
             ));
         }
         for (name, sum) in &manifest.files {
+            demand_inside(&path, dir, name)?;
             let file = dir.join(name);
-            let found = fs::metadata(&file).map(|m| m.len());
-            if found.as_ref().ok() != Some(&sum.bytes) {
-                let found = found.map_or_else(|e| e.to_string(), |n| format!("{n} bytes"));
+            let found = demand_regular(&file)?;
+            if found != sum.bytes {
                 return Err(Error::file(
                     &file,
                     format!(
-                        "should have {} bytes ({found}); copy it again, or use an earlier checkpoint",
+                        "should have {} bytes ({found} bytes); copy it again, or use an earlier checkpoint",
                         sum.bytes
                     ),
                 ));
@@ -179,13 +181,14 @@ impl Checkpoint {
     /// What was saved beside the tensors.
     pub fn state<T: DeserializeOwned>(&self) -> Result<T> {
         let path = self.dir.join(STATE);
-        serde_json::from_str(&self.text(STATE)?).map_err(|e| Error::file(path, e.to_string()))
+        serde_json::from_str(&self.text(STATE)?).map_err(|e| {
+            Error::file(path, format!("is no state of this program: {e}; use an earlier checkpoint"))
+        })
     }
 
     /// One of the checkpoint's files of text.
     pub fn text(&self, file: &str) -> Result<String> {
-        let path = self.verified(file)?;
-        fs::read_to_string(&path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))
+        read_text(self.verified(file)?, MAX_TEXT)
     }
 
     /// Opens one of the checkpoint's files of tensors.
@@ -200,7 +203,7 @@ impl Checkpoint {
             .files
             .get(name)
             .ok_or_else(|| Error::file(&path, "is not part of this checkpoint; use another one"))?;
-        let found = sum_of(&path).map_err(|e| Error::file(&path, format!("cannot be read: {e}")))?;
+        let found = sum_of(&path, expected.bytes)?;
         match found == *expected {
             true => Ok(path),
             false => Err(Error::file(
@@ -212,6 +215,30 @@ impl Checkpoint {
             )),
         }
     }
+}
+
+/// The checkpoint's files lie in its folder: a manifest that comes from elsewhere may name anything.
+fn demand_inside(manifest: &Path, dir: &Path, name: &str) -> Result<()> {
+    let inside = is_plain(name) && {
+        let file = dir.join(name);
+        // what is not there is said by whoever looks for it
+        let link = fs::symlink_metadata(&file).is_ok_and(|found| found.is_symlink());
+        !link || file.canonicalize().ok().zip(dir.canonicalize().ok()).is_some_and(|(f, d)| f.starts_with(d))
+    };
+    match inside {
+        true => Ok(()),
+        false => Err(Error::file(
+            manifest,
+            format!("names {name:?}, which is no file in the checkpoint's folder; use another checkpoint"),
+        )),
+    }
+}
+
+/// Whether a name is one of a file, without a way to it.
+fn is_plain(name: &str) -> bool {
+    let mut components = Path::new(name).components();
+    let single = matches!(components.next(), Some(std::path::Component::Normal(one)) if one == name);
+    single && components.next().is_none() && !name.contains(['/', '\\', '\0'])
 }
 
 /// The checkpoints in a folder that have a manifest, oldest (smallest step) first.
@@ -352,14 +379,20 @@ fn set_aside(path: &Path) -> Result<()> {
 }
 
 /// The checkpoint that a path of the command line means: a checkpoint's folder, `latest`, a folder of
-/// checkpoints, or a run's folder, of which the newest checkpoint is taken.
+/// checkpoints, or a run's folder, of which the newest checkpoint is taken; newer ones that cannot be opened
+/// are named in warnings.
 pub fn find(path: &Path) -> Result<Checkpoint> {
     if path.join(MANIFEST).exists() {
         return Checkpoint::open(path);
     }
     if path.is_file() && path.file_name().is_some_and(|n| n == LATEST) {
-        let name = fs::read_to_string(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
-        return Checkpoint::open(path.with_file_name(name.trim()));
+        let name = read_text(path, MAX_TEXT)?;
+        return match is_plain(name.trim()) {
+            true => Checkpoint::open(path.with_file_name(name.trim())),
+            false => {
+                Err(Error::file(path, "does not hold the name of a checkpoint beside it; give its folder"))
+            }
+        };
     }
     let nested = path.join("checkpoints");
     let folder = if nested.is_dir() { nested.as_path() } else { path };
@@ -367,14 +400,19 @@ pub fn find(path: &Path) -> Result<Checkpoint> {
         let problem = if folder.exists() { "is not a folder" } else { "no such folder" };
         return Err(Error::file(path, format!("{problem}; give a run's folder or one of its checkpoints")));
     }
-    let mut problem = None;
+    let mut problems = Vec::new();
     for (_, dir) in checkpoints_in(folder)?.into_iter().rev() {
         match Checkpoint::open(&dir) {
-            Ok(checkpoint) => return Ok(checkpoint),
-            Err(e) => problem = problem.or(Some(e)),
+            Ok(checkpoint) => {
+                for problem in problems {
+                    logging::warn(format!("{problem}; {} is taken instead", shown(&dir)));
+                }
+                return Ok(checkpoint);
+            }
+            Err(e) => problems.push(e),
         }
     }
-    Err(problem.unwrap_or_else(|| {
+    Err(problems.into_iter().next().unwrap_or_else(|| {
         Error::file(path, "holds no complete checkpoint; give a run's folder or one of its checkpoints")
     }))
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::own::{create_own, tell_replaced};
+use super::regular::open_regular;
 use crate::error::{Error, Result};
 
 /// Size and checksum of a file.
@@ -49,13 +50,14 @@ pub(super) fn sync_dir(dir: &Path) -> std::io::Result<()> {
     if cfg!(unix) { File::open(dir)?.sync_all() } else { Ok(()) }
 }
 
-/// Size and checksum of a file on disk.
-pub(super) fn sum_of(path: &Path) -> std::io::Result<FileSum> {
-    let mut file = File::open(path)?;
+/// Size and checksum of a file on disk, of at most its first `most` bytes.
+pub(super) fn sum_of(path: &Path, most: u64) -> Result<FileSum> {
+    let mut file = open_regular(path)?.take(most);
     let mut buffer = vec![0; 1 << 20];
     let mut sum = FileSum { bytes: 0, crc32c: 0 };
     loop {
-        match file.read(&mut buffer)? {
+        let read = file.read(&mut buffer);
+        match read.map_err(|e| Error::file(path, format!("cannot be read: {e}")))? {
             0 => return Ok(sum),
             n => {
                 sum.crc32c = crc32c::crc32c_append(sum.crc32c, &buffer[..n]);

@@ -3,8 +3,11 @@
 
 pub mod checkpoint;
 pub mod durable;
+mod foreign;
 pub mod own;
+pub mod regular;
 pub mod tensor_file;
+mod tensor_header;
 pub mod tensor_writer;
 pub mod tensorboard;
 pub mod whole;

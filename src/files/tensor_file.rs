@@ -2,68 +2,24 @@
 //! width.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
-
+use super::foreign;
+use super::regular::open_regular;
+pub use super::tensor_header::StoredType;
+use super::tensor_header::{self, Entry, Fault, MAX_HEADER, shown};
 use crate::error::{Error, Result};
 
-/// The longest header that is accepted, in bytes, as in the safetensors crate.
-const MAX_HEADER: u64 = 100_000_000;
-/// The header's one entry that is no tensor.
-pub(super) const METADATA: &str = "__metadata__";
-
-/// How the elements of a stored tensor are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum StoredType {
-    /// 64-bit floats.
-    F64,
-    /// 32-bit floats.
-    F32,
-    /// 16-bit floats of IEEE 754.
-    F16,
-    /// The upper half of 32-bit floats.
-    BF16,
-    /// 64-bit whole numbers.
-    I64,
-    /// 32-bit whole numbers.
-    I32,
-    /// Bytes.
-    U8,
-    /// Truth values, a byte each.
-    BOOL,
-}
-
-impl StoredType {
-    /// Bytes of an element.
-    pub fn size(self) -> usize {
-        match self {
-            Self::F64 | Self::I64 => 8,
-            Self::F32 | Self::I32 => 4,
-            Self::F16 | Self::BF16 => 2,
-            Self::U8 | Self::BOOL => 1,
-        }
-    }
-}
-
-#[derive(Debug, Deserialize)]
-struct Entry {
-    dtype: StoredType,
-    shape: Vec<usize>,
-    data_offsets: [u64; 2],
-}
+/// Tensors and letters of their names that are looked through for one that was meant.
+const LOOKED_THROUGH: [usize; 2] = [10_000, 200];
 
 /// A safetensors file, read one tensor at a time.
 #[derive(Debug)]
 pub struct TensorFile {
     path: PathBuf,
     file: Mutex<Box<dyn Stream>>,
-    /// Where the data starts in the file, in bytes.
-    data: u64,
     entries: BTreeMap<String, Entry>,
 }
 
@@ -79,10 +35,11 @@ impl std::fmt::Debug for dyn Stream {
 impl<T: Read + Seek + Send> Stream for T {}
 
 impl TensorFile {
-    /// Opens a file and checks that it is whole.
+    /// Opens a file and checks that it is whole. What is no regular file, and what is no safetensors file, is
+    /// an error that says what it is.
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let file = File::open(path).map_err(|e| Error::file(path, format!("cannot be read: {e}")))?;
+        let file = open_regular(path)?;
         Self::from_stream(path, Box::new(file))
     }
 
@@ -95,60 +52,38 @@ impl TensorFile {
         let failed = |e: std::io::Error| Error::file(path, format!("cannot be read: {e}"));
         let length = file.seek(SeekFrom::End(0)).map_err(failed)?;
         file.rewind().map_err(failed)?;
-        let foreign = |why: &str| {
-            Error::file(
-                path,
-                format!("is not a safetensors file, or its start is damaged ({why}); copy it again"),
-            )
+        let size = match length {
+            0..8 => None,
+            _ => {
+                let mut size = [0; 8];
+                file.read_exact(&mut size).map_err(failed)?;
+                Some(u64::from_le_bytes(size))
+            }
         };
-        let mut size = [0; 8];
-        if length < 8 {
-            return Err(foreign("it is shorter than a header"));
-        }
-        file.read_exact(&mut size).map_err(failed)?;
-        let size = u64::from_le_bytes(size);
-        if size > MAX_HEADER {
-            return Err(foreign("the length of its header makes no sense"));
-        }
-        if size > length - 8 {
-            return Err(foreign("it ends within its header"));
-        }
-        let mut header = vec![0; size as usize];
-        file.read_exact(&mut header).map_err(failed)?;
-        let header: Map<String, Value> =
-            serde_json::from_slice(&header).map_err(|e| foreign(&format!("header: {e}")))?;
-        let data = 8 + size;
-        let mut entries = BTreeMap::new();
-        for (name, value) in header {
-            if name == METADATA {
-                continue;
+        let problem = match size {
+            None => "it is shorter than a header".into(),
+            Some(size) if size > MAX_HEADER => "the length of its header makes no sense".into(),
+            Some(size) if size > length - 8 => "it ends within its header".into(),
+            Some(size) => {
+                let mut header = vec![0; size as usize];
+                file.read_exact(&mut header).map_err(failed)?;
+                match tensor_header::entries(&header, 8 + size, length) {
+                    Ok(entries) => {
+                        return Ok(Self { path: path.to_path_buf(), file: Mutex::new(file), entries });
+                    }
+                    Err(Fault::Tensor(problem)) => {
+                        return Err(Error::file(path, format!("{problem}; get the file again")));
+                    }
+                    Err(Fault::Short(problem)) => {
+                        let problem = format!("{problem}; copy the file again, or use an earlier checkpoint");
+                        return Err(Error::file(path, problem));
+                    }
+                    Err(Fault::Foreign(problem)) => problem,
+                }
             }
-            let entry: Entry = serde_json::from_value(value)
-                .map_err(|e| Error::file(path, format!("tensor `{name}` cannot be read: {e}")))?;
-            let [begin, end] = entry.data_offsets;
-            let bytes = entry
-                .shape
-                .iter()
-                .try_fold(entry.dtype.size() as u64, |bytes, &n| bytes.checked_mul(u64::try_from(n).ok()?));
-            if bytes.is_none() || end.checked_sub(begin) != bytes {
-                return Err(Error::file(
-                    path,
-                    format!("tensor `{name}` has shape {:?} but {begin}..{end} for its bytes", entry.shape),
-                ));
-            }
-            if end > length - data {
-                return Err(Error::file(
-                    path,
-                    format!(
-                        "is cut off: tensor `{name}` ends at byte {} of {length}; copy the file again, or use an \
-                         earlier checkpoint",
-                        data.saturating_add(end)
-                    ),
-                ));
-            }
-            entries.insert(name, entry);
-        }
-        Ok(Self { path: path.to_path_buf(), file: Mutex::new(file), data, entries })
+        };
+        file.rewind().map_err(failed)?;
+        Err(foreign::error(path, &mut file, length, &problem))
     }
 
     /// The file's path.
@@ -171,9 +106,12 @@ impl TensorFile {
         Ok(&self.entry(name)?.shape)
     }
 
-    /// How a tensor is stored.
+    /// How a tensor is stored; a way that is not read is an error.
     pub fn stored(&self, name: &str) -> Result<StoredType> {
-        Ok(self.entry(name)?.dtype)
+        let entry = self.entry(name)?;
+        entry.stored().ok_or_else(|| {
+            self.problem(name, format!("is stored as {}, which is not read", shown(&entry.dtype)))
+        })
     }
 
     /// A tensor of floats of any width, as 32-bit ones, row by row.
@@ -229,33 +167,45 @@ impl TensorFile {
     }
 
     fn problem(&self, name: &str, problem: String) -> Error {
-        Error::file(&self.path, format!("tensor `{name}` {problem}"))
+        Error::file(&self.path, format!("tensor `{}` {problem}", shown(name)))
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
         self.entries.get(name).ok_or_else(|| {
+            let [tensors, letters] = LOOKED_THROUGH;
             let near = self
                 .names()
+                .filter(|n| n.len() <= letters)
+                .take(tensors)
                 .map(|n| (strsim::normalized_damerau_levenshtein(n, name), n))
                 .max_by(|a, b| a.0.total_cmp(&b.0));
             let hint = near.map_or_else(
                 || "it holds no tensor at all".to_string(),
-                |(_, n)| format!("the nearest of its {} is `{n}`", self.entries.len()),
+                |(_, n)| format!("the nearest of its {} is `{}`", self.entries.len(), shown(n)),
             );
             self.problem(name, format!("is missing; {hint}"))
         })
     }
 
     fn bytes(&self, name: &str) -> Result<(StoredType, Vec<u8>)> {
-        let entry = self.entry(name)?;
-        let [begin, end] = entry.data_offsets;
-        let mut bytes = vec![0; (end - begin) as usize];
+        let stored = self.stored(name)?;
+        let [begin, end] = self.entry(name)?.place;
+        let mut bytes = Vec::new();
+        // a file with holes can be larger than memory
+        let room = usize::try_from(end - begin).map_or(false, |n| bytes.try_reserve_exact(n).is_ok());
+        if !room {
+            return Err(self.problem(name, format!("has {} bytes, more than memory holds", end - begin)));
+        }
         // A thread that panicked while reading leaves nothing behind but the file's position.
         let mut file = self.file.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-        file.seek(SeekFrom::Start(self.data + begin))
-            .and_then(|_| file.read_exact(&mut bytes))
+        let read = file
+            .seek(SeekFrom::Start(begin))
+            .and_then(|_| Read::by_ref(&mut *file).take(end - begin).read_to_end(&mut bytes))
             .map_err(|e| self.problem(name, format!("cannot be read: {e}")))?;
-        Ok((entry.dtype, bytes))
+        match read as u64 == end - begin {
+            true => Ok((stored, bytes)),
+            false => Err(self.problem(name, "cannot be read: the file has become shorter".into())),
+        }
     }
 }
 

@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 
 use super::durable::{FileSum, Summed};
 use super::own::create_own;
-use super::tensor_file::{METADATA, StoredType};
+use super::tensor_file::StoredType;
+use super::tensor_header::METADATA;
 use super::whole::{destination, partial_of, put_in_place};
 use crate::error::{Error, Result};
 

@@ -2,8 +2,6 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -16,12 +14,6 @@ use crate::shown::shown;
 use crate::weights::extract;
 use crate::weights::names::Catalog;
 use crate::weights::resample::{channels, grid_side, kernels, patch_side, positions};
-
-/// Turns a PyTorch file into one of safetensors; takes both paths.
-const CONVERT: &str = "python -c \"import sys, torch; from safetensors.torch import save_file; d = \
-     torch.load(sys.argv[1], map_location='cpu', weights_only=True); d = d.get('teacher', d.get('model', \
-     d.get('state_dict', d))); save_file({k: v.clone().contiguous() for k, v in d.items() if torch.is_tensor(v)}, \
-     sys.argv[2])\"";
 
 /// Official names of the weights that see the images: of a ViT's and a Swin's patches, of a ResNet's first
 /// convolution.
@@ -95,7 +87,6 @@ impl Import {
         parameters: &[ParameterSpec],
     ) -> Result<Self> {
         let path = resolve(path.as_ref())?;
-        refuse_pytorch(&path)?;
         let file = TensorFile::open(path)?;
         let catalog = Catalog::of(&file);
         let mut fillings = Vec::with_capacity(parameters.len());
@@ -302,21 +293,4 @@ fn resolve(path: &Path) -> Result<PathBuf> {
              an extracted network",
         )
     })
-}
-
-/// A PyTorch file is a program that builds tensors; only Python runs it.
-fn refuse_pytorch(path: &Path) -> Result<()> {
-    let mut start = [0; 9];
-    let read = File::open(path).and_then(|mut file| file.read_exact(&mut start));
-    // A safetensors file has its header's length in the first eight bytes, then the header, which is JSON.
-    let pytorch = (start.starts_with(b"PK\x03\x04") || start[0] == 0x80) && start[8] != b'{';
-    if read.is_ok() && pytorch {
-        let (from, to) = (shown(path), path.with_extension("safetensors"));
-        let problem = format!(
-            "is a PyTorch file; convert it once and give the result: {CONVERT} \"{from}\" \"{}\"",
-            shown(&to)
-        );
-        return Err(Error::file(path, problem));
-    }
-    Ok(())
 }
