@@ -7,7 +7,7 @@
 //!   webdataset.rs  tar shards; shard.rs indexes one, tar.rs reads its headers
 //!   braces.rs  the names that `{000..146}` stands for; spec.rs  paths that are no text
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
-//!   labels.rs  from labels as written to classes    decode.rs  from bytes to RGB, as reading.rs says
+//!   labels.rs  from labels as written to classes    decode/  from bytes to RGB, as reading.rs says
 //! pixels.rs    decoded images           channels.rs  the images of a source with other channels
 //! bad_samples.rs  images that cannot be used, and why; bad_samples_file.rs  those of a run, on disk
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)

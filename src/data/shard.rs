@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
-use crate::data::decode::is_image_extension;
+use crate::data::decode::{is_image_extension, is_junk, unread_kind};
 use crate::data::labels::Labels;
 use crate::data::tar::{Kind, Member, Members};
 use crate::error::{Error, Result};
@@ -209,12 +209,17 @@ impl<'a> Reader<'a> {
         members: &mut Members<R>,
     ) -> std::result::Result<bool, String> {
         let Some((key, extension)) = split_key(&member.name) else { return Ok(true) };
+        if is_junk(Path::new(&member.name)) {
+            return Ok(true);
+        }
         let (is_image, is_label) =
             (is_image_extension(extension.as_ref()), extension.eq_ignore_ascii_case("cls"));
         if !is_image && !is_label {
             let last = extension.rsplit('.').next().unwrap_or_default();
             if last.len() < extension.len() && is_image_extension(last.as_ref()) {
                 self.index.left_out.count("images with an ending of several parts", &member.name);
+            } else if unread_kind(last.as_ref()).is_some() {
+                self.index.left_out.count("images of kinds that are not read", &member.name);
             }
             return Ok(true);
         }

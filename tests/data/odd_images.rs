@@ -295,19 +295,20 @@ fn what_systems_leave_beside_images_is_neither_image_nor_class() {
     #[cfg(unix)]
     {
         use std::os::unix::fs::{PermissionsExt, symlink};
-        std::fs::set_permissions(dir.join("lost+found"), PermissionsExt::from_mode(0)).unwrap();
+        std::fs::set_permissions(dir.join("lost+found"), PermissionsExt::from_mode(0o000)).unwrap();
         symlink("nowhere.png", dir.join("cat/.gone.png")).unwrap();
         symlink(&dir, dir.join(".again")).unwrap();
     }
-    let source = open(&spec(&dir)).unwrap();
+    let opened = open(&spec(&dir));
+    #[cfg(unix)]
+    std::fs::set_permissions(dir.join("lost+found"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+        .unwrap();
+    let source = opened.unwrap();
     assert_eq!(names(&source), ["cat/a.png", "cat/b.jfif", "dog/a.png", "dog/c.jpe"]);
     assert_eq!(source.classes(), ["cat", "dog"]);
     assert!((0..4).all(|i| source.load(i).is_ok()), "the content decides");
     // A folder that is hidden itself was asked for.
     assert_eq!(open(&spec(&dir.join(".hidden"))).unwrap().len(), 1);
-    #[cfg(unix)]
-    std::fs::set_permissions(dir.join("lost+found"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
-        .unwrap();
 }
 
 #[test]

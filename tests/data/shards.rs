@@ -51,6 +51,9 @@ fn samples_are_members_with_one_key() {
             ("a/2.jpg", b"the second image of a sample"),
             ("a/2.cls", b"9"),
             ("._a", b"hidden"),
+            ("__MACOSX/a/._3.png", b"left by a system"),
+            (".ipynb_checkpoints/4.png", b"left by a program"),
+            ("a/5.heic", b"not read"),
             ("no-image.cls", b"77"),
         ],
     );
@@ -67,6 +70,7 @@ fn samples_are_members_with_one_key() {
     let told = [
         "members of shards that are left out: 1 images with an ending of several parts (such as `a/1.mask.png`)",
         "1 second images of a sample (such as `a/2.jpg`)",
+        "1 images of kinds that are not read (such as `a/5.heic`)",
         "1 labels without an image (such as `no-image.cls`)",
     ];
     assert_eq!(source.remarks(), [told.join(", ")]);

@@ -52,6 +52,12 @@ pub fn is_image_extension(extension: &OsStr) -> bool {
     EXTENSIONS.iter().any(|known| extension.eq_ignore_ascii_case(known))
 }
 
+/// What kind of image a file with this extension is that is not read; none for others.
+pub(in crate::data) fn unread_kind(extension: &OsStr) -> Option<&'static str> {
+    let of_kind = |all: &[&str]| all.iter().any(|known| extension.eq_ignore_ascii_case(known));
+    FOREIGN.iter().find(|(_, all)| of_kind(all)).map(|(kind, _)| *kind)
+}
+
 /// The files of a data set that are images of kinds that are not read.
 #[derive(Default)]
 pub struct Unread(BTreeMap<&'static str, usize>);
@@ -59,9 +65,7 @@ pub struct Unread(BTreeMap<&'static str, usize>);
 impl Unread {
     /// Counts a file, if it is one by its extension.
     pub fn note(&mut self, path: &Path) {
-        let Some(extension) = path.extension() else { return };
-        let of_kind = |all: &[&str]| all.iter().any(|known| extension.eq_ignore_ascii_case(known));
-        if let Some((kind, _)) = FOREIGN.iter().find(|(_, all)| of_kind(all)) {
+        if let Some(kind) = path.extension().and_then(unread_kind) {
             *self.0.entry(kind).or_default() += 1;
         }
     }

@@ -16,6 +16,7 @@ mod kinds;
 mod tiff;
 
 pub use bounds::check_bytes;
+pub(in crate::data) use kinds::unread_kind;
 pub use kinds::{EXTENSIONS, Unread, is_image_extension, is_junk};
 
 use std::fs::File;
