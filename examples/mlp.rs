@@ -8,7 +8,6 @@
 
 use std::f32::consts::TAU;
 use std::path::Path;
-use std::sync::atomic::AtomicBool;
 
 use poa_gpu::Result;
 use poa_gpu::autograd::{Tape, Var};
@@ -158,5 +157,5 @@ fn main() -> Result<()> {
     };
     let plan = RunPlan { steps, save_every: 100, evaluate_every: 500, ..RunPlan::default() };
     let trainer = Trainer::new(task, plan, folder, &Start { resume, ..Start::default() })?;
-    trainer.run(&AtomicBool::new(false)).map(drop)
+    trainer.run().map(drop)
 }

@@ -2,6 +2,7 @@
 //! its text is all that a user of the program sees.
 
 use std::borrow::Cow;
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::shown::shown;
@@ -45,6 +46,57 @@ pub enum Error {
     /// Numbers that are not those expected (a self-test or a verification that failed).
     #[error("{0}")]
     Mismatch(String),
+    /// Something that was asked to end before it was done.
+    #[error("{0}")]
+    Interrupted(Interruption),
+}
+
+/// Why something ended before it was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Interruption {
+    /// SIGINT: Ctrl-C.
+    Interrupt,
+    /// SIGTERM: a shutdown, a batch system's limit.
+    Terminate,
+    /// SIGHUP: the terminal is gone.
+    Hangup,
+    /// The program itself.
+    Asked,
+}
+
+impl Interruption {
+    /// Every one.
+    pub(crate) const ALL: [Self; 4] = [Self::Interrupt, Self::Terminate, Self::Hangup, Self::Asked];
+
+    /// The signal's number; for a wish of the program's own none has it.
+    pub fn signal(self) -> usize {
+        match self {
+            Self::Hangup => 1,
+            Self::Interrupt => 2,
+            Self::Terminate => 15,
+            Self::Asked => 1 << 16,
+        }
+    }
+
+    /// The exit status of a program that ends for this: 128 and the signal, as shells report it.
+    pub fn exit_status(self) -> u8 {
+        match self {
+            Self::Hangup => 129,
+            Self::Interrupt | Self::Asked => 130,
+            Self::Terminate => 143,
+        }
+    }
+}
+
+impl fmt::Display for Interruption {
+    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
+        f.write_str(match self {
+            Self::Interrupt => "interrupted (SIGINT)",
+            Self::Terminate => "terminated (SIGTERM)",
+            Self::Hangup => "the terminal is gone (SIGHUP)",
+            Self::Asked => "stopped",
+        })
+    }
 }
 
 /// Results of this library.
@@ -73,15 +125,18 @@ impl Error {
                 problem
             }
             Self::Usage(text) | Self::Device(text) | Self::Diverged(text) | Self::Mismatch(text) => text,
+            Self::Interrupted(_) => return self,
         };
         *text = format!("{what}: {text}");
         self
     }
 
-    /// The exit status of the program: 2 when the call itself is at fault, 1 otherwise.
+    /// The exit status of the program: 2 when the call itself is at fault, 128 and the signal where one ended
+    /// it, 1 otherwise.
     pub fn exit_status(&self) -> u8 {
         match self {
             Self::Usage(_) | Self::Config { .. } => 2,
+            Self::Interrupted(why) => why.exit_status(),
             _ => 1,
         }
     }

@@ -70,6 +70,7 @@ mod pool;
 pub mod profile;
 pub mod rng;
 pub mod shown;
+pub mod stop;
 pub mod tensor;
 pub mod train;
 

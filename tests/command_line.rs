@@ -261,7 +261,8 @@ fn an_interrupt_ends_with_a_checkpoint() {
     assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
     let out = child.wait_with_output().unwrap();
     let printed = text(&out.stdout);
-    assert!(out.status.success() && printed.contains("interrupted after"), "{printed}");
+    assert_eq!(out.status.code(), Some(130), "{printed}");
+    assert!(printed.contains("interrupted after"), "{printed}");
     let checkpoints = Path::new(&out_dir).join("checkpoints");
     assert_eq!(std::fs::read_dir(&checkpoints).unwrap().count(), 2, "a checkpoint, and `latest`");
     assert!(checkpoints.join("latest/manifest.json").is_file());

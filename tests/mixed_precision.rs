@@ -2,7 +2,6 @@
 //! moves the loss scale, a resumed run continues bit for bit, and what has no half precision says so.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use half::f16;
 use poa_gpu::data::{self, Batch, Loader};
@@ -172,7 +171,7 @@ fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome
     .unwrap();
     let mut trainer = Trainer::new(task, plan, run, &start).unwrap();
     trainer.stop_after(stop);
-    trainer.run(&AtomicBool::new(false)).unwrap()
+    trainer.run().unwrap()
 }
 
 /// The lines of `metrics.jsonl` with a loss, without what depends on the clock.

@@ -628,7 +628,7 @@ fn metrics_read_back_to_the_same_bits() {
 
 #[test]
 fn progress_measures_speed() {
-    let mut progress = Progress::new(1003, 1, 64, 1000);
+    let mut progress = Progress::new(1003, 1, 64);
     assert_eq!(progress.images_per_second(), 0.0);
     progress.step(2, Some(Shown { loss: 3.5, waiting: 0.25 }), 1e-3);
     progress.step(3, None, 1e-3);

@@ -2,7 +2,6 @@
 //! checkpoints hold everything.
 
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
 
 use poa_gpu::data::batch::GLOBAL;
 use poa_gpu::data::{self, Batch, Loader};
@@ -134,8 +133,7 @@ fn a_run_repeats_bit_for_bit() {
             let out = folder(name);
             let run = RunFolder::create(Some(&out), "demo", &config.to_toml().unwrap()).unwrap();
             let metrics = run.metrics();
-            let outcome =
-                trainer(&config, &device, run, &Start::default()).run(&AtomicBool::new(false)).unwrap();
+            let outcome = trainer(&config, &device, run, &Start::default()).run().unwrap();
             let lines = lines(&metrics);
             let teacher = std::fs::read(outcome.checkpoint.join("teacher.safetensors")).unwrap();
             assert_eq!(outcome.task.gains(4).len(), 3 * 2, "three networks, two numbers of neighbours");
@@ -274,7 +272,7 @@ fn in_pieces(
         let start = Start { resume: piece > 0, ..Start::default() };
         let mut trainer = trainer(&config, &device, run, &start);
         trainer.stop_after(*stop);
-        last = Some(trainer.run(&AtomicBool::new(false)).unwrap());
+        last = Some(trainer.run().unwrap());
     }
     let checkpoint = last.unwrap().checkpoint;
     let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::Args;
 
 use crate::cli::progress::bar;
+use crate::cli::signals::Signals;
 use crate::cli::subject::{Subject, SubjectArgs, data_spec};
 use crate::data;
 use crate::error::Result;
@@ -41,13 +42,14 @@ pub struct FeaturesArgs {
     pub most: usize,
 }
 
-pub(super) fn run(args: &FeaturesArgs, quiet: bool) -> Result<()> {
+pub(super) fn run(args: &FeaturesArgs, quiet: bool, signals: &Signals) -> Result<()> {
     let Subject { teacher, network, size, .. } = args.subject.open()?;
     let source = data::open(&args.data, &teacher.config.data.reading())?;
     let view = teacher.config.evaluation_view(size)?;
     source.remarks().into_iter().for_each(info);
     let options = ExportOptions { view, patches: args.patches, images: args.images, most: args.most };
-    let bad = export_features(teacher.encoder(), network, source, &options, &args.out, &mut bar())?;
+    let (encoder, stop) = (teacher.encoder(), signals.orderly());
+    let bad = export_features(encoder, network, source, &options, &args.out, &mut bar(), stop)?;
     for sample in bad.iter().take(10) {
         warn(format_args!("{} cannot be used, its rows are zero: {}", sample.name, sample.reason));
     }

@@ -13,6 +13,7 @@ mod extract;
 mod features;
 mod man;
 mod progress;
+mod signals;
 mod subject;
 mod train;
 mod verify;
@@ -25,6 +26,7 @@ use std::process::ExitCode;
 use args::{Cli, Command};
 use clap::{CommandFactory, Parser};
 
+use crate::cli::signals::Signals;
 use crate::error::Result;
 use crate::logging::console;
 use crate::shown::shown;
@@ -74,11 +76,12 @@ fn told(e: clap::Error) -> ExitCode {
 
 fn run(cli: Cli) -> Result<()> {
     let quiet = cli.verbosity.quiet;
+    let signals = Signals::catch()?;
     match cli.command {
-        Command::Train(args) => train::run(&args, quiet),
+        Command::Train(args) => train::run(&args, quiet, &signals),
         Command::Extract(args) => extract::run(&args),
         Command::Eval(args) => eval::run(&args),
-        Command::Features(args) => features::run(&args, quiet),
+        Command::Features(args) => features::run(&args, quiet, &signals),
         Command::Visualize(args) => visualize::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Verify(args) => verify::run(&args),

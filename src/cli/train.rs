@@ -1,15 +1,13 @@
 //! `poa-gpu train`.
 
 use std::path::Path;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::cli::args::TrainArgs;
 use crate::cli::environment;
+use crate::cli::signals::Signals;
 use crate::data;
 use crate::data::channels::in_channels;
-use crate::error::{Error, Result};
-use crate::logging;
+use crate::error::{Error, Interruption, Result};
 use crate::ops;
 use crate::poa::{PoaModel, PoaTask};
 use crate::recipes::Config;
@@ -20,7 +18,7 @@ use crate::train::run_folder::RunFolder;
 use crate::train::trainer::{Outcome, Start, Trainer};
 use crate::weights::import::Import;
 
-pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
+pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()> {
     environment::open_files()?;
     let earlier = match args.run_to_resume() {
         None => None,
@@ -72,24 +70,28 @@ pub(super) fn run(args: &TrainArgs, quiet: bool) -> Result<()> {
     shows(format!("device:  {}", device.describe()));
     shows(format!("data:    {}, {} images", source.describe(), source.len()));
     shows(format!("run:     {}", shown(folder.dir())));
-    let stop = stop_on_signal()?;
     let (plan, text) = (config.plan(), config.to_toml()?);
     let task = PoaTask::new(config, text, &device, source, folder.dir());
     if task.is_err() && !resume {
         folder.withdraw();
     }
     let task = task?;
-    let start = Start { resume, profile };
+    let start = Start { resume, profile, stop: signals.stop().clone() };
     let mut trainer = Trainer::new(task, plan, folder, &start)?;
     if let Some(path) = args.init.as_deref().filter(|_| !trainer.resumed()) {
         let summary = initialise(&mut trainer.task_mut().model, path)?;
         trainer.say(&summary);
     }
-    let outcome = trainer.run(&stop)?;
+    // until here there was nothing to save
+    let stop = signals.orderly();
+    let outcome = trainer.run()?;
     if !quiet {
         report(&outcome, &device);
     }
-    Ok(())
+    match outcome.interrupted {
+        true => Err(Error::Interrupted(stop.asked().unwrap_or(Interruption::Asked))),
+        false => Ok(()),
+    }
 }
 
 /// Fills student and teacher from a file of weights, as far as it has them; says which those are.
@@ -102,20 +104,6 @@ fn initialise(model: &mut PoaModel, path: &Path) -> Result<String> {
     })?;
     model.trained().values_changed()?;
     Ok(import.summary())
-}
-
-/// A flag that the first Ctrl-C (or termination) sets; a second one ends the program at once.
-fn stop_on_signal() -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = stop.clone();
-    ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
-            std::process::exit(130);
-        }
-        logging::info("\nending after this step; once more ends at once");
-    })
-    .map_err(|e| Error::Usage(format!("Ctrl-C cannot be caught: {e}")))?;
-    Ok(stop)
 }
 
 fn report(outcome: &Outcome<PoaTask>, device: &Device) {

@@ -19,6 +19,10 @@ use crate::data::waiting::InWork;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::rng::{Purpose, stream};
+use crate::stop::{LOOK_EVERY, Stop};
+
+/// How long to wait for workers at the end.
+const LAST_IMAGE: Duration = Duration::from_secs(2);
 
 /// How long a batch is waited for before it is said which image it is that takes so long.
 const LONG: Duration = Duration::from_secs(30);
@@ -32,6 +36,7 @@ pub struct Loader {
     long: Duration,
     /// Bad images handed out.
     bad: usize,
+    stop: Stop,
 }
 
 impl Loader {
@@ -64,7 +69,8 @@ impl Loader {
             done: Condvar::new(),
         });
         let (threads, scratch) = (Vec::new(), Scratch::default());
-        let mut loader = Self { shared, threads, scratch, waited: Duration::ZERO, long: LONG, bad: 0 };
+        let (waited, bad, stop) = (Duration::ZERO, 0, Stop::new());
+        let mut loader = Self { shared, threads, scratch, waited, long: LONG, bad, stop };
         for i in 0..count {
             let shared = loader.shared.clone();
             match std::thread::Builder::new().name(format!("loader-{i}")).spawn(move || shared.work()) {
@@ -82,6 +88,11 @@ impl Loader {
         Ok(loader)
     }
 
+    /// From now on [`Loader::next`] waits no longer once `stop` wishes for the end; that is an error then.
+    pub fn stopped_by(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
+    }
+
     /// The batch of the next step.
     #[allow(clippy::should_implement_trait)] // endless and fallible: not an iterator
     pub fn next(&mut self) -> Result<Batch> {
@@ -97,6 +108,7 @@ impl Loader {
         let mut progress = shared.lock();
         let assembly = Assembly::new(&shared.config, progress.next);
         for slot in 0..shared.config.batch {
+            self.stop.check()?;
             if let Err(halt) = shared.fill(&assembly, slot, &mut self.scratch) {
                 let error = halt.error(&*shared.source);
                 progress.halt = Some(halt);
@@ -111,7 +123,7 @@ impl Loader {
     fn take(&mut self) -> Result<Batch> {
         let shared = &self.shared;
         let mut progress = shared.lock();
-        let mut long = self.long;
+        let (mut long, mut since) = (self.long, Instant::now());
         loop {
             if let Some(halt) = &progress.halt {
                 return Err(halt.error(&*shared.source));
@@ -119,12 +131,13 @@ impl Loader {
             if progress.open.front().is_some_and(|open| open.missing == 0) {
                 break;
             }
-            let waited = shared.done.wait_timeout(progress, long).unwrap_or_else(PoisonError::into_inner);
-            progress = waited.0;
-            if waited.1.timed_out() {
+            self.stop.check()?;
+            let waiting = shared.done.wait_timeout(progress, LOOK_EVERY);
+            progress = waiting.unwrap_or_else(PoisonError::into_inner).0;
+            if since.elapsed() >= long {
                 drop(progress);
                 shared.tell_slow(self.long);
-                long = long.saturating_mul(2); // less and less often
+                (long, since) = (long.saturating_mul(2), Instant::now()); // less and less often
                 progress = shared.lock();
             }
         }
@@ -175,7 +188,12 @@ impl Loader {
 impl Drop for Loader {
     fn drop(&mut self) {
         self.shared.halt(Halt::Drop);
-        for thread in self.threads.drain(..) {
+        // one that waits for a disk that does not answer is left behind
+        let begun = Instant::now();
+        while self.threads.iter().any(|thread| !thread.is_finished()) && begun.elapsed() < LAST_IMAGE {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        for thread in self.threads.drain(..).filter(JoinHandle::is_finished) {
             let _ = thread.join(); // a crash has been reported by `next`
         }
     }

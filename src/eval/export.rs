@@ -2,21 +2,21 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
 
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Var};
-use crate::cpu::no_thread;
 use crate::data::channels::in_channels;
 use crate::data::{BadSample, EvaluationView, Source};
-use crate::error::{Error, Result};
-use crate::eval::Progress;
+use crate::error::Result;
+use crate::eval::ahead::ahead;
+use crate::eval::pass::{Progress, images_at_once};
 use crate::files::tensor_writer::{RowWriter, TensorSpec};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::ops::segment_mean::segment_mean;
 use crate::shown::shown;
+use crate::stop::Stop;
 use crate::tensor::Tensor;
 
 /// Bytes of the images that go through the network together, at most (but one image).
@@ -42,7 +42,7 @@ pub struct ExportOptions {
 /// - `readable` (u8 `[n]`): 0 for an image that could not be read, whose rows are zero;
 /// - `names` (u8): what the images are called, in UTF-8, a line each; control characters are written out.
 ///
-/// Returns the images that could not be read.
+/// Returns the images that could not be read. Where `stop` wishes for the end, there is no file.
 pub fn export_features(
     encoder: Encoder<'_>,
     network: Network,
@@ -50,6 +50,7 @@ pub fn export_features(
     options: &ExportOptions,
     path: &Path,
     progress: Progress<'_>,
+    stop: &Stop,
 ) -> Result<Vec<BadSample>> {
     let [channels, size, _] = options.view.shape();
     let source = in_channels(source, channels)?;
@@ -81,70 +82,61 @@ pub fn export_features(
     file.write("names", 0, names.as_bytes())?;
 
     let one = channels * size * size;
-    let at_once = encoder.images_at_once(network, size).min((BATCH_BYTES / (4 * one)).max(1));
-    let decode = |first: usize| -> Vec<Result<Vec<f32>, BadSample>> {
-        let all = (first..(first + at_once).min(n)).into_par_iter();
-        all.map(|i| source.load(i).map(|image| options.view.of(&image))).collect()
+    let at_once = images_at_once(encoder, network, size).min((BATCH_BYTES / (4 * one)).max(1));
+    let (images, view, stopped) = (source.clone(), options.view.clone(), stop.clone());
+    // nothing where the end came in between
+    let decode = move |part: usize| -> Option<Vec<Result<Vec<f32>, BadSample>>> {
+        let all = (part * at_once..n.min((part + 1) * at_once)).into_par_iter();
+        let decoded = all.map(|i| {
+            stopped.check().ok()?;
+            Some(images.load(i).map(|image| view.of(&image)))
+        });
+        decoded.collect()
     };
     let mut bad = Vec::new();
-    // the next images are decoded while the device is busy with these
-    std::thread::scope(|scope| {
-        let (sender, receiver) = sync_channel(1);
-        let decoder = std::thread::Builder::new().spawn_scoped(scope, move || {
-            for first in (0..n).step_by(at_once) {
-                if sender.send((first, decode(first))).is_err() {
-                    return; // the other side has failed
-                }
-            }
-        });
-        let decoder = decoder.map_err(|e| no_thread(&e))?;
-        let written = receiver.into_iter().try_for_each(|(first, decoded)| {
-            let readable: Vec<u8> = decoded.iter().map(|image| image.is_ok().into()).collect();
-            let mut pixels = vec![0.0; decoded.len() * one];
-            for (to, image) in pixels.chunks_exact_mut(one).zip(decoded) {
-                match image {
-                    Ok(image) => to.copy_from_slice(&image),
-                    Err(sample) => bad.push(sample),
-                }
-            }
-            let count = readable.len();
-            let images = Tensor::from_slice(encoder.device, &[count, channels, size, size], &pixels)?;
-            let (cls, patches) = encoder.features(network, &images, true)?;
-            let patches = patches.expect("asked for");
-            let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches.clone()), count)?;
-            let mut rows = |name: &str, values: Vec<f32>| {
-                let mut values = values;
-                let row = values.len() / count;
-                for (row, _) in
-                    values.chunks_exact_mut(row).zip(&readable).filter(|(_, readable)| **readable == 0)
-                {
-                    row.fill(0.0);
-                }
-                file.write(name, first, bytemuck::cast_slice(&values))
-            };
-            rows("cls", cls.to_vec()?)?;
-            rows("mean", mean.value().to_vec()?)?;
-            if options.patches {
-                rows("patches", patches.to_vec()?)?;
-            }
-            if options.images {
-                rows("images", pixels)?;
-            }
-            if labelled {
-                let labels: Vec<i64> =
-                    (first..first + count).map(|i| source.label(i).map_or(-1, i64::from)).collect();
-                file.write("labels", first, bytemuck::cast_slice(&labels))?;
-            }
-            file.write("readable", first, &readable)?;
-            progress("features", first + count, n);
-            Ok(())
-        });
-        match decoder.join() {
-            Ok(()) => written,
-            Err(_) => {
-                Err(Error::file(source.describe(), "decoding stopped on an internal error (see above)"))
+    let mut first = 0;
+    ahead((n.div_ceil(at_once), 1), stop, &source.describe(), decode, |decoded| {
+        let Some(decoded) = decoded else { return Ok(()) };
+        let readable: Vec<u8> = decoded.iter().map(|image| image.is_ok().into()).collect();
+        let mut pixels = vec![0.0; decoded.len() * one];
+        for (to, image) in pixels.chunks_exact_mut(one).zip(decoded) {
+            match image {
+                Ok(image) => to.copy_from_slice(&image),
+                Err(sample) => bad.push(sample),
             }
         }
+        let count = readable.len();
+        let images = Tensor::from_slice(encoder.device, &[count, channels, size, size], &pixels)?;
+        let (cls, patches) = encoder.features(network, &images, true)?;
+        let patches = patches.expect("asked for");
+        let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches.clone()), count)?;
+        let mut rows = |name: &str, values: Vec<f32>| {
+            let mut values = values;
+            let row = values.len() / count;
+            for (row, _) in
+                values.chunks_exact_mut(row).zip(&readable).filter(|(_, readable)| **readable == 0)
+            {
+                row.fill(0.0);
+            }
+            file.write(name, first, bytemuck::cast_slice(&values))
+        };
+        rows("cls", cls.to_vec()?)?;
+        rows("mean", mean.value().to_vec()?)?;
+        if options.patches {
+            rows("patches", patches.to_vec()?)?;
+        }
+        if options.images {
+            rows("images", pixels)?;
+        }
+        if labelled {
+            let labels: Vec<i64> =
+                (first..first + count).map(|i| source.label(i).map_or(-1, i64::from)).collect();
+            file.write("labels", first, bytemuck::cast_slice(&labels))?;
+        }
+        file.write("readable", first, &readable)?;
+        first += count;
+        progress("features", first, n);
+        Ok(())
     })?;
     file.finish()?;
     Ok(bad)

@@ -3,7 +3,6 @@
 
 use std::cell::OnceCell;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rand::SeedableRng;
@@ -11,7 +10,6 @@ use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::cpu::no_thread;
 use crate::data::augment::{Scratch, apply_into};
 use crate::data::batch::{Batch, CropGroup, WHOLE};
 use crate::data::channels::in_channels;
@@ -21,7 +19,9 @@ use crate::data::{
     BadSample, BlurProbabilities, Crop, CropConfig, EvaluationView, Image, Source, View, draw,
 };
 use crate::error::{Error, Result};
+use crate::eval::ahead::ahead;
 use crate::rng::{Purpose, stream};
+use crate::stop::Stop;
 
 /// Images of a batch that is decoded together, at most.
 const BATCH: usize = 100;
@@ -47,10 +47,11 @@ pub struct TrainingOrder {
 
 /// Some labelled images of a source, the same ones every time.
 pub struct LabelledImages {
-    decoder: Decoder,
-    picked: Vec<u32>,
+    decoder: Arc<Decoder>,
+    picked: Arc<[u32]>,
     unlabelled: usize,
     kept: OnceCell<Vec<Batch>>,
+    stop: Stop,
 }
 
 impl LabelledImages {
@@ -72,8 +73,9 @@ impl LabelledImages {
         let mut picked: Vec<u32> = picked.into_iter().map(|i| labelled[i]).collect();
         picked.sort_unstable();
         let unlabelled = source.len() - labelled.len();
-        let decoder = Decoder { source, view: view.clone(), joined: None, bad: Mutex::default() };
-        Ok(Self { decoder, picked, unlabelled, kept: OnceCell::new() })
+        let decoder = Arc::new(Decoder { source, view: view.clone(), joined: None, bad: Mutex::default() });
+        let picked = picked.into();
+        Ok(Self { decoder, picked, unlabelled, kept: OnceCell::new(), stop: Stop::new() })
     }
 
     /// The same images with the classes of `others`, found by their names. A class that `others` do not have is
@@ -82,7 +84,8 @@ impl LabelledImages {
         let problem = match join(self.classes(), others.classes()) {
             Ok(class_of) => {
                 let names = others.classes().to_vec();
-                self.decoder.joined = Some(Joined { class_of, names });
+                let decoder = Arc::get_mut(&mut self.decoder).expect("no pass has begun");
+                decoder.joined = Some(Joined { class_of, names });
                 self.kept = OnceCell::new();
                 return Ok(self);
             }
@@ -98,6 +101,16 @@ impl LabelledImages {
             ),
         };
         Err(Error::file(self.describe(), problem))
+    }
+
+    /// From now on a pass over the images ends as soon as `stop` wishes for it, with an error.
+    pub fn stopped_by(&mut self, stop: &Stop) {
+        self.stop = stop.clone();
+    }
+
+    /// What ends a pass.
+    pub(super) fn stop(&self) -> &Stop {
+        &self.stop
     }
 
     /// Number of images, with those that turn out to be unreadable.
@@ -147,16 +160,23 @@ impl LabelledImages {
     /// pass.
     pub fn for_each_batch(&self, mut take: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
         if let Some(kept) = self.kept.get() {
-            return kept.iter().try_for_each(take);
+            return kept.iter().try_for_each(|batch| {
+                self.stop.check()?;
+                take(batch)
+            });
         }
-        let decoder = &self.decoder;
+        let decoder = self.decoder.clone();
         let bytes = decoder.view.shape().iter().product::<usize>() * size_of::<f32>();
-        let batches: Vec<&[u32]> = self.picked.chunks((BATCH_BYTES / bytes.max(1)).clamp(1, BATCH)).collect();
+        let one = (BATCH_BYTES / bytes.max(1)).clamp(1, BATCH);
         let keep = self.picked.len() * bytes <= KEPT_BYTES;
         let (mut kept, mut readable) = (Vec::new(), 0);
-        let view = |image: &Image, _: &u32, _: &mut Scratch| decoder.view.of(image);
-        let decode = |i: usize| decoder.decode(batches[i], |index| *index as usize, view);
-        decoder.ahead(batches.len(), decode, |batch| {
+        let (picked, stop) = (self.picked.clone(), self.stop.clone());
+        let decode = move |i: usize| {
+            let batch = &picked[i * one..picked.len().min((i + 1) * one)];
+            let view = |image: &Image, _: &u32, _: &mut Scratch| decoder.view.of(image);
+            decoder.decode(&stop, batch, |index| *index as usize, view)
+        };
+        self.ahead(self.picked.len().div_ceil(one), decode, |batch| {
             if batch.images() == 0 {
                 return Ok(()); // not one of them is readable
             }
@@ -166,7 +186,7 @@ impl LabelledImages {
             Ok(())
         })?;
         if readable == 0 {
-            return Err(decoder.nothing());
+            return Err(self.decoder.nothing());
         }
         if keep {
             let _ = self.kept.set(kept); // it was empty above
@@ -181,7 +201,8 @@ impl LabelledImages {
         order: TrainingOrder,
         mut take: impl FnMut(usize, &Batch) -> Result<()>,
     ) -> Result<()> {
-        let (decoder, picked, len) = (&self.decoder, &self.picked, self.picked.len());
+        let (decoder, picked, stop) = (self.decoder.clone(), self.picked.clone(), self.stop.clone());
+        let len = picked.len();
         let picks = Order::new(len, order.batch, order.seed);
         let crops = CropConfig {
             global: Crop { size: decoder.view.size, scale: CROP_SCALE },
@@ -192,26 +213,36 @@ impl LabelledImages {
             normalization: decoder.view.normalization.clone(),
             ..CropConfig::default()
         };
-        let view = |image: &Image, pick: &Pick, scratch: &mut Scratch| {
-            let number = (pick.index + pick.repeat * len) as u64;
-            let mut rng = stream(order.seed, Purpose::ProbeCrops, pick.epoch, number);
-            let choices = draw(&mut rng, &crops, View::GlobalA, image.width(), image.height());
-            let mut out = vec![0.0; decoder.view.shape().iter().product()];
-            apply_into(image, &choices, &crops.normalization, scratch, &mut out);
-            out
-        };
-        let decode = |step: usize| {
+        let decode = move |step: usize| {
+            let view = |image: &Image, pick: &Pick, scratch: &mut Scratch| {
+                let number = (pick.index + pick.repeat * len) as u64;
+                let mut rng = stream(order.seed, Purpose::ProbeCrops, pick.epoch, number);
+                let choices = draw(&mut rng, &crops, View::GlobalA, image.width(), image.height());
+                let mut out = vec![0.0; decoder.view.shape().iter().product()];
+                apply_into(image, &choices, &crops.normalization, scratch, &mut out);
+                out
+            };
             let all: Vec<Pick> = (0..order.batch).map(|slot| picks.pick(step as u64, slot)).collect();
-            decoder.decode(&all, |pick| picked[pick.index] as usize, view)
+            decoder.decode(&stop, &all, |pick| picked[pick.index] as usize, view)
         };
         let mut number = 0;
-        decoder.ahead(order.batches, decode, |batch| {
+        self.ahead(order.batches, decode, |batch| {
             if batch.images() == 0 {
-                return Err(decoder.nothing());
+                return Err(self.decoder.nothing());
             }
             number += 1;
             take(number - 1, &batch)
         })
+    }
+
+    /// Makes batches ahead, and hands them over in order.
+    fn ahead(
+        &self,
+        count: usize,
+        make: impl Fn(usize) -> Result<Batch> + Send + 'static,
+        mut take: impl FnMut(Batch) -> Result<()>,
+    ) -> Result<()> {
+        ahead((count, AHEAD), &self.stop, &self.describe(), make, |batch| take(batch?))
     }
 }
 
@@ -243,9 +274,11 @@ impl Decoder {
         }
     }
 
-    /// The images that `picks` name (`index` says which), as `view` shows them, without the unreadable ones.
+    /// The images that `picks` name (`index` says which), as `view` shows them, without the unreadable ones,
+    /// and without those that are left once `stop` wishes for the end.
     fn decode<P: Sync>(
         &self,
+        stop: &Stop,
         picks: &[P],
         index: impl Fn(&P) -> usize + Sync,
         view: impl Fn(&Image, &P, &mut Scratch) -> Vec<f32> + Sync,
@@ -253,6 +286,9 @@ impl Decoder {
         let decoded: Vec<Option<(usize, u32, Vec<f32>)>> = picks
             .par_iter()
             .map_init(Scratch::default, |scratch, pick| {
+                if stop.asked().is_some() {
+                    return None;
+                }
                 let i = index(pick);
                 Some((i, self.label(i)?, view(&self.load(i)?, pick, scratch)))
             })
@@ -277,34 +313,5 @@ impl Decoder {
                 None
             }
         }
-    }
-
-    /// Makes `count` batches in a thread of its own, at most [`AHEAD`] of which wait, and hands them over in
-    /// order.
-    fn ahead(
-        &self,
-        count: usize,
-        make: impl Fn(usize) -> Result<Batch> + Send,
-        mut take: impl FnMut(Batch) -> Result<()>,
-    ) -> Result<()> {
-        std::thread::scope(|scope| {
-            let (sender, receiver) = sync_channel(AHEAD);
-            let maker = std::thread::Builder::new().spawn_scoped(scope, move || {
-                for i in 0..count {
-                    if sender.send(make(i)).is_err() {
-                        return; // the other side has failed
-                    }
-                }
-            });
-            let maker = maker.map_err(|e| no_thread(&e))?;
-            let taken = receiver.into_iter().try_for_each(|batch| take(batch?));
-            match maker.join() {
-                Ok(()) => taken,
-                Err(_) => Err(Error::file(
-                    self.source.describe(),
-                    "decoding stopped on an internal error (see above)",
-                )),
-            }
-        })
     }
 }

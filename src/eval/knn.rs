@@ -96,7 +96,7 @@ fn features(
     let (mut labels, mut pace) = (Vec::with_capacity(images.len()), Pace::default());
     images.for_each_batch(|batch| {
         let mut last = None;
-        through_networks(encoder, networks, batch, |i, part| {
+        through_networks(encoder, networks, batch, images.stop(), |i, part| {
             let (cls, _) = encoder.features(networks[i], part, false)?;
             take(i, &cls)?;
             last = Some(cls.slice(0, 0..1)?);

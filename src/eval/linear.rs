@@ -19,6 +19,7 @@ use crate::models::grid::Network;
 use crate::nn::parameters::{Init, initial_values};
 use crate::ops::segment_mean::segment_mean;
 use crate::rng::{Purpose, stream};
+use crate::stop::Stop;
 use crate::tensor::{DType, ELEMENT_BYTES, Tensor, copy};
 
 /// Last blocks whose cls tokens are used, where a network has as many.
@@ -121,7 +122,7 @@ pub fn linear_probes(
             let labels = Tensor::from_slice(encoder.device, &[batch.images()], labels_of(batch)?)?;
             let factor = 0.5 * (1.0 + (PI * i as f64 / batches as f64).cos());
             let mut last = None;
-            for (probes, features) in probes.iter().zip(features(encoder, group, batch)?) {
+            for (probes, features) in probes.iter().zip(features(encoder, group, batch, train.stop())?) {
                 for (_, _, probes) in &probes.sets {
                     last = Some(probes.step(&features, &labels, factor)?);
                 }
@@ -131,7 +132,7 @@ pub fn linear_probes(
         })?;
         let mut seen = 0;
         val.for_each_batch(|batch| {
-            for (probes, features) in probes.iter_mut().zip(features(encoder, group, batch)?) {
+            for (probes, features) in probes.iter_mut().zip(features(encoder, group, batch, val.stop())?) {
                 probes.score(&features, labels_of(batch)?)?;
             }
             seen += batch.images();
@@ -183,7 +184,7 @@ fn kinds(of: Outputs) -> Vec<Kind> {
 }
 
 /// Features `[n, (blocks + 1)·width]` of the images of a batch through every network.
-fn features(encoder: Encoder<'_>, networks: &[Network], batch: &Batch) -> Result<Vec<Tensor>> {
+fn features(encoder: Encoder<'_>, networks: &[Network], batch: &Batch, stop: &Stop) -> Result<Vec<Tensor>> {
     let n = batch.images();
     let empty = |network: &Network| {
         let outputs = Outputs::of(encoder, *network);
@@ -192,7 +193,7 @@ fn features(encoder: Encoder<'_>, networks: &[Network], batch: &Batch) -> Result
     };
     let all = networks.iter().map(empty).collect::<Result<Vec<_>>>()?;
     let mut filled = vec![0; networks.len()];
-    through_networks(encoder, networks, batch, |i, images| {
+    through_networks(encoder, networks, batch, stop, |i, images| {
         let (cls, patches) = encoder.last_blocks(networks[i], images, BLOCKS)?;
         let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches), images.dim(0))?;
         let (first, width) = (filled[i], mean.value().dim(1));

@@ -1,6 +1,7 @@
 //! How good features are: k-NN and linear probes of any sub-networks, over images that are decoded as they
 //! are needed; features to a file; pictures of what a network sees.
 
+mod ahead;
 pub mod export;
 pub mod images;
 pub mod knn;

@@ -6,7 +6,11 @@ use crate::error::{Error, Result};
 use crate::eval::images::LabelledImages;
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
-use crate::tensor::{PendingRead, Tensor};
+use crate::stop::Stop;
+use crate::tensor::{Device, PendingRead, Tensor};
+
+/// Operations that a slow device does between two looks at the wish to end: seconds' worth.
+const SLOW_WORK: u64 = 100_000_000_000;
 
 /// Is told what is done, how much of it, and how much there is.
 pub type Progress<'a> = &'a mut dyn FnMut(&str, usize, usize);
@@ -42,22 +46,39 @@ pub(super) fn groups(
 }
 
 /// Runs the images of a batch, a part at a time, through all networks: `features` gets the number of the
-/// network and the images of the part.
+/// network and the images of the part. Ends with an error as soon as `stop` wishes for it.
 pub(super) fn through_networks(
     encoder: Encoder<'_>,
     networks: &[Network],
     batch: &Batch,
+    stop: &Stop,
     mut features: impl FnMut(usize, &Tensor) -> Result<()>,
 ) -> Result<()> {
     let group = batch.group(WHOLE)?;
     let (one, size) = (group.crop_len(), group.size);
-    let at_once = networks.iter().map(|n| encoder.images_at_once(*n, size)).min().unwrap_or(1);
+    let at_once = networks.iter().map(|n| images_at_once(encoder, *n, size)).min().unwrap_or(1);
     for part in group.pixels.chunks(at_once.max(1) * one) {
         let shape = [part.len() / one, group.channels, size, size];
         let images = Tensor::from_slice(encoder.device, &shape, part)?;
-        (0..networks.len()).try_for_each(|i| features(i, &images))?;
+        for i in 0..networks.len() {
+            stop.check()?;
+            features(i, &images)?;
+        }
     }
     Ok(())
+}
+
+/// As many images as fit, and no more on a slow device than it does in a few seconds.
+pub(super) fn images_at_once(encoder: Encoder<'_>, network: Network, side: usize) -> usize {
+    let fit = encoder.images_at_once(network, side);
+    let slow = match encoder.device {
+        Device::Cpu(_) => true,
+        Device::Gpu(gpu) => gpu.caps().software,
+    };
+    match slow {
+        true => fit.min((SLOW_WORK / encoder.backbone.cost(network).flops.max(1)).max(1) as usize),
+        false => fit,
+    }
 }
 
 /// The classes of a batch of labelled images.

@@ -288,7 +288,7 @@ pub fn prune(folder: impl AsRef<Path>, keep: usize, keep_multiple: usize) -> Res
     let found = checkpoints_in(folder)?;
     let surplus = if keep == 0 { 0 } else { found.len().saturating_sub(keep) };
     for (step, path) in &found[..surplus] {
-        if keep_multiple > 0 && step % keep_multiple == 0 {
+        if keep_multiple > 0 && *step > 0 && step % keep_multiple == 0 {
             continue;
         }
         remove(path).map_err(|e| Error::file(path, format!("cannot be removed: {e}")))?;

@@ -29,13 +29,14 @@ impl EventLog {
     /// there.
     ///
     /// `start_step` is the step at which a resumed run goes on: TensorBoard drops what earlier files say of
-    /// that step and later ones.
+    /// that step and later ones. Where there are earlier files, a run that is not resumed begins at step 0, and
+    /// all they say is dropped.
     pub fn create(dir: &Path, start_step: Option<u64>) -> Result<Self> {
         fs::create_dir_all(dir).map_err(|e| Error::file(dir, format!("cannot be created: {e}")))?;
-        let (path, file) = new_file(dir)?;
+        let (path, file, others) = new_file(dir)?;
         let mut log = Self { path, file: BufWriter::new(file) };
         log.write(&version_event(now()))?;
-        if let Some(step) = start_step {
+        if let Some(step) = start_step.or(others.then_some(0)) {
             log.write(&start_event(now(), step))?;
         }
         log.flush()?;
@@ -62,14 +63,16 @@ fn cannot_write(path: &Path, e: &io::Error) -> Error {
     Error::file(path, format!("cannot be written: {e}; is the disk full?"))
 }
 
-/// Makes the first free file that sorts after all event files of `dir`, even if the clock was set back since.
-fn new_file(dir: &Path) -> Result<(PathBuf, File)> {
+/// Makes the first free file that sorts after all event files of `dir`, even if the clock was set back since;
+/// tells whether there were any.
+fn new_file(dir: &Path) -> Result<(PathBuf, File, bool)> {
     let failed = |e: io::Error| Error::file(dir, format!("cannot be read: {e}"));
     let mut latest = None;
     for entry in fs::read_dir(dir).map_err(failed)? {
         let name = entry.map_err(failed)?.file_name();
         latest = latest.max(name.to_str().and_then(stamp));
     }
+    let others = latest.is_some();
     let mut stamp = (now() as u64, 0);
     if let Some((second, number)) = latest.filter(|latest| *latest >= stamp) {
         stamp = (second, number + 1);
@@ -77,7 +80,7 @@ fn new_file(dir: &Path) -> Result<(PathBuf, File)> {
     loop {
         let path = dir.join(format!("{PREFIX}{:010}.{:06}.poa", stamp.0, stamp.1));
         match File::create_new(&path) {
-            Ok(file) => return Ok((path, file)),
+            Ok(file) => return Ok((path, file, others)),
             // Another process took the name in the meantime.
             Err(e) if e.kind() == ErrorKind::AlreadyExists => stamp.1 += 1,
             Err(e) => return Err(Error::file(&path, format!("cannot be created: {e}"))),

@@ -12,6 +12,7 @@ use crate::models::grid::Network;
 use crate::plot;
 use crate::poa::PoaModel;
 use crate::poa::settings::Settings;
+use crate::stop::Stop;
 use crate::train::metrics::{history, number};
 use crate::train::reports::Reports;
 
@@ -106,6 +107,13 @@ impl Evaluation {
     /// Draws to another place from now on.
     pub fn draw_to(&mut self, plot: PathBuf) {
         self.plot = plot;
+    }
+
+    /// From now on an evaluation ends as soon as `stop` wishes for it, with an error, and has then reported
+    /// nothing.
+    pub fn stopped_by(&mut self, stop: &Stop) {
+        self.train.stopped_by(stop);
+        self.val.stopped_by(stop);
     }
 
     /// Takes over what an earlier part of the run found, as far as its log was kept.

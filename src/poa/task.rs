@@ -140,6 +140,9 @@ impl Task for PoaTask {
         let parameters = self.model.student.values().layout().elements();
         reports.note(&format!("{networks} sub-networks; {parameters} parameters"));
         source.remarks().iter().for_each(|remark| reports.say(remark));
+        if let Ok(evaluation) = &mut self.evaluation {
+            evaluation.stopped_by(start.stop);
+        }
         match &mut self.evaluation {
             Ok(evaluation) => {
                 evaluation.remarks().iter().for_each(|remark| reports.say(remark));
@@ -157,7 +160,9 @@ impl Task for PoaTask {
             ));
         }
         let config = LoaderConfig { start_step: start.batches, ..self.settings.loader()? };
-        self.loader = Some(Loader::new(self.source.clone(), config)?);
+        let mut loader = Loader::new(self.source.clone(), config)?;
+        loader.stopped_by(start.stop);
+        self.loader = Some(loader);
         Ok(())
     }
 

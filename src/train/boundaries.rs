@@ -10,6 +10,10 @@ use crate::train::save::{RunState, save};
 use crate::train::task::Task;
 use crate::train::trainer::Trainer;
 
+/// The first checkpoint of a run comes after so many steps, or after this time, whichever is first.
+const FIRST_SAVE_STEPS: usize = 100;
+const FIRST_SAVE_TIME: Duration = Duration::from_secs(60);
+
 impl<T: Task> Trainer<T> {
     /// Ends the run with its last checkpoint and evaluation.
     pub(super) fn finish(&mut self, done: usize, saved: Option<PathBuf>) -> Result<PathBuf> {
@@ -67,15 +71,19 @@ impl<T: Task> Trainer<T> {
         ))
     }
 
-    /// Whether the last checkpoint is older than it may be.
-    pub(super) fn save_is_due(&self) -> bool {
+    /// Whether the last checkpoint is older than it may be, after `done` steps. The first one comes early: much
+    /// is lost with a first hour, and what is wrong with the disk shows soon.
+    pub(super) fn save_is_due(&self, done: usize) -> bool {
         let minutes = self.plan.save_minutes as u64;
-        minutes > 0 && self.saved.elapsed() >= Duration::from_secs(60 * minutes)
+        let early = self.unsaved
+            && (done - self.first >= FIRST_SAVE_STEPS || self.started.elapsed() >= FIRST_SAVE_TIME);
+        early || (minutes > 0 && self.saved.elapsed() >= Duration::from_secs(60 * minutes))
     }
 
     /// Writes a checkpoint and removes those that are not kept.
     fn save(&mut self, done: usize) -> Result<PathBuf> {
         self.saved = Instant::now();
+        self.unsaved = false;
         self.follow_folder()?;
         let state = RunState {
             step: done as u64,
@@ -83,6 +91,7 @@ impl<T: Task> Trainer<T> {
             seed: self.plan.seed,
             images: self.task.samples() as u64,
             metrics_bytes: self.reports.synced_metrics()?,
+            evaluation_is_due: self.owes_evaluation && done < self.plan.steps,
             seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
             ..RunState::default()
         };
@@ -107,9 +116,20 @@ impl<T: Task> Trainer<T> {
         saved.is_ok()
     }
 
-    /// Lets the task evaluate itself after `done` steps.
+    /// Lets the task evaluate itself after `done` steps. Where the run is to end before that, the evaluation is
+    /// still owed.
     pub(super) fn evaluate(&mut self, done: usize) -> Result<()> {
-        if self.task.evaluate(done, &mut self.reports)? {
+        self.owes_evaluation = true;
+        let evaluated = match self.stop.check().and_then(|()| self.task.evaluate(done, &mut self.reports)) {
+            Err(Error::Interrupted(_)) => {
+                let text = format!("the evaluation after {done} steps is left for when the run goes on");
+                self.reports.say(&text);
+                return Ok(());
+            }
+            evaluated => evaluated?,
+        };
+        self.owes_evaluation = false;
+        if evaluated {
             self.reports.progress.pause_over(self.plan.evaluate_every);
         }
         Ok(())

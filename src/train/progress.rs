@@ -22,7 +22,6 @@ pub struct Shown {
 pub struct Progress {
     bar: Option<Bar>,
     total: usize,
-    every: usize,
     images: usize,
     last: Instant,
     /// Moving average of the duration of a step, in seconds.
@@ -30,12 +29,14 @@ pub struct Progress {
     /// Seconds of the last pause of each kind, by the steps after which it comes again.
     pauses: BTreeMap<usize, f64>,
     summary: String,
+    /// Steps done when its numbers were those of the last step; 0 before any.
+    summary_of: usize,
 }
 
 impl Progress {
-    /// A run of `total` steps of `images` images each, `done` of them done before; without a terminal a line
-    /// is shown every `every` steps.
-    pub fn new(total: usize, done: usize, images: usize, every: usize) -> Self {
+    /// A run of `total` steps of `images` images each, `done` of them done before. Without a terminal a line is
+    /// shown for every step whose numbers are.
+    pub fn new(total: usize, done: usize, images: usize) -> Self {
         let bar = Bar::open();
         if let Some(bar) = &bar {
             bar.set(done, total, String::new());
@@ -43,12 +44,12 @@ impl Progress {
         Self {
             bar,
             total,
-            every: every.max(1),
             images,
             last: Instant::now(),
             pace: None,
             pauses: BTreeMap::new(),
             summary: String::new(),
+            summary_of: 0,
         }
     }
 
@@ -62,18 +63,19 @@ impl Progress {
             let waiting = 100.0 * waiting;
             let pace = self.images_per_second();
             self.summary = format!("loss {loss:.4}  lr {lr:.2e}  {pace:.1} images/s  {waiting:.0}% waiting");
+            self.summary_of = done;
         }
+        let left = readable(self.left(done));
         match &self.bar {
-            Some(bar) => {
-                bar.set(done, self.total, format!("{}  {} left", self.summary, readable(self.left(done))));
+            // between reports no loss is read back
+            Some(bar) if self.summary_of != done && self.summary_of > 0 => {
+                bar.set(done, self.total, format!("step {}: {}  {left} left", self.summary_of, self.summary));
             }
-            None if done.is_multiple_of(self.every) || done == self.total => {
-                let left = readable(self.left(done));
-                // the run's log has lines of its own
-                logging::show(
-                    Level::Info,
-                    format_args!("step {done}/{}  {}  {left} left", self.total, self.summary),
-                );
+            Some(bar) => bar.set(done, self.total, format!("{}  {left} left", self.summary)),
+            // the run's log has lines of its own
+            None if shown.is_some() => {
+                let text = format_args!("step {done}/{}  {}  {left} left", self.total, self.summary);
+                logging::show(Level::Info, text);
             }
             None => {}
         }

@@ -32,9 +32,16 @@ pub struct RunState {
     pub metrics_bytes: u64,
     /// Time spent training so far, in seconds.
     pub seconds: f64,
+    /// Whether the evaluation after this step is still to be done.
+    #[serde(skip_serializing_if = "is_false")]
+    pub evaluation_is_due: bool,
     /// The loss scale, in mixed precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<ScaleState>,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// The parameters.

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::optim::adamw::StepSettings;
+use crate::stop::Stop;
 use crate::tensor::{Device, Tensor};
 use crate::train::reports::Reports;
 use crate::train::run_folder::RunFolder;
@@ -61,6 +62,9 @@ pub trait Task {
     /// The next micro-batch, forward and backward: `batch.share` times its gradients are added to the
     /// gradient buffers. Returns its loss (one element, whole) and what its numbers are read from. Nothing is
     /// read back. Where `due` is false the record will not be looked at.
+    ///
+    /// While it waits for samples it looks at [`Started::stop`], and may return its error before it has done
+    /// anything else; then the step is left out.
     fn forward_backward(
         &mut self,
         step: &Self::Step,
@@ -77,6 +81,9 @@ pub trait Task {
     }
 
     /// Evaluates after `done` steps and reports what it found; false where there is nothing to evaluate.
+    ///
+    /// One that takes long looks at [`Started::stop`] and returns its error before it has reported anything;
+    /// then it is evaluated when the run goes on.
     fn evaluate(&mut self, _done: usize, _reports: &mut Reports) -> Result<bool> {
         Ok(false)
     }
@@ -111,6 +118,8 @@ pub struct Started<'a> {
     pub resumed: bool,
     /// The run's folder.
     pub folder: &'a RunFolder,
+    /// The wish to end, to be looked at by what takes long.
+    pub stop: &'a Stop,
 }
 
 /// The numbers of a step, on the host.

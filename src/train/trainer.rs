@@ -1,14 +1,15 @@
 //! The training loop: resuming, steps, and when what is done between them.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files::checkpoint::{Newest, checkpoint_dir, newest_whole};
 use crate::optim::adamw::StepSettings;
 use crate::profile;
 use crate::shown::shown;
+use crate::stop::Stop;
+use crate::tensor::{Tensor, copy};
 use crate::train::plan::RunPlan;
 use crate::train::profiling::Profiling;
 use crate::train::progress::Progress;
@@ -25,6 +26,8 @@ pub struct Start {
     pub resume: bool,
     /// A few steps are recorded.
     pub profile: Option<Profiling>,
+    /// The wish to end. The run leaves what it is doing, and saves the steps that are done.
+    pub stop: Stop,
 }
 
 /// What a finished (or interrupted) run leaves.
@@ -60,9 +63,15 @@ pub struct Trainer<T: Task> {
     profiling: Option<Profiling>,
     /// Whether a checkpoint was loaded.
     resumed: bool,
+    /// What asks for the end of the run.
+    pub(super) stop: Stop,
+    /// Whether the evaluation before the next step is still to be done.
+    pub(super) owes_evaluation: bool,
     /// Steps done when this process began, and after which it ends.
-    first: usize,
+    pub(super) first: usize,
     stop_after: usize,
+    /// Whether no checkpoint was tried yet, by this process or one before.
+    pub(super) unsaved: bool,
     /// Steps skipped, and how many of them in a row until now.
     pub(super) skipped: (u64, usize),
     pub(super) started: Instant,
@@ -84,7 +93,7 @@ impl<T: Task> Trainer<T> {
             None => RunState::default(),
         };
         let (total, first, resumed) = (plan.steps, state.step as usize, whole.is_some());
-        let progress = Progress::new(total, first, task.samples_per_step(), plan.log_every);
+        let progress = Progress::new(total, first, task.samples_per_step());
         let mut reports =
             Reports::open(&folder, progress, resumed.then_some((state.step, state.metrics_bytes)))?;
         for problem in damaged {
@@ -114,7 +123,8 @@ impl<T: Task> Trainer<T> {
             ));
         }
         let batches = first as u64 * plan.accumulation as u64;
-        task.start(&Started { step: first, batches, resumed, folder: &folder }, &mut reports)?;
+        let stop = &start.stop;
+        task.start(&Started { step: first, batches, resumed, folder: &folder, stop }, &mut reports)?;
         if start.resume {
             // other settings than before, which have proved to fit the checkpoint
             folder.write_config(&task.config()?)?;
@@ -127,7 +137,10 @@ impl<T: Task> Trainer<T> {
             folder,
             stepper: Stepper::default(),
             resumed,
+            stop: stop.clone(),
+            owes_evaluation: first == 0 || state.evaluation_is_due,
             first,
+            unsaved: !resumed,
             stop_after: usize::MAX,
             skipped: (state.skipped, 0),
             started: Instant::now(),
@@ -156,14 +169,14 @@ impl<T: Task> Trainer<T> {
         self.stop_after = steps;
     }
 
-    /// Trains until the end, or until `stop` is set: then the current step is finished and a checkpoint
-    /// written.
-    pub fn run(mut self, stop: &AtomicBool) -> Result<Outcome<T>> {
-        let result = self.steps(stop).and_then(|(done, saved)| Ok((done, self.finish(done, saved)?)));
+    /// Trains until the end, or until [`Start::stop`] wishes for it: then a checkpoint of the steps that are
+    /// done is written. An evaluation that is left is done first when the run goes on.
+    pub fn run(mut self) -> Result<Outcome<T>> {
+        let result = self.steps().and_then(|(done, saved)| Ok((done, self.finish(done, saved)?)));
         self.reports.progress.finish();
         match result {
             Ok((steps, checkpoint)) => {
-                let interrupted = steps < self.plan.steps;
+                let interrupted = steps < self.plan.steps || self.owes_evaluation;
                 Ok(Outcome { checkpoint, steps, interrupted, task: self.task })
             }
             Err(e) => {
@@ -174,16 +187,19 @@ impl<T: Task> Trainer<T> {
     }
 
     /// Runs all steps; returns how many are done, and the last checkpoint that was written on the way.
-    fn steps(&mut self, stop: &AtomicBool) -> Result<(usize, Option<PathBuf>)> {
-        if self.first == 0 {
-            self.evaluate(0)?;
-        }
+    fn steps(&mut self) -> Result<(usize, Option<PathBuf>)> {
         let (mut done, mut saved) = (self.first, None);
-        while done < self.plan.steps.min(self.stop_after) && !stop.load(Ordering::Relaxed) {
-            self.profiled_step(done)?;
+        if self.owes_evaluation {
+            self.evaluate(done)?;
+        }
+        while done < self.plan.steps.min(self.stop_after) && self.stop.asked().is_none() {
+            match self.profiled_step(done) {
+                Err(Error::Interrupted(_)) => break,
+                result => result?,
+            }
             done += 1;
             let evaluates = self.plan.evaluates(done);
-            let saves = self.plan.saves(done) || (self.save_is_due() && done < self.plan.steps);
+            let saves = self.plan.saves(done) || (self.save_is_due(done) && done < self.plan.steps);
             if evaluates || saves || self.plan.reports(done - 1) {
                 self.follow_folder()?;
             }
@@ -196,7 +212,8 @@ impl<T: Task> Trainer<T> {
             if evaluates {
                 self.evaluate(done)?;
             }
-            if saves && self.try_save(done) {
+            // at the end it is saved in any case
+            if saves && self.stop.asked().is_none() && self.try_save(done) {
                 saved = Some(checkpoint_dir(self.folder.checkpoints(), done));
             }
         }
@@ -234,15 +251,38 @@ impl<T: Task> Trainer<T> {
         let plan = self.task.step(step)?;
         let settings = self.task.settings(&plan);
         let mut records = Vec::new();
+        let before = self.state_of_task()?;
         let loss = accumulate(self.plan.accumulation, |batch| {
+            if batch.index > 0 {
+                self.stop.check()?;
+            }
             let (loss, record) = self.task.forward_backward(&plan, batch, due)?;
             records.extend(due.then_some(record));
             Ok(loss)
-        })?;
+        });
+        if matches!(loss, Err(Error::Interrupted(_))) {
+            // as if the step had not begun; gradients are in no checkpoint
+            self.task.tensors().iter().zip(&before).try_for_each(|((_, now), before)| copy(now, before))?;
+        }
+        let loss = loss?;
         let facts = StepFacts { step, plan, settings, records };
         let before = self.stepper.apply(&mut self.task.trained(), &loss, settings, facts)?;
         self.note(before)?;
         self.task.after_step(&mut self.reports)
+    }
+
+    /// What a checkpoint holds of the task itself, which a micro-batch may move. With one a step there is
+    /// nothing to go back to: waiting for its samples comes first.
+    fn state_of_task(&self) -> Result<Vec<Tensor>> {
+        if self.plan.accumulation <= 1 {
+            return Ok(Vec::new());
+        }
+        let kept = |(_, now): &(String, Tensor)| {
+            let before = Tensor::empty(now.device(), now.shape(), now.dtype())?;
+            copy(&before, now)?;
+            Ok(before)
+        };
+        self.task.tensors().iter().map(kept).collect()
     }
 
     /// Waits for the step in flight.
