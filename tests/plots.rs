@@ -309,6 +309,18 @@ fn event_files_sort_in_the_order_they_were_made() {
         assert_eq!(new + 2, after.len(), "the newest is last but for the notes: {after:?}");
         before = after;
     }
+    // a run that starts again without a checkpoint says nothing of what it had said before
+    let dir = folder("event-restart");
+    let newest = || {
+        EventLog::create(&dir, None).unwrap();
+        let newest = fs::read_dir(&dir).unwrap().map(|e| e.unwrap().path()).max().unwrap();
+        records(&fs::read(newest).unwrap())
+    };
+    assert_eq!(newest().len(), 1);
+    let restarted = newest();
+    assert_eq!(restarted.len(), 2);
+    assert_eq!(field(&field(&restarted[1], 7).unwrap(), 1).unwrap(), 1_u64.to_le_bytes());
+    assert_eq!(field(&restarted[1], 2), None, "step 0");
     let file = folder("event-file").join("file");
     fs::write(&file, "").unwrap();
     assert!(EventLog::create(&file, None).unwrap_err().to_string().contains("cannot be created"));
