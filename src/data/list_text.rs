@@ -331,7 +331,7 @@ fn split_label(line: &[u8]) -> Result<(&[u8], Option<&[u8]>), String> {
             return Ok((path, (!label.is_empty()).then_some(label)));
         }
     }
-    if let Some(at) = line.iter().rposition(|byte| separates(byte)) {
+    if let Some(at) = line.iter().rposition(separates) {
         let (path, label) = (&line[..at], &line[at + 1..]);
         if std::str::from_utf8(label).is_ok_and(|label| label.parse::<i64>().is_ok()) {
             let end = path.iter().rposition(|byte| !separates(byte)).map_or(0, |last| last + 1);

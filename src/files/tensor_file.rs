@@ -192,7 +192,7 @@ impl TensorFile {
         let [begin, end] = self.entry(name)?.place;
         let mut bytes = Vec::new();
         // a file with holes can be larger than memory
-        let room = usize::try_from(end - begin).map_or(false, |n| bytes.try_reserve_exact(n).is_ok());
+        let room = usize::try_from(end - begin).is_ok_and(|n| bytes.try_reserve_exact(n).is_ok());
         if !room {
             return Err(self.problem(name, format!("has {} bytes, more than memory holds", end - begin)));
         }

@@ -34,7 +34,7 @@ impl Config {
         }
         let (lr, min) = (self.learning_rate(ranks), self.optim.min_lr);
         // NaN is told as what it is
-        problems.demand(!(lr < min), "optim.min_lr", || {
+        problems.demand(lr >= min || lr.is_nan() || min.is_nan(), "optim.min_lr", || {
             format!("is {min}, more than the learning rate {lr:.3e}; for example {:.1e}", lr / 100.0)
         });
         Ok(problems)

@@ -164,7 +164,7 @@ impl Fixture {
         })?;
         let file = |name: &str| TensorFile::open(folder.join(name));
         Self::new(
-            &shown(folder).into_owned(),
+            &shown(folder),
             &path,
             &json,
             [
