@@ -326,6 +326,8 @@ fn links_folders_and_odd_names_in_a_shard() {
         .member(b"c\xe9.png", b'0', &png(5), |_| {})
         .member(b"c\xe8.png", b'0', &png(6), |_| {})
         .file("._9.png", b"hidden")
+        .file("__MACOSX/9.png", b"left by a system")
+        .file("a/.ipynb_checkpoints/9.png", b"left by an editor")
         .member(b"10.png", b'S', &png(7), |_| {})
         .member(b"pax", b'x', &pax(&[("GNU.sparse.major", "1"), ("GNU.sparse.name", "11.png")]), |_| {})
         .file("GNUSparseFile.1/11.png", &png(7))
