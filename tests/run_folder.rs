@@ -7,7 +7,7 @@ mod support;
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
@@ -172,7 +172,9 @@ fn links_are_not_written_through() {
         assert_eq!(fs::read_to_string(&target).unwrap(), whole, "{name}");
         if refuses {
             fs::remove_file(&path).unwrap();
-            kept.map(|bytes| fs::write(&path, bytes).unwrap());
+            if let Some(bytes) = kept {
+                fs::write(&path, bytes).unwrap();
+            }
         } else {
             // as it was after the first epoch
             fs::remove_dir_all(out.join("checkpoints/step-00000004")).unwrap();
@@ -423,7 +425,7 @@ fn of_processes_that_start_at_once_one_runs() {
     assert_eq!(fs::read_to_string(out.join("run.lock")).unwrap(), "");
 }
 
-fn endless_resume(out: &PathBuf) -> Child {
+fn endless_resume(out: &Path) -> Child {
     let mut command = command(out, &["optim.epochs=1000000", "--resume"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
