@@ -21,7 +21,7 @@ use poa_gpu::tensor::{Device, Tensor};
 use poa_gpu::verify::Fixture;
 use poa_gpu::weights::extract::Extraction;
 use poa_gpu::weights::import::{Import, Outcome};
-use poa_gpu::weights::names::bare_name;
+use poa_gpu::weights::names::unchunked;
 use poa_gpu::weights::networks::choose;
 
 fn scratch(name: &str) -> PathBuf {
@@ -128,9 +128,7 @@ fn names_round_trip() {
         let mut seen = BTreeSet::new();
         for ParameterSpec { name, .. } in backbone.specs() {
             let bare = name.strip_prefix("backbone.").unwrap();
-            for wrapped in [format!("module.teacher.{name}"), format!("student.{name}"), bare.to_string()] {
-                assert_eq!(bare_name(&wrapped), bare);
-            }
+            assert_eq!(unchunked(&name), name);
             for format in Format::ALL {
                 let lacks = all_lack.iter().any(|start| bare.starts_with(start))
                     || format == Format::Timm && bare == "mask_token";
@@ -149,16 +147,16 @@ fn names_round_trip() {
                     ".layers.",
                 ];
                 assert!(!levels.iter().any(|level| plain.name.contains(level)), "{}", plain.name);
-                assert_eq!(bare_name(&plain.name), plain.name);
+                assert_eq!(unchunked(&plain.name), plain.name);
                 assert!(format != Format::Poa || seen.insert(plain.name.clone()), "{} twice", plain.name);
             }
         }
         for spec in head_specs() {
-            assert_eq!(bare_name(&format!("teacher.{}", spec.name)), spec.name);
+            assert_eq!(unchunked(&spec.name), spec.name);
             assert_eq!(backbone.plain_name(&spec.name, Format::Poa), None);
         }
     }
-    assert_eq!(bare_name("backbone.blocks.1.13.norm2.norm.bias"), "blocks.13.norm2.norm.bias");
+    assert_eq!(unchunked("backbone.blocks.1.13.norm2.norm.bias"), "backbone.blocks.13.norm2.norm.bias");
     assert_eq!("dinov2".parse::<Format>().unwrap(), Format::Dinov2);
     assert!("onnx".parse::<Format>().unwrap_err().to_string().contains("timm, dinov2 and poa"));
 }
@@ -331,7 +329,7 @@ fn own_and_official_files_fill_everything() {
         file(&path, &tensors);
         let import = open(&path, &specs).unwrap();
         assert!(import.fillings().iter().all(|f| f.outcome == Outcome::Matched));
-        assert_eq!(import.summary(), format!("init: {} tensors matched", specs.len()));
+        assert_eq!(import.summary(), format!("init: 4 of 4 blocks, {} tensors matched", specs.len()));
         let mut filled = 0;
         import
             .fill(|name, got| {
@@ -376,8 +374,10 @@ fn plain_vits_fill_the_backbone() {
         let missing = head_specs().len() + usize::from(format == Format::Timm);
         let text = import.summary();
         assert!(
-            text.starts_with(&format!("init: {} tensors matched, {missing} missing", specs.len() - missing))
-                && text.ends_with("1 unused (head.weight)"),
+            text.starts_with(&format!(
+                "init: 4 of 4 blocks, {} tensors matched, {missing} missing",
+                specs.len() - missing
+            )) && text.ends_with("1 unused (head.weight)"),
             "{text}"
         );
         assert_eq!(import.fillings().iter().filter(|f| f.is_filled()).count(), tensors.len() - 1);
@@ -420,7 +420,7 @@ fn positions_and_kernels_of_other_sizes_are_resampled() {
     assert_eq!(*outcome(&import, "backbone.patch_embed.proj.weight"), Outcome::Resized { from: 7, to: 8 });
     assert_eq!(
         import.summary(),
-        "init: 61 tensors matched, 2 resized (backbone.pos_embed 6x6 → 4x4, backbone.patch_embed.proj.weight 7x7 → 8x8)"
+        "init: 4 of 4 blocks, 61 tensors matched, 2 resized (backbone.pos_embed 6x6 → 4x4, backbone.patch_embed.proj.weight 7x7 → 8x8)"
     );
     let (found, source) = (read(&import, "backbone.pos_embed"), values("pos_embed", 37 * 48));
     assert_eq!(found.len(), 17 * 48);
@@ -508,15 +508,15 @@ fn what_does_not_fit_is_said() {
     let text = import.summary();
     assert!(
         text.contains(
-            "init: 1 tensor matched, 66 missing (backbone.cls_token is [1, 1, 32], not [1, 1, 48], "
+            "init: 0 of 4 blocks, 1 tensor matched, 66 missing (backbone.cls_token is [1, 1, 32], not [1, 1, 48], "
         )
     );
     assert!(import.unused().is_empty());
 
-    file(&path, &[("visual.conv1.weight".into(), vec![3]), ("encoder.norm.bias".into(), vec![3])]);
+    file(&path, &[("visual.conv1.weight".into(), vec![3]), ("encoder.normal.bias".into(), vec![3])]);
     let text = problem();
     assert!(
-        text.contains("the nearest is `encoder.norm.bias`, where the model has `backbone.norm.norm.bias`"),
+        text.contains("the nearest is `encoder.normal.bias`, where the model has `backbone.norm.norm.bias`"),
         "{text}"
     );
     file(&path, &[]);

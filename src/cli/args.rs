@@ -134,6 +134,10 @@ pub struct TrainArgs {
     /// or a checkpoint. Ignored where a run is resumed
     #[arg(long, value_name = "FILE|DIR")]
     pub init: Option<PathBuf>,
+    /// Lets --init start from a file that fills less than half of the backbone or has tensors of other widths;
+    /// what it does not fill starts at random
+    #[arg(long, requires = "init")]
+    pub init_partial: bool,
     /// Records a few steps once they run smoothly: prints a table of the kernels with their rates beside what
     /// the device can do, and writes a trace (JSON) for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]

@@ -44,6 +44,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
             "no such file; --init takes a safetensors file or a checkpoint's folder",
         ));
     }
+    // before there is a folder; the heads need not be known for it
+    if let Some(init) = args.init.as_deref().filter(|_| earlier.is_none()) {
+        let backbone = config.backbone()?;
+        Import::open(init, &*backbone, &backbone.specs())?.demand(args.init_partial)?;
+    }
     let profile = args.profile.clone().map(Profiling::create).transpose()?;
     let source = in_channels(data::open(&config.data.spec, &config.data.reading())?, config.channels())?;
     let device = ops::open(&args.device)?;

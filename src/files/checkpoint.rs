@@ -173,6 +173,11 @@ impl Checkpoint {
         &self.dir
     }
 
+    /// Whether a file is part of the checkpoint.
+    pub fn contains(&self, file: &str) -> bool {
+        self.files.contains_key(file)
+    }
+
     /// Checks the content of every file.
     pub fn verify(&self) -> Result<()> {
         self.files.keys().try_for_each(|name| self.verified(name).map(|_| ()))
@@ -376,6 +381,21 @@ fn set_aside(path: &Path) -> Result<()> {
     let free = names.into_iter().find(|aside| aside.symlink_metadata().is_err());
     let moved = free.map_or(Ok(()), |aside| fs::rename(path, aside));
     moved.map_err(|e| Error::file(path, format!("cannot be set aside: {e}")))
+}
+
+/// Whether a folder is, or claims to be, a checkpoint.
+pub fn has_manifest(dir: &Path) -> bool {
+    dir.join(MANIFEST).symlink_metadata().is_ok()
+}
+
+/// As [`find`], but a folder in which there is no checkpoint is no error.
+pub fn find_in(path: &Path) -> Result<Option<Checkpoint>> {
+    let nested = path.join("checkpoints");
+    let none = |dir: &Path| Ok::<_, Error>(checkpoints_in(dir)?.is_empty());
+    match none(&nested)? && none(path)? {
+        true => Ok(None),
+        false => find(path).map(Some),
+    }
 }
 
 /// The checkpoint that a path of the command line means: a checkpoint's folder, `latest`, a folder of

@@ -46,7 +46,7 @@ impl<'a> Extraction<'a> {
         format: Format,
     ) -> Result<Self> {
         let plain = backbone.plain(network, format)?;
-        let catalog = Catalog::of(teacher);
+        let catalog = Catalog::of(teacher, plain.parts.iter().map(|part| part.source.as_str()));
         let mut sources = Vec::with_capacity(plain.parts.len());
         for part in &plain.parts {
             let source = catalog.find(&part.source).unwrap_or(&part.source).to_string();

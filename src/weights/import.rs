@@ -2,18 +2,20 @@
 
 use std::collections::HashSet;
 use std::fmt::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, Result};
-use crate::files::checkpoint;
+use crate::files::checkpoint::{self, Checkpoint};
 use crate::files::tensor_file::TensorFile;
 use crate::models::backbone::Backbone;
-use crate::models::plain::{Format, Pieces, PlainName, corner};
+use crate::models::plain::{Format, PlainName, corner};
 use crate::nn::parameters::ParameterSpec;
 use crate::shown::shown;
 use crate::weights::extract;
+pub use crate::weights::filling::{Filling, Outcome};
 use crate::weights::names::Catalog;
-use crate::weights::resample::{channels, grid_side, kernels, patch_side, positions};
+use crate::weights::resample::{channels, grid_side, kernels, patch_side, positions, rows_before};
+use crate::weights::start;
 
 /// Official names of the weights that see the images: of a ViT's and a Swin's patches, of a ResNet's first
 /// convolution.
@@ -21,52 +23,10 @@ const FIRST: [&str; 2] = [PATCHES, "backbone.conv1.weight"];
 /// The weights of a patch embedding.
 const PATCHES: &str = "backbone.patch_embed.proj.weight";
 
+/// A checkpoint's file of the teacher.
+const TEACHER: &str = "teacher.safetensors";
 /// How many names a summary gives of each kind.
 const LISTED: usize = 3;
-
-/// What a file has for a parameter.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// A tensor of its shape.
-    Matched,
-    /// A position embedding for another grid, or a patch embedding for another patch size, to be resampled;
-    /// sides of the squares.
-    Resized {
-        /// In the file.
-        from: usize,
-        /// In the model.
-        to: usize,
-    },
-    /// Weights of the first layer for images of another number of channels: summed for one channel, else
-    /// repeated and scaled, as timm does.
-    Channels {
-        /// In the file.
-        from: usize,
-        /// In the model.
-        to: usize,
-        /// Sides of the patches in the file and in the model.
-        sides: [usize; 2],
-    },
-    /// No tensor of its name.
-    Missing,
-    /// A tensor of its name, of a shape that cannot be made its.
-    OtherShape(Vec<usize>),
-}
-
-/// A parameter to be filled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Filling {
-    /// Official name of the parameter.
-    pub name: String,
-    /// Its shape.
-    pub shape: Vec<usize>,
-    /// Name of the tensor in the file; empty where it has none.
-    pub source: String,
-    /// Pieces of the parameter that the file has in another order: which of the file's each of them is.
-    pub pieces: Option<Pieces>,
-    /// What the file has for it.
-    pub outcome: Outcome,
-}
 
 /// A file as the start of a model.
 #[derive(Debug)]
@@ -74,6 +34,8 @@ pub struct Import {
     file: TensorFile,
     fillings: Vec<Filling>,
     unused: Vec<String>,
+    /// What else is to be said.
+    notes: Vec<String>,
 }
 
 impl Import {
@@ -86,17 +48,26 @@ impl Import {
         backbone: &dyn Backbone,
         parameters: &[ParameterSpec],
     ) -> Result<Self> {
-        let path = resolve(path.as_ref())?;
-        let file = TensorFile::open(path)?;
-        let catalog = Catalog::of(&file);
+        let file = tensors(path.as_ref())?;
+        // the most that any format has
+        let plain = |name: &str| backbone.plain_name(name, Format::Poa);
+        let named: Vec<(&ParameterSpec, Option<PlainName>)> =
+            parameters.iter().map(|spec| (spec, plain(&spec.name))).collect();
+        let wanted =
+            named.iter().filter(|(spec, _)| spec.name.starts_with("backbone.")).flat_map(|(spec, plain)| {
+                std::iter::once(spec.name.as_str()).chain(plain.iter().map(|plain| plain.name.as_str()))
+            });
+        let catalog = Catalog::of(&file, wanted);
         let mut fillings = Vec::with_capacity(parameters.len());
-        for spec in parameters {
+        for (spec, plain) in named {
             let (name, shape) = (spec.name.clone(), spec.shape.clone());
             let official = catalog.find(&name).map(|source| (source, None));
-            // the most that any format has
             let plain = || {
-                let PlainName { name, pieces } = backbone.plain_name(&name, Format::Poa)?;
-                Some((catalog.find(&name)?, pieces.map(|pieces| pieces.inverse())))
+                let PlainName { name, pieces } = plain?;
+                let source = catalog
+                    .find(&name)
+                    .or_else(|| start::other_names(&name).iter().find_map(|name| catalog.find(name)))?;
+                Some((source, pieces.map(|pieces| pieces.inverse())))
             };
             fillings.push(match official.or_else(plain) {
                 Some((source, pieces)) => {
@@ -108,10 +79,13 @@ impl Import {
                 }
             });
         }
+        start::refuse_gated(&file, &catalog)?;
+        let mut notes = start::complete(&mut fillings);
         let used: HashSet<&str> = fillings.iter().map(|f| f.source.as_str()).collect();
         let unused = file.names().filter(|name| !used.contains(name)).map(str::to_string).collect();
-        let import = Self { file, fillings, unused };
-        match import.fillings.iter().any(Filling::is_filled) {
+        notes.extend(start::dropped(&file, &catalog, &used));
+        let import = Self { file, fillings, unused, notes };
+        match import.fillings.iter().any(Filling::is_from_file) {
             true => Ok(import),
             false => Err(import.nothing(&catalog)),
         }
@@ -134,15 +108,31 @@ impl Import {
 
     /// The values for a parameter, row by row; `None` where the file has none that fit.
     pub fn read(&self, filling: &Filling) -> Result<Option<Vec<f32>>> {
-        let read = || self.file.read_f32(&filling.source);
+        let read = || {
+            let values = self.file.read_f32(&filling.source)?;
+            match values.iter().position(|value| !value.is_finite()) {
+                None => Ok(values),
+                Some(at) => Err(Error::file(
+                    self.path(),
+                    format!(
+                        "tensor `{}` holds {} (value {at}), so nothing can start from it; give another file",
+                        filling.source, values[at]
+                    ),
+                )),
+            }
+        };
         Ok(match filling.outcome {
             Outcome::Matched => {
                 let Filling { shape, pieces, .. } = filling;
                 Some(corner(&read()?, shape, shape, pieces.as_ref()))
             }
             Outcome::Resized { from, to } if is_position(&filling.name) => {
-                Some(positions(&read()?, filling.shape[2], from, to))
+                Some(positions(&read()?, filling.shape[2], 1, from, to))
             }
+            Outcome::Rows { before, from, to } => {
+                Some(positions(&read()?, filling.shape[2], before, from, to))
+            }
+            Outcome::Constant(value) => Some(vec![value; filling.shape.iter().product()]),
             Outcome::Resized { from, to } => Some(kernels(&read()?, from, to)),
             Outcome::Channels { from, to, sides: [side, wanted] } => {
                 let values = channels(&read()?, from, to, side * side);
@@ -163,7 +153,17 @@ impl Import {
         Ok(())
     }
 
-    /// One line for the user: how many parameters the file fills, which it does not, and what of it nothing
+    /// Demands that this is a start for a whole network: a tensor of another width is an error that names it and
+    /// what to set, and so is a file that fills less than half of the backbone. All that is used is read, so that
+    /// nothing is wrong with it later. With `partial` only the latter is checked.
+    pub fn demand(&self, partial: bool) -> Result<()> {
+        if !partial {
+            start::demand_most(&self.fillings).map_err(|problem| Error::file(self.path(), problem))?;
+        }
+        self.fill(|_, _| Ok(()))
+    }
+
+    /// One line for the user: how many blocks and parameters the file fills, which it does not, and what of it nothing
     /// uses.
     pub fn summary(&self) -> String {
         let (mut matched, mut resized, mut missing) = (0, Vec::new(), Vec::new());
@@ -181,11 +181,19 @@ impl Import {
                     };
                     brought.push(format!("{name} {how} {from} → {to}{resized}"));
                 }
+                Outcome::Rows { before, from, to } => {
+                    resized.push(format!("{name} {before} + {from}x{from} → 1 + {to}x{to}"));
+                }
+                Outcome::Constant(_) => {}
                 Outcome::Missing => missing.push(name.clone()),
                 Outcome::OtherShape(found) => missing.push(format!("{name} is {found:?}, not {shape:?}")),
             }
         }
-        let mut line = format!("init: {matched} tensor{} matched", if matched == 1 { "" } else { "s" });
+        let [filled, blocks] = start::blocks(&self.fillings);
+        let mut line = format!(
+            "init: {filled} of {blocks} blocks, {matched} tensor{} matched",
+            if matched == 1 { "" } else { "s" }
+        );
         for (kind, names) in [
             ("resized", &resized),
             ("brought to other channels", &brought),
@@ -198,6 +206,9 @@ impl Import {
                 // writing to a string cannot fail
                 let _ = write!(line, ", {} {kind} ({}{more})", names.len(), shown(&listed));
             }
+        }
+        for note in &self.notes {
+            let _ = write!(line, "; {}", shown(note));
         }
         line
     }
@@ -238,13 +249,6 @@ impl Import {
     }
 }
 
-impl Filling {
-    /// Whether the file has values for it.
-    pub fn is_filled(&self) -> bool {
-        !matches!(self.outcome, Outcome::Missing | Outcome::OtherShape(_))
-    }
-}
-
 fn is_position(name: &str) -> bool {
     name == "backbone.pos_embed"
 }
@@ -265,9 +269,17 @@ fn compare(name: &str, found: &[usize], wanted: &[usize]) -> Outcome {
     {
         return Outcome::Channels { from, to, sides: [sides.0, sides.1] };
     }
+    if is_position(name)
+        && found.last() == wanted.last()
+        && grid_side(found, 1).is_none()
+        && let Some((before, from)) = rows_before(found)
+        && let Some(to) = grid_side(wanted, 1)
+    {
+        return Outcome::Rows { before, from, to };
+    }
     let sides = |side: fn(&[usize]) -> Option<usize>| side(found).zip(side(wanted));
     let resized = match name {
-        _ if is_position(name) && found.last() == wanted.last() => sides(grid_side),
+        _ if is_position(name) && found.last() == wanted.last() => sides(|shape| grid_side(shape, 1)),
         PATCHES if found.first() == wanted.first() => sides(patch_side),
         _ => None,
     };
@@ -277,20 +289,33 @@ fn compare(name: &str, found: &[usize], wanted: &[usize]) -> Outcome {
     }
 }
 
-/// The file of tensors that a path stands for.
-fn resolve(path: &Path) -> Result<PathBuf> {
+/// The file of tensors that a path stands for. What is part of a checkpoint is compared with its manifest.
+fn tensors(path: &Path) -> Result<TensorFile> {
     if !path.is_dir() {
-        return Ok(path.to_path_buf());
+        let name = path.file_name().and_then(|name| name.to_str());
+        if let Some((dir, name)) = path.parent().zip(name)
+            && checkpoint::has_manifest(dir)
+        {
+            let checkpoint = Checkpoint::open(dir)?;
+            if checkpoint.contains(name) {
+                return checkpoint.tensors(name);
+            }
+        }
+        return TensorFile::open(path);
     }
-    let mut folders = vec![path.to_path_buf()];
-    folders.extend(checkpoint::find(path).ok().map(|checkpoint| checkpoint.dir().to_path_buf()));
-    let files =
-        folders.iter().flat_map(|dir| ["teacher.safetensors", extract::MODEL].map(|name| dir.join(name)));
-    files.into_iter().find(|file| file.is_file()).ok_or_else(|| {
-        Error::file(
-            path,
-            "holds no weights; give a safetensors file, or the folder of a checkpoint, of a run with checkpoints or of \
-             an extracted network",
-        )
-    })
+    if checkpoint::has_manifest(path) {
+        return Checkpoint::open(path)?.tensors(TEACHER);
+    }
+    let files = [TEACHER, extract::MODEL].map(|name| path.join(name));
+    if let Some(file) = files.iter().find(|file| file.is_file()) {
+        return TensorFile::open(file);
+    }
+    if let Some(found) = checkpoint::find_in(path)? {
+        return found.tensors(TEACHER);
+    }
+    Err(Error::file(
+        path,
+        "holds no weights; give a safetensors file, or the folder of a checkpoint, of a run with checkpoints or of \
+         an extracted network",
+    ))
 }

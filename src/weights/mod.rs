@@ -6,11 +6,15 @@
 //! networks.rs  which sub-networks a command line asks for
 //! extract.rs   a sub-network as a plain network                describe.rs  its config.json
 //! import.rs    parameters from a file of another program       resample.rs  for another grid or patch size
+//! filling.rs   what a file has for each parameter
+//! start.rs     what a file's network is without, and whether it is enough to start from
 //! ```
 
 mod describe;
 pub mod extract;
+mod filling;
 pub mod import;
 pub mod names;
 pub mod networks;
 mod resample;
+mod start;

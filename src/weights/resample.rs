@@ -2,11 +2,18 @@
 
 use crate::ops::position::bicubic_matrix;
 
-/// Side of the square grid of a position embedding `[1, 1 + side², width]`.
-pub fn grid_side(shape: &[usize]) -> Option<usize> {
+/// Side of the square grid of a position embedding `[1, before + side², width]`.
+pub fn grid_side(shape: &[usize], before: usize) -> Option<usize> {
     let &[1, tokens, _] = shape else { return None };
-    let side = tokens.checked_sub(1)?.isqrt();
-    (side > 0 && side * side == tokens - 1).then_some(side)
+    let patches = tokens.checked_sub(before)?;
+    let side = patches.isqrt();
+    (side > 0 && side * side == patches).then_some(side)
+}
+
+/// Rows before the patches' and side of the grid of a position embedding that has not one row for a class token:
+/// none, or one for each of class token and distillation token, or for class token and four or eight registers.
+pub fn rows_before(shape: &[usize]) -> Option<(usize, usize)> {
+    [0, 2, 5, 9].into_iter().find_map(|before| Some((before, grid_side(shape, before)?)))
 }
 
 /// Side of the square patches of a patch embedding `[width, channels, side, side]`.
@@ -15,11 +22,16 @@ pub fn patch_side(shape: &[usize]) -> Option<usize> {
     (side > 0 && side == across).then_some(side)
 }
 
-/// A position embedding `[1, 1 + from², width]` for a grid of `to`²: the row of the class token as it is, the
-/// patches' bicubically, as the network itself does for crops of another size.
-pub fn positions(values: &[f32], width: usize, from: usize, to: usize) -> Vec<f32> {
-    let (class, patches) = values.split_at(width);
-    let mut out = class.to_vec();
+/// A position embedding `[1, before + from², width]` as `[1, 1 + to², width]`: the row of the class token as it is
+/// (zeros where there is none, since the token then got no position), those of other tokens left out, the patches'
+/// bicubically, as the network itself does for crops of another size.
+pub fn positions(values: &[f32], width: usize, before: usize, from: usize, to: usize) -> Vec<f32> {
+    let (others, patches) = values.split_at(before * width);
+    let mut out = others.get(..width).map_or_else(|| vec![0.0; width], <[f32]>::to_vec);
+    if from == to {
+        out.extend_from_slice(patches);
+        return out;
+    }
     for weights in bicubic_matrix(from, to).chunks_exact(from * from) {
         let mut row = vec![0.0f64; width];
         for (weight, patch) in weights.iter().zip(patches.chunks_exact(width)).filter(|(w, _)| **w != 0.0) {
