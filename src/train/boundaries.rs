@@ -75,15 +75,15 @@ impl<T: Task> Trainer<T> {
     /// is lost with a first hour, and what is wrong with the disk shows soon.
     pub(super) fn save_is_due(&self, done: usize) -> bool {
         let minutes = self.plan.save_minutes as u64;
+        // one that cannot be written is tried again as often
         let early = self.unsaved
-            && (done - self.first >= FIRST_SAVE_STEPS || self.started.elapsed() >= FIRST_SAVE_TIME);
+            && (done.is_multiple_of(FIRST_SAVE_STEPS) || self.saved.elapsed() >= FIRST_SAVE_TIME);
         early || (minutes > 0 && self.saved.elapsed() >= Duration::from_secs(60 * minutes))
     }
 
     /// Writes a checkpoint and removes those that are not kept.
     fn save(&mut self, done: usize) -> Result<PathBuf> {
         self.saved = Instant::now();
-        self.unsaved = false;
         self.follow_folder()?;
         let state = RunState {
             step: done as u64,
@@ -108,6 +108,7 @@ impl<T: Task> Trainer<T> {
     /// Writes a checkpoint; a failure is reported and the run goes on. True where it was written.
     pub(super) fn try_save(&mut self, done: usize) -> bool {
         let saved = self.save(done);
+        self.unsaved &= saved.is_err();
         self.reports.progress.pause_over(self.plan.save_every);
         if let Err(e) = &saved {
             self.reports

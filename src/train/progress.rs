@@ -26,6 +26,8 @@ pub struct Progress {
     last: Instant,
     /// Moving average of the duration of a step, in seconds.
     pace: Option<f64>,
+    /// Whether the first step of this process alone is in it, in which pipelines are built and memory is taken.
+    warming_up: bool,
     /// Seconds of the last pause of each kind, by the steps after which it comes again.
     pauses: BTreeMap<usize, f64>,
     summary: String,
@@ -47,6 +49,7 @@ impl Progress {
             images,
             last: Instant::now(),
             pace: None,
+            warming_up: false,
             pauses: BTreeMap::new(),
             summary: String::new(),
             summary_of: 0,
@@ -58,7 +61,9 @@ impl Progress {
     pub fn step(&mut self, done: usize, shown: Option<Shown>, lr: f64) {
         let took = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
-        self.pace = Some(self.pace.map_or(took, |pace| pace + NEWEST * (took - pace)));
+        let pace = self.pace.filter(|_| !self.warming_up);
+        self.warming_up = self.pace.is_none();
+        self.pace = Some(pace.map_or(took, |pace| pace + NEWEST * (took - pace)));
         if let Some(Shown { loss, waiting }) = shown {
             let waiting = 100.0 * waiting;
             let pace = self.images_per_second();

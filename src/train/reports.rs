@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::files::tensorboard::EventLog;
 use crate::logging::{self, Level, Listener};
-use crate::train::metrics::{MetricsLog, TrainLog};
+use crate::train::metrics::{MetricsLog, TrainLog, history};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 
@@ -123,6 +123,19 @@ impl Listener for RefCell<Files> {
     }
 }
 
+/// TensorBoard's events of a run that begins, or goes on at a step. What earlier files say of that step and
+/// later ones is dropped; what was evaluated at it before the checkpoint was written is in the metrics still, and
+/// is told again.
+fn events_from(folder: &RunFolder, resumed: Option<u64>) -> Result<EventLog> {
+    let mut events = EventLog::create(folder.dir(), resumed)?;
+    let Some(step) = resumed else { return Ok(events) };
+    let known = history(folder.metrics(), "").into_iter();
+    for (at, name, value) in known.filter(|(at, name, _)| *at as u64 >= step && name != "step") {
+        events.scalars(at as u64, &[(&name, value)])?;
+    }
+    Ok(events)
+}
+
 /// All reports of a run. While they live, what the library says on this thread goes to the run's log too.
 pub struct Reports {
     files: Rc<RefCell<Files>>,
@@ -136,7 +149,7 @@ impl Reports {
     pub fn open(folder: &RunFolder, progress: Progress, resumed: Option<(u64, u64)>) -> Result<Self> {
         let files = Rc::new(RefCell::new(Files {
             metrics: MetricsLog::open(folder.metrics(), resumed.map_or(0, |(_, bytes)| bytes))?,
-            events: EventLog::create(folder.dir(), resumed.map(|(step, _)| step))?,
+            events: events_from(folder, resumed.map(|(step, _)| step))?,
             log: TrainLog::open(folder.log())?,
             failing: HashSet::new(),
         }));

@@ -70,7 +70,7 @@ pub struct Trainer<T: Task> {
     /// Steps done when this process began, and after which it ends.
     pub(super) first: usize,
     stop_after: usize,
-    /// Whether no checkpoint was tried yet, by this process or one before.
+    /// Whether no step of the run is in a checkpoint yet.
     pub(super) unsaved: bool,
     /// Steps skipped, and how many of them in a row until now.
     pub(super) skipped: (u64, usize),
@@ -140,7 +140,7 @@ impl<T: Task> Trainer<T> {
             stop: stop.clone(),
             owes_evaluation: first == 0 || state.evaluation_is_due,
             first,
-            unsaved: !resumed,
+            unsaved: first == 0,
             stop_after: usize::MAX,
             skipped: (state.skipped, 0),
             started: Instant::now(),
