@@ -16,17 +16,22 @@ use poa_gpu::tensor::Device;
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::trainer::{Start, Trainer};
 
-const SETTINGS: [&str; 10] = [
+const SETTINGS: [&str; 15] = [
     "train.batch_size_per_gpu=4",
     "train.total_steps=9",
     "train.log_every=1",
     "train.accumulation_steps=2",
     "train.centering=\"centering\"",
     "evaluation.eval_period_iterations=3",
-    "evaluation.train_images=100",
-    "evaluation.val_images=50",
+    "evaluation.train_images=40",
+    "evaluation.val_images=20",
     "dino.head_n_prototypes=[16, 24]",
     "train.num_workers=2",
+    "student.min_embed_dim=16",
+    "student.max_embed_dim=32",
+    "student.min_depth=1",
+    "dino.head_hidden_dim=32",
+    "dino.head_bottleneck_dim=16",
 ];
 
 fn shapes() -> Arc<dyn Source> {
@@ -230,7 +235,7 @@ fn same(run: &Run, expected: &(Vec<serde_json::Value>, Vec<Vec<u8>>)) {
 fn a_disk_that_does_not_answer_delays_no_end() {
     let expected = undisturbed("slow-undisturbed");
     let run = Run::new("slow");
-    for (answers, least) in [(30, 0), (100 + 5 * 4, 1)] {
+    for (answers, least) in [(30, 0), (40 + 5 * 4, 1)] {
         let (slow, stop) = (Slow::new(answers), Stop::new());
         let watched = (slow.clone(), stop.clone());
         let watcher = std::thread::spawn(move || {
