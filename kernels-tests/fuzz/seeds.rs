@@ -18,7 +18,8 @@ fn texts(all: &[&str]) -> Vec<Vec<u8>> {
 }
 
 pub fn recipes() -> Vec<Vec<u8>> {
-    texts(&[
+    let utf_16 = "\u{feff}[optim]\nepochs = 3\n".encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let mut all = texts(&[
         "[student]\narch = \"vit_dynamic\"\nmin_embed_dim = 48\nmax_embed_dim = 96\nhead_dim = 48\npatch_size = 8\n\
          max_depth = 3\nmin_depth = 2\n[crops]\nglobal_crops_size = 32\nlocal_crops_size = 16\n",
         "[student]\narch = \"swin_dynamic\"\nwindow_size = 2\n[train]\nbatch_size_per_gpu = 4\n",
@@ -26,7 +27,9 @@ pub fn recipes() -> Vec<Vec<u8>> {
         "# nothing else\n[optim]\nepochs = 3\nbase_lr = nan\n[data]\nspec = \"shapes:400\"\nmean = [0.5]\n",
         "[dino]\nhead_n_prototypes = [16, 24]\n[teacher]\nmomentum_teacher = 0.99\n[evaluation]\nk = [5, 20]\n",
         "student.arch: vit_dynamic\ntrain:\n  epochs: 3\n",
-    ])
+    ]);
+    all.push(utf_16);
+    all
 }
 
 pub fn stored_configs() -> Vec<Vec<u8>> {

@@ -328,8 +328,8 @@ fn told<T>(result: Result<T>) -> Option<T> {
 }
 
 fn recipe(bytes: &[u8]) {
-    let text = String::from_utf8_lossy(bytes);
-    if let Some(config) = told(Config::from_toml(&text, Path::new("recipe.toml"))) {
+    let path = file("recipe", "recipe.toml", bytes);
+    if let Some(config) = told(Config::load(&path.display().to_string(), &[])) {
         resolved(config);
     }
 }
