@@ -31,54 +31,56 @@ const FILES: [&str; 6] = [
 const FLIPS: usize = 200;
 const FIRST: usize = 64;
 
-fn bits(values: &[f32]) -> Vec<u32> {
-    values.iter().map(|v| v.to_bits()).collect()
+fn add(taken: &mut Vec<u8>, name: &str, values: &[f32]) {
+    taken.extend(name.bytes());
+    taken.extend(values.iter().flat_map(|v| v.to_le_bytes()));
 }
 
 /// What `train --init` takes from a checkpoint.
-fn start(dir: &Path, backbone: &dyn Backbone) -> Result<String> {
+fn start(dir: &Path, backbone: &dyn Backbone) -> Result<Vec<u8>> {
     let import = Import::open(dir, backbone, &backbone.specs())?;
-    let mut taken = String::new();
+    let mut taken = Vec::new();
     import.fill(|name, values| {
-        taken.push_str(&format!("{name} {:?}\n", bits(values)));
+        add(&mut taken, name, values);
         Ok(())
     })?;
     Ok(taken)
 }
 
 /// What `eval`, `features` and `visualize` take.
-fn evaluation(dir: &Path) -> Result<String> {
+fn evaluation(dir: &Path) -> Result<Vec<u8>> {
     let teacher = Teacher::open(dir, &Device::cpu())?;
     let values = teacher.encoder().parameters.values();
-    let mut taken = format!("{} {:?}\n{}", teacher.step, teacher.grid, teacher.config.to_toml()?);
+    let mut taken =
+        format!("{} {:?}\n{}", teacher.step, teacher.grid, teacher.config.to_toml()?).into_bytes();
     for place in values.layout().places() {
-        taken.push_str(&format!("{} {:?}\n", place.spec.name, bits(&values.read(&place.spec.name)?)));
+        add(&mut taken, &place.spec.name, &values.read(&place.spec.name)?);
     }
     Ok(taken)
 }
 
 /// What `extract` takes.
-fn extraction(dir: &Path) -> Result<String> {
+fn extraction(dir: &Path) -> Result<Vec<u8>> {
     let checkpoint = find(dir)?;
     let config = config_of(&checkpoint)?;
     let backbone = config.backbone()?;
     let file = checkpoint.tensors(TEACHER)?;
     let network = Extraction::new(&file, &*backbone, backbone.grid().intact(), Format::Timm)?
         .normalized(config.normalization()?);
-    let mut taken = String::new();
+    let mut taken = Vec::new();
     for spec in network.tensors() {
-        taken.push_str(&format!("{} {:?}\n", spec.name, bits(&network.read(&spec.name)?)));
+        add(&mut taken, &spec.name, &network.read(&spec.name)?);
     }
     Ok(taken)
 }
 
 /// The checkpoint that `train --resume` goes on from: it and no other, or a line on what is wrong with it.
-fn resume(checkpoints: &Path, dir: &Path) -> Result<String> {
+fn resume(checkpoints: &Path, dir: &Path) -> Result<Vec<u8>> {
     let Newest { whole, mut damaged, .. } = newest_whole(checkpoints)?;
     match (whole, damaged.pop()) {
         (Some((step, found)), None) => {
             assert_eq!(found, dir);
-            Ok(step.to_string())
+            Ok(step.to_le_bytes().to_vec())
         }
         (None, Some(problem)) => {
             let aside = checkpoints.join("step-00000004.damaged");

@@ -79,7 +79,7 @@ pub fn lists() -> Vec<Vec<u8>> {
         "a.png\tcat\r\nb b.png\tdog\r\n",
         "path,label\na.png,cat\n\"b, c.png\",\"a \"\"dog\"\"\"\n",
         "\u{feff}a.png,3\nb.tiff,4\n../../a.png,5\n",
-        "a 1\nb -2\n/nowhere 3\n",
+        "a 1\nb -2\n/dev/zero 3\n/dev/full 4\n",
         "path\tlabel\na.png\tx\nb.png\t\n",
     ])
 }
@@ -449,6 +449,7 @@ pub fn manifests() -> Vec<Vec<u8>> {
     let mut all = vec![manifest_of(&checkpoint_files()), manifest_of(&checkpoint_files()[..1])];
     all.extend(texts(&[
 
+        r#"{"format":"poa-gpu checkpoint","version":2,"files":{"/dev/zero":{"bytes":0,"crc32c":0}}}"#,
         r#"{"format":"poa-gpu checkpoint","version":2,"files":{"../manifest/state.json":{"bytes":30,"crc32c":7}}}"#,
         r#"{"format":"poa-gpu checkpoint","version":2,"files":{"state.json":{"bytes":18446744073709551615,"crc32c":0}}}"#,
         r#"{"format":"other","version":3,"files":{}}"#,
