@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use crate::data::decode::is_guarded;
 use crate::error::{Error, Result};
 
 /// The folder of a user's session.
@@ -18,6 +19,16 @@ pub(super) fn without_a_session() {
         // SAFETY: no other thread runs that could read the environment at the same time.
         unsafe { std::env::set_var(RUNTIME, NOWHERE) };
     }
+}
+
+/// Says nothing of a decoder's panic, which is caught and told as a damaged image.
+pub(super) fn without_panics_of_decoders() {
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        if !is_guarded() {
+            hook(panic);
+        }
+    }));
 }
 
 /// Bytes of stack that the program has, whatever `ulimit -s` gives its first thread.

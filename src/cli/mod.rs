@@ -34,6 +34,7 @@ use crate::shown::shown;
 /// The program: does what the command line asks for, and says why where it cannot.
 pub fn main() -> ExitCode {
     environment::without_a_session();
+    environment::without_panics_of_decoders();
     environment::with_stack(program)
 }
 

@@ -11,17 +11,18 @@
 
 mod bounds;
 mod depth;
+mod guard;
 mod jpeg;
 mod kinds;
 mod tiff;
 
 pub use bounds::check_bytes;
+pub use guard::is_guarded;
 pub(in crate::data) use kinds::unread_kind;
 pub use kinds::{EXTENSIONS, Unread, is_image_extension, is_junk};
 
 use std::fs::File;
 use std::io::{Cursor, Read};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use image::error::ImageError;
@@ -71,9 +72,8 @@ pub fn decode(bytes: &[u8], reading: &Reading) -> Result<RgbImage, Fault> {
     if bytes.is_empty() {
         return Err(Fault::new(BadKind::Empty, "has no bytes"));
     }
-    // Decoders of hostile files have been known to panic: that is a damaged file, not the end of a run.
-    catch_unwind(AssertUnwindSafe(|| decode_any(bytes, reading)))
-        .unwrap_or_else(|_| Err(Fault::new(BadKind::Damaged, "the decoder failed on it")))
+    guard::guarded(|| decode_any(bytes, reading))
+        .unwrap_or_else(|| Err(Fault::new(BadKind::Damaged, "the decoder failed on it")))
 }
 
 fn decode_any(bytes: &[u8], reading: &Reading) -> Result<RgbImage, Fault> {
