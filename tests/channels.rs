@@ -273,13 +273,15 @@ fn grey_images_go_all_the_way() {
     printed(&["extract", "--checkpoint", &run, "--format=timm", "--out", &plain]);
     let written = TensorFile::open(Path::new(&plain).join("model.safetensors")).unwrap();
     assert_eq!(written.shape("patch_embed.proj.weight").unwrap()[1], 1);
-    let picture = folder.path("a.png");
+    let (picture, pictures) = (folder.path("a.png"), folder.path("pictures"));
     image::RgbImage::from_fn(40, 40, |x, y| image::Rgb([x as u8 * 6, y as u8 * 6, 90]))
         .save(&picture)
         .unwrap();
-    printed(&[&["visualize", picture.as_str()], &subject[..]].concat());
-    let seen = image::open(folder.path("a.attention.png")).unwrap().into_rgb8();
-    let [r, g, b] = seen.get_pixel(9, 9).0;
+    printed(&[&["visualize", picture.as_str(), "--out", &pictures], &subject[..]].concat());
+    let mut drawn = std::fs::read_dir(&pictures).unwrap().map(|file| file.unwrap().path());
+    let attention = drawn.find(|path| path.to_string_lossy().ends_with("a.png.attention.png")).unwrap();
+    let seen = image::open(attention).unwrap().into_rgb8();
+    let [r, g, b] = seen.get_pixel(99, 99).0;
     assert!(r == g && g == b, "the image is shown as the network saw it: {r} {g} {b}");
     // what a network of one channel starts from, and what it cannot be shown
     let other = folder.path("other");
