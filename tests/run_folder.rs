@@ -12,10 +12,10 @@ use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use poa_gpu::files::checkpoint::{checkpoints_in, find};
-use support::{Folder, text};
+use support::{Folder, SMALL, text};
 
 /// A small network on few images.
-const SETTINGS: [&str; 22] = [
+const SETTINGS: [&str; 16] = [
     "train",
     "--device=cpu",
     "data.spec=shapes:40",
@@ -31,18 +31,12 @@ const SETTINGS: [&str; 22] = [
     "optim.freeze_last_layer_epochs=0",
     "train.OFFICIAL_EPOCH_LENGTH=2",
     "train.saveckp_freq=1",
-    "student.min_embed_dim=16",
-    "student.max_embed_dim=32",
-    "student.min_depth=1",
-    "dino.head_hidden_dim=32",
-    "dino.head_bottleneck_dim=16",
-    "dino.head_n_prototypes=[16, 24]",
     "--out",
 ];
 
 fn command(out: &Path, more: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
-    command.args(SETTINGS).arg(out).args(more).env("RAYON_NUM_THREADS", "1");
+    command.args(SETTINGS).arg(out).args(SMALL).args(more).env("RAYON_NUM_THREADS", "1");
     command
 }
 

@@ -9,10 +9,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use poa_gpu::files::checkpoint::checkpoints_in;
-use support::Folder;
+use support::{Folder, SMALL};
 
 /// A small network, and never the end of what a test waits for.
-const SETTINGS: [&str; 15] = [
+const SETTINGS: [&str; 9] = [
     "train",
     "--device=cpu",
     "--steps=100000",
@@ -20,12 +20,6 @@ const SETTINGS: [&str; 15] = [
     "train.log_every=1",
     "train.saveckp_minutes=0",
     "evaluation.val_images=10",
-    "student.min_embed_dim=16",
-    "student.max_embed_dim=32",
-    "student.min_depth=1",
-    "dino.head_hidden_dim=32",
-    "dino.head_bottleneck_dim=16",
-    "dino.head_n_prototypes=[16, 24]",
     "--resume",
     "--out",
 ];
@@ -37,7 +31,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 fn run(out: &str, settings: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
-    command.args(SETTINGS).arg(out).args(settings).env("RAYON_NUM_THREADS", "1");
+    command.args(SETTINGS).arg(out).args(SMALL).args(settings).env("RAYON_NUM_THREADS", "1");
     command.stdout(Stdio::null()).stderr(Stdio::null());
     command
 }
@@ -100,7 +94,7 @@ fn an_ignored_signal_stays_ignored() {
     // as under nohup, and in the background of a script
     let mut shell = Command::new("sh");
     shell.args(["-c", "trap '' INT TERM HUP; exec \"$0\" \"$@\"", env!("CARGO_BIN_EXE_poa-gpu")]);
-    shell.args(SETTINGS).args([&out, SHORT]).stdout(Stdio::null()).stderr(Stdio::null());
+    shell.args(SETTINGS).args([&out, SHORT]).args(SMALL).stdout(Stdio::null()).stderr(Stdio::null());
     let mut child = shell.spawn().unwrap();
     await_log(&out, "step 2/");
     send(&child, &["INT", "TERM", "HUP", "INT"]);
@@ -158,7 +152,7 @@ fn the_first_checkpoint_comes_early() {
     let settings = [SHORT, "--steps=102", "train.saveckp_freq=1000", "train.log_every=50"];
     let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
     let given = SETTINGS.iter().filter(|s| !s.starts_with("--steps") && !s.starts_with("train.log_every"));
-    command.args(given).arg(&out).args(settings).stdout(Stdio::null()).stderr(Stdio::null());
+    command.args(given).arg(&out).args(SMALL).args(settings).stdout(Stdio::null()).stderr(Stdio::null());
     assert!(command.status().unwrap().success());
     let saved = saved(&out);
     assert!(saved.len() == 2 && saved[0] <= 100 && saved[1] == 102, "{saved:?}");

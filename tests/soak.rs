@@ -7,7 +7,7 @@ mod support;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use support::{Folder, text};
+use support::{Folder, SMALL, text};
 
 /// Most that it may grow, of what it was: caches and heaps of a short run are not settled to the per cent.
 const SLACK: f64 = 0.15;
@@ -38,17 +38,12 @@ fn memory_stays_flat_through_checkpoints_and_evaluations() {
         "evaluation.eval_period_iterations=10",
         "evaluation.train_images=20",
         "evaluation.val_images=10",
-        "student.min_embed_dim=16",
-        "student.max_embed_dim=32",
-        "student.min_depth=1",
-        "dino.head_hidden_dim=32",
-        "dino.head_bottleneck_dim=16",
-        "dino.head_n_prototypes=[16, 24]",
     ];
     let mut child = Command::new(env!("CARGO_BIN_EXE_poa-gpu"))
         .args(["train", "--config=demo", "--device=cpu", "--data=shapes:300", "--steps=120", "--out"])
         .arg(folder.0.join("run"))
         .args(settings)
+        .args(SMALL)
         .env("RAYON_NUM_THREADS", "1")
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant};
 use poa_gpu::files::checkpoint::{Newest, checkpoints_in, find, newest_whole};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
-use support::Folder;
+use support::{Folder, SMALL};
 
 /// A small network, a checkpoint after every second step, and never the end of what a test waits for.
-const SETTINGS: [&str; 19] = [
+const SETTINGS: [&str; 13] = [
     "train",
     "--device=cpu",
     "--resume",
@@ -29,17 +29,17 @@ const SETTINGS: [&str; 19] = [
     "train.keep_checkpoints=2",
     "evaluation.train_images=20",
     "evaluation.val_images=10",
-    "student.min_embed_dim=16",
-    "student.max_embed_dim=32",
-    "student.min_depth=1",
-    "dino.head_hidden_dim=32",
-    "dino.head_bottleneck_dim=16",
-    "dino.head_n_prototypes=[16, 24]",
 ];
 
 fn command(out: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
-    command.args(SETTINGS).arg("--config=demo").arg("--out").arg(out).env("RAYON_NUM_THREADS", "1");
+    command
+        .args(SETTINGS)
+        .args(SMALL)
+        .arg("--config=demo")
+        .arg("--out")
+        .arg(out)
+        .env("RAYON_NUM_THREADS", "1");
     command
 }
 
@@ -168,7 +168,11 @@ fn without_room_for_checkpoints_training_goes_on_and_old_ones_stay() {
     let (last, dir) = newest_whole(out.join("checkpoints")).unwrap().whole.unwrap();
     let mut limited = Command::new("sh");
     let script = "trap '' XFSZ; ulimit -f 128; exec \"$0\" \"$@\"";
-    limited.args(["-c", script, env!("CARGO_BIN_EXE_poa-gpu")]).args(SETTINGS).arg("--config=demo");
+    limited
+        .args(["-c", script, env!("CARGO_BIN_EXE_poa-gpu")])
+        .args(SETTINGS)
+        .args(SMALL)
+        .arg("--config=demo");
     let done = limited.arg("--out").arg(&out).output().unwrap();
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert_eq!(done.status.code(), Some(1), "the last checkpoint must not fail silently: {said}");

@@ -12,6 +12,16 @@ pub fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
+/// A network and heads that are small enough for many steps a second.
+pub const SMALL: [&str; 6] = [
+    "student.min_embed_dim=16",
+    "student.max_embed_dim=32",
+    "student.min_depth=1",
+    "dino.head_hidden_dim=32",
+    "dino.head_bottleneck_dim=16",
+    "dino.head_n_prototypes=[16, 24]",
+];
+
 /// A folder of its own for a test, removed when it is over.
 pub struct Folder(pub PathBuf);
 
