@@ -1,4 +1,4 @@
-//! Images named in a text file, with or without labels; [`crate::data::list_text`] says how it is written. Paths
+//! Images named in a text file, with or without labels; `list_text.rs` says how it is written. Paths
 //! are relative to the folder the file lies in.
 
 use std::io::ErrorKind;
