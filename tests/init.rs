@@ -332,6 +332,12 @@ fn a_start_is_refused_before_there_is_a_run() {
     if std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|made| made.success()) {
         assert!(train(&pipe).contains("is a named pipe, not a file"));
     }
+    // nor is it taken unseen where a run is there that was ended before its first checkpoint
+    let ended = folder.path("ended");
+    std::fs::create_dir_all(&ended).unwrap();
+    std::fs::write(format!("{ended}/config.toml"), support::printed(&["config", "demo"])).unwrap();
+    let resumed = ["train", "--device=cpu", "--resume", "--steps=1", "--out", &ended, "--init", &file];
+    support::refused(&resumed, 1, &["`cls_token` is [1, 1, 16]"]);
     let out = program(&["train", "--init-partial"]);
     assert!(text(&out.stderr).contains("--init <FILE|DIR>"), "{}", text(&out.stderr));
 }

@@ -8,6 +8,7 @@ use crate::cli::signals::Signals;
 use crate::data;
 use crate::data::channels::in_channels;
 use crate::error::{Error, Interruption, Result};
+use crate::files::checkpoint::checkpoints_in;
 use crate::ops;
 use crate::poa::{PoaModel, PoaTask};
 use crate::recipes::Config;
@@ -44,8 +45,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
             "no such file; --init takes a safetensors file or a checkpoint's folder",
         ));
     }
-    // before there is a folder; the heads need not be known for it
-    if let Some(init) = args.init.as_deref().filter(|_| earlier.is_none()) {
+    // before there is a folder, or a step; the heads need not be known for it
+    let begun = |(folder, _): &(RunFolder, Config)| {
+        checkpoints_in(folder.checkpoints()).is_ok_and(|found| !found.is_empty())
+    };
+    if let Some(init) = args.init.as_deref().filter(|_| !earlier.as_ref().is_some_and(begun)) {
         let backbone = config.backbone()?;
         Import::open(init, &*backbone, &backbone.specs())?.demand(args.init_partial)?;
     }

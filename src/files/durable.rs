@@ -34,8 +34,13 @@ pub fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
     write_durably(&partial, content)?;
     tell_replaced(path);
     fs::rename(&partial, path).map_err(|e| Error::file(path, format!("cannot be replaced: {e}")))?;
-    let parent = path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = folder_of(path);
     sync_dir(parent).map_err(|e| Error::file(parent, format!("cannot be synchronised: {e}")))
+}
+
+/// The folder that a path lies in.
+pub(super) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// The path with something added to its last name.

@@ -5,7 +5,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::durable::{beside, sync_dir};
+use super::durable::{beside, folder_of, sync_dir};
 use super::own::target;
 use crate::error::{Error, Result};
 use crate::shown::shown;
@@ -58,8 +58,4 @@ pub fn destination(path: &Path) -> Result<PathBuf> {
         )),
         _ => Ok(path.to_path_buf()),
     }
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
