@@ -3,6 +3,7 @@
 use clap::Args;
 
 use crate::error::Result;
+use crate::poa::advice::advice;
 use crate::recipes::Config;
 use crate::shown::shown;
 
@@ -61,5 +62,7 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         minutes => format!(", and every {minutes} minutes"),
     };
     say!("  checkpoints       every {} steps{minutes}", config.plan().save_every);
+    // how many images there are is not known here
+    advice(&config, None).iter().for_each(|text| say!("  note              {text}"));
     Ok(())
 }

@@ -21,6 +21,8 @@ pub struct HeadSizes {
     pub bottleneck: usize,
     /// Number of prototypes K.
     pub prototypes: usize,
+    /// Standard deviation of the first weights, as [`Init::linear`] takes it.
+    pub init_std: f64,
 }
 
 /// One projection head by its official names: `{module}.mlp{index}.*` and `{module}.last_layer{index}.*`.
@@ -47,7 +49,7 @@ impl ProjectionHead {
     pub fn mlp_specs(&self) -> Vec<ParameterSpec> {
         let s = &self.sizes;
         let weight = |part: &str, shape: [usize; 2]| {
-            ParameterSpec::new(self.name(part), &shape, Init::TruncatedNormal(0.02))
+            ParameterSpec::new(self.name(part), &shape, Init::linear(s.init_std, shape[1]))
         };
         let bias = |part: &str, n: usize| ParameterSpec::new(self.name(part), &[n], Init::Constant(0.0));
         vec![
@@ -68,7 +70,7 @@ impl ProjectionHead {
             ParameterSpec::new(
                 self.last("weight_v"),
                 &[s.prototypes, s.bottleneck],
-                Init::TruncatedNormal(0.02),
+                Init::linear(s.init_std, s.bottleneck),
             ),
         ]
     }

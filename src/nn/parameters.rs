@@ -32,6 +32,14 @@ pub enum Init {
     Uniform(f32),
 }
 
+impl Init {
+    /// Weights of a linear layer of so many inputs: of this standard deviation, or where that is 0 of 1/√inputs,
+    /// with which the outputs are as large as the inputs.
+    pub fn linear(std: f64, inputs: usize) -> Self {
+        Self::TruncatedNormal(if std > 0.0 { std } else { 1.0 / (inputs as f64).sqrt() } as f32)
+    }
+}
+
 /// One parameter of a network.
 #[derive(Clone, Debug, PartialEq)]
 pub struct ParameterSpec {
@@ -323,6 +331,12 @@ mod tests {
             ParameterSpec::new("backbone.b", &[70], Init::TruncatedNormal(0.02)),
             ParameterSpec::new("dino_head.c", &[NORM_BLOCK], Init::Normal(1.0)),
         ]
+    }
+
+    #[test]
+    fn first_weights_keep_the_size_of_their_inputs_unless_told_otherwise() {
+        assert_eq!(Init::linear(0.02, 1024), Init::TruncatedNormal(0.02));
+        assert_eq!(Init::linear(0.0, 64), Init::TruncatedNormal(0.125));
     }
 
     #[test]

@@ -38,7 +38,7 @@ settings! {
         pub min_lr: f64 = 2e-5,
         /// Largest gradient norm of a top module (backbone, heads); 0 does not clip.
         pub clip_grad: f64 = 1.5,
-        /// Epochs in which the prototypes do not move.
+        /// Epochs in which the prototypes do not move; all of them leaves the prototypes as they are drawn.
         pub freeze_last_layer_epochs: usize = 1,
         /// How the learning rate follows the number of images in a step: "sqrt_wrt_1024" as in the official
         /// code, "linear_wrt_1024" as in the paper, "none".
@@ -62,15 +62,13 @@ impl Optim {
     /// Checks every range and relation.
     pub fn check(&self, problems: &mut Problems) {
         problems.within("optim.epochs", self.epochs, 1..=1_000_000, 346);
-        for (key, epochs) in [
-            ("optim.warmup_epochs", self.warmup_epochs),
-            ("optim.freeze_last_layer_epochs", self.freeze_last_layer_epochs),
-        ] {
-            problems.demand(self.epochs == 0 || epochs < self.epochs, key, || {
-                let example = self.epochs / 10;
-                format!("is {epochs}, not fewer than optim.epochs = {}, for example {example}", self.epochs)
-            });
-        }
+        let (all, warmup, frozen) = (self.epochs, self.warmup_epochs, self.freeze_last_layer_epochs);
+        problems.demand(all == 0 || warmup < all, "optim.warmup_epochs", || {
+            format!("is {warmup}, not fewer than optim.epochs = {all}, for example {}", all / 10)
+        });
+        problems.demand(all == 0 || frozen <= all, "optim.freeze_last_layer_epochs", || {
+            format!("is {frozen}, more than optim.epochs = {all}: with {all} the prototypes never move")
+        });
         problems.within("optim.base_lr", self.base_lr, 0.0..=100.0, 0.004);
         problems.within("optim.lr", self.lr, 0.0..=100.0, 0.0);
         problems.within("optim.min_lr", self.min_lr, 0.0..=100.0, 2e-5);

@@ -16,6 +16,8 @@ const FLAT: f64 = 1e-3;
 const LATE: f64 = 0.6;
 /// Targets of more than this share of the largest entropy are uniform.
 const UNIFORM: f64 = 0.99;
+/// A class-token loss of more than this share of what guessing costs says that the heads tell no images apart.
+const GUESSING: f64 = 0.997;
 /// Features of less spread than this share of what is possible have collapsed.
 const COLLAPSED: f64 = 0.05;
 /// So many reports in a row make a warning, which is repeated after as many windows.
@@ -29,7 +31,10 @@ pub struct HealthMonitor {
     /// Reports of the last window: step and loss.
     losses: VecDeque<(usize, f64)>,
     uniform: Streak,
+    guessing: Streak,
     collapsed: Streak,
+    /// What the heads of this recipe would need to tell images apart.
+    heads: String,
     flat_until: usize,
 }
 
@@ -60,6 +65,8 @@ impl HealthMonitor {
             from: warm_up,
             losses: VecDeque::new(),
             uniform: Streak::default(),
+            guessing: Streak::default(),
+            heads: waking(settings),
             collapsed: Streak::default(),
             flat_until: 0,
         }
@@ -68,12 +75,13 @@ impl HealthMonitor {
     /// Judges the report of a step (from 0); returns the warnings to be shown, each with what to change.
     pub fn judge(&mut self, step: usize, loss: f64, health: Option<&Health>) -> Vec<String> {
         let mut warnings = Vec::new();
+        let shown = step + 1;
         if step < self.from {
             return warnings;
         }
         if let Some(change) = self.flat(step, loss) {
             warnings.push(format!(
-                "step {step}: the loss moved by only {:.2}% over the last {} steps. If the k-NN accuracy does not rise \
+                "step {shown}: the loss moved by only {:.2}% over the last {} steps. If the k-NN accuracy does not rise \
                  either, raise optim.base_lr, or lower teacher.warmup_teacher_temp and teacher.teacher_temp",
                 100.0 * change,
                 self.window()
@@ -84,14 +92,23 @@ impl HealthMonitor {
         let sharpest = health.heads.iter().map(share).fold(f64::INFINITY, f64::min);
         if self.uniform.note(sharpest.is_finite() && sharpest > UNIFORM) {
             warnings.push(format!(
-                "step {step}: the targets are all but uniform ({:.1}% of the largest entropy), so there is nothing to \
+                "step {shown}: the targets are all but uniform ({:.1}% of the largest entropy), so there is nothing to \
                  learn from them. Lower teacher.teacher_temp, or take fewer prototypes (dino.head_n_prototypes)",
                 100.0 * sharpest
             ));
         }
+        let guessing = |h: &crate::poa::losses::HeadHealth| (h.entropy + h.kl) / h.uniform;
+        let best = health.heads.iter().map(guessing).fold(f64::INFINITY, f64::min);
+        // uniform targets leave nothing but guessing, and were named above
+        if self.guessing.note(best.is_finite() && best > GUESSING && sharpest <= UNIFORM) {
+            warnings.push(format!(
+                "step {shown}: the class-token loss is {:.1}% of what guessing costs: the heads tell no images apart. {}",
+                100.0 * best, self.heads
+            ));
+        }
         if self.collapsed.note(health.feature_std < COLLAPSED) {
             warnings.push(format!(
-                "step {step}: the features of all images are nearly the same (spread {:.3} of 1): they have collapsed. \
+                "step {shown}: the features of all images are nearly the same (spread {:.3} of 1): they have collapsed. \
                  Raise dino.koleo_loss_weight, lower optim.base_lr, or raise teacher.momentum_teacher",
                 health.feature_std
             ));
@@ -128,6 +145,21 @@ impl HealthMonitor {
             change
         })
     }
+}
+
+/// Which settings of the heads keep them from telling images apart, in the order of their weight.
+fn waking(settings: &Settings) -> String {
+    let heads = &settings.dino.heads;
+    let fewest = heads.head_n_prototypes.iter().copied().min().unwrap_or(0);
+    let mut advice = Vec::new();
+    if fewest <= 4 * heads.head_bottleneck_dim {
+        advice.push("take more prototypes (dino.head_n_prototypes), or a lower dino.head_bottleneck_dim");
+    }
+    if heads.head_init_std > 0.0 {
+        advice.push("set dino.head_init_std=0");
+    }
+    advice.push("lengthen optim.warmup_epochs, or lower teacher.teacher_temp");
+    format!("If that goes on, {}", advice.join("; "))
 }
 
 #[cfg(test)]
@@ -168,6 +200,23 @@ mod tests {
         // every network has a loss of its own
         let found = warnings(|step| (10.0 - step as f64 * 0.005 + (step % 7) as f64 * 0.1, health(0.5, 0.4)));
         assert_eq!(found, Vec::<String>::new());
+    }
+
+    #[test]
+    fn heads_that_guess_are_named_with_what_wakes_them() {
+        let uniform = 1024f64.ln();
+        let guess = |kl: f64| {
+            let head = HeadHealth { index: 0, entropy: 0.9 * uniform, uniform, kl: kl * uniform };
+            Health { heads: vec![head], feature_std: 0.4 }
+        };
+        let found = warnings(|step| (10.0 - step as f64 * 0.005, guess(0.1)));
+        assert!(found.len() == 1 && found[0].contains("dino.head_init_std=0"), "{found:?}");
+        let found = warnings(|step| (10.0 - step as f64 * 0.005, guess(0.09)));
+        assert_eq!(found, Vec::<String>::new());
+        let mut settings = Settings::default();
+        (settings.dino.heads.head_n_prototypes, settings.dino.heads.head_init_std) = (vec![256], 0.0);
+        assert!(waking(&settings).contains("dino.head_bottleneck_dim"));
+        assert!(!waking(&settings).contains("head_init_std"));
     }
 
     #[test]

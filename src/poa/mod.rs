@@ -1,5 +1,6 @@
 //! POA: three branches, their targets and losses, the training step, and POA as a task of the trainer.
 
+pub mod advice;
 pub mod evaluation;
 pub mod health;
 pub mod losses;

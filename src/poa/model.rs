@@ -140,7 +140,7 @@ fn heads(settings: &Settings, input: usize, device: &Device) -> Result<Vec<PoaHe
     let make = |module: &str, part: Part, heads: &Heads| {
         let (hidden, bottleneck) = (heads.head_hidden_dim, heads.head_bottleneck_dim);
         let head = |(index, &prototypes): (usize, &usize)| {
-            let sizes = HeadSizes { input, hidden, bottleneck, prototypes };
+            let sizes = HeadSizes { input, hidden, bottleneck, prototypes, init_std: heads.head_init_std };
             let center = || Tensor::zeros(device, &[prototypes], DType::F32);
             let centers = match settings.step.centering {
                 Centering::Centering => Some([center()?, center()?]),

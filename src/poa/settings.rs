@@ -57,6 +57,10 @@ settings! {
         pub head_nlayers: usize = 3,
         /// Width of the hidden layers of a head, in channels.
         pub head_hidden_dim: usize = 2048,
+        /// Standard deviation of the first weights of a head; 0 takes 1/√inputs for each layer. Narrow networks
+        /// need that: with 0.02, biases soon outweigh what passes through a few hundred channels, and all images
+        /// look alike to the head.
+        pub head_init_std: f64 = 0.02,
     }
 }
 
@@ -233,6 +237,7 @@ impl Heads {
         }
         problems.within(&key("head_bottleneck_dim"), self.head_bottleneck_dim, 1..=1 << 16, 256);
         problems.within(&key("head_hidden_dim"), self.head_hidden_dim, 1..=1 << 16, 2048);
+        problems.within(&key("head_init_std"), self.head_init_std, 0.0..=2.0, 0.02);
         problems.demand(self.head_nlayers == 3, &key("head_nlayers"), || {
             format!("is {}, and heads can be built with 3 layers only; it must be 3", self.head_nlayers)
         });

@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::models::grid::{DrawCycle, Network};
 use crate::optim::adamw::StepSettings;
 use crate::optim::schedules::Schedules;
+use crate::poa::advice::advice;
 use crate::poa::evaluation::{Evaluation, KnnGain};
 use crate::poa::health::HealthMonitor;
 use crate::poa::losses::{LossReport, StepRecord};
@@ -153,6 +154,9 @@ impl Task for PoaTask {
             Err(why) => reports.say(why),
         }
         let (images, batch) = (self.source.len(), self.settings.loading.batch_size_per_gpu);
+        if !start.resumed {
+            advice(&self.settings, Some(images)).iter().for_each(|text| reports.warn(text));
+        }
         if batch > images {
             reports.warn(&format!(
                 "train.batch_size_per_gpu is {batch}, and there are {images} images to train on: a batch has the same \

@@ -14,6 +14,9 @@ settings! {
         pub drop_path_uniform: bool = true,
         /// First value of the per-channel scale of each residual branch.
         pub layerscale: f64 = 1e-5,
+        /// Standard deviation of the first weights of linear layers; 0 takes 1/√inputs for each, which suits
+        /// networks much narrower than 1,000 channels.
+        pub init_std: f64 = 0.02,
     }
 }
 
@@ -22,6 +25,7 @@ impl Settings {
     pub fn check(&self, problems: &mut Problems) {
         let steps = self.elastic.check(problems);
         problems.positive("student.layerscale", self.layerscale, 1e-5);
+        problems.within("student.init_std", self.init_std, 0.0..=2.0, 0.02);
         if steps {
             self.attention.check(&self.elastic, 16384, problems);
         }

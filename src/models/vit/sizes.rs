@@ -25,6 +25,8 @@ pub struct VitSizes {
     pub mlp_ratio: usize,
     /// Initial LayerScale.
     pub layerscale: f32,
+    /// Standard deviation of the first weights, as [`Init::linear`] takes it.
+    pub init_std: f64,
     /// Share of samples a residual branch leaves out in training.
     pub drop_path_rate: f64,
     /// Whether the rate is the same in all blocks, instead of growing linearly to it.
@@ -43,6 +45,7 @@ impl VitSizes {
             depth: s.max_depth,
             mlp_ratio: s.attention.mlp_ratio,
             layerscale: s.layerscale as f32,
+            init_std: s.init_std,
             drop_path_rate: s.attention.drop_path_rate,
             drop_path_uniform: s.drop_path_uniform,
         }
@@ -57,13 +60,13 @@ impl VitSizes {
 /// All parameters of a ViT of these sizes under their official names.
 pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
     let (w, hidden, patches) = (s.width, s.width * s.mlp_ratio, s.grid(s.image).pow(2));
-    let normal = Init::TruncatedNormal(0.02);
+    let weights = |inputs: usize| Init::linear(s.init_std, inputs);
     let fan_in = s.channels * s.patch * s.patch;
     // PyTorch's Conv2d default: uniform in ± 1/√fan_in for weight and bias
     let convolution = Init::Uniform(1.0 / (fan_in as f32).sqrt());
     let mut all = vec![
         ParameterSpec::new("backbone.cls_token", &[1, 1, w], Init::Normal(1e-6)),
-        ParameterSpec::new("backbone.pos_embed", &[1, 1 + patches, w], normal),
+        ParameterSpec::new("backbone.pos_embed", &[1, 1 + patches, w], Init::TruncatedNormal(0.02)),
         ParameterSpec::new("backbone.mask_token", &[1, w], Init::Constant(0.0)),
         ParameterSpec::new(
             "backbone.patch_embed.proj.weight",
@@ -79,16 +82,16 @@ pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
         let (one, zero) = (Init::Constant(1.0), Init::Constant(0.0));
         add("norm1.norm.weight", &[w], one);
         add("norm1.norm.bias", &[w], zero);
-        add("attn.qkv.linear.weight", &[3 * w, w], normal);
+        add("attn.qkv.linear.weight", &[3 * w, w], weights(w));
         add("attn.qkv.linear.bias", &[3 * w], zero);
-        add("attn.proj.linear.weight", &[w, w], normal);
+        add("attn.proj.linear.weight", &[w, w], weights(w));
         add("attn.proj.linear.bias", &[w], zero);
         add("ls1.gamma", &[w], Init::Constant(s.layerscale));
         add("norm2.norm.weight", &[w], one);
         add("norm2.norm.bias", &[w], zero);
-        add("mlp.fc1.linear.weight", &[hidden, w], normal);
+        add("mlp.fc1.linear.weight", &[hidden, w], weights(w));
         add("mlp.fc1.linear.bias", &[hidden], zero);
-        add("mlp.fc2.linear.weight", &[w, hidden], normal);
+        add("mlp.fc2.linear.weight", &[w, hidden], weights(hidden));
         add("mlp.fc2.linear.bias", &[w], zero);
         add("ls2.gamma", &[w], Init::Constant(s.layerscale));
     }

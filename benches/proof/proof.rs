@@ -1,0 +1,91 @@
+//! What the proof needs of the program beside its commands: its generated images as files, for other trainers, and
+//! curves over the seeds of several runs.
+//!
+//! ```text
+//! cargo run --release --example proof -- images shapes:20000 DIR        DIR/train/CLASS/N.png, DIR/val/CLASS/N.png
+//! cargo run --release --example proof -- curves knn.96x3.20 STEM NAME=RUN,RUN.. NAME=RUN..
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::path::Path;
+use std::process::ExitCode;
+
+use poa_gpu::data::{self, HeldOut, Reading, Source, split};
+use poa_gpu::train::metrics::history;
+use poa_gpu::{Error, Result, plot};
+
+const USAGE: &str = "usage: proof images SPEC DIR | proof curves KEY STEM NAME=RUN,RUN.. [NAME=RUN..]..";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    let done = match args[..] {
+        ["images", spec, dir] => images(spec, Path::new(dir)),
+        ["curves", key, stem, ref groups @ ..] if !groups.is_empty() => curves(key, Path::new(stem), groups),
+        _ => Err(Error::Usage(USAGE.into())),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("error: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Writes the images of a source and those it holds out as PNG files.
+fn images(spec: &str, dir: &Path) -> Result<()> {
+    let source = data::open(spec, &Reading::default())?;
+    let (train, val) = split(source, HeldOut { fraction: 0.1, at_most: 10_000 });
+    write_images(&*train, &dir.join("train"))?;
+    val.map_or(Ok(()), |val| write_images(&*val, &dir.join("val")))
+}
+
+fn write_images(source: &dyn Source, dir: &Path) -> Result<()> {
+    for i in 0..source.len() {
+        let image =
+            source.load(i).map_err(|e| Error::file(source.name(i), format!("cannot be read: {e:?}")))?;
+        let class = source.label(i).map_or("unlabelled", |label| &source.classes()[label as usize]);
+        let path = dir.join(class).join(format!("{i:06}.png"));
+        std::fs::create_dir_all(dir.join(class)).map_err(|e| Error::file(dir, e.to_string()))?;
+        let pixels = image::RgbImage::from_raw(image.width(), image.height(), image.values().to_vec());
+        let pixels = pixels
+            .ok_or_else(|| Error::file(&path, "cannot be written: it has other than three channels"))?;
+        plot::write_png(&path, &pixels)?;
+    }
+    println!("{}: {} images of {} classes", poa_gpu::shown::shown(dir), source.len(), source.classes().len());
+    Ok(())
+}
+
+/// Draws a value over the steps, the mean of the runs of each group, and prints mean and standard deviation at
+/// every step that all of a group have.
+fn curves(key: &str, stem: &Path, groups: &[&str]) -> Result<()> {
+    let mut series = Vec::new();
+    let mut text = String::new();
+    for group in groups {
+        let (name, runs) = group.split_once('=').ok_or_else(|| Error::Usage(USAGE.into()))?;
+        let mut steps: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
+        let runs: Vec<&str> = runs.split(',').collect();
+        for run in &runs {
+            let metrics = Path::new(run).join("metrics.jsonl");
+            let found: Vec<_> =
+                history(&metrics, key).into_iter().filter(|(_, name, _)| name == key).collect();
+            if found.is_empty() {
+                return Err(Error::file(&metrics, format!("has no `{key}`")));
+            }
+            found.into_iter().for_each(|(step, _, value)| steps.entry(step).or_default().push(value));
+        }
+        let mut points = Vec::new();
+        for (step, values) in steps.iter().filter(|(_, values)| values.len() == runs.len()) {
+            let n = values.len() as f64;
+            let mean = values.iter().sum::<f64>() / n;
+            let spread = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+            let _ = writeln!(text, "{name}\t{step}\t{mean:.4}\t{:.4}\t{}", spread.sqrt(), values.len());
+            points.push((*step as f64, mean));
+        }
+        series.push((name.to_string(), points));
+    }
+    print!("name\tstep\tmean\tdeviation\truns\n{text}");
+    plot::lines(&series, key, "step", key, stem)
+}
