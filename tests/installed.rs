@@ -65,6 +65,37 @@ fn the_version_says_what_was_built() {
     }
 }
 
+/// What bash offers for the last word of a call.
+#[cfg(unix)]
+fn completed(script: &str, words: &[&str]) -> Vec<String> {
+    let (last, before) = (words[words.len() - 1], words[words.len() - 2]);
+    let list = words.iter().map(|word| format!("'{word}'")).collect::<Vec<_>>().join(" ");
+    let ask = format!(
+        "COMP_WORDS=({list}); COMP_CWORD={}
+         bound=$(complete -p poa-gpu); bound=${{bound#*-F }}; ${{bound%% *}} poa-gpu '{last}' '{before}'
+         printf '%s\\n' \"${{COMPREPLY[@]}}\"",
+        words.len() - 1
+    );
+    let out = Command::new("bash").args(["--norc", "-c", &format!("{script}\n{ask}")]).output().unwrap();
+    assert!(out.stderr.is_empty(), "{words:?}: {}", text(&out.stderr));
+    text(&out.stdout).lines().map(str::to_string).collect()
+}
+
+#[cfg(unix)]
+#[test]
+fn bash_completes_what_follows_a_command() {
+    if Command::new("bash").arg("--version").output().is_err() {
+        return;
+    }
+    let script = printed(&["completions", "bash"]);
+    let completed = |words: &[&str]| completed(&script, &[&["poa-gpu"], words].concat());
+    assert!(completed(&["tra"]).contains(&"train".to_string()));
+    assert_eq!(completed(&["train", "--dev"]), ["--device"]);
+    assert!(completed(&["eval", ""]).contains(&"linear".to_string()));
+    assert_eq!(completed(&["eval", "knn", "--tem"]), ["--temperature"]);
+    assert_eq!(completed(&["extract", "--format", ""]), ["timm", "dinov2", "poa"]);
+}
+
 #[test]
 fn every_command_has_a_page_in_the_manual() {
     let page = printed(&["man"]);

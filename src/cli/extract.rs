@@ -1,8 +1,10 @@
 //! `poa-gpu extract`: plain networks out of a trained teacher.
 
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
-use clap::Args;
+use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
+use clap::{Arg, ArgGroup, Args, Command};
 
 use crate::error::{Error, Result};
 use crate::files::checkpoint;
@@ -15,6 +17,7 @@ use crate::weights::networks::choose;
 
 /// Arguments of `extract`.
 #[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("what").args(["out", "list"]).required(true).multiple(true))]
 #[command(after_help = "\
 Examples:
   poa-gpu extract --checkpoint runs/photos --list
@@ -31,14 +34,35 @@ pub struct ExtractArgs {
     #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact")]
     pub network: Vec<String>,
     /// Where to: the network's folder, or with several networks the folder of theirs
-    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
-    /// Names and configuration of: timm, poa or dinov2
-    #[arg(long, default_value = "timm")]
+    /// Whose names and configuration the networks get
+    #[arg(long, default_value = "timm", value_parser = Formats)]
     pub format: Format,
     /// Prints all sub-networks with parameters and operations, and extracts nothing
     #[arg(long)]
     pub list: bool,
+}
+
+/// Reads a format, and knows all of them for help and completions.
+#[derive(Clone)]
+struct Formats;
+
+impl TypedValueParser for Formats {
+    type Value = Format;
+
+    fn parse_ref(
+        &self,
+        command: &Command,
+        arg: Option<&Arg>,
+        value: &OsStr,
+    ) -> std::result::Result<Format, clap::Error> {
+        StringValueParser::new().try_map(|name| name.parse::<Format>()).parse_ref(command, arg, value)
+    }
+
+    fn possible_values(&self) -> Option<Box<dyn Iterator<Item = PossibleValue> + '_>> {
+        Some(Box::new(Format::ALL.into_iter().map(|format| PossibleValue::new(format.name()))))
+    }
 }
 
 pub(super) fn run(args: &ExtractArgs) -> Result<()> {

@@ -5,6 +5,7 @@ mod output;
 
 pub mod args;
 mod bench;
+mod completions;
 mod config;
 mod devices;
 mod environment;
@@ -24,6 +25,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use args::{Cli, Command};
+use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser};
 
 use crate::cli::signals::Signals;
@@ -66,13 +68,36 @@ fn told(e: clap::Error) -> ExitCode {
             }
         },
     };
+    let hint = braces_hint(&e);
     match (e.print(), e.exit_code()) {
         (Err(e), 0) => {
             output::lost(e);
             output::status()
         }
-        (_, code) => ExitCode::from(u8::try_from(code).unwrap_or(1)),
+        (_, code) => {
+            if let Some(hint) = hint {
+                console::line(&hint);
+            }
+            ExitCode::from(u8::try_from(code).unwrap_or(1))
+        }
     }
+}
+
+/// What to say where an argument too many seems to come of braces that the shell has taken apart.
+fn braces_hint(e: &clap::Error) -> Option<String> {
+    let shards = |arg: &str| arg.contains("webdataset:");
+    let unwanted = match e.kind() {
+        ErrorKind::UnknownArgument => {
+            e.get(ContextKind::InvalidArg).is_some_and(|arg| shards(&arg.to_string()))
+        }
+        ErrorKind::ArgumentConflict => {
+            std::env::args_os().filter(|arg| arg.to_str().is_some_and(shards)).count() > 1
+        }
+        _ => false,
+    };
+    unwanted.then(|| {
+        "if the shell has taken braces apart, put quotes around them: 'webdataset:DIR/{000..146}.tar'".into()
+    })
 }
 
 fn run(cli: Cli) -> Result<()> {
@@ -82,7 +107,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(&args, quiet, &signals),
         Command::Extract(args) => extract::run(&args),
         Command::Eval(args) => eval::run(&args),
-        Command::Features(args) => features::run(&args, quiet, &signals),
+        Command::Features(args) => features::run(&args, &signals),
         Command::Visualize(args) => visualize::run(&args),
         Command::Config(args) => config::run(&args),
         Command::Verify(args) => verify::run(&args),
@@ -90,9 +115,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Bench(args) => bench::run(&args),
         Command::Man(args) => man::run(&args, Cli::command()),
         Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Cli::command(), "poa-gpu", &mut script);
-            say!("{}", String::from_utf8_lossy(&script).trim_end());
+            say!("{}", completions::script(shell, Cli::command()).trim_end());
             Ok(())
         }
     }
