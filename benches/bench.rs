@@ -28,12 +28,13 @@ fn main() -> poa_gpu::Result<()> {
         criterion = criterion.configure_from_args();
     }
     for device in devices() {
-        let bench = Bench::new(device, Set::Full, filters.clone())?;
+        let bench = Bench::new(device, Set::Full, filters.clone());
+        let ceiling = bench.ceiling()?;
         println!(
             "{}: ceilings {:.0} GFLOP/s of arithmetic, {:.1} GB/s of copying",
             bench.device.describe(),
-            bench.ceiling.flops / 1e9,
-            bench.ceiling.bytes / 1e9
+            ceiling.flops / 1e9,
+            ceiling.bytes / 1e9
         );
         bench.run(&mut |bench, event| match event {
             Event::Ready(case) => measure(&mut criterion, bench, case),
@@ -65,7 +66,7 @@ fn measure(criterion: &mut Criterion, bench: &Bench, case: Case) -> poa_gpu::Res
         slowish if slowish > SLOWISH => median(bench.seconds(3, case.run)?),
         _ => median(bench.seconds(9, case.run)?),
     };
-    println!("{}", bench.line(&case, seconds));
+    println!("{}", bench.line(&case, seconds)?);
     if seconds > SLOWISH || std::env::args().any(|a| a == "--test") {
         return Ok(());
     }

@@ -1,5 +1,6 @@
 //! What a benchmark case is, and how one is checked and timed.
 
+use std::cell::OnceCell;
 use std::time::Instant;
 
 use rand::{RngExt, SeedableRng};
@@ -47,8 +48,8 @@ pub type Sink<'a> = dyn FnMut(&Bench, Event) -> Result<()> + 'a;
 pub struct Bench {
     /// The device.
     pub device: Device,
-    /// The best it does.
-    pub ceiling: Ceiling,
+    /// Measured when it is first asked for: where no case is wanted nothing is.
+    ceiling: OnceCell<Ceiling>,
     set: Set,
     filters: Vec<String>,
 }
@@ -60,10 +61,18 @@ pub(super) struct Ready<'a> {
 }
 
 impl Bench {
-    /// Measures the ceilings of a device. Cases whose names contain one of `filters` are wanted; all where
-    /// there is none.
-    pub fn new(device: Device, set: Set, filters: Vec<String>) -> Result<Self> {
-        Ok(Self { ceiling: ceiling::measure(&device)?, device, set, filters })
+    /// Cases on a device: those whose names contain one of `filters`; all where there is none.
+    pub fn new(device: Device, set: Set, filters: Vec<String>) -> Self {
+        Self { ceiling: OnceCell::new(), device, set, filters }
+    }
+
+    /// The best that the device does.
+    pub fn ceiling(&self) -> Result<&Ceiling> {
+        if let Some(known) = self.ceiling.get() {
+            return Ok(known);
+        }
+        let measured = ceiling::measure(&self.device)?;
+        Ok(self.ceiling.get_or_init(|| measured))
     }
 
     /// Seconds of each of `n` calls, the device idle before and after.
@@ -80,8 +89,9 @@ impl Bench {
     }
 
     /// The line of a case that takes so many seconds: time, rates and their shares of the ceilings.
-    pub fn line(&self, case: &Case, seconds: f64) -> String {
+    pub fn line(&self, case: &Case, seconds: f64) -> Result<String> {
         let Work { flops, bytes } = case.work;
+        let ceiling = self.ceiling()?;
         let mut line = format!("{:<58} {:>9.3} ms", case.name, seconds * 1e3);
         let mut rate = |amount: f64, unit: &str, best: f64| {
             if amount > 0.0 {
@@ -89,12 +99,12 @@ impl Bench {
                 line += &format!(" {:>8.1} {unit} ({:>3.0}%)", rate / 1e9, 100.0 * rate / best);
             }
         };
-        rate(flops, "GFLOP/s", self.ceiling.flops);
-        rate(bytes, "GB/s", self.ceiling.bytes);
+        rate(flops, "GFLOP/s", ceiling.flops);
+        rate(bytes, "GB/s", ceiling.bytes);
         if case.first > 0.5 + 2.0 * seconds {
             line += &format!("  first use {:.1} s", case.first);
         }
-        line
+        Ok(line)
     }
 
     pub(super) fn full(&self) -> bool {

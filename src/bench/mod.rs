@@ -15,6 +15,10 @@ use crate::error::Result;
 
 pub use harness::{Bench, Case, Event, Set, Sink, median};
 
+/// What the names of the cases of [`Set::Short`] begin with.
+pub const SHORT: [&str; 7] =
+    ["matmul", "attention", "layernorm", "cross_entropy", "sinkhorn", "adamw", "step"];
+
 impl Bench {
     /// Runs all that is wanted.
     pub fn run(&self, sink: &mut Sink) -> Result<()> {

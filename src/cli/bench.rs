@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use crate::bench::{Bench, Event, Set, median};
+use crate::bench::{Bench, Event, SHORT, Set, median};
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::ops;
@@ -19,7 +19,7 @@ Percentages are shares of what the device did at best, measured first: arithmeti
 product), and a copy of 64 MiB. `cargo bench` times every kernel by variant and shape.")]
 pub struct BenchArgs {
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
     /// Times what contains one of these texts alone: matmul, attention, layernorm, cross_entropy, sinkhorn,
     /// adamw, step
@@ -30,16 +30,8 @@ pub struct BenchArgs {
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let device = ops::open(&args.device)?;
     say!("device:   {}", device.describe());
-    let bench = Bench::new(
-        device,
-        Set::Short,
-        args.filters.iter().filter(|filter| !filter.is_empty()).cloned().collect(),
-    )?;
-    say!(
-        "ceilings: {:.0} GFLOP/s of arithmetic, {:.1} GB/s of copying",
-        bench.ceiling.flops / 1e9,
-        bench.ceiling.bytes / 1e9
-    );
+    let filters = args.filters.iter().filter(|filter| !filter.is_empty()).cloned().collect();
+    let bench = Bench::new(device, Set::Short, filters);
     let mut timed = 0;
     bench.run(&mut |bench, event| {
         let case = match event {
@@ -49,14 +41,23 @@ pub(super) fn run(args: &BenchArgs) -> Result<()> {
                 return Ok(());
             }
         };
+        if timed == 0 {
+            let ceiling = bench.ceiling()?;
+            let (arithmetic, copying) = (ceiling.flops / 1e9, ceiling.bytes / 1e9);
+            say!("ceilings: {arithmetic:.0} GFLOP/s of arithmetic, {copying:.1} GB/s of copying");
+        }
         let again = bench.seconds(1, case.run)?[0];
         let seconds = if again > 2.0 { again } else { median(bench.seconds(5, case.run)?) };
-        say!("{}", bench.line(&case, seconds));
+        say!("{}", bench.line(&case, seconds)?);
         timed += 1;
         Ok(())
     })?;
     match timed {
-        0 => Err(Error::Usage(format!("nothing to time contains {}", shown(&args.filters.join(" or "))))),
+        0 => Err(Error::Usage(format!(
+            "nothing to time contains {}; there are {}, each with its shape and the device's kind behind it",
+            shown(&args.filters.join(" or ")),
+            SHORT.join(", ")
+        ))),
         _ => Ok(()),
     }
 }
