@@ -79,12 +79,17 @@ pub fn first_three<S: AsRef<str>>(names: &[S]) -> String {
     first.join(", ")
 }
 
+/// A label as it is written in a list or a shard: none where there is no text, or `-1`, which says so in many data sets.
+pub(super) fn written(text: &str) -> Option<&str> {
+    (!text.is_empty() && text != "-1").then_some(text)
+}
+
 /// What a person should know of a data set of which some images have no label; `first` are the first of them.
 pub(super) fn unlabelled_remark(count: usize, of: usize, first: &[String]) -> Option<String> {
     let some = (1..of).contains(&count);
     some.then(|| {
         format!(
-            "{count} of {of} images have no label ({}{}): they are trained on, and left out where labels are needed",
+            "{count} of {of} images have no label ({}{}): training takes them too, what needs labels leaves them out",
             first.join(", "),
             if count > first.len() { ", ..." } else { "" }
         )

@@ -5,14 +5,15 @@
 //! a quote. Without such a line, a line is `PATH` or `PATH LABEL`. The separator is then a tab; in a line without
 //! one, the white space or comma behind the last image extension (`.jpg`, ...), so that paths and labels may hold
 //! spaces; in a line without an image extension, the white space or comma before a whole number at its end. A
-//! path in quotes is taken out of them. Empty lines and lines that start with `#` are skipped.
+//! path in quotes is taken out of them. The label `-1` says that there is none. Empty lines and lines that start with `#`
+//! are skipped.
 
 use std::borrow::Cow;
 use std::ffi::OsStr;
 use std::ops::Range;
 
 use crate::data::decode::is_image_extension;
-use crate::data::labels::Labels;
+use crate::data::labels::{Labels, written};
 
 /// What a column of paths is called, best first: in lower case, without `_`, `-` and spaces.
 const PATHS: &[&str] = &[
@@ -146,7 +147,7 @@ impl Lines {
             None => None,
             Some(label) => {
                 let text = std::str::from_utf8(label).map_err(|_| "has a label that is not UTF-8 text")?;
-                Some(self.labels.number(text))
+                written(text).map(|text| self.labels.number(text))
             }
         };
         if class.is_none() && self.unlabelled.len() < 3 {

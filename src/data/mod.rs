@@ -65,6 +65,6 @@ pub use masks::MaskConfig;
 pub use normalization::Normalization;
 pub use pixels::Image;
 pub use reading::Reading;
-pub use registry::open;
+pub use registry::{open, open_setting};
 pub use source::{HeldOut, Source, split};
 pub use spec::spec_text;

@@ -38,7 +38,10 @@ pub fn open(spec: &str, reading: &Reading) -> Result<Arc<dyn Source>> {
         None => (spec, None),
     };
     Ok(match (kind, rest) {
-        ("shapes", rest) => Arc::new(Shapes::from_spec(rest).ok_or_else(|| unknown(spec))?),
+        ("shapes", rest) => Arc::new(
+            Shapes::from_spec(rest)
+                .map_err(|problem| Error::Usage(format!("data set `{}` {problem}", shown(spec))))?,
+        ),
         (_, None | Some("")) => return Err(unknown(spec)),
         ("folder", Some(dir)) => Arc::new(Folder::open(path_of(dir)?, reading)?),
         ("list", Some(file)) => Arc::new(List::open(path_of(file)?, reading)?),
@@ -46,6 +49,24 @@ pub fn open(spec: &str, reading: &Reading) -> Result<Arc<dyn Source>> {
         ("cifar10", Some(dir)) => Arc::new(Cifar::open(path_of(dir)?, Version::Cifar10)?),
         ("cifar100", Some(dir)) => Arc::new(Cifar::open(path_of(dir)?, Version::Cifar100)?),
         _ => return Err(unknown(spec)),
+    })
+}
+
+/// Opens the data set that the setting `key` names. What is wrong with a file or folder is told with the key and, of a
+/// relative path, with the folder that it is relative to: a run may go on from another one.
+pub fn open_setting(key: &str, spec: &str, reading: &Reading) -> Result<Arc<dyn Source>> {
+    open(spec, reading).map_err(|e| {
+        let path = spec.strip_prefix(ESCAPED).unwrap_or(spec).split_once(':').map_or("", |(_, path)| path);
+        let current = std::env::current_dir().ok().filter(|_| Path::new(path).is_relative());
+        match (&e, current) {
+            (Error::File { .. }, Some(folder)) => e.and(format!(
+                "{key} is `{}`, a path relative to the current folder, {}",
+                shown(spec),
+                shown(&folder)
+            )),
+            (Error::File { .. }, None) => e.and(format!("{key} is `{}`", shown(spec))),
+            _ => e,
+        }
     })
 }
 

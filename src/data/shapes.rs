@@ -74,20 +74,30 @@ impl Shapes {
         Self { part: VALIDATION, ..Self::train(len, self.size).with_channels(self.channels) }
     }
 
-    /// Reads what follows `shapes:`, `N`, `NxSIZE` or `NxSIZExCHANNELS`. Nothing gives the default.
-    pub(super) fn from_spec(rest: Option<&str>) -> Option<Self> {
-        let numbers: Vec<usize> =
-            rest.iter().flat_map(|rest| rest.split('x')).map(|n| n.parse().ok()).collect::<Option<_>>()?;
+    /// Reads what follows `shapes:`, `N`, `NxSIZE` or `NxSIZExCHANNELS`. Nothing gives the default. The error says what
+    /// is wrong with it.
+    pub(super) fn from_spec(rest: Option<&str>) -> Result<Self, String> {
+        let form = || {
+            "is not `shapes:N`, `shapes:NxSIZE` or `shapes:NxSIZExCHANNELS` with whole numbers".to_string()
+        };
+        let numbers = rest.iter().flat_map(|rest| rest.split('x')).map(|n| n.parse().map_err(|_| form()));
+        let numbers: Vec<usize> = numbers.collect::<Result<_, _>>()?;
         let (len, size, channels) = match numbers[..] {
             [] => (DEFAULT_LEN, DEFAULT_SIZE, 3),
             [len] => (len, DEFAULT_SIZE, 3),
             [len, size] => (len, size, 3),
             [len, size, channels] => (len, size, channels),
-            _ => return None,
+            _ => return Err(form()),
         };
-        let usable = len > 0 && u32::try_from(len).is_ok() && SIZES.contains(&size);
-        let usable = usable && (1..=MOST_CHANNELS).contains(&channels);
-        usable.then(|| Self::train(len, size).with_channels(channels))
+        let within =
+            |name: &str, value: usize, (least, most): (usize, usize)| match (least..=most).contains(&value) {
+                true => Ok(()),
+                false => Err(format!("has {name} = {value}; {name} must be {least} to {most}")),
+            };
+        within("N", len, (1, u32::MAX as usize))?;
+        within("SIZE", size, (*SIZES.start(), *SIZES.end()))?;
+        within("CHANNELS", channels, (1, MOST_CHANNELS))?;
+        Ok(Self::train(len, size).with_channels(channels))
     }
 
     /// Draws picture `i`.

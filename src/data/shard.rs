@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Read, Seek, SeekFrom};
 use std::path::Path;
 
 use crate::data::decode::{is_image_extension, is_junk, unread_kind};
-use crate::data::labels::Labels;
+use crate::data::labels::{Labels, written};
 use crate::data::tar::{Kind, Member, Members};
 use crate::error::{Error, Result};
 use crate::shown::shown;
@@ -22,6 +22,8 @@ pub(super) struct Sample {
     pub offset: u64,
     /// How many they are.
     pub size: u64,
+    /// Where its key ends among those of its shard; that of the sample before it ends where it starts.
+    pub key_end: usize,
     /// The number of its shard.
     pub shard: u32,
     /// Its class, or [`UNLABELLED`].
@@ -65,6 +67,8 @@ impl LeftOut {
 pub(super) struct ShardIndex {
     /// Its images in order, their classes numbers of `labels`.
     pub samples: Vec<Sample>,
+    /// Their keys, one after the other.
+    pub keys: String,
     /// The labels of its images.
     pub labels: Labels,
     /// The keys of the first images without one.
@@ -285,6 +289,8 @@ impl<'a> Reader<'a> {
             return;
         };
         let label = label.or_else(|| self.labels.remove(&key));
+        self.index.keys.push_str(key.trim_start_matches("./"));
+        let key_end = self.index.keys.len();
         let class = match label {
             Some(label) => self.index.labels.number(&label),
             None => {
@@ -292,11 +298,11 @@ impl<'a> Reader<'a> {
                 UNLABELLED
             }
         };
-        self.index.samples.push(Sample { offset, size, shard: self.shard, class });
+        self.index.samples.push(Sample { offset, size, key_end, shard: self.shard, class });
     }
 }
 
-/// The label in the content of a `.cls` member: none where it is empty.
+/// The label in the content of a `.cls` member: none where it is empty or `-1`.
 fn label_of(bytes: &[u8]) -> std::result::Result<Option<String>, String> {
     let text =
         std::str::from_utf8(bytes).map_err(|_| "is not UTF-8 text: write the class as a number or a name")?;
@@ -306,7 +312,7 @@ fn label_of(bytes: &[u8]) -> std::result::Result<Option<String>, String> {
             "is more than a line of {LONGEST_LABEL} bytes: write the class as a number or a name"
         ));
     }
-    Ok((!label.is_empty()).then(|| label.into()))
+    Ok(written(label).map(str::to_string))
 }
 
 /// What a file is that begins so, if it is known to be no tar file, and what to do about it.

@@ -27,7 +27,7 @@ const MOST_REMARKS: usize = 5;
 pub struct WebDataset {
     pattern: String,
     shards: Vec<Shard>,
-    /// 24 bytes an image.
+    /// 32 bytes an image.
     samples: Vec<Sample>,
     /// Empty without labels.
     classes: Vec<String>,
@@ -42,6 +42,8 @@ struct Shard {
     name: String,
     /// The number of its first image.
     first: usize,
+    /// The keys of its images, one after the other.
+    keys: String,
 }
 
 impl WebDataset {
@@ -68,8 +70,8 @@ impl WebDataset {
             let name = shown(path.strip_prefix(root).unwrap_or(path)).into_owned();
             left_out.extend(index.left_out);
             remarks.extend(index.remarks);
-            unlabelled.extend(index.unlabelled.iter().map(|key| format!("`{key}` of {name}")));
-            shards.push(Shard { path: path.clone(), name, first: samples.len() });
+            unlabelled.extend(index.unlabelled.iter().map(|key| format!("{name}/{}", shown(key))));
+            shards.push(Shard { path: path.clone(), name, first: samples.len(), keys: index.keys });
             let class_of: Vec<u32> =
                 index.labels.into_texts().iter().map(|text| labels.number(text)).collect();
             let numbered = index.samples.into_iter();
@@ -144,10 +146,12 @@ impl Source for WebDataset {
     fn classes(&self) -> &[String] {
         &self.classes
     }
-    /// The shard and the number of the image in it, from 0.
+    /// The shard and the key of the image in it.
     fn name(&self, i: usize) -> String {
-        let shard = &self.shards[self.samples[i].shard as usize];
-        format!("{}#{}", shard.name, i - shard.first)
+        let sample = &self.samples[i];
+        let shard = &self.shards[sample.shard as usize];
+        let start = if i > shard.first { self.samples[i - 1].key_end } else { 0 };
+        format!("{}/{}", shard.name, shown(&shard.keys[start..sample.key_end]))
     }
     fn describe(&self) -> String {
         format!("webdataset:{}", shown(&self.pattern))

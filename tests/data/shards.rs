@@ -61,7 +61,7 @@ fn samples_are_members_with_one_key() {
     shard(&dir.join("train-010.tar"), &[("notes.txt", b"no image at all")]);
     shard(&dir.join("more/x.tar"), &[("1.png", &png(4)), ("1.cls", b" 2 ")]);
     let source = open_shards(&dir, "train-{008..010}.tar::more/x.tar").unwrap();
-    assert_eq!(names(&source), ["train-008.tar#0", "train-008.tar#1", "train-009.tar#0", "more/x.tar#0"]);
+    assert_eq!(names(&source), ["train-008.tar/a/1", "train-008.tar/a/2", "train-009.tar/1", "more/x.tar/1"]);
     for i in 0..4 {
         assert_eq!(source.load(i).unwrap(), Image::from(picture(6, 5, i as u8 + 1)));
     }
@@ -81,7 +81,7 @@ fn samples_are_members_with_one_key() {
     let plain = open_shards(&dir, "plain.tar").unwrap();
     assert_eq!((plain.len(), plain.classes().len(), plain.label(0)), (2, 0, None));
     let bad = plain.load(1).unwrap_err();
-    assert_eq!((bad.name.as_str(), bad.kind), ("plain.tar#1", BadKind::Unsupported));
+    assert_eq!((bad.name.as_str(), bad.kind), ("plain.tar/2", BadKind::Unsupported));
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn braces_stand_for_ranges_and_lists() {
     }
     let shards = |pattern: &str| -> Vec<String> {
         let source = open_shards(&dir, pattern).unwrap();
-        names(&source).iter().map(|name| name.replace(".tar#0", "")).collect()
+        names(&source).iter().map(|name| name.replace(".tar/1", "")).collect()
     };
     assert_eq!(shards("a-{08..11}.tar"), ["a-08", "a-09", "a-10", "a-11"]);
     assert_eq!(shards("a-{11..10}.tar"), ["a-11", "a-10"]);
@@ -276,7 +276,7 @@ fn labels_are_names_or_numbers_on_either_side_of_the_image() {
     assert_eq!(source.classes(), ["big dog", "cat"]);
     assert_eq!(classes_of(&source), [Some("cat"), Some("big dog"), None, None, Some("cat")]);
     assert_eq!(source.remarks().len(), 1, "{:?}", source.remarks());
-    assert!(source.remarks()[0].starts_with("2 of 5 images have no label (`3` of a.tar, `4` of a.tar):"));
+    assert!(source.remarks()[0].starts_with("2 of 5 images have no label (a.tar/3, a.tar/4):"));
     let (train, held_out) = split(source, HeldOut { fraction: 0.4, at_most: 9 });
     let held_out = held_out.unwrap();
     assert_eq!((train.len(), held_out.len(), held_out.label(0).is_some()), (4, 1, true));
@@ -290,7 +290,7 @@ fn labels_are_names_or_numbers_on_either_side_of_the_image() {
     shard(&dir.join("c.tar"), &[("1.png", &image)]);
     let source = open_shards(&dir, "{b,c}.tar").unwrap();
     assert_eq!(classes_of(&source), [Some("8"), Some("7"), None]);
-    assert!(source.remarks()[0].starts_with("1 of 3 images have no label (`1` of c.tar):"));
+    assert!(source.remarks()[0].starts_with("1 of 3 images have no label (c.tar/1):"));
     // the same keys once more, as in shards that were put together
     shard(
         &dir.join("twice.tar"),
