@@ -135,6 +135,11 @@ fn impossible_values_name_one_that_works() {
     fails("student.max_embed_dim=100", &["`student.max_embed_dim`", "student.head_dim", "112"]);
     fails("student.min_embed_dim=112", &["`student.min_embed_dim`", "96"]);
     fails("student.min_embed_dim=0", &["`student.min_embed_dim`"]);
+    for key in ["student.max_embed_dim", "student.max_depth"] {
+        fails(&format!("{key}=1"), &[key, "lower the one or raise the other"]);
+    }
+    let problem = demo(&["train.batch_size_per_gpu=0"]).unwrap_err();
+    assert!(problem.contains("`train.batch_size_per_gpu`") && !problem.contains("min_lr"), "{problem}");
     fails("student.width_interval=2", &["`student.max_embed_dim`", "112"]);
     fails("student.depth_interval=4", &["`student.max_depth`", "6"]);
     fails("student.min_depth=6", &["`student.min_depth`"]);
@@ -568,10 +573,16 @@ fn a_run_folder_belongs_to_one_run() {
     let run = RunFolder::create(Some(&out), "demo", &text).unwrap();
     assert!(run.checkpoints().is_dir());
     assert_eq!(Config::load(run.config().to_str().unwrap(), &[]).unwrap(), config);
-    let error = RunFolder::create(Some(&out), "demo", &text).unwrap_err().to_string();
-    assert!(error.contains("already holds a run") && error.contains("--out"), "{error}");
+    let again = || RunFolder::create(Some(&out), "demo", &text).map_err(|e| e.to_string());
+    assert!(again().unwrap_err().contains("another process"), "locked");
     assert!(RunFolder::open(&out).unwrap_err().to_string().contains("another process"), "locked");
     drop(run);
+    // one that has done no step is in nobody's way
+    let run = again().unwrap();
+    std::fs::write(run.metrics(), "{\"step\":0,\"loss\":7.5}\n").unwrap();
+    drop(run);
+    let error = again().unwrap_err();
+    assert!(error.contains("already holds a run") && error.contains("--out"), "{error}");
     RunFolder::open(&out).unwrap();
     assert!(RunFolder::open(&dir).is_err());
     std::fs::remove_dir_all(dir).unwrap();

@@ -44,6 +44,15 @@ settings! {
     }
 }
 
+/// Whether the smallest of some sizes is 1 or more and no more than the largest. Which of both was given is not known
+/// here, so both are named.
+pub fn ordered(problems: &mut Problems, low: (&str, usize), high: (&str, usize)) -> bool {
+    problems.demand((1..=high.1).contains(&low.1), low.0, || match low.1 {
+        0 => format!("is 0; it must be 1 to {}, for example {}", high.1, high.1),
+        _ => format!("is {}, more than {} = {}; lower the one or raise the other", low.1, high.0, high.1),
+    })
+}
+
 impl Elastic {
     /// Checks every range; whether relations of these keys to others can be checked.
     pub fn check(&self, problems: &mut Problems) -> bool {
@@ -74,7 +83,7 @@ impl Attention {
             format!("is {head}; attention has kernels for heads of 1 to {MAX_HEAD} channels, for example 64")
         });
         right &= problems.within("student.max_embed_dim", high, 1..=widest, widest.min(1024));
-        right = right && problems.within("student.min_embed_dim", low, 1..=high, high);
+        right = right && ordered(problems, ("student.min_embed_dim", low), ("student.max_embed_dim", high));
         if !right {
             return;
         }

@@ -147,10 +147,11 @@ impl Layers {
     /// Lays `section.key=value` over the configuration.
     pub(super) fn lay_override(&mut self, text: &str) -> Result<()> {
         let (key, value) = text.split_once('=').ok_or_else(|| {
-            Error::Usage(format!(
-                "`{}` is no setting; write section.key=value, as in optim.epochs=10",
-                shown(text)
-            ))
+            let hint = match text.starts_with("webdataset:") {
+                true => "; where a shell has taken braces apart, put quotes around them: 'webdataset:DIR/{000..146}.tar'",
+                false => "; write section.key=value, as in optim.epochs=10",
+            };
+            Error::Usage(format!("`{}` is no setting{hint}", shown(text)))
         })?;
         let (key, value) = (key.trim(), value.trim());
         let plain = || Value::String(value.to_string());

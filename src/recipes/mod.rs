@@ -105,9 +105,11 @@ impl Config {
         Ok(())
     }
 
-    /// The learning rate after the warm-up on `ranks` devices: the one that is given, or else what follows.
+    /// The learning rate after the warm-up on `ranks` devices: the one that is given, or else what follows. Of steps
+    /// without images none follows; that these are wrong is told by itself.
     fn learning_rate(&self, ranks: usize) -> f64 {
         match self.optim.lr {
+            0.0 if self.images_per_step() == 0 => f64::NAN,
             0.0 => self.optim.scaled_lr(self.images_per_step().saturating_mul(ranks)),
             given => given,
         }

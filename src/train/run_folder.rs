@@ -11,12 +11,14 @@ use crate::files::durable::replace_file;
 use crate::files::own::{self, is_at, open_own};
 use crate::logging;
 use crate::shown::shown;
-use crate::train::metrics::timestamp;
+use crate::train::metrics::{history, timestamp};
 
 /// The settings, in a run's folder and in its checkpoints.
 pub const CONFIG: &str = "config.toml";
 /// What a run leaves in its folder.
-const CONTENTS: [&str; 4] = [CONFIG, "metrics.jsonl", "train.log", "checkpoints"];
+const CONTENTS: [&str; 4] = [CONFIG, METRICS, "train.log", CHECKPOINTS];
+const METRICS: &str = "metrics.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
 /// Bytes that no settings exceed.
 const MOST_CONFIG: u64 = 16 << 20;
 /// Where runs go that are given no folder.
@@ -33,11 +35,12 @@ pub struct RunFolder {
 }
 
 impl RunFolder {
-    /// Makes the folder of a new run: `out`, which must not hold a run yet, or else the first free
-    /// `runs/<name>-<n>`. Its settings, the TOML text `config`, go into it.
+    /// Makes the folder of a new run: `out`, which must not hold a run yet that has done a step, or else the first
+    /// free `runs/<name>-<n>`. Its settings, the TOML text `config`, go into it.
     pub fn create(out: Option<&Path>, name: &str, config: &str) -> Result<Self> {
         if let Some(dir) = out
-            && let Some(found) = CONTENTS.iter().find(|found| dir.join(found).exists())
+            && let Some(found) = contents(dir)
+            && !(dir.join(CONFIG).is_file() && !has_steps(dir))
         {
             return Err(Error::file(
                 dir,
@@ -53,7 +56,7 @@ impl RunFolder {
 
     /// Starts a run in `dir`, where an earlier attempt may have ended before its configuration was written.
     pub fn start(dir: &Path, config: &str) -> Result<Self> {
-        let checkpoints = dir.join("checkpoints");
+        let checkpoints = dir.join(CHECKPOINTS);
         fs::create_dir_all(&checkpoints).map_err(|e| {
             let problem = match fs::metadata(&checkpoints) {
                 Ok(found) if !found.is_dir() => {
@@ -68,7 +71,7 @@ impl RunFolder {
         })?;
         let run = Self::claim(dir)?;
         // of two processes that start at once one may have begun and ended before the other came to this line
-        if holds_run(dir) {
+        if has_steps(dir) {
             return Err(Error::file(
                 dir,
                 "another process has begun a run here in the meantime; go on with it by --resume",
@@ -82,6 +85,10 @@ impl RunFolder {
     /// Takes back what [`RunFolder::start`] made, where a run could not begin: the next attempt finds no run in its
     /// way.
     pub fn withdraw(&self) {
+        // an earlier attempt that had begun left more: its settings stay, by which the next attempt knows it
+        if self.log().exists() {
+            return;
+        }
         // what cannot be removed, or holds something by now, stays
         let _ = fs::remove_file(self.config());
         let _ = fs::remove_dir(self.checkpoints());
@@ -185,7 +192,7 @@ impl RunFolder {
 
     /// One JSON object a line.
     pub fn metrics(&self) -> PathBuf {
-        self.dir.join("metrics.jsonl")
+        self.dir.join(METRICS)
     }
 
     /// Readable lines with times.
@@ -195,7 +202,7 @@ impl RunFolder {
 
     /// The folder of the checkpoints.
     pub fn checkpoints(&self) -> PathBuf {
-        self.dir.join("checkpoints")
+        self.dir.join(CHECKPOINTS)
     }
 }
 
@@ -208,7 +215,23 @@ impl Drop for RunFolder {
 
 /// Whether a run was started in a folder: it has its settings, or checkpoints that have them.
 pub fn holds_run(dir: &Path) -> bool {
-    dir.join(CONFIG).is_file() || checkpoints_in(dir.join("checkpoints")).is_ok_and(|found| !found.is_empty())
+    dir.join(CONFIG).is_file() || checkpoints_in(dir.join(CHECKPOINTS)).is_ok_and(|found| !found.is_empty())
+}
+
+/// What of a run is in a folder, if anything is: an empty folder for checkpoints, or a link to one, is a preparation.
+fn contents(dir: &Path) -> Option<&'static str> {
+    let prepared = |path: &Path| fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    CONTENTS.into_iter().find(|name| {
+        let path = dir.join(name);
+        path.exists() && !(*name == CHECKPOINTS && prepared(&path))
+    })
+}
+
+/// Whether a run in a folder has done a step, as far as its files tell. Of one that ended before, as for the want of
+/// images that can be used, there is nothing to go on with.
+fn has_steps(dir: &Path) -> bool {
+    checkpoints_in(dir.join(CHECKPOINTS)).map_or(true, |found| !found.is_empty())
+        || !history(dir.join(METRICS), "loss").is_empty()
 }
 
 fn lock_path(dir: &Path) -> PathBuf {

@@ -1,7 +1,7 @@
 //! The settings of a Swin.
 
 use crate::checks::{Problems, settings};
-use crate::models::settings::{Attention, Elastic};
+use crate::models::settings::{Attention, Elastic, ordered};
 
 settings! {
     /// Section `student` of an elastic Swin.
@@ -37,7 +37,8 @@ impl Settings {
                 format!("is {depths:?}; every stage needs 1 to 1024 blocks, for example [2, 2, 18, 2]")
             });
         let (low, high, step) = (self.min_s3_depth, depths[2], self.elastic.depth_interval);
-        if deep && problems.within("student.min_s3_depth", low, 1..=high, high) && steps {
+        let third = ("the third of student.max_depths", high);
+        if deep && ordered(problems, ("student.min_s3_depth", low), third) && steps {
             let span = high - low;
             problems.demand(span.is_multiple_of(step), "student.min_s3_depth", || {
                 format!(

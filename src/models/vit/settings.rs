@@ -1,7 +1,7 @@
 //! The settings of a ViT.
 
 use crate::checks::{Problems, settings};
-use crate::models::settings::{Attention, Elastic};
+use crate::models::settings::{Attention, Elastic, ordered};
 
 settings! {
     /// Section `student` of an elastic ViT.
@@ -31,7 +31,7 @@ impl Settings {
         }
         let (low, high, step) = (self.min_depth, self.max_depth, self.elastic.depth_interval);
         let right = problems.within("student.max_depth", high, 1..=1024, 24)
-            && problems.within("student.min_depth", low, 1..=high, high);
+            && ordered(problems, ("student.min_depth", low), ("student.max_depth", high));
         if !steps || !right {
             return;
         }
