@@ -11,6 +11,7 @@ use std::path::Path;
 
 use poa_gpu::Result;
 use poa_gpu::autograd::{Tape, Var};
+use poa_gpu::logging::console;
 use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use poa_gpu::ops::label_cross_entropy::label_cross_entropy;
 use poa_gpu::ops::linear::{LinearWeights, mlp};
@@ -146,6 +147,8 @@ impl Task for Spirals {
 }
 
 fn main() -> Result<()> {
+    // the library's messages are records of the `log` crate; this shows them on standard error
+    console::install(None)?;
     let mut arguments = std::env::args().skip(1);
     let dir = arguments.next().unwrap_or_else(|| "runs/mlp".into());
     let steps = arguments.next().and_then(|text| text.parse().ok()).unwrap_or(2000);
@@ -157,5 +160,7 @@ fn main() -> Result<()> {
     };
     let plan = RunPlan { steps, save_every: 100, evaluate_every: 500, ..RunPlan::default() };
     let trainer = Trainer::new(task, plan, folder, &Start { resume, ..Start::default() })?;
-    trainer.run().map(drop)
+    let outcome = trainer.run()?;
+    println!("checkpoint: {}; numbers: metrics.jsonl and train.log in {dir}", outcome.checkpoint.display());
+    Ok(())
 }

@@ -131,6 +131,19 @@ impl Error {
         self
     }
 
+    /// The same error, of the same kind, whose text ends with what else is to be known.
+    pub fn and(mut self, more: impl std::fmt::Display) -> Self {
+        let text = match &mut self {
+            Self::Config { problem, .. } | Self::File { problem, .. } | Self::Shape { problem, .. } => {
+                problem
+            }
+            Self::Usage(text) | Self::Device(text) | Self::Diverged(text) | Self::Mismatch(text) => text,
+            Self::Interrupted(_) => return self,
+        };
+        *text = format!("{text}; {more}");
+        self
+    }
+
     /// The exit status of the program: 2 when the call itself is at fault, 128 and the signal where one ended
     /// it, 1 otherwise.
     pub fn exit_status(&self) -> u8 {

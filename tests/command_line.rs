@@ -129,6 +129,68 @@ fn bad_input_is_refused_in_one_line() {
 }
 
 #[test]
+fn braces_that_a_shell_has_taken_apart_are_told() {
+    let quotes = "'webdataset:DIR/{000..146}.tar'";
+    let (a, b) = ("webdataset:s/0.tar", "webdataset:s/1.tar");
+    let [data_a, data_b] = [a, b].map(|spec| format!("--data={spec}"));
+    for args in [
+        &["train", "--data", a, b][..],
+        &["train", &data_a, &data_b],
+        &["features", "--checkpoint=run", "--out=f", "--data", a, b],
+    ] {
+        let out = program(args);
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{said}");
+        assert!(said.contains(quotes), "{args:?}: {said}");
+    }
+    // and no way to write a negative number is told where there can be none
+    let said = text(&program(&["train", "--steps", "-1"]).stderr);
+    assert!(said.contains("invalid value '-1' for '--steps <N>'") && !said.contains("-- -1"), "{said}");
+}
+
+#[test]
+fn what_does_not_fit_a_run_that_goes_on_is_told() {
+    let folder = Folder::new("go-on");
+    let run = folder.path("run");
+    let own = ["train", "--resume", "--out", &run];
+    printed(&[&own, &QUICK[..]].concat());
+    let [device, ..] = QUICK;
+    // sizes of another network
+    let args = [&own[..], &[device, "student.max_depth=4", "train.log_every=2"]].concat();
+    refused(&args, 1, &["student.max_depth = 4 (was 3)", "leave it out"]);
+    // weights to start from
+    let out = program(&[&own[..], &[device, "--init", &run, "--steps=4"]].concat());
+    let said = text(&out.stderr);
+    assert!(out.status.success() && said.contains("is passed over"), "{said}");
+    // images that lie elsewhere by now
+    let args = [&own[..], &[device, "--data=folder:no/such"]].concat();
+    let here = std::env::current_dir().unwrap().display().to_string();
+    refused(&args, 1, &["data.spec is `folder:no/such`", "relative to the current folder", &here]);
+    // the learning rate that was given is the one to lower
+    let halt = folder.path("halt");
+    let diverging =
+        ["optim.lr=0.001", "dino.student_temp=1e-38", "optim.warmup_epochs=0", "train.halt_after_skips=3"];
+    let args = [&["train", "--out", &halt, "--steps=40", device], &QUICK[2..], &diverging].concat();
+    refused(&args, 1, &["steps in a row", "with a lower optim.lr,"]);
+}
+
+/// Heads of patch tokens that nobody made as small as the others are named.
+#[test]
+fn separate_heads_of_other_sizes_are_named() {
+    let folder = Folder::new("heads");
+    let own = ["ibot.separate_head=true", "ibot.head_hidden_dim=16", "ibot.head_n_prototypes=[16]"];
+    let run = folder.path("run");
+    let args = ["train", "--out", &run, "--steps=1"];
+    let out = program(&[&args, &QUICK[..1], &QUICK[2..], &own].concat());
+    let said = text(&out.stderr);
+    assert!(out.status.success(), "{said}");
+    for words in ["ibot.head_n_prototypes = [16]", "dino.head_n_prototypes = [", "ibot.head_hidden_dim = 16"]
+    {
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[test]
 fn damaged_records_are_refused() {
     let folder = Folder::new("records");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("kernels-tests/fixtures/vit");
@@ -217,7 +279,8 @@ fn a_device_is_timed() {
         shown.lines().find(|l| l.starts_with("sinkhorn/100x8192/cpu")).unwrap_or_else(|| panic!("{shown}"));
     assert!(line.contains(" ms") && line.contains("GB/s"), "{line}");
     assert!(shown.contains("ceilings:"), "{shown}");
-    refused(&["bench", "--device=cpu", "sinkhole"], 2, &["sinkhole"]);
+    refused(&["bench", "--device=cpu", "sinkhole"], 2, &["sinkhole", "there are matmul, attention,"]);
+    assert!(program(&["bench", "--device=cpu", "sinkhole"]).stdout.starts_with(b"device:"));
 }
 
 #[test]

@@ -102,6 +102,13 @@ fn eval_joins_classes_by_name() {
             &["2 of its 3 classes", "`eel`, `fox`; there they are `bee`"],
         );
         fails(&eval(kind, &spec("c"), &a, own), 1, &["one class alone"]);
+        let alone = |train: &str| {
+            let all = ["eval", kind, "--device=cpu", "--checkpoint", run(), "--train", train];
+            program(&[&all, own].concat())
+        };
+        fails(&alone(&spec("c")), 1, &["has one class alone, `cat`; give images of two or more"]);
+        fails(&alone(&spec("c/cat")), 1, &["has no labels to evaluate with"]);
+        fails(&alone(&spec("b")), 1, &["too few labelled images to hold a tenth of them out; give --val"]);
         fails(&eval(kind, &spec("c/cat"), &a, own), 1, &["no labels"]);
     }
     // a class that is to be found and was not picked
@@ -157,6 +164,20 @@ fn few_images_classes_or_labels_are_said_and_train() {
         assert!(shown.contains(words), "{shown}");
     }
     assert!(std::fs::metadata(Path::new(&out).join("knn.png")).unwrap().len() > 1000);
+
+    // nothing is held out of labelled images where others are evaluated on
+    pictures(&folder, &["ten/cat/0.png", "ten/cat/1.png", "ten/dog/2.png", "ten/dog/3.png", "ten/dog/4.png"]);
+    let ten = folder.path("run-ten");
+    let shown = said(&train(&ten, &spec("ten"), &[&own[0], &own[1], "data.held_out=0.4"]));
+    assert!(shown.contains("ten, 5 images\n"), "{shown}");
+    let log = std::fs::read_to_string(Path::new(&ten).join("train.log")).unwrap();
+    assert!(log.contains("5 images to train on\n"), "{log}");
+    // a baseline of other images is none: those of this run's own are held out from now on
+    let other = ["evaluation.train=", "evaluation.val=", "data.held_out=0.4", "--steps=3"];
+    let more = [&["train", "--resume", "--out", &ten, "--device=cpu"], &other[..]].concat();
+    let shown = said(&program(&more));
+    assert!(shown.contains("before the first step other images were classified"), "{shown}");
+    assert!(shown.contains("5 images, of which 2 are held out for evaluation"), "{shown}");
     let metrics = std::fs::read_to_string(Path::new(&out).join("metrics.jsonl")).unwrap();
     assert!(metrics.contains("knn.48x2.20") && !metrics.contains("null"), "{metrics}");
 
@@ -182,15 +203,18 @@ fn a_partly_labelled_set_trains_and_evaluates_on_what_has_labels() {
     let folder = Folder::new("labels-partly");
     let names: Vec<String> = (0..60).map(|i| format!("{i}.png")).collect();
     pictures(&folder, &names.iter().map(String::as_str).collect::<Vec<_>>());
-    let line = |i: usize| {
-        if i < 40 { format!("{i}.png,{}\n", ["dog", "cat"][i % 2]) } else { format!("{i}.png,\n") }
+    let line = |i: usize| match i {
+        0..40 => format!("{i}.png,{}\n", ["dog", "cat"][i % 2]),
+        40..50 => format!("{i}.png,\n"),
+        _ => format!("{i}.png,-1\n"),
     };
     let list = "filename,class\n".to_string() + &(0..60).map(line).collect::<String>();
     std::fs::write(folder.path("list.csv"), list).unwrap();
     let (data, out) = (format!("list:{}", folder.path("list.csv")), folder.path("run"));
     let shown = said(&train(&out, &data, &["evaluation.k=[5]", "data.held_out=0.25"]));
     for words in [
-        "20 of 60 images have no label (line 42, line 43, line 44, ...): they are trained on",
+        "20 of 60 images have no label (line 42, line 43, line 44, ...): training takes them too",
+        "60 images, of which 10 are held out for evaluation (data.held_out)",
         "30 images that vote (evaluation.train_images) and 10 to classify",
     ] {
         assert!(shown.contains(words), "{shown}");
@@ -257,4 +281,34 @@ fn what_is_no_list_or_shard_is_refused_in_a_line() {
     refused(&["train", "--device=cpu", "--data", &wide], 1, &["wide.txt", "UTF-16"]);
     let packed = format!("webdataset:{}", path("a.tar", b"\x1f\x8b\x08"));
     refused(&["train", "--device=cpu", "--data", &packed], 1, &["a.tar", "gunzip"]);
+}
+
+/// Rows of features are found again by the keys of the samples.
+#[test]
+fn features_of_shards_are_named_by_their_keys() {
+    let folder = Folder::new("labels-keys");
+    pictures(&folder, &["0.png", "1.png", "2.png"]);
+    let mut tar = tar::Builder::new(std::fs::File::create(folder.path("sh-0000.tar")).unwrap());
+    for (i, key) in ["n01/img_7", "n01/img_9", "other"].iter().enumerate() {
+        tar.append_path_with_name(folder.path(&format!("{i}.png")), format!("{key}.png")).unwrap();
+    }
+    tar.finish().unwrap();
+    let data = format!("webdataset:{}", folder.path("sh-{0000..0000}.tar"));
+    let features = folder.path("f.safetensors");
+    let told = printed(&[
+        "-q",
+        "features",
+        "--device=cpu",
+        "--checkpoint",
+        run(),
+        "--data",
+        &data,
+        "--out",
+        &features,
+    ]);
+    assert!(told.contains(&features), "-q leaves results: {told}");
+    let file = std::fs::read(&features).unwrap();
+    let tensors = safetensors::SafeTensors::deserialize(&file).unwrap();
+    let names = text(tensors.tensor("names").unwrap().data());
+    assert_eq!(names, "sh-0000.tar/n01/img_7\nsh-0000.tar/n01/img_9\nsh-0000.tar/other\n");
 }

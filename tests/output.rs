@@ -128,6 +128,17 @@ fn verbosity_is_chosen_by_option_or_variable() {
         assert_eq!((said.contains(note), said.contains(news)), (has_note, has_news), "{run}: {said}");
         assert!(log(run).contains(note), "{run}");
     }
+    // a step is told once, and quiet runs tell their results
+    let shown = said("once", &["-v"], "");
+    assert_eq!(shown.lines().filter(|line| line.contains("step 2/2")).count(), 1, "{shown}");
+    let (run, trace) = (folder.path("results"), folder.path("trace.json"));
+    let out = command(&[&TRAIN[..], &[&run, "-q", "--profile", &trace]].concat()).output().unwrap();
+    has_trained(&out, &run);
+    let printed_too = text(&out.stdout);
+    for words in ["before", "checkpoint:", "profile of", "trace.json"] {
+        assert!(printed_too.contains(words), "{words} is not in {printed_too}");
+    }
+    assert!(out.stderr.is_empty(), "{}", text(&out.stderr));
     let out = command(&["devices"]).env("POA_LOG", "loud").output().unwrap();
     assert_eq!(out.status.code(), Some(2));
     assert!(text(&out.stderr).contains("POA_LOG=\"loud\": `loud` is no level"), "{}", text(&out.stderr));

@@ -396,6 +396,12 @@ fn a_resumed_run_can_have_other_settings() {
     assert!(log.contains("resumed after 4 of 6 steps") && log.contains("step 6/6"), "{log}");
     let config = std::fs::read_to_string(Path::new(&dir).join("config.toml")).unwrap();
     assert!(config.contains("total_steps = 6") && config.contains("batch_size_per_gpu = 4"));
+    // the rate that was worked out of a setting follows it
+    let slower = printed(&["train", "--out", &dir, "--resume", "--device=cpu", "optim.base_lr=0.001"]);
+    assert!(
+        slower.contains("changed: optim.base_lr = 0.001") && slower.contains("changed: optim.lr = "),
+        "{slower}"
+    );
     let out =
         program(&["train", "--out", &dir, "--resume", "--device=cpu", "--steps=7", "--data=shapes:700"]);
     assert!(out.status.success() && text(&out.stderr).contains("had 600"), "{}", text(&out.stderr));

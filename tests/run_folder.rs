@@ -423,3 +423,81 @@ fn endless_resume(out: &Path) -> Child {
     let mut command = command(out, &["optim.epochs=1000000", "--resume"]);
     command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
 }
+
+/// Only a folder that is prepared for checkpoints, or a link to one, is no run.
+#[test]
+fn a_prepared_folder_for_checkpoints_is_no_run() {
+    let folder = Folder::new("prepared");
+    let disk = folder.0.join("disk");
+    fs::create_dir_all(&disk).unwrap();
+    for link in [false, true] {
+        let out = folder.0.join(format!("run-{link}"));
+        fs::create_dir_all(&out).unwrap();
+        match link {
+            true => symlink(&disk, out.join("checkpoints")).unwrap(),
+            false => fs::create_dir(out.join("checkpoints")).unwrap(),
+        }
+        let done = command(&out, &["--steps=1"]).output().unwrap();
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        assert_eq!(newest(&out), 1);
+        refused(&command(&out, &["--steps=1"]).output().unwrap(), &["already holds a run"]);
+    }
+    assert!(disk.join("step-00000001/manifest.json").is_file());
+}
+
+/// Where no image can be used, the run's list says why, and what has ended before its first step is in nobody's way.
+#[test]
+fn a_run_without_usable_images_lists_them_and_can_be_started_again() {
+    let folder = Folder::new("unusable");
+    for labelled in [false, true] {
+        let (images, out) =
+            (folder.0.join(format!("images-{labelled}")), folder.0.join(format!("run-{labelled}")));
+        let place = |i: usize| match labelled {
+            true => images.join(["a", "b"][i % 2]),
+            false => images.clone(),
+        };
+        for i in 0..6 {
+            fs::create_dir_all(place(i)).unwrap();
+            fs::write(place(i).join(format!("{i}.png")), if i < 4 { &b"no image"[..] } else { b"" }).unwrap();
+        }
+        let data = format!("--data=folder:{}", images.display());
+        let start = || command(&out, &["--steps=1", &data, "data.held_out=0.34"]).output().unwrap();
+        let list = || fs::read_to_string(out.join("bad_samples.txt")).unwrap_or_default();
+        refused(&start(), &["empty", "unsupported", "bad_samples.txt names them"]);
+        let bad = list();
+        // with labels the evaluation ends it, which has seen those held out
+        assert_eq!(bad.lines().count(), if labelled { 2 } else { 6 }, "{bad}");
+        let image = image::RgbImage::from_pixel(40, 40, image::Rgb([200, 20, 90]));
+        (0..6).for_each(|i| image.save(place(i).join(format!("{i}.png"))).unwrap());
+        let done = start();
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        assert!(list().is_empty(), "the list begins anew: {}", list());
+    }
+}
+
+/// Images that evaluation cannot read are said.
+#[test]
+fn images_that_k_nn_leaves_out_are_said() {
+    let folder = Folder::new("left-out");
+    let image = image::RgbImage::from_pixel(40, 40, image::Rgb([20, 200, 90]));
+    for i in 0..6 {
+        let dir = folder.0.join("images").join(["a", "b"][i % 2]);
+        fs::create_dir_all(&dir).unwrap();
+        image.save(dir.join(format!("{i}.png"))).unwrap();
+    }
+    fs::write(folder.0.join("images/a/4.png"), b"no image").unwrap();
+    let spec = format!("folder:{}/images", folder.0.display());
+    let own = [
+        format!("evaluation.train={spec}"),
+        format!("evaluation.val={spec}"),
+        "evaluation.val_images=0".into(),
+    ];
+    let more =
+        [&own.each_ref().map(String::as_str)[..], &["--steps=1", "evaluation.train_images=0"]].concat();
+    let done = command(&folder.0.join("run"), &more).output().unwrap();
+    let said = text(&done.stderr);
+    assert!(done.status.success(), "{said}");
+    for set in ["train", "val"] {
+        assert_eq!(said.matches(&format!("1 of evaluation.{set} cannot be used")).count(), 1, "{said}");
+    }
+}

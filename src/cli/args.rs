@@ -112,7 +112,7 @@ Examples:
   poa-gpu train --out runs/a --resume optim.epochs=400 goes on with a setting changed
   poa-gpu train --config bench_vit_s --steps 8 --profile trace.json
                                                        where the time of a step goes
-  poa-gpu train --config vit_ee1200 --data webdataset:shards/{000..146}.tar --init vit_large.safetensors")]
+  poa-gpu train --config vit_ee1200 --data 'webdataset:shards/{000..146}.tar' --init vit_large.safetensors")]
 pub struct TrainArgs {
     /// A TOML file, or a recipe of the program: demo, demo_swin, demo_resnet, small, vit_ee1200, swin_ee1200,
     /// resnet_ee2400, bench_tiny, bench_vit_s, bench_vit_l [default: demo, or with
@@ -120,10 +120,11 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE|NAME")]
     pub config: Option<String>,
     /// Where the images come from: folder:DIR, list:FILE, webdataset:PATTERN, cifar10:DIR, cifar100:DIR,
-    /// shapes, shapes:N, shapes:NxSIZE (sets data.spec)
+    /// shapes, shapes:N, shapes:NxSIZE, shapes:NxSIZExCHANNELS (sets data.spec). Quote patterns with braces
     #[arg(long, value_name = "SPEC", value_parser = data_spec())]
     pub data: Option<String>,
-    /// Folder of the run; without --resume it must not hold another [default: runs/RECIPE-N]
+    /// Folder of the run; without --resume it must not hold another that has done a step [default:
+    /// runs/RECIPE-N]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// Goes on with the run in --out (without it: the newest of the recipe in runs/) from its newest whole
@@ -131,7 +132,7 @@ pub struct TrainArgs {
     #[arg(long)]
     pub resume: bool,
     /// Starts from weights instead of random ones: a safetensors file with timm's, DINOv2's or POA's names,
-    /// or a checkpoint. Ignored where a run is resumed
+    /// or a checkpoint. Passed over where a run is resumed
     #[arg(long, value_name = "FILE|DIR")]
     pub init: Option<PathBuf>,
     /// Lets --init start from a file that fills less than half of the backbone or has tensors of other widths;
@@ -143,14 +144,16 @@ pub struct TrainArgs {
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
     /// Steps of the whole run; what the recipe counts in epochs shrinks in proportion (sets
     /// train.total_steps)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
     pub steps: Option<u64>,
     /// Start of every random sequence (sets train.seed)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    #[arg(value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
     pub seed: Option<u64>,
     /// Settings that replace those of the recipe
     #[arg(value_name = "SECTION.KEY=VALUE")]
@@ -170,7 +173,15 @@ impl TrainArgs {
         if self.config.is_some() {
             return self.load_config(ranks);
         }
+        let before = stored.optim.clone();
+        let followed = before.lr == before.scaled_lr(stored.images_per_step().saturating_mul(ranks));
         stored.apply(&self.settings)?;
+        let optim = &mut stored.optim;
+        // a rate that was worked out stands as a number in what was stored
+        let changed = (optim.base_lr, optim.scaling_rule) != (before.base_lr, before.scaling_rule);
+        if followed && changed && optim.lr == before.lr {
+            optim.lr = 0.0;
+        }
         self.finish(stored, ranks)
     }
 
@@ -224,7 +235,7 @@ pub struct VerifyArgs {
     #[arg(value_name = "DIR")]
     pub dirs: Vec<PathBuf>,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
     /// Writes every number that was computed into this safetensors file
     #[arg(long, value_name = "FILE")]

@@ -57,6 +57,12 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         c.local_crops_size
     );
     say!("  prototypes        {:?}", config.dino.heads.head_n_prototypes);
+    if config.ibot.separate_head {
+        say!("  of patch tokens   {:?}", config.ibot.heads.head_n_prototypes);
+    }
+    if config.data.spec.is_empty() {
+        say!("  images            none yet: set data.spec, or give train --data SPEC");
+    }
     let minutes = match config.train.saveckp_minutes {
         0 => String::new(),
         minutes => format!(", and every {minutes} minutes"),

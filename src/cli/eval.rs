@@ -52,19 +52,19 @@ pub struct Common {
     #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact")]
     pub network: Vec<String>,
     /// At most that many images of --train, random ones; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub train_images: usize,
     /// At most that many images of --val, random ones; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub val_images: usize,
     /// Pixels a side that images are brought to, a multiple of the patch size [default: the global crops']
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     pub size: Option<usize>,
     /// Folder for the results: CSV, JSON and, of several networks, plots [default: none are written]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
 }
 
@@ -80,10 +80,10 @@ pub struct KnnArgs {
     #[command(flatten)]
     pub common: Common,
     /// Numbers of neighbours, several separated by spaces or commas
-    #[arg(long, value_name = "K", num_args = 1.., default_values = ["10", "20", "100", "200"])]
+    #[arg(long, value_name = "K", allow_negative_numbers = true, num_args = 1.., default_values = ["10", "20", "100", "200"])]
     pub k: Vec<String>,
     /// Temperature of the neighbours' weights
-    #[arg(long, default_value_t = 0.07)]
+    #[arg(long, allow_negative_numbers = true, default_value_t = 0.07)]
     pub temperature: f64,
 }
 
@@ -98,16 +98,16 @@ pub struct LinearArgs {
     #[command(flatten)]
     pub common: Common,
     /// Epochs of training
-    #[arg(long, value_name = "N", default_value_t = 10)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 10)]
     pub epochs: usize,
     /// Steps of an epoch
-    #[arg(long, value_name = "N", default_value_t = 1250)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1250)]
     pub epoch_iterations: usize,
     /// Images of a step
-    #[arg(long, value_name = "N", default_value_t = 128)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 128)]
     pub batch: usize,
     /// Start of every random sequence
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub seed: u64,
 }
 
@@ -137,9 +137,7 @@ impl Evaluated {
             None => match data::split(train, data::HeldOut::default()) {
                 (train, Some(val)) => (train, val),
                 (train, None) => {
-                    let problem =
-                        "has no labels, one class, or too few images to hold some out; give --val SPEC too";
-                    return Err(Error::file(train.describe(), problem));
+                    return Err(Error::file(train.describe(), why_none_held_out(train.classes())));
                 }
             },
         };
@@ -299,6 +297,15 @@ fn knn(args: &KnnArgs) -> Result<()> {
     }
     say!("\nresults: {}", shown(out));
     Ok(())
+}
+
+/// Why no images of a source with these classes could be held out.
+fn why_none_held_out(classes: &[String]) -> String {
+    match classes {
+        [] => "has no labels to evaluate with (classes are the sub-folders that images lie in)".into(),
+        [one] => format!("has one class alone, `{}`; give images of two or more", shown(one)),
+        _ => "has too few labelled images to hold a tenth of them out; give --val SPEC too".into(),
+    }
 }
 
 /// The numbers of neighbours that are asked for, each once; of `images` to learn from, 0 for all.

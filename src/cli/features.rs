@@ -19,8 +19,10 @@ use crate::shown::shown;
 Examples:
   poa-gpu features --checkpoint runs/photos --data folder:photos --out photos.safetensors
   poa-gpu features --checkpoint runs/photos --network small --data list:some.txt --patches --out f.safetensors
-The file has cls and mean [images, width], with --patches patches [images, patches, width], labels where there are
-any, and the images' names (UTF-8, a line each).")]
+The file has cls and mean [images, width]; names, what the images are called (UTF-8, a line each); readable [images], 0
+for an image that could not be read, whose rows are zero; labels [images] where there are any: the number of the class,
+from 0, among the lines of `classes` in the metadata, -1 without a label; with --patches patches [images, patches,
+width], with --images images [images, channels, size, size].")]
 pub struct FeaturesArgs {
     /// What computes them
     #[command(flatten)]
@@ -38,11 +40,11 @@ pub struct FeaturesArgs {
     #[arg(long)]
     pub images: bool,
     /// At most that many images, the first ones; 0 for all
-    #[arg(long, value_name = "N", default_value_t = 0)]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub most: usize,
 }
 
-pub(super) fn run(args: &FeaturesArgs, quiet: bool, signals: &Signals) -> Result<()> {
+pub(super) fn run(args: &FeaturesArgs, signals: &Signals) -> Result<()> {
     let Subject { teacher, network, size, .. } = args.subject.open()?;
     let source = data::open(&args.data, &teacher.config.data.reading())?;
     let view = teacher.config.evaluation_view(size)?;
@@ -56,8 +58,6 @@ pub(super) fn run(args: &FeaturesArgs, quiet: bool, signals: &Signals) -> Result
     if bad.len() > 10 {
         warn(format_args!("and {} more; `readable` in the file marks them", bad.len() - 10));
     }
-    if !quiet {
-        say!("features of {network} at {size} pixels: {}", shown(&args.out));
-    }
+    say!("features of {network} at {size} pixels: {}", shown(&args.out));
     Ok(())
 }

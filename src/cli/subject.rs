@@ -26,10 +26,10 @@ pub struct SubjectArgs {
     #[arg(long, value_name = "NETWORK", default_value = "intact")]
     pub network: String,
     /// Pixels a side that images are brought to, a multiple of the patch size [default: the global crops']
-    #[arg(long, value_name = "PIXELS")]
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     pub size: Option<usize>,
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
 }
 

@@ -54,7 +54,8 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
         Import::open(init, &*backbone, &backbone.specs())?.demand(args.init_partial)?;
     }
     let profile = args.profile.clone().map(Profiling::create).transpose()?;
-    let source = in_channels(data::open(&config.data.spec, &config.data.reading())?, config.channels())?;
+    let source = data::open_setting("data.spec", &config.data.spec, &config.data.reading())?;
+    let source = in_channels(source, config.channels())?;
     let device = ops::open(&args.device)?;
     let shows = |text: String| {
         if !quiet {
@@ -62,9 +63,10 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
         }
     };
     let resume = earlier.is_some();
+    let mut changes = Vec::new();
     let folder = match earlier {
         Some((folder, stored)) => {
-            let changes = config.differences(&stored)?;
+            changes = config.differences(&stored)?;
             for (key, new, old) in &changes {
                 shows(format!("changed: {key} = {new} (was {old})"));
             }
@@ -77,7 +79,6 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
         },
     };
     shows(format!("device:  {}", device.describe()));
-    shows(format!("data:    {}, {} images", source.describe(), source.len()));
     shows(format!("run:     {}", shown(folder.dir())));
     let (plan, text) = (config.plan(), config.to_toml()?);
     let task = PoaTask::new(config, text, &device, source, folder.dir());
@@ -85,21 +86,49 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
         folder.withdraw();
     }
     let task = task?;
+    shows(format!("data:    {}", task.data()));
     let start = Start { resume, profile, stop: signals.stop().clone() };
-    let mut trainer = Trainer::new(task, plan, folder, &start)?;
-    if let Some(path) = args.init.as_deref().filter(|_| !trainer.resumed()) {
-        let summary = initialise(&mut trainer.task_mut().model, path)?;
-        trainer.say(&summary);
+    let mut trainer = Trainer::new(task, plan, folder, &start).map_err(|e| with_changes(e, &changes))?;
+    match args.init.as_deref() {
+        Some(path) if trainer.resumed() => {
+            trainer
+                .say(&format!("the run goes on from its checkpoint: --init {} is passed over", shown(path)));
+        }
+        Some(path) => {
+            let summary = initialise(&mut trainer.task_mut().model, path)?;
+            trainer.say(&summary);
+        }
+        None => {}
     }
     // until here there was nothing to save
     let stop = signals.orderly();
     let outcome = trainer.run()?;
-    if !quiet {
-        report(&outcome, &device);
+    // on the way it is shown as a message
+    if let Some(table) = outcome.profile.as_ref().filter(|_| quiet) {
+        mention!("{table}");
     }
+    report(&outcome, &device);
     match outcome.interrupted {
         true => Err(Error::Interrupted(stop.asked().unwrap_or(Interruption::Asked))),
         false => Ok(()),
+    }
+}
+
+/// What is wrong with a checkpoint, with the settings that were changed since: sizes of another network do not fit it.
+fn with_changes(e: Error, changes: &[(String, String, String)]) -> Error {
+    let sizes = ["student.", "dino.head_", "ibot.head_", "ibot.separate_head", "crops.global_crops_size"];
+    let changed: Vec<String> = changes
+        .iter()
+        .filter(|(key, ..)| sizes.iter().any(|size| key.starts_with(size)))
+        .map(|(key, new, old)| format!("{key} = {new} (was {old})"))
+        .collect();
+    match changed.is_empty() || !matches!(e, Error::File { .. } | Error::Shape { .. }) {
+        true => e,
+        false => e.and(format!(
+            "the run is to go on with {}; where that changes sizes its checkpoint does not fit: leave it out, or start a \
+             run of its own",
+            changed.join(", ")
+        )),
     }
 }
 
@@ -127,14 +156,17 @@ fn report(outcome: &Outcome<PoaTask>, device: &Device) {
         mention!("\nk-NN top-1 of the teacher's sub-networks on held-out images");
         mention!("  {:<12} {:>4} {:>8} {:>8} {:>8}", "network", "k", "before", "after", "gain");
         for r in &gains {
-            mention!(
-                "  {:<12} {:>4} {:>7.1}% {:>7.1}% {:>+8.1}",
-                r.network.to_string(),
-                r.k,
-                100.0 * r.before,
-                100.0 * r.after,
-                100.0 * (r.after - r.before)
-            );
+            let [before, gain] = match r.before {
+                Some(before) => {
+                    [format!("{:.1}%", 100.0 * before), format!("{:+.1}", 100.0 * (r.after - before))]
+                }
+                None => ["-".into(), "-".into()],
+            };
+            let (network, after) = (r.network.to_string(), format!("{:.1}%", 100.0 * r.after));
+            mention!("  {network:<12} {:>4} {before:>8} {after:>8} {gain:>8}", r.k);
+        }
+        if gains.iter().any(|r| r.before.is_none()) {
+            mention!("  (before the first step other images were classified, or it was not noted)");
         }
     }
     mention!("\ncheckpoint:         {}", shown(&outcome.checkpoint));

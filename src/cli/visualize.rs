@@ -13,6 +13,7 @@ use crate::data::decode::decode_file;
 use crate::data::{EvaluationView, Image};
 use crate::error::{Error, Result};
 use crate::eval::visualize::{attention_panel, token_pictures};
+use crate::logging::info;
 use crate::plot::{panel, write_png};
 use crate::shown::shown;
 use crate::tensor::Tensor;
@@ -24,8 +25,9 @@ Examples:
   poa-gpu visualize --checkpoint runs/photos cat.jpg
   poa-gpu visualize --checkpoint runs/photos --network small --size 448 --out pictures a.jpg b.jpg
 Writes NAME.attention.png (the input, the class token's attention in the last block head by head, and their mean) and
-NAME.pca.png (the input, and its patch tokens' first three principal components as red, green and blue). NAME is the
-image's path with - for /. Small inputs are enlarged to 256 pixels or more.")]
+NAME.pca.png (the input, and its patch tokens' first three principal components as red, green and blue). Of a Swin or
+ResNet, which have no class token's attention, NAME.pca.png alone. NAME is the image's path with - for /. Small inputs are
+enlarged to 256 pixels or more.")]
 pub struct VisualizeArgs {
     /// What sees them
     #[command(flatten)]
@@ -52,7 +54,7 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
     let [channels, ..] = view.shape();
     // small ones by a whole factor, so that a pixel stays a square
     let side = size as u32 * LEGIBLE.div_ceil(size as u32);
-    let (mut pictures, mut tokens) = (Vec::new(), Vec::new());
+    let (mut pictures, mut tokens, mut attends) = (Vec::new(), Vec::new(), false);
     for (path, place) in &places {
         let image = decode_file(path, &teacher.config.data.reading())
             .map_err(|fault| Error::file(path, fault.reason))?;
@@ -67,10 +69,17 @@ pub(super) fn run(args: &VisualizeArgs) -> Result<()> {
             let to = place.with("attention");
             write_png(&to, &attention_panel(&input, &attention, heads)?)?;
             say!("{}", shown(&to));
+            attends = true;
         }
         let (_, patches) = encoder.features(network, &images, true)?;
         tokens.push(patches.expect("asked for").to_vec::<f32>()?);
         pictures.push(input);
+    }
+    if !attends {
+        info(format_args!(
+            "{} networks have no class token whose attention could be drawn: only NAME.pca.png is written",
+            teacher.config.student.name()
+        ));
     }
     let matrices: Vec<&[f32]> = tokens.iter().map(Vec::as_slice).collect();
     let components = token_pictures(&matrices, encoder.backbone.feature_width(network), side)?;

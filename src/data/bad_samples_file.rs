@@ -50,6 +50,21 @@ impl BadSamplesFile {
         Ok(all)
     }
 
+    /// Begins anew, as for a run that starts at its beginning where an earlier attempt has left a list.
+    pub fn clear(&mut self) -> Result<()> {
+        self.known.clear();
+        self.by_kind.clear();
+        self.waiting.clear();
+        self.torn = false;
+        match std::fs::remove_file(&self.path) {
+            Err(e) if e.kind() != ErrorKind::NotFound => Err(Error::file(
+                &self.path,
+                format!("cannot be removed ({e}), and is of an earlier attempt; remove it"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// Adds what was found; names that are known already are left out. True where there were new ones.
     pub fn add(&mut self, found: &[BadSample]) -> Result<bool> {
         let before = self.known.len();

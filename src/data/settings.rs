@@ -94,7 +94,7 @@ settings! {
         /// read.
         pub max_bad_fraction: f64 = 0.1,
         /// Share of the labelled images kept out of training, for evaluation; `shapes` brings a part of its
-        /// own.
+        /// own. Where `evaluation.train` is given, none are.
         pub held_out: f64 = 0.1,
         /// Most images kept out of training.
         pub held_out_at_most: usize = 10_000,

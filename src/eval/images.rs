@@ -146,6 +146,15 @@ impl LabelledImages {
         self.picked.iter().filter_map(|i| self.decoder.label(*i as usize)).collect()
     }
 
+    /// What stands for the images: a checksum of their names and classes, which is the same wherever they lie.
+    pub fn checksum(&self) -> u32 {
+        self.picked.iter().map(|i| *i as usize).fold(0, |sum, i| {
+            let class = self.decoder.label(i).and_then(|class| self.classes().get(class as usize));
+            let line = format!("{}\t{}\n", self.decoder.source.name(i), class.map_or("", String::as_str));
+            crc32c::crc32c_append(sum, line.as_bytes())
+        })
+    }
+
     /// What the source is called in messages.
     pub fn describe(&self) -> String {
         self.decoder.source.describe()

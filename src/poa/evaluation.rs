@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::Value;
 
-use crate::data::{self, Source};
+use crate::data::{BadSample, Source, open_setting};
 use crate::error::{Error, Result};
 use crate::eval::{KnnOptions, LabelledImages, knn_accuracies};
 use crate::models::grid::Network;
@@ -13,11 +13,14 @@ use crate::plot;
 use crate::poa::PoaModel;
 use crate::poa::settings::Settings;
 use crate::stop::Stop;
-use crate::train::metrics::{history, number};
+use crate::train::metrics::{history, number, texts};
 use crate::train::reports::Reports;
 
 /// Accuracies are logged under `knn.NETWORK.K`.
 const PREFIX: &str = "knn.";
+
+/// What stands for the images that it was measured on.
+const IMAGES: &str = "knn_images";
 
 /// A k-NN accuracy of one sub-network.
 #[derive(Clone, Debug, PartialEq)]
@@ -37,8 +40,8 @@ pub struct KnnGain {
     pub network: Network,
     /// The number of neighbours.
     pub k: usize,
-    /// Top-1 before training, 0..1.
-    pub before: f64,
+    /// Top-1 before training, 0..1; none where that was measured on other images.
+    pub before: Option<f64>,
     /// Top-1 after training, 0..1.
     pub after: f64,
 }
@@ -50,6 +53,12 @@ pub struct Evaluation {
     networks: Vec<Network>,
     options: KnnOptions,
     history: Vec<KnnPoint>,
+    /// What stands for the images of both sides, wherever they lie: their names and labels.
+    images: String,
+    /// Whether the evaluation before the first step was made on other images.
+    other_before: bool,
+    /// Of both data sets: what they are called, and how many images could not be used when that was last told.
+    sets: [(&'static str, usize); 2],
     plot: PathBuf,
 }
 
@@ -67,8 +76,8 @@ impl Evaluation {
         let own = match e.train.is_empty() {
             true => None,
             false => {
-                let reading = settings.data.reading();
-                Some((data::open(&e.train, &reading)?, data::open(&e.val, &reading)?))
+                let open = |key, spec| open_setting(key, spec, &settings.data.reading());
+                Some((open("evaluation.train", &e.train)?, open("evaluation.val", &e.val)?))
             }
         };
         let (train, val) = match (&own, val) {
@@ -95,11 +104,17 @@ impl Evaluation {
         let val = LabelledImages::new(val, e.val_images, &view).and_then(|val| val.joined_to(&train));
         let val = val.map_err(|e| if own.is_some() { e.during("evaluation.val") } else { e })?;
         Ok(Ok(Self {
+            images: format!("{:08x}-{:08x}", train.checksum(), val.checksum()),
             train,
             val,
             networks,
             options: KnnOptions { ks: e.k.clone(), temperature: e.temperature, ..KnnOptions::default() },
             history: Vec::new(),
+            other_before: false,
+            sets: match own.is_some() {
+                true => [("evaluation.train", 0), ("evaluation.val", 0)],
+                false => [("the images that vote", 0), ("the images held out", 0)],
+            },
             plot,
         }))
     }
@@ -123,6 +138,30 @@ impl Evaluation {
             .into_iter()
             .map(|(step, key, top1)| KnnPoint { step, name: key[PREFIX.len()..].to_string(), top1 })
             .collect();
+        let before = texts(metrics, IMAGES).into_iter().find(|(step, _)| *step == 0);
+        // earlier versions did not note it
+        self.other_before = before.is_some_and(|(_, images)| images != self.images);
+    }
+
+    /// The images that could not be used so far.
+    pub fn bad_samples(&self) -> Vec<BadSample> {
+        let mut all = self.train.bad_samples();
+        all.extend(self.val.bad_samples());
+        all
+    }
+
+    /// Says how many images cannot be used, where there are more than when it was last said.
+    fn tell_bad(&mut self, reports: &mut Reports) {
+        for (images, (what, told)) in [&self.train, &self.val].into_iter().zip(&mut self.sets) {
+            let bad = images.bad_samples();
+            if let Some(first) = bad.first().filter(|_| bad.len() > *told) {
+                *told = bad.len();
+                reports.warn(&format!(
+                    "{told} of {what} cannot be used and are left out of k-NN, such as {}: {}",
+                    first.name, first.reason
+                ));
+            }
+        }
     }
 
     /// Evaluates the teacher after `done` steps, and draws all evaluations so far.
@@ -146,8 +185,9 @@ impl Evaluation {
                 ks.iter().zip(&top1).map(|(k, a)| format!("k={k} {:.1}%", 100.0 * a)).collect();
             reports.note(&format!("k-NN after {done} steps, {network}: {}", text.join(", ")));
             let names: Vec<String> = ks.iter().map(|k| format!("{network}.{k}")).collect();
-            let values: Vec<(String, Value)> =
+            let mut values: Vec<(String, Value)> =
                 names.iter().zip(&top1).map(|(name, a)| (format!("{PREFIX}{name}"), number(*a))).collect();
+            values.push((IMAGES.into(), self.images.as_str().into()));
             reports.values(done, &values, &[]);
             self.history.extend(names.into_iter().zip(top1).map(|(name, top1)| KnnPoint {
                 step: done,
@@ -155,6 +195,7 @@ impl Evaluation {
                 top1,
             }));
         }
+        self.tell_bad(reports);
         if let Err(e) = self.draw() {
             reports.warn(&format!("{e}; training goes on without the plot"));
         }
@@ -189,7 +230,7 @@ impl Evaluation {
         plot::lines(&named, "k-NN accuracy of the teacher's sub-networks", "step", "top-1 (%)", &self.plot)
     }
 
-    /// Accuracies before any step and after `done`, for every network and number of neighbours that has both.
+    /// Accuracies before any step and after `done`, for every network and number of neighbours that has the latter.
     pub fn gains(&self, done: usize) -> Vec<KnnGain> {
         let at = |step: usize, name: &str| {
             self.history.iter().rev().find(|p| p.step == step && p.name == name).map(|p| p.top1)
@@ -198,7 +239,8 @@ impl Evaluation {
         pairs
             .filter_map(|(network, k)| {
                 let name = format!("{network}.{k}");
-                Some(KnnGain { network, k, before: at(0, &name)?, after: at(done, &name)? })
+                let before = at(0, &name).filter(|_| !self.other_before);
+                Some(KnnGain { network, k, before, after: at(done, &name)? })
             })
             .collect()
     }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::data::bad_samples_file::BadSamplesFile;
-use crate::data::{HeldOut, Loader, LoaderConfig, Source, split};
+use crate::data::{BadSample, HeldOut, Loader, LoaderConfig, Source, split};
 use crate::error::{Error, Result};
+use crate::logging::Level;
 use crate::models::grid::{DrawCycle, Network};
 use crate::optim::adamw::StepSettings;
 use crate::optim::schedules::Schedules;
@@ -17,7 +18,7 @@ use crate::poa::losses::{LossReport, StepRecord};
 use crate::poa::model::why_single;
 use crate::poa::numbers::{self, PoaStep};
 use crate::poa::schedules::TeacherSchedules;
-use crate::poa::settings::{Precision, Settings};
+use crate::poa::settings::{Heads, Precision, Settings};
 use crate::poa::{PoaModel, StepInputs};
 use crate::profile;
 use crate::rng::{Purpose, stream};
@@ -35,6 +36,8 @@ pub struct PoaTask {
     /// The settings as text.
     config: String,
     source: Arc<dyn Source>,
+    /// Images of the data set that are kept out of training.
+    held_out: usize,
     loader: Option<Loader>,
     schedules: Schedules,
     teacher_schedules: TeacherSchedules,
@@ -56,7 +59,12 @@ impl PoaTask {
         dir: &Path,
     ) -> Result<Self> {
         let held_out = HeldOut { fraction: settings.data.held_out, at_most: settings.data.held_out_at_most };
-        let (source, val) = split(source, held_out);
+        let all = source.len();
+        // with images of its own to evaluate on there is no use for others
+        let (source, val) = match settings.evaluation.train.is_empty() {
+            true => split(source, held_out),
+            false => (source, None),
+        };
         let model = PoaModel::new(&settings, device, settings.train.seed)?;
         let evaluation = Evaluation::prepare(&settings, &model, (&source, val.as_ref()), chart_in(dir))?;
         Ok(Self {
@@ -66,6 +74,7 @@ impl PoaTask {
             health: HealthMonitor::new(&settings),
             bad: BadSamplesFile::open(&dir.join("bad_samples.txt"))?,
             loader: None,
+            held_out: all - source.len(),
             evaluation,
             source,
             model,
@@ -79,12 +88,56 @@ impl PoaTask {
         self.evaluation.as_ref().map_or_else(|_| Vec::new(), |e| e.gains(done))
     }
 
+    /// What it is trained on, in a line.
+    pub fn data(&self) -> String {
+        let (source, images) = (self.source.describe(), self.source.len() + self.held_out);
+        match self.held_out {
+            0 => format!("{source}, {images} images"),
+            held_out => format!(
+                "{source}, {images} images, of which {held_out} are held out for evaluation (data.held_out)"
+            ),
+        }
+    }
+
+    /// Names the images that could not be used in the list of them, and in the error that ends the run for that.
+    fn with_bad_samples(&mut self, e: Error, found: &[BadSample]) -> Error {
+        if found.is_empty() || !matches!(e, Error::File { .. }) {
+            return e;
+        }
+        match self.bad.add(found) {
+            Ok(_) => e.and(format!("{}; {} names them", self.bad.summary(), shown(self.bad.path()))),
+            Err(problem) => e.and(problem),
+        }
+    }
+
     fn network(&self, step: usize) -> Result<Network> {
         match self.settings.student.elastic().fixed_network.as_str() {
             "" => Ok(self.draws.network_at(step)),
             name => self.model.grid.named(name).map_err(|e| Error::config("student.fixed_network", e)),
         }
     }
+}
+
+/// Where the patch tokens have heads of their own, says how large these are if they differ from those of the class
+/// tokens: whoever has made only `dino.head_*` small gets the paper's, which take most of the time of a small run.
+fn separate_heads(settings: &Settings) -> Option<(Level, String)> {
+    let (own, others) = (&settings.ibot.heads, &settings.dino.heads);
+    if !settings.ibot.separate_head || own == others {
+        return None;
+    }
+    let level = if *own == Heads::default() { Level::Warn } else { Level::Info };
+    let sizes = |section: &str, heads: &Heads| {
+        format!(
+            "{section}.head_n_prototypes = {:?}, {section}.head_hidden_dim = {}, {section}.head_bottleneck_dim = {}",
+            heads.head_n_prototypes, heads.head_hidden_dim, heads.head_bottleneck_dim
+        )
+    };
+    let text = format!(
+        "ibot.separate_head: the heads of patch tokens have other sizes ({}) than those of class tokens ({})",
+        sizes("ibot", own),
+        sizes("dino", others)
+    );
+    Some((level, text))
 }
 
 /// Where the chart of the evaluations goes, without an extension.
@@ -95,8 +148,6 @@ fn chart_in(dir: &Path) -> PathBuf {
 impl Task for PoaTask {
     type Step = PoaStep;
     type Record = StepRecord;
-
-    const LEARNING_RATE: &'static str = "optim.base_lr";
 
     fn device(&self) -> &Device {
         &self.model.device
@@ -137,10 +188,24 @@ impl Task for PoaTask {
             reports.warn(&format!("train.precision is \"mixed\", and {why}: it trains in single precision"));
         }
         let (source, networks) = (&self.source, self.model.grid.entries().len());
-        reports.note(&format!("data: {}, {} images to train on", source.describe(), source.len()));
+        let images = source.len();
+        reports.note(&match self.held_out {
+            0 => format!("data: {}, {images} images to train on", source.describe()),
+            held_out => {
+                format!("data: {}, {images} images to train on, {held_out} more held out", source.describe())
+            }
+        });
         let parameters = self.model.student.values().layout().elements();
         reports.note(&format!("{networks} sub-networks; {parameters} parameters"));
         source.remarks().iter().for_each(|remark| reports.say(remark));
+        if !start.resumed {
+            self.bad.clear()?;
+        }
+        match separate_heads(&self.settings) {
+            Some((Level::Warn, text)) => reports.warn(&text),
+            Some((_, text)) => reports.say(&text),
+            None => {}
+        }
         if let Ok(evaluation) = &mut self.evaluation {
             evaluation.stopped_by(start.stop);
         }
@@ -189,12 +254,19 @@ impl Task for PoaTask {
         batch: MicroBatch,
         due: bool,
     ) -> Result<(Tensor, StepRecord)> {
-        let settings = &self.settings;
-        let masked = s.step >= settings.ibot_start_step() && settings.ibot.loss_weight > 0.0;
         let images = {
             let _phase = profile::phase("wait for images");
-            self.loader.as_mut().expect("the run has started").next()?
+            let loader = self.loader.as_mut().expect("the run has started");
+            match loader.next() {
+                Ok(images) => images,
+                Err(e) => {
+                    let found = loader.take_bad_samples();
+                    return Err(self.with_bad_samples(e, &found));
+                }
+            }
         };
+        let settings = &self.settings;
+        let masked = s.step >= settings.ibot_start_step() && settings.ibot.loss_weight > 0.0;
         let mut rng = stream(settings.train.seed, Purpose::DropPath, s.step as u64, batch.index as u64);
         let health = due && batch.index == 0;
         let inputs = StepInputs { share: batch.share, health, ..StepInputs::new(s.network, s.teacher_temp) };
@@ -215,14 +287,24 @@ impl Task for PoaTask {
         Ok(Numbers { loss: losses.total, values, warnings })
     }
 
+    fn learning_rate_key(&self) -> &'static str {
+        let follows = self.settings.optim.scaled_lr(self.settings.images_per_step());
+        if self.settings.optim.lr == follows { "optim.base_lr" } else { "optim.lr" }
+    }
+
     fn describe(&self, s: &PoaStep) -> Option<String> {
         Some(format!("sub-network {}", s.network))
     }
 
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let Ok(evaluation) = &mut self.evaluation else { return Ok(false) };
-        evaluation.run(&self.model, done, reports)?;
-        Ok(true)
+        match evaluation.run(&self.model, done, reports) {
+            Ok(()) => Ok(true),
+            Err(e) => {
+                let found = evaluation.bad_samples();
+                Err(self.with_bad_samples(e, &found))
+            }
+        }
     }
 
     /// Names new unusable images; too many of them end the run.

@@ -67,7 +67,7 @@ impl<T: Task> Trainer<T> {
             "stopped after {done} steps: loss or gradients were not finite in {} steps in a row; {saved}. Go on from an \
              earlier checkpoint with a lower {}, or set train.halt_after_skips",
             self.skipped.1,
-            T::LEARNING_RATE
+            self.task.learning_rate_key()
         ))
     }
 

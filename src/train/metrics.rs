@@ -123,15 +123,28 @@ pub fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
 /// The values of all lines of a `metrics.jsonl` whose key starts with `prefix`, as (step, key, value). A file
 /// that does not exist has none, and lines that cannot be read are left out.
 pub fn history(path: impl AsRef<Path>, prefix: &str) -> Vec<(usize, String, f64)> {
-    let mut found = Vec::new();
-    let Ok(file) = File::open(path) else { return found };
-    for line in BufReader::new(file).split(b'\n').map_while(std::io::Result::ok) {
-        let Ok(Value::Object(line)) = serde_json::from_slice(&line) else { continue };
-        let Some(step) = line.get("step").and_then(Value::as_u64) else { continue };
-        let values = line.iter().filter(|(key, _)| key.starts_with(prefix));
-        found.extend(values.filter_map(|(key, v)| Some((step as usize, key.clone(), v.as_f64()?))));
-    }
-    found
+    let of_line = |(step, line): (usize, Map<String, Value>)| {
+        let values = line.into_iter().filter(|(key, _)| key.starts_with(prefix));
+        values.filter_map(move |(key, v)| Some((step, key, v.as_f64()?))).collect::<Vec<_>>()
+    };
+    steps_of(path.as_ref()).flat_map(of_line).collect()
+}
+
+/// The texts under a key, as (step, text), in the same way.
+pub fn texts(path: impl AsRef<Path>, key: &str) -> Vec<(usize, String)> {
+    let of_line =
+        |(step, line): (usize, Map<String, Value>)| Some((step, line.get(key)?.as_str()?.to_string()));
+    steps_of(path.as_ref()).filter_map(of_line).collect()
+}
+
+/// The lines of a `metrics.jsonl` that can be read, with their steps.
+fn steps_of(path: &Path) -> impl Iterator<Item = (usize, Map<String, Value>)> {
+    let lines = File::open(path).into_iter().flat_map(|file| BufReader::new(file).split(b'\n'));
+    lines.map_while(std::io::Result::ok).filter_map(|line| {
+        let line: Map<String, Value> = serde_json::from_slice(&line).ok()?;
+        let step = line.get("step")?.as_u64()?;
+        Some((step as usize, line))
+    })
 }
 
 /// `train.log`: readable lines, each with the time (UTC).

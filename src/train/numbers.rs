@@ -39,16 +39,16 @@ impl<T: Task> Trainer<T> {
             let next = scale * loss_scale::BACKOFF as f64;
             return self.reports.note(&format!(
                 "step {}: gradients are more than half precision holds; the step is skipped, the loss scale falls to {next}",
-                s.step
+                s.step + 1
             ));
         }
         let of_task = self.task.describe(&s.plan).map_or_else(String::new, |text| format!("{text}, "));
         self.reports.warn(&format!(
             "step {}: loss or gradients are not finite; the step is skipped ({of_task}learning rate {:.2e}). If this goes \
              on, lower {}",
-            s.step,
+            s.step + 1,
             s.settings.lr,
-            T::LEARNING_RATE
+            self.task.learning_rate_key()
         ));
     }
 
@@ -72,11 +72,15 @@ impl<T: Task> Trainer<T> {
         let mut values = self.values(facts, report, &numbers, seen, epoch);
         values.extend(numbers.values);
         self.reports.values(facts.step, &values, &time);
-        self.reports.note(&format!(
+        let line = format!(
             "step {done}/{}: loss {loss:.4}, lr {lr:.2e}, epoch {epoch:.2}, {pace:.1} images/s, {:.0}% waiting for images",
             self.plan.steps,
             100.0 * waiting
-        ));
+        );
+        match self.reports.progress.has_lines() {
+            true => self.reports.keep(&line),
+            false => self.reports.note(&line),
+        }
         for warning in numbers.warnings {
             self.reports.warn(&warning);
         }

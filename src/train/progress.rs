@@ -24,10 +24,7 @@ pub struct Progress {
     total: usize,
     images: usize,
     last: Instant,
-    /// Moving average of the duration of a step, in seconds.
-    pace: Option<f64>,
-    /// Whether the first step of this process alone is in it, in which pipelines are built and memory is taken.
-    warming_up: bool,
+    pace: Pace,
     /// Seconds of the last pause of each kind, by the steps after which it comes again.
     pauses: BTreeMap<usize, f64>,
     summary: String,
@@ -48,8 +45,7 @@ impl Progress {
             total,
             images,
             last: Instant::now(),
-            pace: None,
-            warming_up: false,
+            pace: Pace::default(),
             pauses: BTreeMap::new(),
             summary: String::new(),
             summary_of: 0,
@@ -61,9 +57,7 @@ impl Progress {
     pub fn step(&mut self, done: usize, shown: Option<Shown>, lr: f64) {
         let took = self.last.elapsed().as_secs_f64();
         self.last = Instant::now();
-        let pace = self.pace.filter(|_| !self.warming_up);
-        self.warming_up = self.pace.is_none();
-        self.pace = Some(pace.map_or(took, |pace| pace + NEWEST * (took - pace)));
+        self.pace.add(took);
         if let Some(Shown { loss, waiting }) = shown {
             let waiting = 100.0 * waiting;
             let pace = self.images_per_second();
@@ -77,7 +71,7 @@ impl Progress {
                 bar.set(done, self.total, format!("step {}: {}  {left} left", self.summary_of, self.summary));
             }
             Some(bar) => bar.set(done, self.total, format!("{}  {left} left", self.summary)),
-            // the run's log has lines of its own
+            // the run's log has lines of its own, which are not shown beside these
             None if shown.is_some() => {
                 let text = format_args!("step {done}/{}  {}  {left} left", self.total, self.summary);
                 logging::show(Level::Info, text);
@@ -86,9 +80,14 @@ impl Progress {
         }
     }
 
+    /// Whether steps are shown as lines, where there is no bar.
+    pub fn has_lines(&self) -> bool {
+        self.bar.is_none()
+    }
+
     /// Images a second of late; 0 before the first step.
     pub fn images_per_second(&self) -> f64 {
-        self.pace.map_or(0.0, |pace| self.images as f64 / pace.max(1e-9))
+        self.pace.seconds().map_or(0.0, |seconds| self.images as f64 / seconds.max(1e-9))
     }
 
     /// What was done since the last step, and is done again every so many steps (0: never again), is not
@@ -109,8 +108,39 @@ impl Progress {
     pub fn left(&self, done: usize) -> Duration {
         let steps = self.total.saturating_sub(done);
         let pauses: f64 = self.pauses.iter().map(|(every, seconds)| (steps / every) as f64 * seconds).sum();
-        let seconds = steps as f64 * self.pace.unwrap_or(0.0) + pauses;
+        let seconds = steps as f64 * self.pace.seconds().unwrap_or(0.0) + pauses;
         Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+    }
+}
+
+/// Moving average of the duration of a step.
+///
+/// Single durations mean little: a step is settled while the next one is under way, so the first of a process is told
+/// after the time of two and the last one at once. Sums of several are right.
+#[derive(Default)]
+struct Pace {
+    /// Seconds, and steps that took them; both fade.
+    sum: (f64, f64),
+    /// The share of the first step of this process in them, in which pipelines are built and memory is taken: it
+    /// counts until there are two more.
+    first: (f64, f64),
+    steps: usize,
+}
+
+impl Pace {
+    fn add(&mut self, seconds: f64) {
+        let keep = 1.0 - NEWEST;
+        self.sum = (keep * self.sum.0 + seconds, keep * self.sum.1 + 1.0);
+        self.first = if self.steps == 0 { self.sum } else { (keep * self.first.0, keep * self.first.1) };
+        self.steps += 1;
+        if self.steps == 3 {
+            self.sum = (self.sum.0 - self.first.0, self.sum.1 - self.first.1);
+        }
+    }
+
+    /// Seconds of a step, once there was one.
+    fn seconds(&self) -> Option<f64> {
+        (self.steps > 0).then(|| self.sum.0.max(0.0) / self.sum.1)
     }
 }
 
@@ -122,5 +152,28 @@ pub fn readable(duration: Duration) -> String {
         60..3600 => format!("{}m {:02}s", s / 60, s % 60),
         3600..86_400 => format!("{}h {:02}m", s / 3600, s / 60 % 60),
         _ => format!("{}d {:02}h", s / 86_400, s / 3600 % 24),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_step_that_is_settled_at_once_is_no_fast_one() {
+        let rate = |seconds: &[f64]| {
+            let mut pace = Pace::default();
+            seconds.iter().for_each(|seconds| pace.add(*seconds));
+            pace.seconds()
+        };
+        assert_eq!(rate(&[]), None);
+        // two steps of a process, settled after the second
+        let two = rate(&[2.0, 0.0]).unwrap();
+        assert!((0.8..1.2).contains(&two), "{two}");
+        // the first one, which is slow, counts until there are two others
+        let three = rate(&[30.0, 1.0, 1.0]).unwrap();
+        assert!((three - 1.0).abs() < 1e-9, "{three}");
+        let later = rate(&[30.0, 1.0, 1.0, 1.0, 1.0, 0.0, 2.0, 1.0]).unwrap();
+        assert!((0.9..1.2).contains(&later), "{later}");
     }
 }

@@ -175,6 +175,11 @@ impl Reports {
         }
     }
 
+    /// A line for `train.log` alone: the terminal shows the same in its own way.
+    pub fn keep(&mut self, text: &str) {
+        self.files.borrow_mut().take(&Event::Message { level: Level::Debug, text });
+    }
+
     /// A line for `train.log`, and for consoles that show everything.
     pub fn note(&mut self, text: &str) {
         self.files.message(Level::Debug, text);

@@ -24,9 +24,6 @@ pub trait Task {
     /// What is kept of a micro-batch on the device until the numbers of its step are read.
     type Record;
 
-    /// The setting to lower where gradients are not finite.
-    const LEARNING_RATE: &'static str = "the learning rate";
-
     /// Where the task runs.
     fn device(&self) -> &Device;
 
@@ -74,6 +71,11 @@ pub trait Task {
 
     /// The numbers of a step with these micro-batches. Waits for the device.
     fn numbers(&mut self, step: &Self::Step, records: &[Self::Record]) -> Result<Numbers>;
+
+    /// The setting to lower where gradients are not finite.
+    fn learning_rate_key(&self) -> &'static str {
+        "the learning rate"
+    }
 
     /// What a warning about a step says of it beside its learning rate.
     fn describe(&self, _step: &Self::Step) -> Option<String> {

@@ -38,6 +38,8 @@ pub struct Outcome<T> {
     pub steps: usize,
     /// Whether the run was asked to stop before its end.
     pub interrupted: bool,
+    /// The table of [`Start::profile`].
+    pub profile: Option<String>,
     /// What was trained.
     pub task: T,
 }
@@ -61,8 +63,10 @@ pub struct Trainer<T: Task> {
     pub(super) folder: RunFolder,
     stepper: Stepper<StepFacts<T>>,
     profiling: Option<Profiling>,
-    /// Whether a checkpoint was loaded.
-    resumed: bool,
+    /// What it has found.
+    profile: Option<String>,
+    /// The checkpoint that was loaded.
+    resumed_from: Option<PathBuf>,
     /// What asks for the end of the run.
     pub(super) stop: Stop,
     /// Whether the evaluation before the next step is still to be done.
@@ -136,7 +140,8 @@ impl<T: Task> Trainer<T> {
             reports,
             folder,
             stepper: Stepper::default(),
-            resumed,
+            profile: None,
+            resumed_from: whole.map(|(_, dir)| dir),
             stop: stop.clone(),
             owes_evaluation: first == 0 || state.evaluation_is_due,
             first,
@@ -151,7 +156,7 @@ impl<T: Task> Trainer<T> {
 
     /// Whether the run goes on from a checkpoint.
     pub fn resumed(&self) -> bool {
-        self.resumed
+        self.resumed_from.is_some()
     }
 
     /// What is trained, to be filled with weights before the first step.
@@ -177,7 +182,7 @@ impl<T: Task> Trainer<T> {
         match result {
             Ok((steps, checkpoint)) => {
                 let interrupted = steps < self.plan.steps || self.owes_evaluation;
-                Ok(Outcome { checkpoint, steps, interrupted, task: self.task })
+                Ok(Outcome { checkpoint, steps, interrupted, profile: self.profile, task: self.task })
             }
             Err(e) => {
                 self.reports.note(&format!("stopped: {e}"));
@@ -186,9 +191,9 @@ impl<T: Task> Trainer<T> {
         }
     }
 
-    /// Runs all steps; returns how many are done, and the last checkpoint that was written on the way.
+    /// Runs all steps; returns how many are done, and the last checkpoint that was written on the way or loaded.
     fn steps(&mut self) -> Result<(usize, Option<PathBuf>)> {
-        let (mut done, mut saved) = (self.first, None);
+        let (mut done, mut saved) = (self.first, self.resumed_from.clone());
         if self.owes_evaluation {
             self.evaluate(done)?;
         }
@@ -221,7 +226,7 @@ impl<T: Task> Trainer<T> {
         if let Some(profiling) = &mut self.profiling
             && let Some(table) = profiling.finish(self.task.device())?
         {
-            self.reports.say(&table);
+            self.tell_profile(table);
         }
         if self.halts() {
             return Err(self.halt(done));
@@ -239,9 +244,14 @@ impl<T: Task> Trainer<T> {
         if let Some(profiling) = &mut self.profiling
             && let Some(table) = profiling.after_step(self.task.device())?
         {
-            self.reports.say(&table);
+            self.tell_profile(table);
         }
         Ok(())
+    }
+
+    fn tell_profile(&mut self, table: String) {
+        self.reports.say(&table);
+        self.profile = Some(table);
     }
 
     /// One step. The numbers of the one before are looked at when this one's work is under way.
