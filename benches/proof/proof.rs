@@ -3,6 +3,7 @@
 //!
 //! ```text
 //! cargo run --release --example proof -- images shapes:20000 DIR        DIR/train/CLASS/N.png, DIR/val/CLASS/N.png
+//! cargo run --release --example proof -- network RECIPE smallest|middle|intact      its sizes, as 96x3
 //! cargo run --release --example proof -- curves knn.96x3.20 STEM NAME=RUN,RUN.. NAME=RUN..
 //! ```
 
@@ -12,16 +13,18 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use poa_gpu::data::{self, HeldOut, Reading, Source, split};
+use poa_gpu::recipes::Config;
 use poa_gpu::train::metrics::history;
 use poa_gpu::{Error, Result, plot};
 
-const USAGE: &str = "usage: proof images SPEC DIR | proof curves KEY STEM NAME=RUN,RUN.. [NAME=RUN..]..";
+const USAGE: &str = "usage: proof images SPEC DIR | proof network RECIPE NAME | proof curves KEY STEM NAME=RUN,RUN.. [NAME=RUN..]..";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let args: Vec<&str> = args.iter().map(String::as_str).collect();
     let done = match args[..] {
         ["images", spec, dir] => images(spec, Path::new(dir)),
+        ["network", recipe, name] => network(recipe, name),
         ["curves", key, stem, ref groups @ ..] if !groups.is_empty() => curves(key, Path::new(stem), groups),
         _ => Err(Error::Usage(USAGE.into())),
     };
@@ -55,6 +58,14 @@ fn write_images(source: &dyn Source, dir: &Path) -> Result<()> {
         plot::write_png(&path, &pixels)?;
     }
     println!("{}: {} images of {} classes", poa_gpu::shown::shown(dir), source.len(), source.classes().len());
+    Ok(())
+}
+
+/// Prints the sizes of a sub-network of a recipe.
+fn network(recipe: &str, name: &str) -> Result<()> {
+    let config = Config::load(recipe, &[])?;
+    let network = config.backbone()?.grid().named(name).map_err(Error::Usage)?;
+    println!("{network}");
     Ok(())
 }
 

@@ -37,9 +37,8 @@ fn names(pattern: &str) -> Result<Vec<String>, String> {
     if all > MOST || long > MOST_BYTES {
         return Err(too_many());
     }
-    let names =
-        choices.iter().flat_map(|choice| tails.iter().map(move |tail| format!("{head}{choice}{tail}")));
-    Ok(names.collect())
+    let name = |choice: &String, tail: &String| [head, choice, tail].concat();
+    Ok(choices.iter().flat_map(|choice| tails.iter().map(move |tail| name(choice, tail))).collect())
 }
 
 fn bytes(names: &[String]) -> usize {
