@@ -113,14 +113,18 @@ settings! {
 }
 
 impl Crops {
-    /// Checks every range.
-    pub fn check(&self, problems: &mut Problems) {
+    /// Checks the sizes, which others count with.
+    pub fn check_sizes(&self, problems: &mut Problems) {
         for (key, size, example) in [
             ("crops.global_crops_size", self.global_crops_size, 224),
             ("crops.local_crops_size", self.local_crops_size, 96),
         ] {
             problems.within(key, size, 1..=MOST_PIXELS, example);
         }
+    }
+
+    /// Checks every other range.
+    pub fn check(&self, problems: &mut Problems) {
         problems.within("crops.local_crops_number", self.local_crops_number, 0..=64, 8);
         problems.range("crops.global_crops_scale", self.global_crops_scale, 1e-4..=1.0, [0.32, 1.0]);
         problems.range("crops.local_crops_scale", self.local_crops_scale, 1e-4..=1.0, [0.05, 0.32]);

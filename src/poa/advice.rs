@@ -18,7 +18,7 @@ pub fn advice(settings: &Settings, images: Option<usize>) -> Vec<String> {
     short_runs(settings, &mut all);
     prototypes(settings, images, &mut all);
     let batch = settings.loading.batch_size_per_gpu;
-    if settings.step.centering == Centering::SinkhornKnopp && 2 * batch < FEWEST_ROWS {
+    if settings.step.centering == Centering::SinkhornKnopp && batch < FEWEST_ROWS / 2 {
         all.push(format!(
             "train.batch_size_per_gpu is {batch}: Sinkhorn-Knopp makes the targets of {} crops at a time, too few to \
              tell which are alike (train.accumulation_steps does not help); take {} or more, or \

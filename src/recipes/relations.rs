@@ -12,7 +12,8 @@ impl Config {
     pub(super) fn problems(&self, ranks: usize) -> Result<Problems> {
         let mut problems = Problems::new();
         self.student.check(self.crops.global_crops_size, &mut problems);
-        // a backbone of sizes that are wrong cannot be asked for anything
+        self.crops.check_sizes(&mut problems);
+        // a backbone of sizes that are wrong, or for images of such, cannot be asked for anything
         let backbone = if problems.is_empty() { Some(self.backbone()?) } else { None };
         self.crops.check(&mut problems);
         self.dino.check(&mut problems);
@@ -53,7 +54,7 @@ impl Config {
         problems.demand(weight == 0.0 || batch == 0 || masked >= 1.0, "ibot.mask_sample_probability", || {
             format!(
                 "is {share}, so that none of the {} global crops is masked: take {} or more, or ibot.loss_weight = 0",
-                2 * batch,
+                batch.saturating_mul(2),
                 0.5 / batch as f64
             )
         });
