@@ -228,7 +228,7 @@ impl Layers {
     fn read(&self, section: &str, name: &str) -> Result<(), toml::de::Error> {
         match self.table.get(section) {
             Some(Value::Table(student)) if section == "student" => check_student(student, name),
-            _ => Sections::read(self.table.clone()).map(|_| ()),
+            _ => Sections::check(&self.table, section),
         }
     }
 

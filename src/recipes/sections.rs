@@ -88,6 +88,25 @@ impl Sections {
         Self::deserialize(table).map(Self::config)
     }
 
+    /// What is wrong with the values of one section of a table, other than `student`, which [`check_student`] looks at.
+    /// The others are right.
+    pub fn check(table: &Table, section: &str) -> Result<(), toml::de::Error> {
+        fn read<T: for<'de> Deserialize<'de>>(values: &Value) -> Result<(), toml::de::Error> {
+            T::deserialize(values.clone()).map(|_| ())
+        }
+        match (section, table.get(section)) {
+            ("crops", Some(values)) => read::<Crops>(values),
+            ("dino", Some(values)) => read::<Dino>(values),
+            ("ibot", Some(values)) => read::<Ibot>(values),
+            ("teacher", Some(values)) => read::<Teacher>(values),
+            ("optim", Some(values)) => read::<Joined<Optim, Activation>>(values),
+            ("train", Some(values)) => read::<Joined<Train, Joined<Loading, Step>>>(values),
+            ("data", Some(values)) => read::<Data>(values),
+            ("evaluation", Some(values)) => read::<Evaluation>(values),
+            _ => Self::read(table.clone()).map(|_| ()),
+        }
+    }
+
     /// The same as a table.
     pub fn table(&self) -> Result<Table> {
         Table::try_from(self).map_err(|e| Error::config("(all)", e.to_string()))
