@@ -173,12 +173,10 @@ fn features_of_an_extracted_network_are_those_of_the_sub_network() {
     ];
     let out = program(&args.concat());
     assert!(out.status.success(), "{}", text(&out.stderr));
-    assert!(
-        out.stdout.is_empty() && out.stderr.is_empty(),
-        "quiet: {}{}",
-        text(&out.stdout),
-        text(&out.stderr)
-    );
+    // results and warnings alone
+    let printed_too = text(&out.stdout);
+    assert!(printed_too.contains("checkpoint:") && !printed_too.contains("device:"), "{printed_too}");
+    assert!(!text(&out.stderr).contains("  loss"), "{}", text(&out.stderr));
     let log = std::fs::read_to_string(Path::new(&plain).join("train.log")).unwrap();
     assert!(log.contains("matched") && log.contains("missing"), "{log}");
     let whole = features(&plain, "intact", &path("whole.safetensors"));

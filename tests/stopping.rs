@@ -293,9 +293,9 @@ fn an_evaluation_that_was_left_out_is_made_up_for() {
     let run = Run::new("owed");
     for (text, steps) in [
         ("before the first step: k-NN", 0),
-        ("step 3/9: loss", 3),
-        ("step 6/9: loss", 6),
-        ("step 9/9: loss", 9),
+        ("step 3/9  loss", 3),
+        ("step 6/9  loss", 6),
+        ("step 9/9  loss", 9),
     ] {
         let stop = Stop::new();
         AT.set(Some((stop.clone(), text.into())));

@@ -187,7 +187,8 @@ impl Evaluation {
             let names: Vec<String> = ks.iter().map(|k| format!("{network}.{k}")).collect();
             let mut values: Vec<(String, Value)> =
                 names.iter().zip(&top1).map(|(name, a)| (format!("{PREFIX}{name}"), number(*a))).collect();
-            values.push((IMAGES.into(), self.images.as_str().into()));
+            // what later ones are held against
+            values.extend((done == 0).then(|| (IMAGES.into(), self.images.as_str().into())));
             reports.values(done, &values, &[]);
             self.history.extend(names.into_iter().zip(top1).map(|(name, top1)| KnnPoint {
                 step: done,
