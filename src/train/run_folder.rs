@@ -40,7 +40,7 @@ impl RunFolder {
     pub fn create(out: Option<&Path>, name: &str, config: &str) -> Result<Self> {
         if let Some(dir) = out
             && let Some(found) = contents(dir)
-            && !(dir.join(CONFIG).is_file() && !has_steps(dir))
+            && (!dir.join(CONFIG).is_file() || has_steps(dir))
         {
             return Err(Error::file(
                 dir,
