@@ -574,10 +574,13 @@ fn a_run_folder_belongs_to_one_run() {
     assert!(run.checkpoints().is_dir());
     assert_eq!(Config::load(run.config().to_str().unwrap(), &[]).unwrap(), config);
     let again = || RunFolder::create(Some(&out), "demo", &text).map_err(|e| e.to_string());
+    // settings alone may be a person's own
+    assert!(again().unwrap_err().contains("already holds a run"));
+    std::fs::write(out.join("train.log"), "").unwrap();
     assert!(again().unwrap_err().contains("another process"), "locked");
     assert!(RunFolder::open(&out).unwrap_err().to_string().contains("another process"), "locked");
     drop(run);
-    // one that has done no step is in nobody's way
+    // a run that has begun and done no step is in nobody's way
     let run = again().unwrap();
     std::fs::write(run.metrics(), "{\"step\":0,\"loss\":7.5}\n").unwrap();
     drop(run);

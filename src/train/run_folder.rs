@@ -16,7 +16,8 @@ use crate::train::metrics::{history, timestamp};
 /// The settings, in a run's folder and in its checkpoints.
 pub const CONFIG: &str = "config.toml";
 /// What a run leaves in its folder.
-const CONTENTS: [&str; 4] = [CONFIG, METRICS, "train.log", CHECKPOINTS];
+const CONTENTS: [&str; 4] = [CONFIG, METRICS, LOG, CHECKPOINTS];
+const LOG: &str = "train.log";
 const METRICS: &str = "metrics.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
 /// Bytes that no settings exceed.
@@ -40,7 +41,8 @@ impl RunFolder {
     pub fn create(out: Option<&Path>, name: &str, config: &str) -> Result<Self> {
         if let Some(dir) = out
             && let Some(found) = contents(dir)
-            && (!dir.join(CONFIG).is_file() || has_steps(dir))
+            // settings without a log may be a person's own
+            && (!dir.join(CONFIG).is_file() || !dir.join(LOG).is_file() || has_steps(dir))
         {
             return Err(Error::file(
                 dir,
@@ -197,7 +199,7 @@ impl RunFolder {
 
     /// Readable lines with times.
     pub fn log(&self) -> PathBuf {
-        self.dir.join("train.log")
+        self.dir.join(LOG)
     }
 
     /// The folder of the checkpoints.
