@@ -119,20 +119,17 @@ impl Error {
     }
 
     /// The same error, of the same kind, whose text begins with what was being done.
-    pub fn during(mut self, what: impl std::fmt::Display) -> Self {
-        let text = match &mut self {
-            Self::Config { problem, .. } | Self::File { problem, .. } | Self::Shape { problem, .. } => {
-                problem
-            }
-            Self::Usage(text) | Self::Device(text) | Self::Diverged(text) | Self::Mismatch(text) => text,
-            Self::Interrupted(_) => return self,
-        };
-        *text = format!("{what}: {text}");
-        self
+    pub fn during(self, what: impl std::fmt::Display) -> Self {
+        self.retold(|text| format!("{what}: {text}"))
     }
 
     /// The same error, of the same kind, whose text ends with what else is to be known.
-    pub fn and(mut self, more: impl std::fmt::Display) -> Self {
+    pub fn and(self, more: impl std::fmt::Display) -> Self {
+        self.retold(|text| format!("{text}; {more}"))
+    }
+
+    /// The same error with another text; an interruption has none of its own.
+    fn retold(mut self, tell: impl FnOnce(&str) -> String) -> Self {
         let text = match &mut self {
             Self::Config { problem, .. } | Self::File { problem, .. } | Self::Shape { problem, .. } => {
                 problem
@@ -140,7 +137,7 @@ impl Error {
             Self::Usage(text) | Self::Device(text) | Self::Diverged(text) | Self::Mismatch(text) => text,
             Self::Interrupted(_) => return self,
         };
-        *text = format!("{text}; {more}");
+        *text = tell(text);
         self
     }
 

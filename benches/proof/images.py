@@ -7,6 +7,7 @@ Everything is decoded once and kept, so they should be small.
 import math
 import os
 import random
+import tomllib
 
 import numpy as np
 import torch
@@ -35,6 +36,23 @@ def load(spec, part):
             images.append(Image.open(os.path.join(path, name, file)).convert("RGB"))
             labels.append(label)
     return images, np.array(labels)
+
+
+def arguments(parser):
+    """What every trainer here is told, read from the command line; seeds what is random."""
+    parser.add_argument("recipe", help="every setting as TOML, as `poa-gpu config` prints it")
+    parser.add_argument("--train", required=True, metavar="DATA", help="images, as folder:DIR or cifar10:DIR")
+    parser.add_argument("--val", required=True, metavar="DATA", help="images that are classified")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--out", required=True, metavar="DIR", help="folder of metrics.jsonl")
+    args = parser.parse_args()
+    os.makedirs(args.out, exist_ok=True)
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(args.seed)
+    random.seed(args.seed)
+    with open(args.recipe, "rb") as file:
+        return args, tomllib.load(file)
 
 
 def picked(count, most):

@@ -16,7 +16,6 @@ import os
 import random
 import sys
 import time
-import tomllib
 
 import numpy as np
 import torch
@@ -202,19 +201,7 @@ class Run:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipe", help="every setting as TOML, as `poa-gpu config` prints it")
-    parser.add_argument("--train", required=True, metavar="DATA", help="images, as folder:DIR or cifar10:DIR")
-    parser.add_argument("--val", required=True, metavar="DATA", help="images that are classified")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--out", required=True, metavar="DIR", help="folder of metrics.jsonl")
-    args = parser.parse_args()
-    os.makedirs(args.out, exist_ok=True)
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(args.seed)
-    random.seed(args.seed)
-    with open(args.recipe, "rb") as file:
-        c = tomllib.load(file)
+    args, c = images.arguments(parser)
     refuse(c)
     Run(c, args).run()
 
