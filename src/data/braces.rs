@@ -2,7 +2,7 @@
 
 /// The most names that one pattern may stand for, and the most bytes of all of them together.
 const MOST: usize = 1_000_000;
-const MOST_BYTES: usize = 256 << 20;
+const MOST_BYTES: usize = 64 << 20;
 /// The most braces of a pattern, which nest or follow each other by recursion.
 const MOST_BRACES: usize = 200;
 

@@ -55,7 +55,12 @@ impl WebDataset {
             let names =
                 expand(part).map_err(|e| Error::Usage(format!("data set `webdataset:{pattern}` {e}")))?;
             for name in names {
-                paths.push(path_of(&name)?);
+                let path = path_of(&name)?;
+                // a pattern may stand for a million names: one that means nothing is told at its first
+                if paths.is_empty() && !path.exists() {
+                    ShardIndex::read(&path, 0)?;
+                }
+                paths.push(path);
             }
         }
         let numbered = paths.par_iter().enumerate();
