@@ -46,13 +46,14 @@ pub struct CheckpointWriter {
 }
 
 impl CheckpointWriter {
-    /// Starts a checkpoint that will be the folder `dir`.
+    /// Starts a checkpoint that will be the folder `dir`, within one that exists.
     pub fn create(dir: impl AsRef<Path>) -> Result<Self> {
         let dir = dir.as_ref().to_path_buf();
         let partial = beside(&dir, ".partial");
         remove(&partial)
             .map_err(|e| Error::file(&partial, format!("an unfinished checkpoint cannot be removed: {e}")))?;
-        fs::create_dir_all(&partial).map_err(|e| Error::file(&partial, format!("cannot be created: {e}")))?;
+        // where the folder for it is gone, it was moved away: another in its place may be somebody else's
+        fs::create_dir(&partial).map_err(|e| Error::file(&partial, format!("cannot be created: {e}")))?;
         Ok(Self { dir, partial, files: BTreeMap::new() })
     }
 

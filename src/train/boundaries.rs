@@ -1,5 +1,6 @@
 //! What is done between steps: checkpoints, evaluation, and the end of a run.
 
+use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -40,15 +41,16 @@ impl<T: Task> Trainer<T> {
         Ok(checkpoint)
     }
 
-    /// Sees that the run's folder and its files are still there; one that was renamed is followed.
-    pub(super) fn follow_folder(&mut self) -> Result<()> {
-        if let Some(former) = self.folder.follow()? {
+    /// Sees that the run's folder and its files are still there; one that was renamed is followed, which is then true.
+    pub(super) fn follow_folder(&mut self) -> Result<bool> {
+        let former = self.folder.follow()?;
+        if let Some(former) = &former {
             self.task.folder_moved(self.folder.dir());
-            let (former, now) = (shown(&former), shown(self.folder.dir()));
+            let (former, now) = (shown(former), shown(self.folder.dir()));
             self.reports.warn(&format!("{former} was renamed while the run was on: it goes on in {now}"));
         }
         self.reports.reopen(&self.folder);
-        Ok(())
+        Ok(former.is_some())
     }
 
     /// Whether so many steps in a row were skipped that the run must end.
@@ -85,6 +87,8 @@ impl<T: Task> Trainer<T> {
     fn save(&mut self, done: usize) -> Result<PathBuf> {
         self.saved = Instant::now();
         self.follow_folder()?;
+        // somebody may have removed it with all that was in it; where that fails, so does what follows, and says why
+        let _ = fs::create_dir(self.folder.checkpoints());
         let state = RunState {
             step: done as u64,
             skipped: self.skipped.0,
@@ -95,7 +99,14 @@ impl<T: Task> Trainer<T> {
             seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
             ..RunState::default()
         };
-        let path = save(&mut self.task, state, &checkpoint_dir(self.folder.checkpoints(), done))?;
+        let saved = save(&mut self.task, state.clone(), &checkpoint_dir(self.folder.checkpoints(), done));
+        let path = match saved {
+            // renamed since it was looked for
+            Err(_) if self.follow_folder()? => {
+                save(&mut self.task, state, &checkpoint_dir(self.folder.checkpoints(), done))?
+            }
+            saved => saved?,
+        };
         // the checkpoint is there, whatever becomes of the older ones
         let tidied =
             [point_latest(&path), prune(self.folder.checkpoints(), self.plan.keep, self.plan.keep_every)];
