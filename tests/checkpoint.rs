@@ -227,6 +227,7 @@ fn damage_anywhere_falls_back_to_the_checkpoint_before() {
 fn checkpoints_are_found_from_any_folder_of_a_run() {
     let dir = scratch("find");
     let checkpoints = dir.join("checkpoints");
+    std::fs::create_dir(&checkpoints).unwrap();
     for step in [10, 20] {
         save(&checkpoint_dir(&checkpoints, step), step).unwrap();
     }

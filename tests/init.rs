@@ -290,6 +290,7 @@ fn checkpoints_are_compared_with_their_manifest() {
     let specs: Vec<TensorSpec> =
         vit_specs(&sizes()).iter().map(|s| TensorSpec::f32(&s.name, &s.shape)).collect();
     let count = |name: &str| specs.iter().find(|s| s.name == name).unwrap().shape.iter().product();
+    std::fs::create_dir(folder.0.join("checkpoints")).unwrap();
     let mut writer = CheckpointWriter::create(&dir).unwrap();
     writer.tensors("teacher.safetensors", &specs, |name| Ok(values(name, count(name)))).unwrap();
     writer.finish(&5).unwrap();

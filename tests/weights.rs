@@ -461,6 +461,7 @@ fn folders_stand_for_their_teacher() {
     let specs = all_specs(&recorded());
     let problem = open(&run, &specs).unwrap_err().to_string();
     assert!(problem.contains("holds no weights"), "{problem}");
+    std::fs::create_dir(run.join("checkpoints")).unwrap();
     for step in [10, 20] {
         let mut writer = CheckpointWriter::create(run.join(format!("checkpoints/step-{step:08}"))).unwrap();
         let tensors = [TensorSpec::f32("backbone.norm.norm.bias", &[48])];
