@@ -10,7 +10,7 @@ use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
 use poa_gpu::ops;
 use poa_gpu::optim::adamw::StepSettings;
-use poa_gpu::poa::losses::{LossReport, StepRecord};
+use poa_gpu::poa::losses::{LossReport, LossWeights, StepRecord};
 use poa_gpu::poa::{PoaModel, PoaTask, StepInputs};
 use poa_gpu::recipes::Config;
 use poa_gpu::recipes::teacher::Teacher;
@@ -360,6 +360,40 @@ fn recomputed_blocks_give_the_same_gradients_in_less_memory() {
             kept.2
         );
     }
+}
+
+/// λ = 1 leaves the elastic student out: what the intact one gets is what it gets beside one that counts for nothing.
+#[test]
+fn without_an_elastic_student_the_intact_one_learns_the_same() {
+    let configs = ["1.0", "0.9999999999"].map(|lambda| {
+        let lambda = format!("dino.lambda_ie={lambda}");
+        demo(&["train.batch_size_per_gpu=4", "dino.koleo_loss_weight=0", &lambda])
+    });
+    let batch = batch(&configs[0]);
+    for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let device = ops::open(&choice).unwrap();
+        let models = configs.each_ref().map(|c| PoaModel::new(c, &device, 5).unwrap());
+        let network = models[0].grid.smallest();
+        let [alone, both] = models.each_ref().map(|m| losses(m, &backward(m, &batch, network)));
+        assert!(alone.components.iter().all(|(name, _)| !name.starts_with("distill")));
+        assert!(both.components.iter().any(|(name, _)| name.starts_with("distill")));
+        assert!((alone.total - both.total).abs() < 1e-6 * both.total);
+        for (name, a) in &alone.components {
+            let (_, b) = both.components.iter().find(|(other, _)| other == name).unwrap();
+            assert!((a - b).abs() <= 1e-6 * b.abs(), "{choice:?} {name}: {a} and {b}");
+        }
+        let [alone, both] = models.each_ref().map(|m| m.student.gradients().unwrap());
+        for place in both.layout().places() {
+            let name = &place.spec.name;
+            let error = distance(&alone.read(name).unwrap(), &both.read(name).unwrap());
+            assert!(error <= 1e-5, "{choice:?} gradient of {name}: {error:e}");
+        }
+    }
+    // its spreading has all of the weight then
+    let koleo = ["1.0", "0.8"].map(|lambda| {
+        LossWeights::of(&demo(&[&format!("dino.lambda_ie={lambda}"), "dino.koleo_loss_weight=0.3"])).koleo
+    });
+    assert_eq!(koleo, [0.3, 0.15]);
 }
 
 /// Two batches of two images are one of four, where nothing looks at the batch as a whole.

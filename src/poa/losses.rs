@@ -14,7 +14,7 @@ use crate::tensor::{Device, Tensor};
 /// Weights of the losses.
 #[derive(Clone, Debug, PartialEq)]
 pub struct LossWeights {
-    /// λ: the intact student's share.
+    /// λ: the intact student's share; 1 leaves the elastic student out.
     pub lambda: f64,
     /// Of the view losses and the distillation.
     pub dino: f64,
@@ -28,16 +28,21 @@ impl LossWeights {
     /// The weights that settings say.
     pub fn of(settings: &Settings) -> Self {
         let dino = &settings.dino;
-        let share = match dino.koleo {
-            KoleoMix::Half => 0.5,
-            KoleoMix::Sum => 1.0,
-        };
-        Self {
+        let mut weights = Self {
             lambda: dino.lambda_ie,
             dino: dino.loss_weight,
             ibot: settings.ibot.loss_weight,
-            koleo: dino.koleo_loss_weight * share,
+            koleo: dino.koleo_loss_weight,
+        };
+        if dino.koleo == KoleoMix::Half && weights.has_elastic() {
+            weights.koleo *= 0.5;
         }
+        weights
+    }
+
+    /// Whether there is an elastic student: not where the intact one has all of the loss.
+    pub fn has_elastic(&self) -> bool {
+        self.lambda < 1.0
     }
 }
 
@@ -241,29 +246,28 @@ impl StepRecord {
         for head in &self.heads {
             let h = head.index;
             let intact = head.loss.intact.to_vec::<f32>()?;
-            let elastic = match &head.loss.elastic {
-                Some(t) => t.to_vec::<f32>()?,
-                None => vec![0.0; intact.len()],
-            };
+            let elastic = head.loss.elastic.as_ref().map(|rows| rows.to_vec::<f32>()).transpose()?;
             let column = |v: &[f32], rows: std::ops::Range<usize>, column: usize| {
                 rows.map(|r| v[2 * r + column] as f64).sum::<f64>()
             };
-            let mixed = |rows: std::ops::Range<usize>| {
-                w.lambda * column(&intact, rows.clone(), 0) + (1.0 - w.lambda) * column(&elastic, rows, 0)
+            let mixed = |sum: &dyn Fn(&[f32]) -> f64| match &elastic {
+                Some(elastic) => w.lambda * sum(&intact) + (1.0 - w.lambda) * sum(elastic),
+                None => sum(&intact),
             };
             if head.part.has_cls() {
                 let views = 1.0 / (c.images as f64 * c.terms());
-                let local = mixed(global..cls) * views;
-                let global_view = mixed(0..global) * views;
+                let local = mixed(&|rows| column(rows, global..cls, 0)) * views;
+                let global_view = mixed(&|rows| column(rows, 0..global, 0)) * views;
                 let locals = (c.locals * c.images).max(1) as f64;
-                let distill_local = column(&elastic, global..cls, 1) / locals;
-                let distill_global = column(&elastic, 0..global, 1) / global as f64;
-                total += w.dino * (local + global_view + (1.0 - w.lambda) * (distill_local + distill_global))
-                    / heads(false);
+                let distilled = elastic.as_ref().map(|rows| {
+                    (column(rows, global..cls, 1) / locals, column(rows, 0..global, 1) / global as f64)
+                });
+                let sum = distilled.map_or(0.0, |(local, global)| local + global);
+                total += w.dino * (local + global_view + (1.0 - w.lambda) * sum) / heads(false);
                 components.push((format!("dino_local_crops_loss_{h}"), local));
-                components.push((format!("distill_local_crops_loss_{h}"), distill_local));
+                components.extend(distilled.map(|d| (format!("distill_local_crops_loss_{h}"), d.0)));
                 components.push((format!("dino_global_crops_loss_{h}"), global_view));
-                components.push((format!("distill_global_crops_loss_{h}"), distill_global));
+                components.extend(distilled.map(|d| (format!("distill_global_crops_loss_{h}"), d.1)));
             }
             if head.part.has_masked() && masked > 0 {
                 let first = if head.part.has_cls() { cls } else { 0 };
@@ -271,7 +275,7 @@ impl StepRecord {
                     let rows = c.masked_weights.iter().enumerate();
                     rows.map(|(i, w)| *w as f64 * v[2 * (first + i)] as f64).sum::<f64>() / global as f64
                 };
-                let ibot = w.lambda * weigh(&intact) + (1.0 - w.lambda) * weigh(&elastic);
+                let ibot = mixed(&weigh);
                 total += w.ibot * ibot / heads(true);
                 components.push((format!("ibot_loss_{h}"), ibot / 2.0));
             }

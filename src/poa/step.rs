@@ -25,7 +25,7 @@ const CENTER_MOMENTUM: f32 = 0.9;
 
 /// What a step depends on beside its images.
 pub struct StepInputs<'a> {
-    /// The elastic student.
+    /// The elastic student, where there is one.
     pub network: Network,
     /// τt.
     pub teacher_temp: f64,
@@ -69,7 +69,8 @@ impl PoaModel {
     /// Sinkhorn-Knopp and KoLeo see one batch at a time, all else is the mean over the batches.
     pub fn forward_backward(&self, batch: &Batch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let prepared = self.prepare(batch)?;
-        let networks = [self.grid.intact(), inputs.network];
+        let intact = std::iter::once(self.grid.intact());
+        let networks = intact.chain(self.settings.weights.has_elastic().then_some(inputs.network));
         let teacher = self.teacher_features(&prepared)?;
         let tape = match self.settings.checkpoint_blocks {
             true => Tape::recomputing(),
@@ -203,21 +204,26 @@ impl PoaModel {
         let bottleneck = |features: &Var| -> Result<Var> {
             head.projection.forward(tape, &self.student, &part(tape, features, counts.cls())?)
         };
-        let (intact, elastic) = (bottleneck(&students[0])?, bottleneck(&students[1])?);
+        let intact = bottleneck(&students[0])?;
+        let elastic = students.get(1).map(bottleneck).transpose()?;
         let (v, g) = head.projection.prototypes(&self.student)?;
         let mut segments = Vec::new();
         let mut first = 0;
         for (targets, is_cls) in targets.iter().zip([true, false]) {
             let Some(targets) = targets else { continue };
             let count = if is_cls { counts.cls() } else { counts.masked() };
-            segments.push(Segment { rows: first..first + count, targets, distill: is_cls });
+            segments.push(Segment {
+                rows: first..first + count,
+                targets,
+                distill: is_cls && elastic.is_some(),
+            });
             first += count;
         }
         let loss = prototype_loss(
             tape,
             &PrototypeLoss {
                 intact: &intact,
-                elastic: Some(&elastic),
+                elastic: elastic.as_ref(),
                 v: &v,
                 g: &g,
                 rows,
