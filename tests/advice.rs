@@ -1,6 +1,7 @@
 //! What is said before a run that its settings do not fit.
 
 use poa_gpu::poa::advice::{advice, fitting_momentum};
+use poa_gpu::poa::settings::fitting_prototypes;
 use poa_gpu::recipes::Config;
 
 fn of(recipe: &str, overrides: &[&str], images: Option<usize>) -> Vec<String> {
@@ -18,6 +19,7 @@ fn the_recipes_of_the_program_fit_their_images() {
         ("demo_swin", 20_000),
         ("demo_resnet", 20_000),
         ("small", 2_000),
+        ("cifar10", 50_000),
     ] {
         assert_eq!(of(recipe, &[], Some(images)), Vec::<String>::new(), "{recipe}");
     }
@@ -32,7 +34,7 @@ fn what_is_proposed_fits() {
         ("teacher.warmup_teacher_temp_epochs=400", None, "warmup_teacher_temp_epochs", "34"),
         ("optim.ibot_activate_epochs=346", None, "optim.ibot_activate_epochs", "34"),
         ("dino.head_bottleneck_dim=9000", None, "dino.head_bottleneck_dim", "1024"),
-        ("dino.head_n_prototypes=[8192]", Some(1_422), "dino.head_n_prototypes", "[128, 256]"),
+        ("dino.head_n_prototypes=[8192]", Some(1_422), "dino.head_n_prototypes", "[256, 512]"),
     ] {
         let steps = "train.total_steps=400";
         let short = if key.contains("momentum") { &[set, steps][..] } else { &[set][..] };
@@ -45,4 +47,30 @@ fn what_is_proposed_fits() {
         let steps = format!("train.total_steps={steps}");
         assert_eq!(of("vit_ee1200", &[&set, &steps], None), Vec::<String>::new(), "{set} {steps}");
     }
+}
+
+#[test]
+fn prototypes_follow_from_the_images() {
+    // the paper's largest head on ImageNet, the demo's on its images, CIFAR-10, folders of a person's own
+    for (images, bottleneck, numbers) in [
+        (1_281_167, 256, [32_768, 65_536]),
+        (300_000_000, 256, [32_768, 65_536]),
+        (18_000, 32, [512, 1_024]),
+        (50_000, 32, [1_024, 2_048]),
+        (1_422, 32, [256, 512]),
+        (200, 32, [32, 64]),
+        (0, 32, [32, 64]),
+        (usize::MAX, usize::MAX, [32_768, 65_536]),
+    ] {
+        assert_eq!(fitting_prototypes(images, bottleneck), numbers, "{images} over {bottleneck}");
+    }
+    let mut config = Config::load("small", &["dino.head_n_prototypes=[]".into()]).unwrap();
+    config.resolve(1).unwrap();
+    assert_eq!(advice(&config, None), Vec::<String>::new());
+    config.fit(1_422);
+    assert_eq!(config.dino.heads.head_n_prototypes, [256, 512]);
+    assert_eq!(advice(&config, Some(1_422)), Vec::<String>::new());
+    // what is given stays
+    config.fit(1_000_000);
+    assert_eq!(config.dino.heads.head_n_prototypes, [256, 512]);
 }

@@ -168,8 +168,15 @@ fn few_images_classes_or_labels_are_said_and_train() {
     // nothing is held out of labelled images where others are evaluated on
     pictures(&folder, &["ten/cat/0.png", "ten/cat/1.png", "ten/dog/2.png", "ten/dog/3.png", "ten/dog/4.png"]);
     let ten = folder.path("run-ten");
-    let shown = said(&train(&ten, &spec("ten"), &[&own[0], &own[1], "data.held_out=0.4"]));
+    let shown = said(&train(
+        &ten,
+        &spec("ten"),
+        &[&own[0], &own[1], "data.held_out=0.4", "dino.head_n_prototypes=[]"],
+    ));
     assert!(shown.contains("ten, 5 images\n"), "{shown}");
+    // numbers that followed from the images stand in the run
+    let config = std::fs::read_to_string(Path::new(&ten).join("config.toml")).unwrap();
+    assert!(config.contains("head_n_prototypes = [32, 64]"), "{config}");
     let log = std::fs::read_to_string(Path::new(&ten).join("train.log")).unwrap();
     assert!(log.contains("5 images to train on\n"), "{log}");
     // a baseline of other images is none: those of this run's own are held out from now on

@@ -4,6 +4,7 @@ use clap::Args;
 
 use crate::error::Result;
 use crate::poa::advice::advice;
+use crate::poa::settings::Heads;
 use crate::recipes::Config;
 use crate::shown::shown;
 
@@ -56,9 +57,13 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         c.local_crops_number,
         c.local_crops_size
     );
-    say!("  prototypes        {:?}", config.dino.heads.head_n_prototypes);
+    let prototypes = |heads: &Heads| match &heads.head_n_prototypes[..] {
+        [] => "by the number of images".into(),
+        numbers => format!("{numbers:?}"),
+    };
+    say!("  prototypes        {}", prototypes(&config.dino.heads));
     if config.ibot.separate_head {
-        say!("  of patch tokens   {:?}", config.ibot.heads.head_n_prototypes);
+        say!("  of patch tokens   {}", prototypes(&config.ibot.heads));
     }
     if config.data.spec.is_empty() {
         say!("  images            none yet: set data.spec, or give train --data SPEC");

@@ -35,7 +35,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
             Some((folder, stored))
         }
     };
-    let config = match &earlier {
+    let mut config = match &earlier {
         None => args.load_config(1)?,
         Some((_, stored)) => args.resumed_config(stored.clone(), 1)?,
     };
@@ -56,6 +56,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     let profile = args.profile.clone().map(Profiling::create).transpose()?;
     let source = data::open_setting("data.spec", &config.data.spec, &config.data.reading())?;
     let source = in_channels(source, config.channels())?;
+    config.fit(source.len());
     let device = ops::open(&args.device)?;
     let shows = |text: String| {
         if !quiet {

@@ -1,16 +1,12 @@
 //! What a recipe asks for that a run of its length, on so many images, cannot give: said before the first step, each
 //! with a setting that would fit. None of it is an error, since somebody may want just that.
 
-use crate::poa::settings::{Centering, Settings};
+use crate::poa::settings::{Centering, Settings, fitting_prototypes};
 
 /// Rows that Sinkhorn-Knopp spreads over the prototypes: with fewer each has its own, whatever it shows.
 const FEWEST_ROWS: usize = 32;
 /// The teacher averages the student over at most this share of the run, or it keeps much of its random start.
 const AVERAGED: f64 = 0.25;
-/// Images a prototype stands for in the prototypes that are proposed; the paper has 20 with its largest head.
-const IMAGES_A_PROTOTYPE: usize = 4;
-/// The fewest prototypes that are proposed.
-const FEWEST_PROTOTYPES: usize = 64;
 
 /// What does not fit a run with these settings, on `images` images where that is known.
 pub fn advice(settings: &Settings, images: Option<usize>) -> Vec<String> {
@@ -81,16 +77,14 @@ fn prototypes(settings: &Settings, images: Option<usize>, all: &mut Vec<String>)
         let counts = &heads.head_n_prototypes;
         let most = counts.iter().copied().max().unwrap_or(0);
         if let Some(images) = images.filter(|images| section == "dino" && most > *images) {
-            let fitting = (images / IMAGES_A_PROTOTYPE).max(FEWEST_PROTOTYPES);
-            let fitting = 1 << fitting.ilog2();
+            let fitting = fitting_prototypes(images, heads.head_bottleneck_dim);
             all.push(format!(
                 "{section}.head_n_prototypes goes up to {most}, and there are {images} images: most prototypes stand \
-                 for none of them; [{}, {fitting}] would fit",
-                fitting / 2
+                 for none of them; {fitting:?} would fit, and [] finds that by itself"
             ));
         }
-        let (fewest, bottleneck) = (counts.iter().copied().min().unwrap_or(0), heads.head_bottleneck_dim);
-        if fewest <= bottleneck {
+        let (fewest, bottleneck) = (counts.iter().copied().min(), heads.head_bottleneck_dim);
+        if let Some(fewest) = fewest.filter(|fewest| *fewest <= bottleneck) {
             all.push(format!(
                 "{section}.head_n_prototypes has {fewest}, no more than the {bottleneck} channels of \
                  {section}.head_bottleneck_dim: one point can be equally near to so few prototypes, and all images end \

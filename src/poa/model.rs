@@ -3,7 +3,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::models::backbone::Backbone;
 use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
@@ -138,6 +138,14 @@ pub fn why_single(device: &Device) -> Option<String> {
 fn heads(settings: &Settings, input: usize, device: &Device) -> Result<Vec<PoaHead>> {
     let (dino, ibot) = (&settings.dino, &settings.ibot);
     let make = |module: &str, part: Part, heads: &Heads| {
+        if heads.head_n_prototypes.is_empty() {
+            let key = format!("{}.head_n_prototypes", module.trim_end_matches("_head"));
+            return Err(Error::config(
+                key,
+                "is empty, and how many follow from the images is not known here; give one number for each head, for \
+                 example [8192, 16384]",
+            ));
+        }
         let (hidden, bottleneck) = (heads.head_hidden_dim, heads.head_bottleneck_dim);
         let head = |(index, &prototypes): (usize, &usize)| {
             let sizes = HeadSizes { input, hidden, bottleneck, prototypes, init_std: heads.head_init_std };

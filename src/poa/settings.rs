@@ -49,7 +49,9 @@ settings! {
     /// Projection heads: in section `dino` all, in section `ibot` those of patch tokens where they are
     /// separate.
     pub struct Heads {
-        /// Prototypes of each projection head; as many heads as entries.
+        /// Prototypes of each projection head; as many heads as entries. [] takes two heads, with numbers that
+        /// follow from the number of images: one for 20 images, as in the paper, 16 times head_bottleneck_dim
+        /// at least, and half as many in the first.
         pub head_n_prototypes: Vec<usize> = vec![8192, 16384, 32768, 65536],
         /// Width of the normalised layer before the prototypes, in channels.
         pub head_bottleneck_dim: usize = 256,
@@ -74,7 +76,8 @@ settings! {
         /// How the KoLeo terms of the two students are put together: "half" of their sum as in the official
         /// code, or their "sum" as in the paper.
         pub koleo: KoleoMix = KoleoMix::Half,
-        /// Weight of the intact student's loss; the elastic student has the rest.
+        /// Weight of the intact student's loss; the elastic student has the rest. With 1 there is no elastic
+        /// student, and the network is trained alone.
         pub lambda_ie: f64 = 0.8,
         /// Temperature of the students' softmax.
         pub student_temp: f64 = 0.1,
@@ -213,6 +216,12 @@ impl Settings {
         self.train.plan(&self.length(), self.evaluation.eval_period_iterations)
     }
 
+    /// Fills in what follows from the number of images: of prototypes, where none are given.
+    pub fn fit(&mut self, images: usize) {
+        self.dino.heads.fit(images);
+        self.ibot.heads.fit(images);
+    }
+
     /// Images of a step on one device.
     pub fn images_per_step(&self) -> usize {
         self.loading.batch_size_per_gpu.saturating_mul(self.train.accumulation_steps)
@@ -224,13 +233,35 @@ impl Settings {
     }
 }
 
+/// Images a prototype stands for in numbers that follow from the images, as in the paper's largest head (1,281,167
+/// images, 65,536 prototypes).
+const IMAGES_A_PROTOTYPE: usize = 20;
+/// Prototypes a channel of the bottleneck: with few more than channels, one point is equally near to all of them.
+const PROTOTYPES_A_CHANNEL: usize = 16;
+/// The fewest prototypes that follow, however few the images are.
+const FEWEST_PROTOTYPES: usize = 64;
+
+/// Numbers of prototypes for so many images: powers of two, at most half as many as there are images.
+pub fn fitting_prototypes(images: usize, bottleneck: usize) -> [usize; 2] {
+    let most = (images / 2).max(FEWEST_PROTOTYPES).ilog2();
+    let wanted = (images / IMAGES_A_PROTOTYPE).max(PROTOTYPES_A_CHANNEL.saturating_mul(bottleneck));
+    // the nearest power of two, by ratio
+    let nearest = (wanted.max(1) as f64).log2().round() as u32;
+    let largest = 1 << nearest.clamp(FEWEST_PROTOTYPES.ilog2(), most.min(16));
+    [largest / 2, largest]
+}
+
 impl Heads {
+    /// Fills in the numbers of prototypes where they are to follow from the images.
+    fn fit(&mut self, images: usize) {
+        if self.head_n_prototypes.is_empty() {
+            self.head_n_prototypes = fitting_prototypes(images, self.head_bottleneck_dim).to_vec();
+        }
+    }
+
     /// Checks every range, as keys of a section.
     fn check(&self, section: &str, problems: &mut Problems) {
         let key = |name: &str| format!("{section}.{name}");
-        problems.demand(!self.head_n_prototypes.is_empty(), &key("head_n_prototypes"), || {
-            "is empty; give one number for each head, for example [8192, 16384]".into()
-        });
         for &count in &self.head_n_prototypes {
             // of one prototype the softmax is always 1: there is nothing to learn
             problems.within(&key("head_n_prototypes"), count, 2..=1 << 24, 8192);
