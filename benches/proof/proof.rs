@@ -69,34 +69,56 @@ fn network(recipe: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Draws a value over the steps, the mean of the runs of each group, and prints mean and standard deviation at
-/// every step that all of a group have.
+/// Draws a value over the steps and over the processor's seconds, the mean of the runs of each group, and prints mean
+/// and standard deviation at every step that all of a group have. Where a run's folder has a file `ended`, that holds the
+/// seconds that the run took; they are taken to be spread evenly over its steps.
 fn curves(key: &str, stem: &Path, groups: &[&str]) -> Result<()> {
-    let mut series = Vec::new();
+    let (mut over_steps, mut over_seconds) = (Vec::new(), Vec::new());
     let mut text = String::new();
     for group in groups {
         let (name, runs) = group.split_once('=').ok_or_else(|| Error::Usage(USAGE.into()))?;
         let mut steps: BTreeMap<usize, Vec<f64>> = BTreeMap::new();
-        let runs: Vec<&str> = runs.split(',').collect();
+        let runs: Vec<&Path> = runs.split(',').map(Path::new).collect();
+        let mut a_step = 0.0;
         for run in &runs {
-            let metrics = Path::new(run).join("metrics.jsonl");
+            let metrics = run.join("metrics.jsonl");
             let found: Vec<_> =
                 history(&metrics, key).into_iter().filter(|(_, name, _)| name == key).collect();
-            if found.is_empty() {
-                return Err(Error::file(&metrics, format!("has no `{key}`")));
-            }
+            let last = found.iter().map(|(step, ..)| *step).max();
+            let last = last.ok_or_else(|| Error::file(&metrics, format!("has no `{key}`")))?;
+            a_step += seconds(run).unwrap_or(f64::NAN) / (last.max(1) * runs.len()) as f64;
             found.into_iter().for_each(|(step, _, value)| steps.entry(step).or_default().push(value));
         }
-        let mut points = Vec::new();
+        let (mut by_step, mut by_second) = (Vec::new(), Vec::new());
         for (step, values) in steps.iter().filter(|(_, values)| values.len() == runs.len()) {
             let n = values.len() as f64;
             let mean = values.iter().sum::<f64>() / n;
             let spread = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
-            let _ = writeln!(text, "{name}\t{step}\t{mean:.4}\t{:.4}\t{}", spread.sqrt(), values.len());
-            points.push((*step as f64, mean));
+            let x = *step as f64;
+            let _ = writeln!(
+                text,
+                "{name}\t{step}\t{:.0}\t{mean:.4}\t{:.4}\t{}",
+                x * a_step,
+                spread.sqrt(),
+                values.len()
+            );
+            by_step.push((x, mean));
+            by_second.push((x * a_step, mean));
         }
-        series.push((name.to_string(), points));
+        over_steps.push((name.to_string(), by_step));
+        over_seconds.push((name.to_string(), by_second));
     }
-    print!("name\tstep\tmean\tdeviation\truns\n{text}");
-    plot::lines(&series, key, "step", key, stem)
+    print!("name\tstep\tseconds\tmean\tdeviation\truns\n{text}");
+    plot::lines(&over_steps, key, "step", key, stem)?;
+    if over_seconds.iter().flat_map(|(_, points)| points).all(|(x, _)| x.is_finite()) {
+        let mut stem = stem.as_os_str().to_owned();
+        stem.push("-seconds");
+        plot::lines(&over_seconds, key, "processor's seconds", key, Path::new(&stem))?;
+    }
+    Ok(())
+}
+
+/// The processor's seconds that a run took, as its file `ended` has them.
+fn seconds(run: &Path) -> Option<f64> {
+    std::fs::read_to_string(run.join("ended")).ok()?.trim().parse().ok()
 }

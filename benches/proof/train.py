@@ -182,7 +182,7 @@ class Run:
         self.evaluate(0)
         for step in range(s.steps):
             crops, local, masks = self.batches.next()
-            if step < s.masked_from:
+            if step < s.masked_from or not self.c["ibot"]["loss_weight"]:
                 masks = torch.zeros_like(masks)
             for group in self.trainer.optimizer.param_groups:
                 lr, wd = group["factors"]

@@ -8,6 +8,8 @@ import torch.nn.functional as F
 def sinkhorn(logits, temperature, iterations):
     """Targets `[rows, prototypes]` that use all prototypes alike; every row sums to one."""
     logits = logits.float()
+    if not len(logits):
+        return logits
     q = torch.exp_((logits - logits.max()) / temperature)
     rows, prototypes = q.shape
     q /= q.sum()
@@ -49,7 +51,7 @@ class Student:
         terms = 2 + 2 * local_crops
         # a local crop meets both views' targets: one product with their sum
         both = cls_targets[:images] + cls_targets[images:]
-        locals_ = cross_entropy(self.locals.view(local_crops, images, -1), both).sum() / (images * terms)
+        locals_ = cross_entropy(self.locals.view(local_crops, images, self.locals.shape[1]), both).sum() / (images * terms)
         globals_ = 2.0 * cross_entropy(self.globals, cls_targets).mean() / terms
         masked = (cross_entropy(self.masked, masked_targets) * masked_weights).sum() / len(cls_targets)
         return locals_, globals_, masked
@@ -57,7 +59,7 @@ class Student:
     def distilled_from(self, other):
         """Losses against the other student's probabilities of the same crops (local, global)."""
         return (
-            cross_entropy(self.locals, other.locals.detach().exp()).mean(),
+            cross_entropy(self.locals, other.locals.detach().exp()).sum() / max(len(self.locals), 1),
             cross_entropy(self.globals, other.globals.detach().exp()).mean(),
         )
 

@@ -68,16 +68,17 @@ class Trainer:
         self.teacher.load_state_dict(teacher)
 
     def students(self, batch, network):
-        """Per student: normed class tokens of global and local crops, and masked patches."""
+        """Per student: normed class tokens of global and local crops, and masked patches; there may be none of the two
+        last."""
         images, local, masks = batch
         for width, depth in ((self.recipe.width, self.recipe.depth), network):
             tokens = self.student.backbone(images, width, depth, masks)
-            cls = self.student.backbone(local, width, depth)[:, 0]
+            cls = tokens[:0, 0] if local is None else self.student.backbone(local, width, depth)[:, 0]
             yield tokens[:, 0], cls, tokens[:, 1:][masks]
 
     def losses(self, batch, network):
         """The total and its components under their official names."""
-        r, (images, local, masks) = self.recipe, batch
+        r, (images, _, masks) = self.recipe, batch
         with torch.no_grad(), self.autocast():
             tokens = self.teacher.backbone(images, r.width, r.depth)
             # student view a meets teacher view b
@@ -99,7 +100,7 @@ class Trainer:
             for parts in features:
                 with self.autocast():
                     logits = self.student.dino_head(h, torch.cat(parts))
-                students.append(losses.Student(logits, r.student_temperature, len(images), len(local)))
+                students.append(losses.Student(logits, r.student_temperature, len(images), len(parts[1])))
             both = [s.against(cls_targets, masked_targets, weights) for s in students]
             views = [sum(share * loss[i] for share, loss in zip(shares, both)) for i in range(3)]
             distilled = students[1].distilled_from(students[0])
