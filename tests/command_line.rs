@@ -4,7 +4,6 @@
 mod support;
 
 use std::path::Path;
-use std::process::Command;
 
 use support::{Folder, printed, program, refused, text};
 
@@ -300,33 +299,4 @@ fn devices_are_listed_with_their_variants() {
     for t in ["0: ", "driver", "largest tensor", "matmul", "attention", "cpu: "] {
         assert!(printed.contains(t), "`{t}` is not in: {printed}");
     }
-}
-
-#[cfg(unix)]
-#[test]
-fn an_interrupt_ends_with_a_checkpoint() {
-    let folder = Folder::new("interrupt");
-    let out_dir = folder.path("run");
-    let child = Command::new(env!("CARGO_BIN_EXE_poa-gpu"))
-        .args(["train", "--device=cpu", "--out", &out_dir, "train.batch_size_per_gpu=4", "train.log_every=1"])
-        .args(["evaluation.train_images=20", "evaluation.val_images=10", "--steps=100000"])
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::null())
-        .spawn()
-        .unwrap();
-    let log = Path::new(&out_dir).join("train.log");
-    let started = std::time::Instant::now();
-    while !std::fs::read_to_string(&log).is_ok_and(|l| l.contains("step 2/")) {
-        assert!(started.elapsed().as_secs() < 120, "no second step");
-        std::thread::sleep(std::time::Duration::from_millis(50));
-    }
-    let id = child.id().to_string();
-    assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
-    let out = child.wait_with_output().unwrap();
-    let printed = text(&out.stdout);
-    assert_eq!(out.status.code(), Some(130), "{printed}");
-    assert!(printed.contains("interrupted after"), "{printed}");
-    let checkpoints = Path::new(&out_dir).join("checkpoints");
-    assert_eq!(std::fs::read_dir(&checkpoints).unwrap().count(), 2, "a checkpoint, and `latest`");
-    assert!(checkpoints.join("latest/manifest.json").is_file());
 }

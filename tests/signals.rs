@@ -4,12 +4,13 @@
 #[path = "support/program.rs"]
 mod support;
 
+use std::io::Read;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use poa_gpu::files::checkpoint::checkpoints_in;
-use support::{Folder, SMALL};
+use support::{Folder, SMALL, heeding};
 
 /// A small network, and never the end of what a test waits for.
 const SETTINGS: [&str; 9] = [
@@ -32,7 +33,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 fn run(out: &str, settings: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
     command.args(SETTINGS).arg(out).args(SMALL).args(settings).env("RAYON_NUM_THREADS", "1");
-    command.stdout(Stdio::null()).stderr(Stdio::null());
+    heeding(command.stdout(Stdio::null()).stderr(Stdio::null()));
     command
 }
 
@@ -85,6 +86,23 @@ fn each_signal_has_its_exit_status() {
         assert_eq!(end(child).0.code(), Some(code), "{signal}");
         assert_eq!(saved(&out).len(), 1, "{signal}");
     }
+}
+
+#[test]
+fn an_interrupt_ends_with_a_checkpoint() {
+    let folder = Folder::new("interrupt");
+    let out = folder.path("run");
+    let mut child = run(&out, &[SHORT]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut results = child.stdout.take().unwrap();
+    await_log(&out, "step 2/");
+    send(&child, &["INT"]);
+    assert_eq!(end(child).0.code(), Some(130));
+    let mut printed = String::new();
+    results.read_to_string(&mut printed).unwrap();
+    assert!(printed.contains("interrupted after"), "{printed}");
+    let checkpoints = Path::new(&out).join("checkpoints");
+    assert_eq!(std::fs::read_dir(&checkpoints).unwrap().count(), 2, "a checkpoint, and `latest`");
+    assert!(checkpoints.join("latest/manifest.json").is_file());
 }
 
 #[test]

@@ -22,6 +22,22 @@ pub const SMALL: [&str; 6] = [
     "dino.head_n_prototypes=[16, 24]",
 ];
 
+/// A program that heeds signals, though the tests may have been started in the background or under nohup, where these
+/// are ignored.
+#[cfg(unix)]
+pub fn heeding(command: &mut Command) -> &mut Command {
+    use std::os::unix::process::CommandExt;
+    let heed = || {
+        for signal in [libc::SIGINT, libc::SIGTERM, libc::SIGHUP] {
+            // SAFETY: no handler is installed, and a process may call this between fork and exec
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: what runs between fork and exec allocates nothing and takes no lock
+    unsafe { command.pre_exec(heed) }
+}
+
 /// A folder of its own for a test, removed when it is over.
 pub struct Folder(pub PathBuf);
 
