@@ -109,13 +109,22 @@ fn curves(key: &str, stem: &Path, groups: &[&str]) -> Result<()> {
         over_seconds.push((name.to_string(), by_second));
     }
     print!("name\tstep\tseconds\tmean\tdeviation\truns\n{text}");
-    plot::lines(&over_steps, key, "step", key, stem)?;
+    let (title, value) = shown(key);
+    plot::lines(&over_steps, &title, "step", value, stem)?;
     if over_seconds.iter().flat_map(|(_, points)| points).all(|(x, _)| x.is_finite()) {
         let mut stem = stem.as_os_str().to_owned();
         stem.push("-seconds");
-        plot::lines(&over_seconds, key, "processor's seconds", key, Path::new(&stem))?;
+        plot::lines(&over_seconds, &title, "processor's seconds", value, Path::new(&stem))?;
     }
     Ok(())
+}
+
+/// What a chart of a value is called, and what the value is.
+fn shown(key: &str) -> (String, &str) {
+    match key.split('.').collect::<Vec<_>>()[..] {
+        ["knn", network, k] => (format!("k-NN of {network} (k = {k})"), "accuracy"),
+        _ => (key.into(), key),
+    }
 }
 
 /// The processor's seconds that a run took, as its file `ended` has them.
