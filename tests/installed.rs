@@ -4,8 +4,10 @@
 #[path = "support/program.rs"]
 mod support;
 
+use std::io::ErrorKind;
 use std::path::Path;
 use std::process::{Command, Output};
+use std::time::Duration;
 
 use support::{Folder, printed, refused, text};
 
@@ -23,7 +25,15 @@ fn alone(folder: &Folder, args: &[&str]) -> Output {
     if let Some(root) = std::env::var_os("SystemRoot") {
         command.env("SystemRoot", root);
     }
-    command.output().unwrap()
+    loop {
+        match command.output() {
+            // a child of another test has the copy open as it was written, until it becomes another program
+            Err(e) if e.kind() == ErrorKind::ExecutableFileBusy => {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            done => return done.unwrap(),
+        }
+    }
 }
 
 #[test]

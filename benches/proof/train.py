@@ -76,6 +76,8 @@ def refuse(c):
         section, name = key.split(".")
         if c[section][name] != value:
             raise SystemExit(f"{key} is {c[section][name]!r}; this trainer knows {value!r} alone")
+    if not c["dino"]["head_n_prototypes"]:
+        raise SystemExit("dino.head_n_prototypes is empty; poa-gpu's run says in its config.toml what follows")
 
 
 def grid(student):
