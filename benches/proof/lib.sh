@@ -26,3 +26,6 @@ train() {
     shift
     once "$name" env RAYON_NUM_THREADS=1 "$program" train --device cpu --out "$out/$name" "$@"
 }
+
+# names NAME: the folders of that run for all $seeds, with commas
+names() { for seed in $(seq "$seeds"); do printf '%s' "${sep-}$out/$1-$seed"; sep=,; done; unset sep; }

@@ -9,15 +9,12 @@ methods without a teacher remain: `dino` and `simclr`. `metrics.jsonl` has the k
 """
 
 import argparse
-import json
 import os
-import time
 
 import lightly_train
 import torch
 
 import images
-import knn
 import peers
 
 
@@ -26,31 +23,11 @@ def main():
     parser.add_argument("method", choices=("distillation", "dino", "simclr"))
     parser.add_argument("--epochs", type=int, required=True, help="passes over the images")
     args, c = images.arguments(parser)
-    evaluation, size = c["evaluation"], c["crops"]["global_crops_size"]
-
-    def labelled(part):
-        pictures, labels = images.load(getattr(args, part), part)
-        of = images.picked(len(pictures), evaluation[f"{part}_images"])
-        view = images.evaluation_view(size)
-        return torch.stack([view(pictures[i]) for i in of]), torch.from_numpy(labels[of])
-
-    votes, classified = labelled("train"), labelled("val")
+    size = c["crops"]["global_crops_size"]
+    judge = peers.Judge(args, c)
     body = peers.backbone(c, size)
     body.pretrained_cfg = {}  # asked for when the weights are exported
-    name = f"{c['student']['max_embed_dim']}x{c['student']['max_depth']}"
-    metrics = open(os.path.join(args.out, "metrics.jsonl"), "w", buffering=1)
-
-    def evaluate(step):
-        body.eval()
-        top1 = knn.accuracies(body, votes, classified, evaluation)
-        body.train()
-        values = {f"knn.{name}.{k}": a for k, a in top1.items()}
-        clock = {"seconds": time.time() - started, "cpu_seconds": time.process_time()}
-        metrics.write(json.dumps({"step": step, **values, "time": clock}) + "\n")
-        print(step, {k: round(100 * v, 1) for k, v in values.items()}, flush=True)
-
-    started = time.time()
-    evaluate(0)
+    judge.evaluate(0, body)
     local = c["crops"]["local_crops_number"]
     views = {"num_views": local, "view_size": (c["crops"]["local_crops_size"],) * 2} if local else None
     transform = {"image_size": (size, size), "normalize": {"mean": images.MEAN, "std": images.STD}}
@@ -72,8 +49,7 @@ def main():
     )
     exported = os.path.join(args.out, "lightly", "exported_models", "exported_last.pt")
     body.load_state_dict(torch.load(exported, map_location="cpu"))
-    pictures = sum(len(files) for _, _, files in os.walk(folder))
-    evaluate(args.epochs * pictures // batch)
+    judge.evaluate(args.epochs * len(judge.pictures) // batch, body)
 
 
 if __name__ == "__main__":

@@ -111,12 +111,42 @@ class Dino(nn.Module):
             torch._foreach_lerp_(list(old.parameters()), list(new.parameters()), 1 - momentum)
 
 
+class Judge:
+    """Classifies the held-out images by a backbone's features, and writes `metrics.jsonl`."""
+
+    def __init__(self, args, c):
+        self.evaluation, self.view = c["evaluation"], images.evaluation_view(c["crops"]["global_crops_size"])
+        self.pictures, self.votes = self.labelled(args, "train")
+        _, self.classified = self.labelled(args, "val")
+        self.name = f"{c['student']['max_embed_dim']}x{c['student']['max_depth']}"
+        self.metrics = open(os.path.join(args.out, "metrics.jsonl"), "w", buffering=1)
+        self.started = time.time()
+
+    def labelled(self, args, part):
+        """All pictures of a part, and the normalised images and labels that vote or are classified."""
+        pictures, labels = images.load(getattr(args, part), part)
+        of = images.picked(len(pictures), self.evaluation[f"{part}_images"])
+        return pictures, (torch.stack([self.view(pictures[i]) for i in of]), torch.from_numpy(labels[of]))
+
+    def write(self, step, values):
+        clock = {"seconds": time.time() - self.started, "cpu_seconds": time.process_time()}
+        self.metrics.write(json.dumps({"step": step, **values, "time": clock}) + "\n")
+
+    def evaluate(self, step, body):
+        body.eval()
+        top1 = knn.accuracies(body, self.votes, self.classified, self.evaluation)
+        body.train()
+        values = {f"knn.{self.name}.{k}": a for k, a in top1.items()}
+        self.write(step, values)
+        print(step, {k: round(100 * v, 1) for k, v in values.items()}, flush=True)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("method", choices=("simclr", "dino"))
     parser.add_argument("--steps", type=int, help="instead of the recipe's")
     args, c = images.arguments(parser)
-    train, evaluation, size = c["train"], c["evaluation"], c["crops"]["global_crops_size"]
+    train = c["train"]
     total = args.steps or train["total_steps"] or c["optim"]["epochs"] * train["OFFICIAL_EPOCH_LENGTH"]
 
     model = (SimClr if args.method == "simclr" else Dino)(c)
@@ -125,33 +155,14 @@ def main():
     weights = [p for p in model.parameters() if p.ndim >= 2 and p.requires_grad]
     optimizer = torch.optim.AdamW([{"params": weights, "weight_decay": 0.04}, {"params": flat, "weight_decay": 0.0}])
 
-    def labelled(part):
-        pictures, labels = images.load(getattr(args, part), part)
-        of = images.picked(len(pictures), evaluation[f"{part}_images"])
-        view = images.evaluation_view(size)
-        return pictures, (torch.stack([view(pictures[i]) for i in of]), torch.from_numpy(labels[of]))
-
-    (pictures, votes), (_, classified) = labelled("train"), labelled("val")
-    batches = images.Batches(pictures, c)
-    name = f"{c['student']['max_embed_dim']}x{c['student']['max_depth']}"
-    metrics = open(os.path.join(args.out, "metrics.jsonl"), "w", buffering=1)
-    started = time.time()
-
-    def write(step, values):
-        clock = {"seconds": time.time() - started, "cpu_seconds": time.process_time()}
-        metrics.write(json.dumps({"step": step, **values, "time": clock}) + "\n")
+    judge = Judge(args, c)
+    batches = images.Batches(judge.pictures, c)
 
     def evaluate(done):
-        body = model.teacher[0] if args.method == "dino" else model.backbone
-        body.eval()
-        top1 = knn.accuracies(body, votes, classified, evaluation)
-        body.train()
-        values = {f"knn.{name}.{k}": a for k, a in top1.items()}
-        write(done, values)
-        print(done, {k: round(100 * v, 1) for k, v in values.items()}, flush=True)
+        judge.evaluate(done, model.teacher[0] if args.method == "dino" else model.backbone)
 
     evaluate(0)
-    every, warmup = evaluation["eval_period_iterations"], max(total // 10, 1)
+    every, warmup = c["evaluation"]["eval_period_iterations"], max(total // 10, 1)
     for step in range(total):
         share = max(step - warmup, 0) / max(total - warmup, 1)
         lr = rate * min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * share)))
@@ -165,7 +176,7 @@ def main():
         optimizer.step()
         model.after_step(step / total)
         if step % train["log_every"] == 0:
-            write(step, {"loss": loss.item()})
+            judge.write(step, {"loss": loss.item()})
         if (every and (step + 1) % every == 0) or step + 1 == total:
             evaluate(step + 1)
 
