@@ -4,9 +4,9 @@
 // Grid: one workgroup a tile, batch and part of K, folded. Workgroup: (BM / TM)·(BN / TN).
 // An invocation's rows and columns come in runs of four that lie BM / (TM / 4) and BN / (TN / 4) apart, so
 // that the invocations of a subgroup read neighbouring vectors of workgroup memory. A is staged transposed,
-// so that a run of rows is one vector. A_ALONG_M and B_ALONG_K say which way neighbouring invocations walk
-// through memory while staging: the way in which neighbours lie side by side. One vector of padding a row
-// spreads the writes over banks.
+// so that a run of rows is one vector, which one invocation writes whole: a write of a component may touch the
+// others. A_ALONG_M and B_ALONG_K say which way neighbouring invocations walk through memory while staging: the
+// way in which neighbours lie side by side. One vector of padding a row spreads the writes over banks.
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "math.wgsl"
@@ -19,8 +19,9 @@ const RUNS_M: u32 = TM / 4u;
 const RUNS_N: u32 = TN / 4u;
 const A_ROW: u32 = BM / 4u + 1u;
 const B_ROW: u32 = BN / 4u + 1u;
-// Elements of A that an invocation stages at a time.
-const A_LOADS: u32 = BM * BK / WG;
+// Vectors of A that are staged at a time, by all invocations and at most by one.
+const A_VECTORS: u32 = BM / 4u * BK;
+const A_LOADS: u32 = (A_VECTORS + WG - 1u) / WG;
 
 var<workgroup> a_tile: array<vec4<f32>, BK * A_ROW>;
 var<workgroup> b_tile: array<vec4<f32>, BK * B_ROW>;
@@ -37,10 +38,10 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
 #ifdef WINDOW
 #ifndef A_ALONG_M
         // an invocation's elements are in the same rows every time
-        var row_at: array<u32, A_LOADS>;
-        for (var t = 0u; t < A_LOADS; t++) {
+        var row_at: array<u32, 4u * A_LOADS>;
+        for (var t = 0u; t < 4u * A_LOADS; t++) {
             row_at[t] = OUTSIDE;
-            let row = job.row + (lane + t * WG) / BK;
+            let row = job.row + (lane + t / 4u * WG) / BK * 4u + t % 4u;
             if row < p.m { row_at[t] = tap_at(spot(row), group); }
         }
 #endif
@@ -51,41 +52,52 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
         for (var k0 = job.first; k0 < job.last; k0 += BK) {
             for (var t = 0u; t < A_LOADS; t++) {
                 let i = lane + t * WG;
+                if i >= A_VECTORS { break; }
 #ifdef A_ALONG_M
-                let r = i % BM;
-                let k = i / BM;
+                let r = i % (BM / 4u);
+                let k = i / (BM / 4u);
 #else
                 let r = i / BK;
                 let k = i % BK;
 #endif
-                var value = 0.0;
-                if job.row + r < p.m && k0 + k < job.last {
 #ifdef WINDOW
 #ifdef A_ALONG_M
-                    let pixel = tap_at(spot(k0 + k), job.batch);
-                    if pixel != OUTSIDE { value = a[job.a + pixel + job.row + r]; }
+                let pixel = tap_at(spot(k0 + k), job.batch);
+#endif
+#endif
+                var values = vec4(0.0);
+                for (var q = 0u; q < 4u; q++) {
+                    let row = job.row + 4u * r + q;
+                    if row >= p.m || k0 + k >= job.last { continue; }
+#ifdef WINDOW
+#ifdef A_ALONG_M
+                    if pixel != OUTSIDE { values[q] = a[job.a + pixel + row]; }
 #else
-                    if row_at[t] != OUTSIDE { value = a[job.a + row_at[t] + k0 + k]; }
+                    let pixel = row_at[4u * t + q];
+                    if pixel != OUTSIDE { values[q] = a[job.a + pixel + k0 + k]; }
 #endif
 #else
-                    value = f32(a[a_from + a_row(job.row + r) + (k0 + k) * p.a_k]);
+                    values[q] = f32(a[a_from + a_row(row) + (k0 + k) * p.a_k]);
 #endif
                 }
-                a_tile[k * A_ROW + r / 4u][r % 4u] = value;
+                a_tile[k * A_ROW + r] = values;
             }
-            for (var i = lane; i < BN * BK; i += WG) {
+            for (var i = lane; i < BN / 4u * BK; i += WG) {
 #ifdef B_ALONG_K
                 let r = i / BK;
                 let k = i % BK;
 #else
-                let r = i % BN;
-                let k = i / BN;
+                let r = i % (BN / 4u);
+                let k = i / (BN / 4u);
 #endif
-                var value = 0.0;
-                if job.col + r < p.n && k0 + k < job.last {
-                    value = f32(b[b_from + b_col(job.col + r) + (k0 + k) * p.b_k]);
+                var values = vec4(0.0);
+                for (var q = 0u; q < 4u; q++) {
+                    let col = job.col + 4u * r + q;
+                    if col < p.n && k0 + k < job.last {
+                        values[q] = f32(b[b_from + b_col(col) + (k0 + k) * p.b_k]);
+                    }
                 }
-                b_tile[k * B_ROW + r / 4u][r % 4u] = value;
+                b_tile[k * B_ROW + r] = values;
             }
             workgroupBarrier();
             for (var k = 0u; k < BK; k++) {

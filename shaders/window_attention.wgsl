@@ -90,7 +90,7 @@ fn saved_at(kind: u32, head: u32, row: u32) -> u32 { return p.saved_offset + (ki
 
 // What is added to the products of owned and streaming rows: bias, of owned queries or keys, and the shift's
 // mask between these tokens' entries.
-fn add_bias(products: Pairs, side: u32, at: Place, lane: u32, first: u32, own: array<u32, OWN>, entries: array<u32, STEP>) -> Pairs {
+fn add_bias(products: Pairs, side: u32, at: Place, lane: u32, first: u32, own: array<u32, OWN>, entries: Places) -> Pairs {
     var scores = products;
     var mine = own;
     var theirs = entries;
@@ -178,13 +178,13 @@ fn streaming_tokens(first: u32) -> Places {
 }
 
 // The rows of these entries, and those that padded tokens take where they have none.
-fn rows_of(entries: array<u32, STEP>) -> Places {
+fn rows_of(entries: Places) -> Places {
     var rows = entries;
     for (var j = 0u; j < STEP; j++) { rows[j] = row_of(rows[j]); }
     return rows;
 }
 
-fn real_rows(entries: array<u32, STEP>) -> Places {
+fn real_rows(entries: Places) -> Places {
     var rows = entries;
     for (var j = 0u; j < STEP; j++) { rows[j] = real_row(rows[j]); }
     return rows;
@@ -194,15 +194,15 @@ fn real_rows(entries: array<u32, STEP>) -> Places {
 // The entry, of those of the STEP tokens from `first` on, that this invocation holds for its subgroup.
 fn held_entry(window: u32, first: u32, sub: u32) -> u32 { return entry(window, streaming(first + sub % STEP)); }
 
-fn all_entries(held: u32) -> array<u32, STEP> {
-    var entries: array<u32, STEP>;
+fn all_entries(held: u32) -> Places {
+    var entries: Places;
     for (var j = 0u; j < STEP; j++) { entries[j] = subgroupShuffle(held, j); }
     return entries;
 }
 #else
 // The entries of the STEP tokens from `first` on.
-fn read_entries(window: u32, first: u32) -> array<u32, STEP> {
-    var entries: array<u32, STEP>;
+fn read_entries(window: u32, first: u32) -> Places {
+    var entries: Places;
     for (var j = 0u; j < STEP; j++) { entries[j] = entry(window, streaming(first + j)); }
     return entries;
 }

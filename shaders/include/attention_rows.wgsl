@@ -201,7 +201,7 @@ var<workgroup> tiles: array<Eight, 2u * TILE * CHUNKS>;
 const TILE_Y: u32 = TILE * CHUNKS;
 
 // Where the rows start in the tiles.
-alias Streams = array<u32, STEP>;
+alias Streams = Places;
 fn chunk(starts: ptr<function, Streams>, j: u32, c: u32) -> Eight { return tiles[(*starts)[j] + c]; }
 
 fn starts_in_tiles(first: u32, rows: Places) -> Streams {

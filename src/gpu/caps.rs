@@ -73,6 +73,15 @@ impl Cooperative {
     }
 }
 
+/// Bytes that one binding can cover, of the bytes that an adapter names: bindings and buffers are whole vectors of
+/// four elements, where Vulkan and DX12 name 2³¹ − 1, and elements are addressed with 32 bits.
+fn whole_bindings(bytes: u64) -> usize {
+    (bytes.min(u32::MAX as u64) / BINDING_UNIT * BINDING_UNIT) as usize
+}
+
+/// Bytes that bindings and buffers are multiples of: a vector of four elements in single precision.
+const BINDING_UNIT: u64 = 16;
+
 /// Bytes of parameters that a kernel may take.
 pub(crate) const IMMEDIATE_BYTES: u32 = 128;
 
@@ -109,11 +118,9 @@ impl Caps {
             workgroup_bytes: limits.max_compute_workgroup_storage_size,
             workgroup_size: limits.max_compute_invocations_per_workgroup,
             grid_dimension: limits.max_compute_workgroups_per_dimension,
-            // elements are addressed with 32 bits
-            max_binding_bytes: limits
-                .max_storage_buffer_binding_size
-                .min(limits.max_buffer_size)
-                .min(u32::MAX as u64 / 16 * 16) as usize,
+            max_binding_bytes: whole_bindings(
+                limits.max_storage_buffer_binding_size.min(limits.max_buffer_size),
+            ),
             storage_buffers: limits.max_storage_buffers_per_shader_stage,
         }
     }
@@ -138,5 +145,17 @@ impl Caps {
         }
         let y = workgroups.div_ceil(limit);
         [workgroups.div_ceil(y), y, 1]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::whole_bindings;
+
+    #[test]
+    fn bindings_are_whole_vectors() {
+        assert_eq!(whole_bindings(128 << 20), 128 << 20);
+        assert_eq!(whole_bindings((1 << 31) - 1), (1 << 31) - 16);
+        assert_eq!(whole_bindings(1 << 40), (1 << 32) - 16);
     }
 }

@@ -269,10 +269,10 @@ pub fn validate(kernel: &Kernel, caps: &Caps) -> Result<()> {
     kernel.compose(caps).map(|_| ())
 }
 
-/// Validates a kernel and translates it to SPIR-V, which finds what validation alone does not.
+/// Validates a kernel and translates it to the SPIR-V of Vulkan 1.3, which finds what validation alone does not.
 pub fn emit_spirv(kernel: &Kernel, caps: &Caps) -> Result<Vec<u32>> {
     let composed = kernel.compose(caps)?;
-    let options = naga::back::spv::Options { lang_version: (1, 3), ..Default::default() };
+    let options = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
     let pipeline = naga::back::spv::PipelineOptions {
         shader_stage: naga::ShaderStage::Compute,
         entry_point: kernel.entry.to_string(),
