@@ -111,6 +111,9 @@ impl PoaTask {
     }
 
     fn network(&self, step: usize) -> Result<Network> {
+        if !self.model.settings.weights.has_elastic() {
+            return Ok(self.model.grid.intact());
+        }
         match self.settings.student.elastic().fixed_network.as_str() {
             "" => Ok(self.draws.network_at(step)),
             name => self.model.grid.named(name).map_err(|e| Error::config("student.fixed_network", e)),
