@@ -20,6 +20,8 @@ fn the_recipes_of_the_program_fit_their_images() {
         ("demo_resnet", 20_000),
         ("small", 2_000),
         ("cifar10", 50_000),
+        ("cifar10_swin", 50_000),
+        ("cifar10_resnet", 50_000),
     ] {
         assert_eq!(of(recipe, &[], Some(images)), Vec::<String>::new(), "{recipe}");
     }

@@ -114,9 +114,9 @@ Examples:
                                                        where the time of a step goes
   poa-gpu train --config vit_ee1200 --data 'webdataset:shards/{000..146}.tar' --init vit_large.safetensors")]
 pub struct TrainArgs {
-    /// A TOML file, or a recipe of the program: demo, demo_swin, demo_resnet, small, vit_ee1200, swin_ee1200,
-    /// resnet_ee2400, bench_tiny, bench_vit_s, bench_vit_l [default: demo, or with
-    /// --resume the run's own]
+    /// A TOML file, or a recipe of the program: demo, demo_swin, demo_resnet, small, cifar10, cifar10_swin,
+    /// cifar10_resnet, vit_ee1200, swin_ee1200, resnet_ee2400, bench_tiny, bench_vit_s, bench_vit_l
+    /// [default: demo, or with --resume the run's own]
     #[arg(long, value_name = "FILE|NAME")]
     pub config: Option<String>,
     /// Where the images come from: folder:DIR, list:FILE, webdataset:PATTERN, cifar10:DIR, cifar100:DIR,

@@ -30,6 +30,8 @@ const RECIPES: &[(&str, &str)] = &[
     ("demo", include_str!("../../configs/demo.toml")),
     ("small", include_str!("../../configs/small.toml")),
     ("cifar10", include_str!("../../configs/cifar10.toml")),
+    ("cifar10_swin", include_str!("../../configs/cifar10_swin.toml")),
+    ("cifar10_resnet", include_str!("../../configs/cifar10_resnet.toml")),
     ("demo_resnet", include_str!("../../configs/demo_resnet.toml")),
     ("resnet_ee2400", include_str!("../../configs/resnet_ee2400.toml")),
     ("vit_ee1200", include_str!("../../configs/vit_ee1200.toml")),
