@@ -7,6 +7,7 @@ Everything is decoded once and kept, so they should be small.
 import math
 import os
 import random
+import subprocess
 import tomllib
 
 import numpy as np
@@ -155,3 +156,21 @@ class Batches:
         stack = lambda groups: torch.stack([crop for group in groups for crop in group])
         masked = masks(2 * self.batch, self.side, self.ibot["mask_sample_probability"], self.ibot["mask_ratio_min_max"])
         return stack(views[:2]), stack(views[2:]) if views[2:] else None, masked
+
+
+def streamed(program, recipe, c, data, seed):
+    """Global crops, local crops or None, and masks of every step of a recipe's run, as poa-gpu's loader makes them;
+    `program` is the example `proof`, `c` the recipe."""
+    crops, batch = c["crops"], c["train"]["batch_size_per_gpu"]
+    side = crops["global_crops_size"] // c["student"]["patch_size"]
+    shapes = [(2 * batch, 3, *[crops["global_crops_size"]] * 2)]
+    shapes += [(crops["local_crops_number"] * batch, 3, *[crops["local_crops_size"]] * 2), (2 * batch, side * side)]
+    with subprocess.Popen([program, "batches", recipe, data, str(seed)], stdout=subprocess.PIPE) as loader:
+        while True:
+            parts = []
+            for shape in shapes:
+                values = loader.stdout.read(4 * math.prod(shape))
+                if len(values) < 4 * math.prod(shape):
+                    return
+                parts.append(torch.from_numpy(np.frombuffer(values, np.float32).copy()).view(shape))
+            yield parts[0], parts[1] if len(parts[1]) else None, parts[2].bool()

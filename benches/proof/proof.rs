@@ -3,21 +3,24 @@
 //!
 //! ```text
 //! cargo run --release --example proof -- images shapes:20000 DIR        DIR/train/CLASS/N.png, DIR/val/CLASS/N.png
+//! cargo run --release --example proof -- batches RECIPE SPEC SEED                 what every step sees, as f32
 //! cargo run --release --example proof -- network RECIPE smallest|middle|intact      its sizes, as 96x3
 //! cargo run --release --example proof -- curves knn.96x3.20 STEM NAME=RUN,RUN.. NAME=RUN..
 //! ```
 
 use std::collections::BTreeMap;
-use std::fmt::Write;
+use std::fmt::Write as _;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::ExitCode;
 
-use poa_gpu::data::{self, HeldOut, Reading, Source, split};
+use poa_gpu::data::batch::{GLOBAL, LOCAL};
+use poa_gpu::data::{self, HeldOut, Loader, Reading, Source, split};
 use poa_gpu::recipes::Config;
 use poa_gpu::train::metrics::history;
 use poa_gpu::{Error, Result, plot};
 
-const USAGE: &str = "usage: proof images SPEC DIR | proof network RECIPE NAME | proof curves KEY STEM NAME=RUN,RUN.. [NAME=RUN..]..";
+const USAGE: &str = "usage: proof images SPEC DIR | proof batches RECIPE SPEC SEED | proof network RECIPE NAME | proof curves KEY STEM NAME=RUN,RUN.. [NAME=RUN..]..";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -25,6 +28,7 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["images", spec, dir] => images(spec, Path::new(dir)),
         ["network", recipe, name] => network(recipe, name),
+        ["batches", recipe, spec, seed] => batches(recipe, spec, seed),
         ["curves", key, stem, ref groups @ ..] if !groups.is_empty() => curves(key, Path::new(stem), groups),
         _ => Err(Error::Usage(USAGE.into())),
     };
@@ -58,6 +62,29 @@ fn write_images(source: &dyn Source, dir: &Path) -> Result<()> {
         plot::write_png(&path, &pixels)?;
     }
     println!("{}: {} images of {} classes", poa_gpu::shown::shown(dir), source.len(), source.classes().len());
+    Ok(())
+}
+
+/// Writes what every step of a run sees to standard output, as little-endian f32: the global crops `[2·B, C, S, S]`, the
+/// local ones, and the masks of the global ones, 1 where a patch is hidden.
+fn batches(recipe: &str, spec: &str, seed: &str) -> Result<()> {
+    let mut settings = Config::load(recipe, &[format!("train.seed={seed}")])?;
+    settings.resolve(1)?;
+    let source = data::open(spec, &Reading::default())?;
+    let (train, _) = split(source, HeldOut { fraction: 0.1, at_most: 10_000 });
+    let mut loader = Loader::new(train, settings.loader()?)?;
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    for _ in 0..settings.total_steps() {
+        let batch = loader.next()?;
+        let global = batch.group(GLOBAL)?;
+        let local = batch.find(LOCAL).map_or(&[][..], |group| &group.pixels);
+        let masks = global.masks.as_ref().map_or(&[][..], |masks| &masks.values);
+        let masks: Vec<f32> = masks.iter().copied().map(f32::from).collect();
+        for values in [&global.pixels, local, &masks] {
+            out.write_all(bytemuck::cast_slice(values))
+                .map_err(|e| Error::file("standard output", e.to_string()))?;
+        }
+    }
     Ok(())
 }
 

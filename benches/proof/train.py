@@ -5,7 +5,7 @@ record, on batches that torchvision makes, with schedules and k-NN of its own.
     poa-gpu config demo > demo.toml        # every setting, as poa-gpu would use it
     train.py demo.toml --train folder:shapes/train --val folder:shapes/val --seed 1 --out runs/pytorch-1
 
-Nothing here is poa-gpu's but the settings: random numbers, decoding, augmentation, masks, order of the images, draw of
+Nothing here is poa-gpu's but the settings (and with --batches the crops): random numbers, decoding, augmentation, masks, order of the images, draw of
 the sub-networks, initial values, updates, averages and evaluation are others. `metrics.jsonl` has the same keys.
 """
 
@@ -126,22 +126,47 @@ class Schedules:
         return np.concatenate([np.linspace(0, base, warmup), curve])[: self.steps]
 
 
-class Run:
-    def __init__(self, c, args):
-        self.c, self.args, self.schedules = c, args, Schedules(c)
-        self.trainer = steps.Trainer(sizes(c), "cpu", torch.float32)
-        draw_weights(self.trainer.student, c)
-        self.trainer.load(*[self.trainer.student.state_dict()] * 2)
-        prototypes = {id(p) for n, p in self.trainer.student.named_parameters() if ".last_layer" in n}
-        for group in list(self.trainer.optimizer.param_groups):
+class Pace:
+    """Gives a trainer what its next step has of the schedules."""
+
+    def __init__(self, c, trainer):
+        self.c, self.trainer, self.schedules = c, trainer, Schedules(c)
+        prototypes = {id(p) for n, p in trainer.student.named_parameters() if ".last_layer" in n}
+        for group in list(trainer.optimizer.param_groups):
             group["factors"] = group["lr"], group["weight_decay"]
             last = [p for p in group["params"] if id(p) in prototypes]
             if last:
                 group["params"] = [p for p in group["params"] if id(p) not in prototypes]
-                self.trainer.optimizer.add_param_group({**group, "params": last, "prototypes": True})
+                trainer.optimizer.add_param_group({**group, "params": last, "prototypes": True})
+
+    def set(self, step, masks):
+        """Sets rates, momentum and temperature of a step; returns its masks, empty before their loss counts."""
+        s = self.schedules
+        for group in self.trainer.optimizer.param_groups:
+            lr, wd = group["factors"]
+            frozen = group.get("prototypes") and step < s.frozen
+            group["lr"] = 0.0 if frozen else s.lr[step] * lr
+            group["weight_decay"] = s.weight_decay[step] * wd
+        self.trainer.recipe.teacher_temperature = s.temp[step]
+        self.trainer.recipe.momentum = s.momentum[step]
+        masked = step >= s.masked_from and self.c["ibot"]["loss_weight"]
+        return masks if masked else torch.zeros_like(masks)
+
+
+class Run:
+    def __init__(self, c, args):
+        self.c, self.args = c, args
+        self.trainer = steps.Trainer(sizes(c), "cpu", torch.float32)
+        draw_weights(self.trainer.student, c)
+        self.trainer.load(*[self.trainer.student.state_dict()] * 2)
+        self.pace = Pace(c, self.trainer)
         self.networks, self.cycle = grid(c["student"])
         self.left = []
-        self.batches = images.Batches(self.labelled("train")[0], c)
+        if args.batches:
+            self.seen = images.streamed(args.batches, args.recipe, c, args.train, args.seed)
+        else:
+            batches = images.Batches(self.labelled("train")[0], c)
+            self.seen = iter(batches.next, None)
         self.votes, self.classified = (self.evaluated(part) for part in ("train", "val"))
         self.metrics = open(os.path.join(args.out, "metrics.jsonl"), "w", buffering=1)
         self.started = time.time()
@@ -180,19 +205,11 @@ class Run:
         print(done, {k: round(100 * v, 1) for k, v in values.items()}, flush=True)
 
     def run(self):
-        s, every = self.schedules, self.c["evaluation"]["eval_period_iterations"]
+        s, every = self.pace.schedules, self.c["evaluation"]["eval_period_iterations"]
         self.evaluate(0)
         for step in range(s.steps):
-            crops, local, masks = self.batches.next()
-            if step < s.masked_from or not self.c["ibot"]["loss_weight"]:
-                masks = torch.zeros_like(masks)
-            for group in self.trainer.optimizer.param_groups:
-                lr, wd = group["factors"]
-                frozen = group.get("prototypes") and step < s.frozen
-                group["lr"] = 0.0 if frozen else s.lr[step] * lr
-                group["weight_decay"] = s.weight_decay[step] * wd
-            self.trainer.recipe.teacher_temperature = s.temp[step]
-            self.trainer.recipe.momentum = s.momentum[step]
+            crops, local, masks = next(self.seen)
+            masks = self.pace.set(step, masks)
             total, components, _ = self.trainer.step((crops, local, masks), self.network())
             if step % self.c["train"]["log_every"] == 0 or step + 1 == s.steps:
                 losses = {name: float(v.detach()) for name, v in components.items()}
@@ -203,6 +220,7 @@ class Run:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--batches", metavar="PROGRAM", help="the example `proof`: poa-gpu's crops instead of own ones")
     args, c = images.arguments(parser)
     refuse(c)
     Run(c, args).run()
