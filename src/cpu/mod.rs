@@ -74,6 +74,7 @@ impl CpuDevice {
         if let Some(buffer) = pool.take(bytes) {
             return Ok(buffer);
         }
+        drop(pool.make_room(bytes));
         let new = CpuBuffer::new(bytes).or_else(|| {
             // let go of what waits for reuse and try once more
             pool.trim();
