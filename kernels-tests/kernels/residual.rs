@@ -1,6 +1,6 @@
 //! LayerScale + residual, on all rows, on subsets and with a factor a sample.
 
-use poa_gpu::ops::residual::{RowSubset, per_sample_scale, residual};
+use poa_gpu::ops::residual::{RowSubset, RowTable, residual};
 
 use crate::support::{Operand, Placing, Tolerance, check};
 
@@ -84,7 +84,8 @@ fn with_dropped_samples() {
         &[Operand::new(1, &[8, 12]), Operand::new(2, &[8, 12]), Operand::new(3, &[12])],
         Tolerance::default(),
         |tape, v| {
-            let subset = per_sample_scale(v[0].value().device(), &lengths, &keep, 1.25)?;
+            let table = RowTable::of_samples(&lengths, &keep, 1.25);
+            let subset = RowSubset::all(v[0].value().device(), &[table])?.remove(0);
             Ok(vec![residual(tape, &v[0], &v[1], &v[2], Some(&subset))?])
         },
         &|x| vec![reference(&x[0], &x[1], &x[2], &rows, &scale)],

@@ -50,26 +50,76 @@ pub struct RowSubset {
     scale: Tensor,
 }
 
-impl RowSubset {
-    /// `rows[i]` is the trunk's row of the branch's row i, each at most once, with the factor `scale[i]`.
-    pub fn new(device: &Device, trunk_rows: usize, rows: &[u32], scale: &[f32]) -> Result<Self> {
-        let mut inverse = vec![ABSENT; trunk_rows];
-        for (i, &r) in rows.iter().enumerate() {
+/// A [`RowSubset`] on the host.
+#[derive(Clone, Debug, Default)]
+pub struct RowTable {
+    /// Rows of the trunk.
+    pub trunk_rows: usize,
+    /// The row of the trunk for each of the branch's rows; each at most once.
+    pub rows: Vec<u32>,
+    /// The factor s of each of the branch's rows.
+    pub scale: Vec<f32>,
+}
+
+impl RowTable {
+    /// For drop path without subsets: every row, with the factor `scale` where its sample is kept, else 0.
+    pub fn of_samples(rows_of_sample: &[usize], keep: &[bool], scale: f32) -> Self {
+        let trunk_rows: usize = rows_of_sample.iter().sum();
+        let mut factors = Vec::with_capacity(trunk_rows);
+        for (&n, &keep) in rows_of_sample.iter().zip(keep) {
+            factors.extend(std::iter::repeat_n(if keep { scale } else { 0.0 }, n));
+        }
+        Self { trunk_rows, rows: (0..trunk_rows as u32).collect(), scale: factors }
+    }
+
+    /// For each row of the trunk the row of the branch.
+    fn inverse(&self) -> Result<Vec<u32>> {
+        let mut inverse = vec![ABSENT; self.trunk_rows];
+        for (i, &r) in self.rows.iter().enumerate() {
             match inverse.get_mut(r as usize) {
                 Some(slot) if *slot == ABSENT => *slot = i as u32,
                 _ => {
-                    return Err(Error::shape(
-                        "residual",
-                        format!("row {r} of {trunk_rows} is named twice or absent"),
-                    ));
+                    let problem = format!("row {r} of {} is named twice or absent", self.trunk_rows);
+                    return Err(Error::shape("residual", problem));
                 }
             }
         }
-        Ok(Self {
-            rows: Tensor::from_slice(device, &[rows.len()], rows)?,
-            inverse: Tensor::from_slice(device, &[trunk_rows], &inverse)?,
-            scale: Tensor::from_slice(device, &[scale.len()], scale)?,
-        })
+        Ok(inverse)
+    }
+}
+
+impl RowSubset {
+    /// `rows[i]` is the trunk's row of the branch's row i, each at most once, with the factor `scale[i]`.
+    pub fn new(device: &Device, trunk_rows: usize, rows: &[u32], scale: &[f32]) -> Result<Self> {
+        let table = RowTable { trunk_rows, rows: rows.to_vec(), scale: scale.to_vec() };
+        Ok(Self::all(device, &[table])?.remove(0))
+    }
+
+    /// The subsets of all branches of a network, in one piece of memory: an upload each would cost more than all the
+    /// bytes.
+    pub fn all(device: &Device, tables: &[RowTable]) -> Result<Vec<Self>> {
+        let mut words = Vec::new();
+        let mut places = Vec::new();
+        for table in tables {
+            if table.scale.len() != table.rows.len() {
+                let problem = format!("{} factors of {} rows", table.scale.len(), table.rows.len());
+                return Err(Error::shape("residual", problem));
+            }
+            places.push((words.len(), table.rows.len(), table.trunk_rows));
+            words.extend_from_slice(&table.rows);
+            words.extend(table.scale.iter().map(|factor| factor.to_bits()));
+            words.extend(table.inverse()?);
+        }
+        let memory = Tensor::from_slice(device, &[words.len()], &words)?;
+        let subset = |(start, rows, trunk_rows): (usize, usize, usize)| {
+            let part = |from: usize, count: usize| memory.slice(0, from..from + count);
+            Ok(Self {
+                rows: part(start, rows)?,
+                scale: part(start + rows, rows)?.reinterpreted(DType::F32),
+                inverse: part(start + 2 * rows, trunk_rows)?,
+            })
+        };
+        places.into_iter().map(subset).collect()
     }
 
     /// The same rows with other factors.
@@ -385,20 +435,4 @@ impl Saved {
         gpu.dispatch(&column_kernel(plan.vec4, self.subset.is_some(), dz.dtype()), &tensors, &params, grid)?;
         column_sum(&parts, &dgamma.tensor, 1.0, dgamma.accumulate)
     }
-}
-
-/// For drop path without subsets: every row, with its own factor.
-pub fn per_sample_scale(
-    device: &Device,
-    rows_of_sample: &[usize],
-    keep: &[bool],
-    scale: f32,
-) -> Result<RowSubset> {
-    let total: usize = rows_of_sample.iter().sum();
-    let rows: Vec<u32> = (0..total as u32).collect();
-    let mut factors = Vec::with_capacity(total);
-    for (&n, &keep) in rows_of_sample.iter().zip(keep) {
-        factors.extend(std::iter::repeat_n(if keep { scale } else { 0.0 }, n));
-    }
-    RowSubset::new(device, total, &rows, &factors)
 }

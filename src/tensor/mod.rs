@@ -217,6 +217,12 @@ impl Tensor {
         &self.storage
     }
 
+    /// The same bits as elements of another type of as many bytes.
+    pub(crate) fn reinterpreted(&self, dtype: DType) -> Self {
+        assert_eq!(dtype.bytes(), self.dtype.bytes(), "elements of one size");
+        Self { dtype, ..self.clone() }
+    }
+
     pub(crate) fn with_layout(&self, layout: Layout) -> Self {
         Self { storage: self.storage.clone(), layout, dtype: self.dtype }
     }

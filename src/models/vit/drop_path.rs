@@ -8,8 +8,7 @@ use crate::models::backbone::CropBatch;
 use crate::models::grid::{Network, block_ids};
 use crate::models::vit::sizes::VitSizes;
 use crate::ops::attention::SequenceGroup;
-use crate::ops::residual::{RowSubset, per_sample_scale};
-use crate::tensor::Device;
+use crate::ops::residual::{RowSubset, RowTable};
 
 /// Up to this rate drop path multiplies samples by zero; above it, branches run on a subset of the samples.
 const SUBSET_RATE: f64 = 0.1;
@@ -32,24 +31,42 @@ impl DropPath {
     /// Draws for a forward pass of `network` over these crops.
     pub fn draw(s: &VitSizes, network: Network, crops: &[CropBatch], rng: &mut impl Rng) -> Result<Self> {
         let first = crops.first().ok_or_else(|| Error::shape("vit", "no crops"))?;
-        let device = first.images.device();
         let groups: Vec<SequenceGroup> = crops
             .iter()
             .map(|c| SequenceGroup { count: c.images.dim(0), length: 1 + s.grid(c.images.dim(2)).pow(2) })
             .collect();
-        let mut branches = Vec::new();
+        // what the branches run on, and all their tables in one upload
+        let (mut drawn, mut tables) = (Vec::new(), Vec::new());
         for block in block_ids(s.depth, network.depth) {
             let rate = match s.drop_path_uniform {
                 true => s.drop_path_rate,
                 false => s.drop_path_rate * block as f64 / (s.depth.max(2) - 1) as f64,
             };
-            let mut draw = || match rate {
-                0.0 => Ok(None),
-                r if r <= SUBSET_RATE => scaled_rows(device, &groups, r, rng).map(Some),
-                r => subset_rows(device, &groups, r, rng).map(Some),
-            };
-            branches.push([draw()?, draw()?]);
+            for _ in 0..2 {
+                let rows = match rate {
+                    0.0 => None,
+                    r if r <= SUBSET_RATE => Some((scaled_rows(&groups, r, rng), None)),
+                    r => Some(subset_rows(&groups, r, rng)).map(|(table, kept)| (table, Some(kept))),
+                };
+                drawn.push(rows.map(|(table, kept)| {
+                    tables.push(table);
+                    kept
+                }));
+            }
         }
+        if tables.is_empty() {
+            return Ok(Self { branches: Vec::new() });
+        }
+        let mut subsets = RowSubset::all(first.images.device(), &tables)?.into_iter();
+        let mut branch = |kept: &Option<Option<Vec<SequenceGroup>>>| {
+            let kept = kept.as_ref()?;
+            let subset = subsets.next()?;
+            Some(match kept {
+                None => BranchRows::Scaled(subset),
+                Some(groups) => BranchRows::Subset(subset, groups.clone()),
+            })
+        };
+        let branches = drawn.chunks_exact(2).map(|pair| [branch(&pair[0]), branch(&pair[1])]).collect();
         Ok(Self { branches })
     }
 
@@ -66,35 +83,25 @@ pub(super) fn row_subset(rows: Option<&BranchRows>) -> Option<&RowSubset> {
     })
 }
 
-fn scaled_rows(
-    device: &Device,
-    groups: &[SequenceGroup],
-    rate: f64,
-    rng: &mut impl Rng,
-) -> Result<BranchRows> {
+/// Every row; those of a sample that is left out count nothing.
+fn scaled_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> RowTable {
     let lengths: Vec<usize> = groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count)).collect();
     let keep: Vec<bool> = lengths.iter().map(|_| rng.random::<f64>() >= rate).collect();
-    Ok(BranchRows::Scaled(per_sample_scale(device, &lengths, &keep, (1.0 / (1.0 - rate)) as f32)?))
+    RowTable::of_samples(&lengths, &keep, (1.0 / (1.0 - rate)) as f32)
 }
 
-/// max(⌊b(1−r)⌋, 1) samples of each batch, scaled by b / subset.
-fn subset_rows(
-    device: &Device,
-    groups: &[SequenceGroup],
-    rate: f64,
-    rng: &mut impl Rng,
-) -> Result<BranchRows> {
-    let (mut rows, mut scale, mut kept) = (Vec::new(), Vec::new(), Vec::new());
-    let mut start = 0;
+/// max(⌊b(1−r)⌋, 1) samples of each batch, scaled by b / subset, and how many of each size.
+fn subset_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> (RowTable, Vec<SequenceGroup>) {
+    let (mut table, mut kept) = (RowTable::default(), Vec::new());
     for g in groups {
         let count = ((g.count as f64 * (1.0 - rate)) as usize).max(1).min(g.count);
         for sample in sample(rng, g.count, count) {
-            let first = start + sample * g.length;
-            rows.extend((first..first + g.length).map(|r| r as u32));
-            scale.extend(std::iter::repeat_n(g.count as f32 / count as f32, g.length));
+            let first = table.trunk_rows + sample * g.length;
+            table.rows.extend((first..first + g.length).map(|r| r as u32));
+            table.scale.extend(std::iter::repeat_n(g.count as f32 / count as f32, g.length));
         }
         kept.push(SequenceGroup { count, length: g.length });
-        start += g.count * g.length;
+        table.trunk_rows += g.count * g.length;
     }
-    Ok(BranchRows::Subset(RowSubset::new(device, start, &rows, &scale)?, kept))
+    (table, kept)
 }
