@@ -60,6 +60,7 @@ pub mod cpu;
 pub mod error;
 pub mod files;
 pub mod gpu;
+pub mod guard;
 mod layout;
 pub mod logging;
 pub mod memory;

@@ -13,6 +13,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 /// and then asks with care.
 const ABSURD: usize = 1 << 32;
 
+/// Bytes of memory that can be had without swapping, as Linux estimates them.
+pub fn available() -> Option<u64> {
+    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
+}
+
 thread_local! {
     static ATTEMPTS: Cell<bool> = const { Cell::new(false) };
 }

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::ops;
 use poa_gpu::tensor::Device;
 use poa_gpu::verify::{Fixture, replay};
@@ -65,6 +65,28 @@ fn of_a_resnet_hold_on_the_cpu_device() {
 #[test]
 fn of_a_resnet_hold_on_an_adapter() {
     check(&Fixture::open(&folder("resnet")).unwrap(), &adapter(), RESNET);
+}
+
+/// With the least that an adapter can have: no subgroups, no half precision, parameters in a buffer, 8 storage buffers
+/// a kernel, 16 KiB of workgroup memory.
+#[test]
+fn hold_within_the_least_limits() {
+    let device = ops::open_within(&DeviceChoice::Gpu, &Caps::minimal()).unwrap();
+    let Device::Gpu(gpu) = &device else { panic!("a GPU was asked for") };
+    assert!(!gpu.caps().immediates && !gpu.caps().subgroups && gpu.caps().storage_buffers == 8);
+    check(&Fixture::embedded().unwrap(), &device, VIT);
+    check(&Fixture::open(&folder("swin")).unwrap(), &device, SWIN);
+    check(&Fixture::open(&folder("resnet")).unwrap(), &device, RESNET);
+}
+
+/// With the kernels that a graphics card would be given in place of a software adapter's.
+#[test]
+fn hold_with_the_kernels_of_a_card() {
+    let card = Caps { software: false, ..Caps::everything() };
+    let device = ops::open_within(&DeviceChoice::Gpu, &card).unwrap();
+    check(&Fixture::embedded().unwrap(), &device, VIT);
+    check(&Fixture::open(&folder("swin")).unwrap(), &device, SWIN);
+    check(&Fixture::open(&folder("resnet")).unwrap(), &device, RESNET);
 }
 
 #[test]

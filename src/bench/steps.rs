@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use super::harness::{Bench, Event, Ready, Sink, wrong};
 use crate::data::{self, Loader};
 use crate::error::{Error, Result};
+use crate::memory;
 use crate::optim::adamw::StepSettings;
 use crate::poa::losses::LossWeights;
 use crate::poa::{PoaModel, StepInputs};
@@ -44,7 +45,7 @@ fn left_out(bench: &Bench, name: &str) -> Option<String> {
         }
         (_, "step/vit-l") if bench.software() => Some("a software adapter takes many minutes a step".into()),
         (_, "step/vit-l") if !bench.full() => Some("`cargo bench -- step/vit-l` times it".into()),
-        (Device::Cpu(_), "step/vit-l") => match available_memory() {
+        (Device::Cpu(_), "step/vit-l") => match memory::available() {
             Some(free) if free >= VIT_L_BYTES => None,
             Some(free) => {
                 Some(format!("{} GiB of memory are free, {} needed", free >> 30, VIT_L_BYTES >> 30))
@@ -53,13 +54,6 @@ fn left_out(bench: &Bench, name: &str) -> Option<String> {
         },
         _ => None,
     }
-}
-
-/// Bytes of memory that can be had without swapping, as Linux estimates them.
-fn available_memory() -> Option<u64> {
-    let text = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = text.lines().find_map(|l| l.strip_prefix("MemAvailable:"))?;
-    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? << 10)
 }
 
 fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {

@@ -2,7 +2,11 @@
 
 use clap::Args;
 
+use crate::cli::forecast;
+use crate::data;
 use crate::error::Result;
+use crate::gpu::DeviceChoice;
+use crate::ops;
 use crate::poa::advice::advice;
 use crate::poa::settings::Heads;
 use crate::recipes::Config;
@@ -26,6 +30,9 @@ pub struct ConfigArgs {
     /// own
     #[arg(value_name = "RECIPE|SECTION.KEY=VALUE")]
     pub settings: Vec<String>,
+    /// With --check: what memory it will need on this device, named as for `train`
+    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, requires = "check")]
+    pub device: Option<DeviceChoice>,
 }
 
 pub(super) fn run(args: &ConfigArgs) -> Result<()> {
@@ -73,6 +80,19 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         minutes => format!(", and every {minutes} minutes"),
     };
     say!("  checkpoints       every {} steps{minutes}", config.plan().save_every);
+    if let Some(choice) = &args.device {
+        // prototypes may follow from their number
+        let images = match config.data.spec.is_empty() {
+            true => 1 << 20,
+            false => data::open_setting("data.spec", &config.data.spec, &config.data.reading())?.len(),
+        };
+        config.fit(images);
+        let device = ops::open(choice)?;
+        let (memory, too_much) = forecast::of_memory(&config, &device)?;
+        say!("  device            {}", device.describe());
+        say!("  memory            {memory}");
+        too_much.iter().for_each(|text| say!("  note              {text}"));
+    }
     // how many images there are is not known here
     advice(&config, None).iter().for_each(|text| say!("  note              {text}"));
     Ok(())

@@ -13,6 +13,9 @@ pub(super) fn run() -> Result<()> {
         let c = &a.caps;
         say!("{i}: {} ({}, {})", a.name, a.kind, a.backend);
         say!("   driver          {}", a.driver);
+        if let Some(bytes) = a.memory {
+            say!("   memory          {:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+        }
         say!("   largest tensor  {} MiB", c.max_binding_bytes >> 20);
         say!(
             "   workgroups      {} invocations, {} KiB of memory; {} storage buffers a kernel",

@@ -3,8 +3,8 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use crate::data::decode::is_guarded;
 use crate::error::{Error, Result};
+use crate::guard::is_guarded;
 
 /// The folder of a user's session.
 const RUNTIME: &str = "XDG_RUNTIME_DIR";
@@ -21,8 +21,8 @@ pub(super) fn without_a_session() {
     }
 }
 
-/// Says nothing of a decoder's panic, which is caught and told as a damaged image.
-pub(super) fn without_panics_of_decoders() {
+/// Says nothing of a panic that is foreseen: it is caught and told as an error.
+pub(super) fn without_foreseen_panics() {
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |panic| {
         if !is_guarded() {

@@ -12,6 +12,7 @@ mod environment;
 pub mod eval;
 mod extract;
 mod features;
+mod forecast;
 mod man;
 mod progress;
 mod signals;
@@ -36,7 +37,7 @@ use crate::shown::shown;
 /// The program: does what the command line asks for, and says why where it cannot.
 pub fn main() -> ExitCode {
     environment::without_a_session();
-    environment::without_panics_of_decoders();
+    environment::without_foreseen_panics();
     environment::with_stack(program)
 }
 

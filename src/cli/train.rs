@@ -4,11 +4,13 @@ use std::path::Path;
 
 use crate::cli::args::TrainArgs;
 use crate::cli::environment;
+use crate::cli::forecast;
 use crate::cli::signals::Signals;
 use crate::data;
 use crate::data::channels::in_channels;
 use crate::error::{Error, Interruption, Result};
 use crate::files::checkpoint::checkpoints_in;
+use crate::logging;
 use crate::ops;
 use crate::poa::{PoaModel, PoaTask};
 use crate::recipes::Config;
@@ -82,6 +84,11 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     shows(format!("device:  {}", device.describe()));
     shows(format!("run:     {}", shown(folder.dir())));
     let (plan, text) = (config.plan(), config.to_toml()?);
+    let (memory, too_much) = forecast::of_memory(&config, &device)?;
+    shows(format!("memory:  {memory}"));
+    if let Some(warning) = too_much {
+        logging::warn(warning);
+    }
     let task = PoaTask::new(config, text, &device, source, folder.dir());
     if task.is_err() && !resume {
         folder.withdraw();

@@ -44,8 +44,30 @@ pub struct AdapterSummary {
     pub driver: String,
     /// Discrete, integrated, virtual, software.
     pub kind: &'static str,
+    /// Bytes of memory it has, where its driver says so.
+    pub memory: Option<u64>,
     /// Capabilities and limits.
     pub caps: Caps,
+}
+
+/// Bytes of memory that an adapter has: the largest heap of its own, as a Vulkan driver names it.
+#[cfg(not(target_vendor = "apple"))]
+pub(super) fn memory_of(adapter: &wgpu::Adapter) -> Option<u64> {
+    // SAFETY: the adapter is only asked, and outlives the guard.
+    let vulkan = unsafe { adapter.as_hal::<wgpu::hal::api::Vulkan>() }?;
+    let physical = vulkan.raw_physical_device();
+    // SAFETY: the physical device is the instance's.
+    let properties =
+        unsafe { vulkan.shared_instance().raw_instance().get_physical_device_memory_properties(physical) };
+    /// VK_MEMORY_HEAP_DEVICE_LOCAL_BIT
+    const DEVICE_LOCAL: u32 = 1;
+    let heaps = &properties.memory_heaps[..properties.memory_heap_count as usize];
+    heaps.iter().filter(|heap| heap.flags.as_raw() & DEVICE_LOCAL != 0).map(|heap| heap.size).max()
+}
+
+#[cfg(target_vendor = "apple")]
+pub(super) fn memory_of(_: &wgpu::Adapter) -> Option<u64> {
+    None
 }
 
 fn instance() -> wgpu::Instance {
@@ -80,6 +102,7 @@ fn summarise(adapter: &wgpu::Adapter) -> AdapterSummary {
             wgpu::DeviceType::Cpu => "software",
             wgpu::DeviceType::Other => "other",
         },
+        memory: memory_of(adapter),
         caps: Caps::of(adapter),
     }
 }

@@ -4,10 +4,22 @@ use std::cell::Cell;
 
 /// A pooled buffer.
 pub(crate) struct GpuBuffer {
-    pub(super) buffer: wgpu::Buffer,
+    /// The memory; a rehearsal has none.
+    pub(super) memory: Option<wgpu::Buffer>,
     pub(super) bytes: usize,
     /// The submission in which a recorded command last used the buffer.
-    pub(super) last_use: Cell<u64>,
+    pub(super) last_use: Cell<Option<u64>>,
+}
+
+impl GpuBuffer {
+    pub(super) fn new(memory: Option<wgpu::Buffer>, bytes: usize) -> Self {
+        Self { memory, bytes, last_use: Cell::new(None) }
+    }
+
+    /// The memory, which commands are recorded with.
+    pub(super) fn buffer(&self) -> &wgpu::Buffer {
+        self.memory.as_ref().expect("commands are recorded for buffers with memory")
+    }
 }
 
 /// Memory that a kernel is to bind.
@@ -31,4 +43,12 @@ pub(crate) trait Bind {
 pub(crate) struct PendingBuffer {
     pub(super) staging: wgpu::Buffer,
     pub(super) submission: Option<wgpu::SubmissionIndex>,
+}
+
+/// What a device's read-back comes from.
+pub(crate) enum PendingCopy {
+    /// A copy of the device's memory.
+    Buffer(PendingBuffer),
+    /// A rehearsal: so many bytes of nothing.
+    Nothing(usize),
 }

@@ -104,6 +104,71 @@ impl Caps {
         }
     }
 
+    /// More than any adapter has: what an adapter may use where nothing is held back.
+    pub fn everything() -> Self {
+        Self {
+            software: true,
+            subgroups: true,
+            subgroup_size: (u32::MAX, 0),
+            f16: true,
+            cooperative: Cooperative::ALL,
+            immediates: true,
+            timestamps: true,
+            workgroup_bytes: u32::MAX,
+            workgroup_size: u32::MAX,
+            grid_dimension: u32::MAX,
+            max_binding_bytes: usize::MAX,
+            storage_buffers: u32::MAX,
+        }
+    }
+
+    /// What both have. Subgroups may be of every size that either names, so that plans cannot count on one.
+    pub fn within(&self, most: &Self) -> Self {
+        Self {
+            software: self.software && most.software,
+            subgroups: self.subgroups && most.subgroups,
+            subgroup_size: (
+                self.subgroup_size.0.min(most.subgroup_size.0),
+                self.subgroup_size.1.max(most.subgroup_size.1),
+            ),
+            f16: self.f16 && most.f16,
+            cooperative: self.cooperative.and(most.cooperative),
+            immediates: self.immediates && most.immediates,
+            timestamps: self.timestamps && most.timestamps,
+            workgroup_bytes: self.workgroup_bytes.min(most.workgroup_bytes),
+            workgroup_size: self.workgroup_size.min(most.workgroup_size),
+            grid_dimension: self.grid_dimension.min(most.grid_dimension),
+            max_binding_bytes: self.max_binding_bytes.min(most.max_binding_bytes),
+            storage_buffers: self.storage_buffers.min(most.storage_buffers),
+        }
+    }
+
+    /// The features to ask an adapter for.
+    pub(super) fn features(&self) -> wgpu::Features {
+        let wanted = [
+            (self.subgroups, wgpu::Features::SUBGROUP),
+            (self.f16, wgpu::Features::SHADER_F16),
+            (self.immediates, wgpu::Features::IMMEDIATES),
+            (self.timestamps, wgpu::Features::TIMESTAMP_QUERY),
+            (self.cooperative.any(), wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX),
+        ];
+        let asked = wanted.into_iter().filter(|(has, _)| *has);
+        asked.fold(wgpu::Features::empty(), |all, (_, feature)| all | feature)
+    }
+
+    /// The limits to ask an adapter for that has `all`.
+    pub(super) fn limits(&self, all: wgpu::Limits) -> wgpu::Limits {
+        wgpu::Limits {
+            max_compute_workgroup_storage_size: self.workgroup_bytes,
+            max_compute_invocations_per_workgroup: self.workgroup_size,
+            max_compute_workgroups_per_dimension: self.grid_dimension,
+            max_storage_buffers_per_shader_stage: self.storage_buffers,
+            max_storage_buffer_binding_size: self.max_binding_bytes as u64,
+            max_immediate_size: if self.immediates { all.max_immediate_size } else { 0 },
+            ..all
+        }
+    }
+
     pub(crate) fn of(adapter: &wgpu::Adapter) -> Self {
         let (info, limits, features) = (adapter.get_info(), adapter.limits(), adapter.features());
         Self {

@@ -1,142 +1,109 @@
-//! An opened adapter: pooled buffers, cached pipelines, and the stream of recorded dispatches.
+//! A device of wgpu: an adapter with pooled buffers, or the rehearsal of one.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
-use std::rc::Rc;
-use std::sync::{Arc, Mutex};
 
-use super::buffer::{Bind, GpuBuffer, Operand, PendingBuffer};
-use super::caps::IMMEDIATE_BYTES;
-use super::pipeline::Pipeline;
-use super::timing::{Dispatched, Timing, hand_over};
-use super::{Caps, Cooperative, Kernel, Params};
+use super::adapter::memory_of;
+use super::buffer::{Bind, GpuBuffer, Operand, PendingCopy};
+use super::rehearsal::Tally;
+use super::stream::{Dispatch, Stream};
+use super::{Caps, Kernel, Params};
 use crate::error::{Error, Result};
+use crate::guard::guarded;
 use crate::pool::{Pool, size_class};
-use crate::profile;
+use crate::profile::{self, Work};
 
-/// Dispatches recorded before they are handed to the adapter, so that it works while the rest is recorded.
-const SUBMIT_EVERY: usize = 256;
 /// Copies begin and end at multiples of this many bytes.
 const WORD: usize = wgpu::COPY_BUFFER_ALIGNMENT as usize;
-/// Distance of parameter blocks in the uniform buffer, where immediates are missing.
-const UNIFORM_STRIDE: usize = 256;
 
-#[derive(Default)]
-struct Stream {
-    encoder: Option<wgpu::CommandEncoder>,
-    pass: Option<wgpu::ComputePass<'static>>,
-    /// Parameter blocks of this submission, where immediates are missing.
-    uniforms: Vec<u8>,
-    dispatches: usize,
-    /// Number of the submission being recorded, from 1.
-    submission: u64,
-    /// Timestamps of this submission, while a profile is recorded.
-    timing: Option<Timing>,
-    /// Those of earlier ones.
-    timed: Vec<(Dispatched, PendingBuffer)>,
-}
-
-/// An opened adapter.
+/// An opened adapter, or the rehearsal of one.
 pub struct GpuDevice {
-    device: wgpu::Device,
-    queue: wgpu::Queue,
     caps: Caps,
+    /// Bytes of memory of the adapter's, where its driver says so.
+    memory: Option<u64>,
     description: String,
     pool: RefCell<Pool<GpuBuffer>>,
-    pipelines: RefCell<HashMap<Kernel, Rc<Pipeline>>>,
-    stream: RefCell<Stream>,
-    uniforms: wgpu::Buffer,
-    uniform_group: wgpu::BindGroup,
-    uniform_layout: wgpu::BindGroupLayout,
-    failure: Arc<Mutex<Option<String>>>,
+    /// The way to the adapter; a rehearsal has none.
+    stream: Option<Stream>,
+    tally: RefCell<Tally>,
     pub(crate) fences: Cell<bool>,
     /// Whether a kernel must be in its family's list to be launched.
     pub(crate) strict: Cell<bool>,
 }
 
 impl GpuDevice {
-    /// Opens `adapter` with all the limits it has, and with no more cooperative matrices than `cooperative`
-    /// allows.
-    pub fn open(adapter: &wgpu::Adapter, cooperative: Cooperative) -> Result<Self> {
-        let mut caps = Caps::of(adapter);
-        caps.cooperative = caps.cooperative.and(cooperative);
+    /// Opens `adapter` with what it has and no more than `most`, which is [`Caps::everything`] or, in tests, what
+    /// another adapter would have.
+    pub fn open(adapter: &wgpu::Adapter, most: &Caps) -> Result<Self> {
+        let caps = Caps::of(adapter);
         let info = adapter.get_info();
         let description = format!("{} ({:?}, {} {})", info.name, info.backend, info.driver, info.driver_info);
         check_limits(&caps, &info.name)?;
-        let (mut wanted, mut experimental) =
-            (wgpu::Features::empty(), wgpu::ExperimentalFeatures::disabled());
-        if caps.cooperative.any() {
-            wanted |= wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX;
+        let caps = caps.within(most);
+        let experimental = match caps.cooperative.any() {
             // SAFETY: the one experimental feature that is asked for; its kernels are tested before they are
             // used.
-            experimental = unsafe { wgpu::ExperimentalFeatures::enabled() };
-        }
-        wanted |= wgpu::Features::SUBGROUP
-            | wgpu::Features::SHADER_F16
-            | wgpu::Features::IMMEDIATES
-            | wgpu::Features::TIMESTAMP_QUERY;
+            true => unsafe { wgpu::ExperimentalFeatures::enabled() },
+            false => wgpu::ExperimentalFeatures::disabled(),
+        };
         let descriptor = wgpu::DeviceDescriptor {
             label: Some("poa-gpu"),
-            required_features: adapter.features() & wanted,
-            required_limits: adapter.limits(),
+            required_features: caps.features(),
+            required_limits: caps.limits(adapter.limits()),
             experimental_features: experimental,
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::Device(format!("{description} cannot be opened: {e}")))?;
-        let failure = Arc::new(Mutex::new(None));
-        let slot = failure.clone();
-        device.on_uncaptured_error(Arc::new(move |e: wgpu::Error| {
-            let mut slot = slot.lock().unwrap_or_else(|p| p.into_inner());
-            slot.get_or_insert_with(|| e.to_string());
-        }));
-        let uniforms = device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("parameters"),
-            size: (SUBMIT_EVERY * UNIFORM_STRIDE) as u64,
-            usage: wgpu::BufferUsages::UNIFORM | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        let uniform_layout = device.create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
-            label: Some("parameters"),
-            entries: &[wgpu::BindGroupLayoutEntry {
-                binding: 0,
-                visibility: wgpu::ShaderStages::COMPUTE,
-                ty: wgpu::BindingType::Buffer {
-                    ty: wgpu::BufferBindingType::Uniform,
-                    has_dynamic_offset: true,
-                    min_binding_size: None,
-                },
-                count: None,
-            }],
-        });
-        let uniform_group = device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: Some("parameters"),
-            layout: &uniform_layout,
-            entries: &[wgpu::BindGroupEntry {
-                binding: 0,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: &uniforms,
-                    offset: 0,
-                    size: wgpu::BufferSize::new(IMMEDIATE_BYTES as u64),
-                }),
-            }],
-        });
-        Ok(Self {
-            device,
-            queue,
+        let stream = Stream::new(device, queue, description.clone());
+        let memory = memory_of(adapter);
+        Ok(Self { memory, ..Self::of(caps, description, Some(stream)) })
+    }
+
+    /// Goes through everything that is asked of it as an adapter with these capabilities would, without memory and
+    /// without work: what is read back is zero. See [`Self::tally`].
+    pub fn rehearsal(caps: &Caps) -> Self {
+        Self::of(caps.clone(), "the device".into(), None)
+    }
+
+    fn of(caps: Caps, description: String, stream: Option<Stream>) -> Self {
+        Self {
             caps,
+            memory: None,
             description,
             pool: RefCell::default(),
-            pipelines: RefCell::default(),
-            stream: RefCell::new(Stream { submission: 1, ..Default::default() }),
-            uniforms,
-            uniform_group,
-            uniform_layout,
-            failure,
+            stream,
+            tally: RefCell::default(),
             fences: Cell::new(false),
             strict: Cell::new(cfg!(debug_assertions)),
-        })
+        }
+    }
+
+    /// Bytes of memory that the adapter has, where its driver says so.
+    pub fn memory(&self) -> Option<u64> {
+        self.memory
+    }
+
+    /// Whether this is the rehearsal of a device.
+    pub fn is_rehearsal(&self) -> bool {
+        self.stream.is_none()
+    }
+
+    /// What a rehearsal has seen since this was asked for last.
+    pub fn tally(&self) -> Tally {
+        self.tally.take()
+    }
+
+    /// For tests: calling what is returned, from any thread, is as if the driver had given the adapter up.
+    pub fn loss(&self) -> impl Fn() + Send + Sync + 'static {
+        let device = self.stream.as_ref().map(Stream::device);
+        move || {
+            device.iter().for_each(|device| {
+                device.destroy();
+                // until then wgpu tells nobody
+                guarded(|| device.poll(wgpu::PollType::wait_indefinitely()));
+            });
+        }
     }
 
     /// Capabilities and limits.
@@ -166,34 +133,31 @@ impl GpuDevice {
         if let Some(buffer) = self.pool.borrow_mut().take(bytes) {
             return Ok(buffer);
         }
-        let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-        let mut buffer = self.create(bytes);
-        if pollster::block_on(scope.pop()).is_some() {
-            // let go of what waits for reuse and try once more
-            self.submit()?;
-            self.synchronize()?;
-            self.pool.borrow_mut().trim();
-            let scope = self.device.push_error_scope(wgpu::ErrorFilter::OutOfMemory);
-            buffer = self.create(bytes);
-            if pollster::block_on(scope.pop()).is_some() {
-                return Err(Error::Device(format!(
-                    "{} is out of memory ({} MiB held, {} MiB more wanted); reduce train.batch_size_per_gpu",
-                    self.description,
-                    self.peak_bytes() >> 20,
-                    bytes >> 20
-                )));
-            }
-        }
+        drop(self.pool.borrow_mut().make_room(bytes));
+        let memory = match &self.stream {
+            None => None,
+            Some(stream) => Some(self.new_memory(stream, bytes)?),
+        };
         self.pool.borrow_mut().note_new(bytes);
-        Ok(GpuBuffer { buffer, bytes, last_use: Cell::new(0) })
+        Ok(GpuBuffer::new(memory, bytes))
     }
 
-    fn create(&self, bytes: usize) -> wgpu::Buffer {
-        self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: None,
-            size: bytes as u64,
-            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
+    /// Memory of the adapter's.
+    fn new_memory(&self, stream: &Stream, bytes: usize) -> Result<wgpu::Buffer> {
+        if let Some(memory) = stream.allocate(bytes)? {
+            return Ok(memory);
+        }
+        // let go of what waits for reuse and try once more
+        self.synchronize()?;
+        self.pool.borrow_mut().trim();
+        let held = self.pool.borrow().bytes() >> 20;
+        stream.allocate(bytes)?.ok_or_else(|| {
+            Error::Device(format!(
+                "{} is out of memory ({held} MiB held, {} MiB more wanted); reduce train.batch_size_per_gpu, or set \
+                 train.checkpoint_blocks=true",
+                self.description,
+                bytes.div_ceil(1 << 20)
+            ))
         })
     }
 
@@ -203,21 +167,19 @@ impl GpuDevice {
     }
 
     pub(crate) fn write(&self, buffer: &GpuBuffer, at: usize, bytes: &[u8]) -> Result<()> {
-        // the write happens before anything not yet submitted; recorded uses of the buffer must come first
-        if buffer.last_use.get() == self.stream.borrow().submission {
-            self.submit()?;
-        }
+        let Some(stream) = &self.stream else {
+            self.tally.borrow_mut().uploads += 1;
+            return Ok(());
+        };
         if (at | bytes.len()).is_multiple_of(WORD) {
-            self.queue.write_buffer(&buffer.buffer, at as u64, bytes);
-            return self.check();
+            return stream.write(buffer, at, bytes);
         }
         // copies move whole words: what lies around halves of them is read and written back
         let start = at - at % WORD;
         let mut words = vec![0; (at + bytes.len()).next_multiple_of(WORD) - start];
         self.read(buffer, start, &mut words)?;
         words[at - start..][..bytes.len()].copy_from_slice(bytes);
-        self.queue.write_buffer(&buffer.buffer, start as u64, &words);
-        self.check()
+        stream.write(buffer, start, &words)
     }
 
     pub(crate) fn read(&self, buffer: &GpuBuffer, at: usize, bytes: &mut [u8]) -> Result<()> {
@@ -232,69 +194,45 @@ impl GpuDevice {
     }
 
     /// Records a copy of `bytes` bytes to the host and submits what is recorded.
-    pub(crate) fn start_read(&self, buffer: &GpuBuffer, at: usize, bytes: usize) -> Result<PendingBuffer> {
-        let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
-            label: Some("read-back"),
-            size: bytes as u64,
-            usage: wgpu::BufferUsages::MAP_READ | wgpu::BufferUsages::COPY_DST,
-            mapped_at_creation: false,
-        });
-        let mut stream = self.stream.borrow_mut();
-        stream.pass = None;
-        let encoder =
-            stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        encoder.copy_buffer_to_buffer(&buffer.buffer, at as u64, &staging, 0, bytes as u64);
-        let submission = self.submit_from(&mut stream)?;
-        staging.map_async(wgpu::MapMode::Read, .., |_| {});
-        Ok(PendingBuffer { staging, submission })
+    pub(crate) fn start_read(&self, buffer: &GpuBuffer, at: usize, bytes: usize) -> Result<PendingCopy> {
+        match &self.stream {
+            Some(stream) => stream.start_read(buffer, at, bytes).map(PendingCopy::Buffer),
+            None => {
+                self.tally.borrow_mut().submit();
+                Ok(PendingCopy::Nothing(bytes))
+            }
+        }
     }
 
     /// Waits for a copy to the host.
-    pub(crate) fn finish_read<T: bytemuck::Pod>(&self, pending: PendingBuffer) -> Result<Vec<T>> {
-        self.wait(pending.submission)?;
-        let view = pending
-            .staging
-            .get_mapped_range(..)
-            .map_err(|e| Error::Device(format!("{}: memory cannot be read back: {e:?}", self.description)))?;
-        Ok(bytemuck::pod_collect_to_vec(&view))
+    pub(crate) fn finish_read<T: bytemuck::Pod>(&self, pending: PendingCopy) -> Result<Vec<T>> {
+        match (&self.stream, pending) {
+            (Some(stream), PendingCopy::Buffer(buffer)) => stream.finish_read(buffer),
+            (_, PendingCopy::Nothing(bytes)) => Ok(vec![T::zeroed(); bytes / size_of::<T>()]),
+            (None, PendingCopy::Buffer(_)) => unreachable!("a read-back belongs to its device"),
+        }
     }
 
     /// Waits for all work and hands the times of the dispatches to the profile.
     pub(crate) fn finish_timing(&self) -> Result<()> {
-        self.synchronize()?;
-        let timed = std::mem::take(&mut self.stream.borrow_mut().timed);
-        let mut all = Vec::with_capacity(timed.len());
-        for (dispatches, stamps) in timed {
-            all.push((dispatches, self.finish_read(stamps)?));
-        }
-        hand_over(self.queue.get_timestamp_period(), all);
-        Ok(())
+        self.stream.as_ref().map_or(Ok(()), Stream::finish_timing)
     }
 
     /// Hands the recorded commands to the adapter.
     pub(crate) fn submit(&self) -> Result<()> {
-        self.submit_from(&mut self.stream.borrow_mut()).map(|_| ())
+        match &self.stream {
+            Some(stream) => stream.submit(),
+            None => {
+                self.tally.borrow_mut().submit();
+                Ok(())
+            }
+        }
     }
 
     /// Waits until all submitted work is done.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.submit()?;
-        self.wait(None)
-    }
-
-    /// Waits for a submission; for the last one where none is named.
-    fn wait(&self, submission: Option<wgpu::SubmissionIndex>) -> Result<()> {
-        self.device
-            .poll(wgpu::PollType::Wait { submission_index: submission, timeout: None })
-            .map_err(|e| Error::Device(format!("{} stopped answering: {e}", self.description)))?;
-        self.check()
-    }
-
-    fn check(&self) -> Result<()> {
-        match self.failure.lock().unwrap_or_else(|p| p.into_inner()).take() {
-            Some(e) => Err(Error::Device(format!("{}: {e}", self.description))),
-            None => Ok(()),
-        }
+        self.stream.as_ref().map_or(Ok(()), |stream| stream.wait(None))
     }
 
     /// Records a dispatch of `grid` workgroups. `tensors` are bound in order as group 0; a kernel may write
@@ -316,110 +254,20 @@ impl GpuDevice {
         let words = params.words().map_err(|name| {
             kernel.broken(format!("`{name}` needs more than 32 bits, which is what kernels count in"))
         })?;
-        let pipeline = self.pipeline(kernel)?;
         let operands: Vec<Operand> = tensors.iter().map(|t| t.operand()).collect();
-        pipeline.check(kernel, &operands)?;
-        self.record(kernel, &pipeline, &operands, bytemuck::cast_slice(&words), grid.map(|n| n as u32))
-    }
-
-    fn record(
-        &self,
-        kernel: &Kernel,
-        pipeline: &Pipeline,
-        operands: &[Operand],
-        params: &[u8],
-        grid: [u32; 3],
-    ) -> Result<()> {
-        let entries: Vec<_> = operands
-            .iter()
-            .enumerate()
-            .map(|(i, operand)| wgpu::BindGroupEntry {
-                binding: i as u32,
-                resource: operand.buffer.buffer.as_entire_binding(),
-            })
-            .collect();
-        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.layout,
-            entries: &entries,
-        });
-        let mut stream = self.stream.borrow_mut();
-        let stream = &mut *stream;
-        for operand in operands {
-            operand.buffer.last_use.set(stream.submission);
+        let bytes = operands.iter().map(|operand| operand.bytes as f64).sum();
+        let work = Work { flops: profile::take_flops(), bytes };
+        match &self.stream {
+            Some(stream) => {
+                let (params, grid) = (bytemuck::cast_slice(&words), grid.map(|n| n as u32));
+                let dispatch = Dispatch { kernel, operands: &operands, work, params, grid };
+                stream.record(&self.caps, dispatch, self.strict.get())
+            }
+            None => {
+                self.tally.borrow_mut().dispatch(kernel, work);
+                Ok(())
+            }
         }
-        let encoder =
-            stream.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        let timed = self.caps.timestamps && profile::is_on();
-        if timed {
-            // a pass of its own, with a timestamp at its beginning and its end
-            stream.pass = None;
-            let bytes = operands.iter().map(|operand| operand.bytes).sum();
-            let timing = stream.timing.get_or_insert_with(|| Timing::new(&self.device, SUBMIT_EVERY));
-            stream.pass = Some(timing.begin(encoder, kernel, grid, bytes));
-        }
-        let pass = stream
-            .pass
-            .get_or_insert_with(|| encoder.begin_compute_pass(&Default::default()).forget_lifetime());
-        pass.set_pipeline(&pipeline.pipeline);
-        pass.set_bind_group(0, &group, &[]);
-        if self.caps.immediates {
-            pass.set_immediates(0, params);
-        } else {
-            let at = stream.uniforms.len();
-            stream.uniforms.extend_from_slice(params);
-            stream.uniforms.resize(at + UNIFORM_STRIDE, 0);
-            pass.set_bind_group(1, &self.uniform_group, &[at as u32]);
-        }
-        pass.dispatch_workgroups(grid[0], grid[1], grid[2]);
-        if timed {
-            stream.pass = None;
-        }
-        stream.dispatches += 1;
-        if stream.dispatches >= SUBMIT_EVERY { self.submit_from(stream).map(|_| ()) } else { Ok(()) }
-    }
-
-    fn submit_from(&self, stream: &mut Stream) -> Result<Option<wgpu::SubmissionIndex>> {
-        stream.pass = None;
-        let Some(mut encoder) = stream.encoder.take() else { return Ok(None) };
-        let timing = stream.timing.take().map(|timing| {
-            let staging = timing.resolve(&self.device, &mut encoder);
-            (timing, staging)
-        });
-        if !stream.uniforms.is_empty() {
-            self.queue.write_buffer(&self.uniforms, 0, &stream.uniforms);
-            stream.uniforms.clear();
-        }
-        let index = self.queue.submit([encoder.finish()]);
-        stream.submission += 1;
-        stream.dispatches = 0;
-        if let Some((timing, staging)) = timing {
-            staging.map_async(wgpu::MapMode::Read, .., |_| {});
-            let stamps = PendingBuffer { staging, submission: Some(index.clone()) };
-            stream.timed.push((timing.dispatched(), stamps));
-        }
-        self.check()?;
-        Ok(Some(index))
-    }
-
-    fn pipeline(&self, kernel: &Kernel) -> Result<Rc<Pipeline>> {
-        if let Some(found) = self.pipelines.borrow().get(kernel) {
-            return Ok(found.clone());
-        }
-        if self.strict.get() && !kernel.is_listed(&self.caps) {
-            return Err(kernel.broken("its family does not list it"));
-        }
-        let made = Rc::new(Pipeline::new(&self.device, &self.caps, &self.uniform_layout, kernel)?);
-        self.check()?;
-        self.pipelines.borrow_mut().insert(kernel.clone(), made.clone());
-        Ok(made)
-    }
-}
-
-impl Drop for GpuDevice {
-    fn drop(&mut self) {
-        // recorded passes must end before their encoder goes
-        self.stream.get_mut().pass = None;
     }
 }
 

@@ -7,7 +7,7 @@ use super::{Caps, preprocess};
 use crate::error::{Error, Result};
 
 /// A WGSL file; made by the `shader!` macro.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Shader {
     /// Path below `shaders/`.
     pub name: &'static str,
@@ -16,6 +16,12 @@ pub struct Shader {
     /// Whether an adapter with these capabilities may be asked for this kernel of the shader: whether the
     /// family lists it.
     pub lists: fn(&Kernel, &Caps) -> bool,
+}
+
+impl std::fmt::Debug for Shader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
+    }
 }
 
 /// A file of `shaders/` and the function that lists the kernels made of it, `fn(&Caps) -> Vec<Kernel>`.

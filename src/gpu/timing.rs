@@ -40,10 +40,9 @@ impl Timing {
         encoder: &mut wgpu::CommandEncoder,
         kernel: &Kernel,
         grid: [u32; 3],
-        bytes: usize,
+        work: Work,
     ) -> wgpu::ComputePass<'static> {
         let at = 2 * self.dispatches.len() as u32;
-        let work = Work { flops: profile::take_flops(), bytes: bytes as f64 };
         self.dispatches.push(Dispatch { kernel: kernel.clone(), grid, work });
         encoder
             .begin_compute_pass(&wgpu::ComputePassDescriptor {

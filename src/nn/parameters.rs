@@ -173,6 +173,9 @@ impl FlatBuffers {
     /// Values as the parameters' [`Init`] says.
     pub fn initialised(layout: &Rc<FlatLayout>, device: &Device, rng: &mut impl Rng) -> Result<Self> {
         let all = Self::zeros(layout, device)?;
+        if device.is_rehearsal() {
+            return Ok(all);
+        }
         for place in layout.places() {
             let values = initial_values(place.spec.init, place.range.len(), rng);
             all.tensor(place)?.upload(&values)?;

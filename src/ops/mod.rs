@@ -37,5 +37,5 @@ pub mod top_k;
 pub mod weight_norm;
 pub mod window_attention;
 
-pub use open::open;
+pub use open::{open, open_within};
 pub use registry::{chosen_variants, kernels};

@@ -5,13 +5,18 @@ use std::rc::Rc;
 use super::{attention, matmul};
 use crate::cpu::start_threads;
 use crate::error::Result;
-use crate::gpu::{self, Cooperative, DeviceChoice, GpuDevice};
+use crate::gpu::{self, Caps, DeviceChoice, GpuDevice};
 use crate::logging;
 use crate::tensor::Device;
 
-/// Opens the device that was asked for. An adapter's cooperative matrices are tried first; those that give
-/// wrong numbers are left unused, with a warning.
+/// Opens the device that was asked for, as [`open_within`] without limits.
 pub fn open(choice: &DeviceChoice) -> Result<Device> {
+    open_within(choice, &Caps::everything())
+}
+
+/// Opens the device that was asked for, and uses no more of an adapter than another one would have. An adapter's cooperative matrices are tried first; those that give
+/// wrong numbers are left unused, with a warning.
+pub fn open_within(choice: &DeviceChoice, most: &Caps) -> Result<Device> {
     // images are decoded on these threads whatever the device
     start_threads()?;
     match gpu::select(choice)? {
@@ -23,15 +28,21 @@ pub fn open(choice: &DeviceChoice) -> Result<Device> {
                     info.name
                 ));
             }
-            open_adapter(&adapter)
+            open_adapter(&adapter, most)
         }
-        None => Ok(Device::cpu()),
+        None => {
+            let missed = (*choice == DeviceChoice::Auto).then(gpu::hidden_card).flatten();
+            if let Some(why) = missed {
+                logging::warn(format_args!("the cpu device is used: {why}"));
+            }
+            Ok(Device::cpu())
+        }
     }
 }
 
-fn open_adapter(adapter: &wgpu::Adapter) -> Result<Device> {
-    let open = |allowed| GpuDevice::open(adapter, allowed).map(Rc::new);
-    let gpu = open(Cooperative::ALL)?;
+fn open_adapter(adapter: &wgpu::Adapter, most: &Caps) -> Result<Device> {
+    let open = |most: &Caps| GpuDevice::open(adapter, most).map(Rc::new);
+    let gpu = open(most)?;
     let device = Device::Gpu(gpu.clone());
     let (mut works, mut failures) = matmul::self_test(&device, &gpu);
     let of_attention = attention::self_test(&device, &gpu);
@@ -42,8 +53,8 @@ fn open_adapter(adapter: &wgpu::Adapter) -> Result<Device> {
         return Ok(Device::Gpu(gpu));
     }
     for failure in failures {
-        logging::warn(format_args!("warning: {} is left unused: {failure}", gpu.describe()));
+        logging::warn(format_args!("{} is left unused: {failure}", gpu.describe()));
     }
     drop(gpu);
-    open(works).map(Device::Gpu)
+    open(&Caps { cooperative: works, ..most.clone() }).map(Device::Gpu)
 }

@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod evaluation;
+pub mod forecast;
 pub mod health;
 pub mod losses;
 pub mod model;

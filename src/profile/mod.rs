@@ -195,12 +195,10 @@ impl Drop for Span {
     }
 }
 
-/// Says how many floating-point operations the next kernel does.
+/// Says how many floating-point operations the next kernel does. A GPU weighs its commands by it, recorded or not.
 #[inline]
 pub(crate) fn flops(count: f64) {
-    if is_on() {
-        FLOPS.set(FLOPS.get() + count);
-    }
+    FLOPS.set(FLOPS.get() + count);
 }
 
 /// What was said with [`flops`] and belongs to no kernel yet.

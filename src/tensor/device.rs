@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use crate::cpu::CpuDevice;
 use crate::error::Result;
-use crate::gpu::GpuDevice;
+use crate::gpu::{Caps, GpuDevice};
 use crate::profile::{self, Profile};
 
 /// Where tensors live and operations run. A handle; cloning shares the device. Devices stay on their thread.
@@ -20,6 +20,16 @@ impl Device {
     /// A new CPU device that uses all cores.
     pub fn cpu() -> Self {
         Self::Cpu(Rc::new(CpuDevice::new()))
+    }
+
+    /// The rehearsal of an adapter with these capabilities; see [`GpuDevice::rehearsal`].
+    pub fn rehearsal(caps: &Caps) -> Self {
+        Self::Gpu(Rc::new(GpuDevice::rehearsal(caps)))
+    }
+
+    /// Whether nothing is computed here: what is written is forgotten, what is read is zero.
+    pub fn is_rehearsal(&self) -> bool {
+        matches!(self, Self::Gpu(gpu) if gpu.is_rehearsal())
     }
 
     /// One line for logs: kind, name, driver.

@@ -2,7 +2,7 @@
 
 use super::{Device, Element, Tensor};
 use crate::error::{Error, Result};
-use crate::gpu::PendingBuffer;
+use crate::gpu::PendingCopy;
 
 /// Elements on their way to the host.
 pub struct PendingRead {
@@ -12,7 +12,7 @@ pub struct PendingRead {
 
 enum Source {
     Ready(Vec<f32>),
-    Gpu(PendingBuffer),
+    Gpu(PendingCopy),
 }
 
 impl Tensor {
@@ -41,7 +41,7 @@ impl PendingRead {
     pub fn wait(self) -> Result<Vec<f32>> {
         match (self.source, &self.device) {
             (Source::Ready(values), _) => Ok(values),
-            (Source::Gpu(buffer), Device::Gpu(gpu)) => gpu.finish_read(buffer),
+            (Source::Gpu(copy), Device::Gpu(gpu)) => gpu.finish_read(copy),
             (Source::Gpu(_), Device::Cpu(_)) => unreachable!("a read-back belongs to its device"),
         }
     }

@@ -17,17 +17,21 @@ const FIRST_SAVE_TIME: Duration = Duration::from_secs(60);
 
 impl<T: Task> Trainer<T> {
     /// Ends the run with its last checkpoint and evaluation.
-    pub(super) fn finish(&mut self, done: usize, saved: Option<PathBuf>) -> Result<PathBuf> {
+    pub(super) fn finish(&mut self, done: usize) -> Result<PathBuf> {
         self.follow_folder()?;
         // the last checkpoint must succeed: without it the run would have been for nothing
-        let checkpoint = self.save(done).map_err(|e| {
-            let newest = match saved {
-                Some(dir) => format!("; the newest complete checkpoint is {}", shown(&dir)),
-                None => String::new(),
-            };
-            let dir = checkpoint_dir(self.folder.checkpoints(), done);
-            Error::file(dir, format!("{e}{newest}; make room and go on with --resume"))
-        })?;
+        let checkpoint = match self.save(done) {
+            Ok(checkpoint) => checkpoint,
+            Err(e @ Error::Device(_)) => return Err(e),
+            Err(e) => {
+                let newest = match &self.checkpoint {
+                    Some(dir) => format!("; the newest complete checkpoint is {}", shown(dir)),
+                    None => String::new(),
+                };
+                let dir = checkpoint_dir(self.folder.checkpoints(), done);
+                return Err(Error::file(dir, format!("{e}{newest}; make room and go on with --resume")));
+            }
+        };
         if done >= self.plan.steps {
             self.evaluate(done)?;
         }
@@ -113,11 +117,12 @@ impl<T: Task> Trainer<T> {
         for problem in tidied.into_iter().filter_map(Result::err) {
             self.reports.warn(&problem.to_string());
         }
+        self.checkpoint = Some(path.clone());
         Ok(path)
     }
 
-    /// Writes a checkpoint; a failure is reported and the run goes on. True where it was written.
-    pub(super) fn try_save(&mut self, done: usize) -> bool {
+    /// Writes a checkpoint; a failure is reported and the run goes on.
+    pub(super) fn try_save(&mut self, done: usize) {
         let saved = self.save(done);
         self.unsaved &= saved.is_err();
         self.reports.progress.pause_over(self.plan.save_every);
@@ -125,7 +130,17 @@ impl<T: Task> Trainer<T> {
             self.reports
                 .warn(&format!("the checkpoint of step {done} was not written, training goes on: {e}"));
         }
-        saved.is_ok()
+    }
+
+    /// An error that ends the run; where the device failed, with the checkpoint that is left.
+    pub(super) fn with_checkpoint(&self, e: Error) -> Error {
+        if !matches!(e, Error::Device(_)) {
+            return e;
+        }
+        match &self.checkpoint {
+            Some(dir) => e.and(format!("the run goes on from {} with --resume", shown(dir))),
+            None => e.and("no step was saved yet"),
+        }
     }
 
     /// Lets the task evaluate itself after `done` steps. Where the run is to end before that, the evaluation is

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::error::{Error, Result};
-use crate::files::checkpoint::{Newest, checkpoint_dir, newest_whole};
+use crate::files::checkpoint::{Newest, newest_whole};
 use crate::optim::adamw::StepSettings;
 use crate::profile;
 use crate::shown::shown;
@@ -65,8 +65,10 @@ pub struct Trainer<T: Task> {
     profiling: Option<Profiling>,
     /// What it has found.
     profile: Option<String>,
-    /// The checkpoint that was loaded.
-    resumed_from: Option<PathBuf>,
+    /// Whether a checkpoint was loaded.
+    resumed: bool,
+    /// The newest whole checkpoint: loaded, or written since.
+    pub(super) checkpoint: Option<PathBuf>,
     /// What asks for the end of the run.
     pub(super) stop: Stop,
     /// Whether the evaluation before the next step is still to be done.
@@ -141,7 +143,8 @@ impl<T: Task> Trainer<T> {
             folder,
             stepper: Stepper::default(),
             profile: None,
-            resumed_from: whole.map(|(_, dir)| dir),
+            resumed,
+            checkpoint: whole.map(|(_, dir)| dir),
             stop: stop.clone(),
             owes_evaluation: first == 0 || state.evaluation_is_due,
             first,
@@ -156,7 +159,7 @@ impl<T: Task> Trainer<T> {
 
     /// Whether the run goes on from a checkpoint.
     pub fn resumed(&self) -> bool {
-        self.resumed_from.is_some()
+        self.resumed
     }
 
     /// What is trained, to be filled with weights before the first step.
@@ -177,7 +180,7 @@ impl<T: Task> Trainer<T> {
     /// Trains until the end, or until [`Start::stop`] wishes for it: then a checkpoint of the steps that are
     /// done is written. An evaluation that is left is done first when the run goes on.
     pub fn run(mut self) -> Result<Outcome<T>> {
-        let result = self.steps().and_then(|(done, saved)| Ok((done, self.finish(done, saved)?)));
+        let result = self.steps().and_then(|done| Ok((done, self.finish(done)?)));
         self.reports.progress.finish();
         match result {
             Ok((steps, checkpoint)) => {
@@ -185,15 +188,16 @@ impl<T: Task> Trainer<T> {
                 Ok(Outcome { checkpoint, steps, interrupted, profile: self.profile, task: self.task })
             }
             Err(e) => {
+                let e = self.with_checkpoint(e);
                 self.reports.note(&format!("stopped: {e}"));
                 Err(e)
             }
         }
     }
 
-    /// Runs all steps; returns how many are done, and the last checkpoint that was written on the way or loaded.
-    fn steps(&mut self) -> Result<(usize, Option<PathBuf>)> {
-        let (mut done, mut saved) = (self.first, self.resumed_from.clone());
+    /// Runs all steps; returns how many are done.
+    fn steps(&mut self) -> Result<usize> {
+        let mut done = self.first;
         if self.owes_evaluation {
             self.evaluate(done)?;
         }
@@ -218,8 +222,8 @@ impl<T: Task> Trainer<T> {
                 self.evaluate(done)?;
             }
             // at the end it is saved in any case
-            if saves && self.stop.asked().is_none() && self.try_save(done) {
-                saved = Some(checkpoint_dir(self.folder.checkpoints(), done));
+            if saves && self.stop.asked().is_none() {
+                self.try_save(done);
             }
         }
         self.settle()?;
@@ -231,7 +235,7 @@ impl<T: Task> Trainer<T> {
         if self.halts() {
             return Err(self.halt(done));
         }
-        Ok((done, saved))
+        Ok(done)
     }
 
     /// One step, handed to the device, and recorded where it is one of those of a profile.

@@ -11,13 +11,11 @@
 
 mod bounds;
 mod depth;
-mod guard;
 mod jpeg;
 mod kinds;
 mod tiff;
 
 pub use bounds::check_bytes;
-pub use guard::is_guarded;
 pub(in crate::data) use kinds::unread_kind;
 pub use kinds::{EXTENSIONS, Unread, is_image_extension, is_junk};
 
@@ -33,6 +31,7 @@ use crate::data::bad_samples::{BadKind, Fault};
 use crate::data::decode::bounds::{check_size, turn};
 use crate::data::decode::depth::upper_bits;
 use crate::data::reading::Reading;
+use crate::guard::guarded;
 
 /// What a decoder may allocate beside the picture: colour profiles, texts, rows.
 const BESIDE: u64 = 64 << 20;
@@ -72,7 +71,7 @@ pub fn decode(bytes: &[u8], reading: &Reading) -> Result<RgbImage, Fault> {
     if bytes.is_empty() {
         return Err(Fault::new(BadKind::Empty, "has no bytes"));
     }
-    guard::guarded(|| decode_any(bytes, reading))
+    guarded(|| decode_any(bytes, reading))
         .unwrap_or_else(|| Err(Fault::new(BadKind::Damaged, "the decoder failed on it")))
 }
 

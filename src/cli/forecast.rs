@@ -1,0 +1,32 @@
+//! What a run will need of its device's memory, said before it starts.
+
+use crate::error::Result;
+use crate::gpu::Caps;
+use crate::memory;
+use crate::poa::forecast::{Forecast, remedy};
+use crate::recipes::Config;
+use crate::tensor::Device;
+
+/// What a run with these settings will need on a device, and what would fit where that is more than there is.
+pub(super) fn of_memory(config: &Config, device: &Device) -> Result<(String, Option<String>)> {
+    let (caps, has) = match device {
+        // what a software adapter has is the machine's
+        Device::Gpu(gpu) if gpu.caps().software => (gpu.caps().clone(), memory::available()),
+        Device::Gpu(gpu) => (gpu.caps().clone(), gpu.memory()),
+        // its tensors are those of an adapter that binds them whole
+        Device::Cpu(_) => (Caps { max_binding_bytes: 1 << 40, ..Caps::minimal() }, memory::available()),
+    };
+    let forecast = Forecast::of(config, &caps)?;
+    let needs = forecast.describe();
+    let Some(has) = has else { return Ok((needs, None)) };
+    let told = format!("{needs}; {:.1} GiB are there", has as f64 / (1u64 << 30) as f64);
+    let has = usize::try_from(has).unwrap_or(usize::MAX);
+    if forecast.memory <= has {
+        return Ok((told, None));
+    }
+    let would_fit = match remedy(config, &caps, has)? {
+        Some(settings) => format!("{settings} would fit"),
+        None => "a smaller network or smaller heads are needed".into(),
+    };
+    Ok((told, Some(format!("the run needs more memory than the device has; {would_fit}"))))
+}

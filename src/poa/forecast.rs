@@ -1,0 +1,170 @@
+//! What a run will ask of its device, found by rehearsing some of its steps: with the whole network as elastic student,
+//! which takes most, and with others of the run's own, whose odd sizes leave gaps in the pooled memory.
+
+use std::ops::Range;
+
+use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
+use crate::error::{Error, Result};
+use crate::gpu::{Caps, Tally};
+use crate::models::grid::{DrawCycle, Network};
+use crate::optim::adamw::StepSettings;
+use crate::poa::settings::{Precision, Settings};
+use crate::poa::{PoaModel, StepInputs};
+use crate::rng::{Purpose, stream};
+use crate::tensor::Device;
+use crate::train::step::{Stepper, accumulate};
+
+/// Steps with sub-networks of the run that are rehearsed beside the largest.
+const DRAWN: usize = 10;
+
+/// What a run will ask of its device.
+#[derive(Clone, Debug)]
+pub struct Forecast {
+    /// Bytes of parameters, their averages and moments: what is there whatever the batch.
+    pub state: usize,
+    /// Bytes that all tensors take, at most, without those of an evaluation.
+    pub memory: usize,
+    /// Images of a micro-batch.
+    pub images: usize,
+    /// The work of the largest step.
+    pub step: Tally,
+}
+
+impl Forecast {
+    /// Rehearses a run with resolved settings on an adapter with these capabilities.
+    pub fn of(settings: &Settings, caps: &Caps) -> Result<Self> {
+        let mut rehearsal = Rehearsal::new(settings, caps)?;
+        let state = rehearsal.device.peak_bytes();
+        rehearsal.steps(0..1, |grid| grid.grid().intact())?;
+        let step = rehearsal.tally();
+        if settings.student.elastic().fixed_network.is_empty() {
+            for i in 1..=DRAWN {
+                rehearsal.steps(i..i + 1, |draws| draws.network_at(i))?;
+            }
+        }
+        let (memory, images) = (rehearsal.device.peak_bytes(), settings.loading.batch_size_per_gpu);
+        Ok(Self { state, memory, images, step })
+    }
+
+    /// In words: how much memory, and what for.
+    pub fn describe(&self) -> String {
+        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
+        format!(
+            "{:.2} GiB of device memory in training, {:.2} of them for parameters and their moments",
+            gib(self.memory),
+            gib(self.state)
+        )
+    }
+}
+
+/// Settings with which a run would make do with `bytes` of memory, in words; `None` where none of those is known that
+/// leave the network as it is.
+pub fn remedy(settings: &Settings, caps: &Caps, bytes: usize) -> Result<Option<String>> {
+    let fits = |change: &dyn Fn(&mut Settings)| -> Result<bool> {
+        let mut changed = settings.clone();
+        change(&mut changed);
+        Ok(Forecast::of(&changed, caps)?.memory <= bytes)
+    };
+    let mixed = caps.mixed_precision() && settings.step.precision != Precision::Mixed;
+    let batch = settings.loading.batch_size_per_gpu;
+    let recompute = |s: &mut Settings| s.step.checkpoint_blocks = true;
+    let halve = |s: &mut Settings| s.step.precision = Precision::Mixed;
+    if mixed && fits(&halve)? {
+        return Ok(Some("train.precision=mixed".into()));
+    }
+    if !settings.step.checkpoint_blocks && fits(&recompute)? {
+        return Ok(Some("train.checkpoint_blocks=true".into()));
+    }
+    // as much as fits, and the same images a step by accumulating gradients
+    let (mut most, mut too_many) = (0, batch);
+    while too_many - most > 1 {
+        let middle = most.midpoint(too_many);
+        let with_batch = |s: &mut Settings| {
+            s.loading.batch_size_per_gpu = middle;
+            s.step.checkpoint_blocks = true;
+        };
+        *if fits(&with_batch)? { &mut most } else { &mut too_many } = middle;
+    }
+    let told = |most: usize| format!("train.checkpoint_blocks=true train.batch_size_per_gpu={most}");
+    Ok((most > 0).then(|| told(most)))
+}
+
+/// A run that is gone through.
+pub struct Rehearsal<'a> {
+    settings: &'a Settings,
+    device: Device,
+    model: PoaModel,
+    draws: DrawCycle,
+    stepper: Stepper<()>,
+}
+
+impl<'a> Rehearsal<'a> {
+    /// The rehearsal of a run with resolved settings on an adapter with these capabilities.
+    pub fn new(settings: &'a Settings, caps: &Caps) -> Result<Self> {
+        Self::on(settings, &Device::rehearsal(caps))
+    }
+
+    /// The same steps on any device; a device that is no rehearsal computes them, with black images.
+    pub fn on(settings: &'a Settings, device: &Device) -> Result<Self> {
+        let model = PoaModel::new(settings, device, settings.train.seed)?;
+        let draws = DrawCycle::new(model.grid.clone(), settings.train.seed);
+        Ok(Self { settings, device: device.clone(), model, draws, stepper: Stepper::default() })
+    }
+
+    /// The device.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// What was asked of the device since this was called last.
+    pub fn tally(&self) -> Tally {
+        match &self.device {
+            Device::Gpu(gpu) => gpu.tally(),
+            Device::Cpu(_) => Tally::default(),
+        }
+    }
+
+    /// Goes through steps, each with the elastic student that `network` says.
+    pub fn steps(&mut self, steps: Range<usize>, network: impl Fn(&DrawCycle) -> Network) -> Result<()> {
+        let Self { settings, model, draws, stepper, .. } = self;
+        let rates = StepSettings { lr: 0.0, last_layer_lr: 0.0, weight_decay: 0.0, teacher_momentum: 1.0 };
+        for step in steps {
+            let loss = accumulate(settings.plan().accumulation, |batch| {
+                let mut rng = stream(settings.train.seed, Purpose::DropPath, step as u64, batch.index as u64);
+                let inputs = StepInputs { share: batch.share, ..StepInputs::new(network(draws), 0.05) };
+                let images = black(settings, model, (step + batch.index) as u64)?;
+                Ok(model.forward_backward(&images, &mut inputs.with_drop_path(&mut rng))?.total)
+            })?;
+            stepper.apply(&mut model.trained(), &loss, rates, ())?;
+            self.device.submit()?;
+        }
+        Ok(())
+    }
+}
+
+/// Crops without anything on them, with the masks of a step.
+fn black(settings: &Settings, model: &PoaModel, step: u64) -> Result<Batch> {
+    let (crops, images) = (&settings.crops, settings.loading.batch_size_per_gpu);
+    let channels = settings.channels();
+    let group = |name: &'static str, views: usize, size: usize, masks: Option<Masks>| -> Result<CropGroup> {
+        let values = views * images * channels * size * size;
+        let mut pixels = Vec::new();
+        let too_many = |_| Error::Device(format!("no memory for {images} images a batch"));
+        crate::memory::attempt(|| pixels.try_reserve_exact(values)).map_err(too_many)?;
+        pixels.resize(values, 0.0);
+        Ok(CropGroup { name, views, channels, size, pixels, masks })
+    };
+    let masks = match settings.ibot.loss_weight > 0.0 && settings.ibot_start_step() < settings.total_steps() {
+        true => {
+            let config = settings.loader()?.masks;
+            let values = config.masks(settings.train.seed, step, 2 * images);
+            Some(Masks { side: model.backbone.cells(crops.global_crops_size), values })
+        }
+        false => None,
+    };
+    let mut groups = vec![group(GLOBAL, 2, crops.global_crops_size, masks)?];
+    if crops.local_crops_number > 0 {
+        groups.push(group(LOCAL, crops.local_crops_number, crops.local_crops_size, None)?);
+    }
+    Batch::new(images, groups)
+}

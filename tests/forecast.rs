@@ -1,0 +1,92 @@
+//! What a run will need of its device, by rehearsal, against what it then takes.
+
+use poa_gpu::Result;
+use poa_gpu::gpu::{Caps, DeviceChoice};
+use poa_gpu::ops;
+use poa_gpu::poa::forecast::{Forecast, Rehearsal, remedy};
+use poa_gpu::recipes::Config;
+use poa_gpu::tensor::Device;
+
+fn config(recipe: &str, settings: &[&str]) -> Config {
+    let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+    let mut config = Config::load(recipe, &settings).unwrap();
+    config.resolve(1).unwrap();
+    config
+}
+
+/// Peak memory after each of some steps with sub-networks of the run.
+fn peaks(config: &Config, device: &Device, steps: usize) -> Result<Vec<usize>> {
+    let mut run = Rehearsal::on(config, device)?;
+    let one = |i| {
+        run.steps(i..i + 1, |draws| draws.network_at(i))?;
+        Ok(run.device().peak_bytes())
+    };
+    (0..steps).map(one).collect()
+}
+
+#[test]
+fn a_rehearsal_takes_the_memory_that_the_adapter_gives() {
+    let device = ops::open(&DeviceChoice::Gpu).expect("an adapter");
+    let Device::Gpu(gpu) = &device else { unreachable!("a GPU was asked for") };
+    let config = config("demo", &["train.batch_size_per_gpu=4"]);
+    let rehearsed = peaks(&config, &Device::rehearsal(gpu.caps()), 3).unwrap();
+    assert_eq!(rehearsed, peaks(&config, &device, 3).unwrap());
+}
+
+/// An adapter with limits as large graphics cards have them.
+fn card() -> Caps {
+    Caps {
+        subgroups: true,
+        f16: true,
+        immediates: true,
+        workgroup_bytes: 48 << 10,
+        workgroup_size: 1024,
+        max_binding_bytes: (1 << 31) - 16,
+        storage_buffers: 16,
+        ..Caps::minimal()
+    }
+}
+
+#[test]
+fn the_memory_of_vit_l_stays_flat_over_random_sub_networks() {
+    let config = config("vit_ee1200", &["train.batch_size_per_gpu=8", "train.precision=mixed"]);
+    let all = peaks(&config, &Device::rehearsal(&card()), 70).unwrap();
+    let gib = |i: usize| all[i] as f64 / (1u64 << 30) as f64;
+    println!("{:.2} GiB after one step, {:.2} after 30, {:.2} after 70", gib(0), gib(29), gib(69));
+    assert!(gib(69) < 1.2 * gib(0) && gib(69) < 1.01 * gib(29));
+}
+
+#[test]
+fn no_command_of_vit_l_keeps_a_slow_adapter_busy_for_long() {
+    // a driver that waits for two seconds resets the adapter
+    for batch in ["train.batch_size_per_gpu=8", "train.batch_size_per_gpu=50"] {
+        let forecast = Forecast::of(&config("vit_ee1200", &[batch]), &card()).unwrap();
+        let step = &forecast.step;
+        let (kernel, longest) = step.longest.as_ref().expect("there are kernels");
+        println!(
+            "{batch}: {:.1e} operations in {} dispatches and {} submissions; {} has {:.1e} in one",
+            step.work.flops, step.dispatches, step.submissions, kernel.shader.name, longest.flops
+        );
+        assert!(longest.flops < 0.5e12 && longest.bytes < 25e9);
+        assert!(step.work.flops / (step.submissions as f64) < 0.2e12);
+    }
+}
+
+#[test]
+fn what_does_not_fit_has_a_remedy_that_fits() {
+    let caps = card();
+    let large = config("vit_ee1200", &["train.batch_size_per_gpu=50"]);
+    let bytes = |settings: &str| {
+        let given: Vec<&str> = settings.split(' ').chain(["train.batch_size_per_gpu=50"]).collect();
+        // what comes later counts
+        let given: Vec<&str> = given.into_iter().rev().collect();
+        Forecast::of(&config("vit_ee1200", &given), &caps).unwrap().memory
+    };
+    for gib in [80, 24, 12] {
+        let has = gib << 30;
+        let settings = remedy(&large, &caps, has).unwrap().expect("a smaller batch fits");
+        println!("{gib} GiB: {settings}");
+        assert!(bytes(&settings) <= has, "{settings}");
+    }
+    assert_eq!(remedy(&large, &caps, 1 << 30).unwrap(), None);
+}
