@@ -1,19 +1,24 @@
 //! Memory of an adapter, and how kernels get at it.
 
 use std::cell::Cell;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A pooled buffer.
 pub(crate) struct GpuBuffer {
     /// The memory; a rehearsal has none.
     pub(super) memory: Option<wgpu::Buffer>,
     pub(super) bytes: usize,
+    /// Its number, from 1; no other buffer ever has it.
+    pub(super) id: u64,
     /// The submission in which a recorded command last used the buffer.
     pub(super) last_use: Cell<Option<u64>>,
 }
 
 impl GpuBuffer {
     pub(super) fn new(memory: Option<wgpu::Buffer>, bytes: usize) -> Self {
-        Self { memory, bytes, last_use: Cell::new(None) }
+        static MADE: AtomicU64 = AtomicU64::new(0);
+        let id = 1 + MADE.fetch_add(1, Ordering::Relaxed);
+        Self { memory, bytes, id, last_use: Cell::new(None) }
     }
 
     /// The memory, which commands are recorded with.

@@ -133,7 +133,9 @@ impl GpuDevice {
         if let Some(buffer) = self.pool.borrow_mut().take(bytes) {
             return Ok(buffer);
         }
-        drop(self.pool.borrow_mut().make_room(bytes));
+        let gone = self.pool.borrow_mut().make_room(bytes);
+        self.stream.iter().for_each(|stream| stream.forget(&gone));
+        drop(gone);
         let memory = match &self.stream {
             None => None,
             Some(stream) => Some(self.new_memory(stream, bytes)?),
@@ -149,6 +151,7 @@ impl GpuDevice {
         }
         // let go of what waits for reuse and try once more
         self.synchronize()?;
+        stream.forget_all();
         self.pool.borrow_mut().trim();
         let held = self.pool.borrow().bytes() >> 20;
         stream.allocate(bytes)?.ok_or_else(|| {

@@ -7,6 +7,7 @@ mod buffer;
 mod caps;
 mod device;
 mod failure;
+mod groups;
 mod kernel;
 mod pipeline;
 mod preprocess;

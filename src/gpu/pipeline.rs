@@ -11,6 +11,8 @@ use crate::profile;
 pub(super) struct Pipeline {
     pub pipeline: wgpu::ComputePipeline,
     pub layout: wgpu::BindGroupLayout,
+    /// Its number on the device.
+    pub id: u64,
     bindings: Vec<Binding>,
 }
 
@@ -21,6 +23,7 @@ impl Pipeline {
         caps: &Caps,
         uniforms: &wgpu::BindGroupLayout,
         kernel: &Kernel,
+        id: u64,
     ) -> Result<Self> {
         let _span = profile::operation("(pipeline)");
         let composed = kernel.compose(caps)?;
@@ -78,7 +81,7 @@ impl Pipeline {
             },
             cache: None,
         });
-        Ok(Self { pipeline, layout: group, bindings: composed.bindings })
+        Ok(Self { pipeline, layout: group, id, bindings: composed.bindings })
     }
 
     /// Whether the operands are those that the kernel declares.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::buffer::{GpuBuffer, Operand, PendingBuffer};
 use super::caps::IMMEDIATE_BYTES;
 use super::failure::{Failure, Failures};
+use super::groups::Groups;
 use super::pipeline::Pipeline;
 use super::timing::{Dispatched, Timing, hand_over};
 use super::{Caps, Kernel};
@@ -99,6 +100,7 @@ pub(super) struct Stream {
     /// What the adapter is called in errors.
     name: String,
     pipelines: RefCell<HashMap<Kernel, Rc<Pipeline>>>,
+    groups: RefCell<Groups>,
     recorded: RefCell<Recorded>,
     uniforms: wgpu::Buffer,
     uniform_group: wgpu::BindGroup,
@@ -146,6 +148,7 @@ impl Stream {
             queue,
             name,
             pipelines: RefCell::default(),
+            groups: RefCell::default(),
             recorded: RefCell::default(),
             uniforms,
             uniform_group,
@@ -166,6 +169,16 @@ impl Stream {
         let full = pollster::block_on(scope.pop()).is_some();
         self.check()?;
         Ok((!full).then_some(buffer))
+    }
+
+    /// Lets go of what was kept for buffers that are gone.
+    pub fn forget(&self, gone: &[GpuBuffer]) {
+        self.groups.borrow_mut().forget(gone);
+    }
+
+    /// Lets go of what was kept for any buffer.
+    pub fn forget_all(&self) {
+        self.groups.borrow_mut().clear();
     }
 
     /// Overwrites whole words of a buffer, after what is recorded so far.
@@ -242,8 +255,8 @@ impl Stream {
     fn check(&self) -> Result<()> {
         let Some(mut failure) = self.failures.take() else { return Ok(()) };
         if matches!(failure, Failure::Other(_)) {
-            // it may only follow from a loss, which wgpu has not told yet
-            guarded(|| self.device.poll(wgpu::PollType::Poll));
+            // it may only follow from a loss, which wgpu tells when nothing runs any more
+            guarded(|| self.device.poll(wgpu::PollType::wait_indefinitely()));
             failure = self.failures.take().unwrap_or(failure);
         }
         Err(self.error(failure))
@@ -274,18 +287,20 @@ impl Stream {
         let Dispatch { kernel, operands, work, params, grid } = dispatch;
         let pipeline = self.pipeline(kernel, caps, strict)?;
         pipeline.check(kernel, operands)?;
-        let entries: Vec<_> = operands
-            .iter()
-            .enumerate()
-            .map(|(i, operand)| wgpu::BindGroupEntry {
-                binding: i as u32,
-                resource: operand.buffer.buffer().as_entire_binding(),
+        let group = self.groups.borrow_mut().get(pipeline.id, operands, || {
+            let entries: Vec<_> = operands
+                .iter()
+                .enumerate()
+                .map(|(i, operand)| wgpu::BindGroupEntry {
+                    binding: i as u32,
+                    resource: operand.buffer.buffer().as_entire_binding(),
+                })
+                .collect();
+            self.device.create_bind_group(&wgpu::BindGroupDescriptor {
+                label: None,
+                layout: &pipeline.layout,
+                entries: &entries,
             })
-            .collect();
-        let group = self.device.create_bind_group(&wgpu::BindGroupDescriptor {
-            label: None,
-            layout: &pipeline.layout,
-            entries: &entries,
         });
         let mut recorded = self.recorded.borrow_mut();
         let recorded = &mut *recorded;
@@ -354,7 +369,8 @@ impl Stream {
         if strict && !kernel.is_listed(caps) {
             return Err(kernel.broken("its family does not list it"));
         }
-        let made = Rc::new(Pipeline::new(&self.device, caps, &self.uniform_layout, kernel)?);
+        let id = self.pipelines.borrow().len() as u64;
+        let made = Rc::new(Pipeline::new(&self.device, caps, &self.uniform_layout, kernel, id)?);
         self.check()?;
         self.pipelines.borrow_mut().insert(kernel.clone(), made.clone());
         Ok(made)
