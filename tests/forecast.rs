@@ -3,6 +3,7 @@
 use poa_gpu::Result;
 use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::ops;
+use poa_gpu::poa::ahead::Ahead;
 use poa_gpu::poa::forecast::{Forecast, Rehearsal, remedy};
 use poa_gpu::recipes::Config;
 use poa_gpu::tensor::Device;
@@ -18,7 +19,7 @@ fn config(recipe: &str, settings: &[&str]) -> Config {
 fn peaks(config: &Config, device: &Device, steps: usize) -> Result<Vec<usize>> {
     let mut run = Rehearsal::on(config, device)?;
     let one = |i| {
-        run.steps(i..i + 1, |draws| draws.network_at(i))?;
+        run.step(i, run.draws().at(i))?;
         Ok(run.device().peak_bytes())
     };
     (0..steps).map(one).collect()
@@ -31,6 +32,24 @@ fn a_rehearsal_takes_the_memory_that_the_adapter_gives() {
     let config = config("demo", &["train.batch_size_per_gpu=4"]);
     let rehearsed = peaks(&config, &Device::rehearsal(gpu.caps()), 3).unwrap();
     assert_eq!(rehearsed, peaks(&config, &device, 3).unwrap());
+}
+
+#[test]
+fn kernels_that_are_compiled_ahead_are_all_that_a_run_wants() {
+    let device = ops::open(&DeviceChoice::Gpu).expect("an adapter");
+    let Device::Gpu(gpu) = &device else { unreachable!("a GPU was asked for") };
+    let config = config("demo", &["train.batch_size_per_gpu=4"]);
+    // what preparing the weights takes
+    let mut run = Rehearsal::on(&config, &device).unwrap();
+    let before = gpu.compiled();
+    Ahead::start(&config, &device, 0).expect("this is an adapter").finish();
+    let ahead = gpu.compiled();
+    for step in 0..run.draws().cycle() {
+        run.step(step, run.draws().at(step)).unwrap();
+    }
+    println!("{before} kernels before, {ahead} ahead");
+    assert!(ahead > before + 20);
+    assert_eq!(gpu.compiled(), ahead, "no step compiles any more");
 }
 
 /// An adapter with limits as large graphics cards have them.

@@ -1,9 +1,11 @@
 //! A device of wgpu: an adapter with pooled buffers, or the rehearsal of one.
 
 use std::cell::{Cell, RefCell};
+use std::sync::Arc;
 
 use super::adapter::memory_of;
 use super::buffer::{Bind, GpuBuffer, Operand, PendingCopy};
+use super::pipelines::Pipelines;
 use super::rehearsal::Tally;
 use super::stream::{Dispatch, Stream};
 use super::{Caps, Kernel, Params};
@@ -55,7 +57,7 @@ impl GpuDevice {
         };
         let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
             .map_err(|e| Error::Device(format!("{description} cannot be opened: {e}")))?;
-        let stream = Stream::new(device, queue, description.clone());
+        let stream = Stream::new(device, queue, description.clone(), &caps);
         let memory = memory_of(adapter);
         Ok(Self { memory, ..Self::of(caps, description, Some(stream)) })
     }
@@ -82,6 +84,16 @@ impl GpuDevice {
     /// Bytes of memory that the adapter has, where its driver says so.
     pub fn memory(&self) -> Option<u64> {
         self.memory
+    }
+
+    /// The compiled kernels, which other threads may add to; a rehearsal has none.
+    pub(crate) fn pipelines(&self) -> Option<Arc<Pipelines>> {
+        self.stream.as_ref().map(|stream| stream.pipelines().clone())
+    }
+
+    /// Kernels compiled so far.
+    pub fn compiled(&self) -> usize {
+        self.stream.as_ref().map_or(0, |stream| stream.pipelines().len())
     }
 
     /// Whether this is the rehearsal of a device.

@@ -20,16 +20,18 @@ pub struct Tally {
     pub work: Work,
     /// The dispatch that would take longest on a slow adapter: its kernel, and what it has to do.
     pub longest: Option<(Kernel, Work)>,
-    /// The kernels, each once.
-    pub kernels: HashSet<Kernel>,
+    /// The kernels, each once, in the order of their first use.
+    pub kernels: Vec<Kernel>,
+    seen: HashSet<Kernel>,
     load: Load,
 }
 
 impl Tally {
     pub(super) fn dispatch(&mut self, kernel: &Kernel, work: Work) {
         self.dispatches += 1;
-        if !self.kernels.contains(kernel) {
-            self.kernels.insert(kernel.clone());
+        if !self.seen.contains(kernel) {
+            self.seen.insert(kernel.clone());
+            self.kernels.push(kernel.clone());
         }
         self.submissions += usize::from(self.load.must_go_before(work));
         self.submissions += usize::from(self.load.must_go_after(work));

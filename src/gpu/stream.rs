@@ -1,15 +1,13 @@
 //! An adapter at work: its compiled kernels, and the commands that are recorded for it and handed over.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use super::buffer::{GpuBuffer, Operand, PendingBuffer};
 use super::caps::IMMEDIATE_BYTES;
 use super::failure::{Failure, Failures};
 use super::groups::Groups;
-use super::pipeline::Pipeline;
+use super::pipelines::Pipelines;
 use super::timing::{Dispatched, Timing, hand_over};
 use super::{Caps, Kernel};
 use crate::error::{Error, Result};
@@ -99,18 +97,17 @@ pub(super) struct Stream {
     queue: wgpu::Queue,
     /// What the adapter is called in errors.
     name: String,
-    pipelines: RefCell<HashMap<Kernel, Rc<Pipeline>>>,
+    pipelines: Arc<Pipelines>,
     groups: RefCell<Groups>,
     recorded: RefCell<Recorded>,
     uniforms: wgpu::Buffer,
     uniform_group: wgpu::BindGroup,
-    uniform_layout: wgpu::BindGroupLayout,
     failures: Arc<Failures>,
 }
 
 impl Stream {
     /// The way to a device that was opened as `name`.
-    pub fn new(device: wgpu::Device, queue: wgpu::Queue, name: String) -> Self {
+    pub fn new(device: wgpu::Device, queue: wgpu::Queue, name: String, caps: &Caps) -> Self {
         let failures = Failures::of(&device);
         let uniforms = device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("parameters"),
@@ -143,16 +140,16 @@ impl Stream {
                 }),
             }],
         });
+        let pipelines = Arc::new(Pipelines::new(device.clone(), caps.clone(), uniform_layout));
         Self {
             device,
             queue,
             name,
-            pipelines: RefCell::default(),
+            pipelines,
             groups: RefCell::default(),
             recorded: RefCell::default(),
             uniforms,
             uniform_group,
-            uniform_layout,
             failures,
         }
     }
@@ -169,6 +166,11 @@ impl Stream {
         let full = pollster::block_on(scope.pop()).is_some();
         self.check()?;
         Ok((!full).then_some(buffer))
+    }
+
+    /// The compiled kernels.
+    pub fn pipelines(&self) -> &Arc<Pipelines> {
+        &self.pipelines
     }
 
     /// Lets go of what was kept for buffers that are gone.
@@ -285,7 +287,8 @@ impl Stream {
     /// Records a dispatch. `strict` refuses a kernel that its family does not list.
     pub fn record(&self, caps: &Caps, dispatch: Dispatch, strict: bool) -> Result<()> {
         let Dispatch { kernel, operands, work, params, grid } = dispatch;
-        let pipeline = self.pipeline(kernel, caps, strict)?;
+        let pipeline = self.pipelines.get(kernel, strict)?;
+        self.check()?;
         pipeline.check(kernel, operands)?;
         let group = self.groups.borrow_mut().get(pipeline.id, operands, || {
             let entries: Vec<_> = operands
@@ -360,20 +363,6 @@ impl Stream {
         }
         self.check()?;
         Ok(Some(index))
-    }
-
-    fn pipeline(&self, kernel: &Kernel, caps: &Caps, strict: bool) -> Result<Rc<Pipeline>> {
-        if let Some(found) = self.pipelines.borrow().get(kernel) {
-            return Ok(found.clone());
-        }
-        if strict && !kernel.is_listed(caps) {
-            return Err(kernel.broken("its family does not list it"));
-        }
-        let id = self.pipelines.borrow().len() as u64;
-        let made = Rc::new(Pipeline::new(&self.device, caps, &self.uniform_layout, kernel, id)?);
-        self.check()?;
-        self.pipelines.borrow_mut().insert(kernel.clone(), made.clone());
-        Ok(made)
     }
 }
 

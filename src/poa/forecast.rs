@@ -1,13 +1,12 @@
 //! What a run will ask of its device, found by rehearsing some of its steps: with the whole network as elastic student,
 //! which takes most, and with others of the run's own, whose odd sizes leave gaps in the pooled memory.
 
-use std::ops::Range;
-
 use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Tally};
-use crate::models::grid::{DrawCycle, Network};
+use crate::models::grid::Network;
 use crate::optim::adamw::StepSettings;
+use crate::poa::draws::Draws;
 use crate::poa::settings::{Precision, Settings};
 use crate::poa::{PoaModel, StepInputs};
 use crate::rng::{Purpose, stream};
@@ -35,12 +34,10 @@ impl Forecast {
     pub fn of(settings: &Settings, caps: &Caps) -> Result<Self> {
         let mut rehearsal = Rehearsal::new(settings, caps)?;
         let state = rehearsal.device.peak_bytes();
-        rehearsal.steps(0..1, |grid| grid.grid().intact())?;
+        rehearsal.step(0, rehearsal.draws.largest())?;
         let step = rehearsal.tally();
-        if settings.student.elastic().fixed_network.is_empty() {
-            for i in 1..=DRAWN {
-                rehearsal.steps(i..i + 1, |draws| draws.network_at(i))?;
-            }
+        for i in 0..DRAWN.min(rehearsal.draws.cycle()) {
+            rehearsal.step(i, rehearsal.draws.at(i))?;
         }
         let (memory, images) = (rehearsal.device.peak_bytes(), settings.loading.batch_size_per_gpu);
         Ok(Self { state, memory, images, step })
@@ -94,7 +91,7 @@ pub struct Rehearsal<'a> {
     settings: &'a Settings,
     device: Device,
     model: PoaModel,
-    draws: DrawCycle,
+    draws: Draws,
     stepper: Stepper<()>,
 }
 
@@ -107,13 +104,18 @@ impl<'a> Rehearsal<'a> {
     /// The same steps on any device; a device that is no rehearsal computes them, with black images.
     pub fn on(settings: &'a Settings, device: &Device) -> Result<Self> {
         let model = PoaModel::new(settings, device, settings.train.seed)?;
-        let draws = DrawCycle::new(model.grid.clone(), settings.train.seed);
+        let draws = Draws::new(settings, &model.grid)?;
         Ok(Self { settings, device: device.clone(), model, draws, stepper: Stepper::default() })
     }
 
     /// The device.
     pub fn device(&self) -> &Device {
         &self.device
+    }
+
+    /// The run's sub-networks.
+    pub fn draws(&self) -> &Draws {
+        &self.draws
     }
 
     /// What was asked of the device since this was called last.
@@ -124,21 +126,18 @@ impl<'a> Rehearsal<'a> {
         }
     }
 
-    /// Goes through steps, each with the elastic student that `network` says.
-    pub fn steps(&mut self, steps: Range<usize>, network: impl Fn(&DrawCycle) -> Network) -> Result<()> {
-        let Self { settings, model, draws, stepper, .. } = self;
+    /// Goes through a step with an elastic student.
+    pub fn step(&mut self, step: usize, network: Network) -> Result<()> {
+        let Self { settings, model, stepper, .. } = self;
         let rates = StepSettings { lr: 0.0, last_layer_lr: 0.0, weight_decay: 0.0, teacher_momentum: 1.0 };
-        for step in steps {
-            let loss = accumulate(settings.plan().accumulation, |batch| {
-                let mut rng = stream(settings.train.seed, Purpose::DropPath, step as u64, batch.index as u64);
-                let inputs = StepInputs { share: batch.share, ..StepInputs::new(network(draws), 0.05) };
-                let images = black(settings, model, (step + batch.index) as u64)?;
-                Ok(model.forward_backward(&images, &mut inputs.with_drop_path(&mut rng))?.total)
-            })?;
-            stepper.apply(&mut model.trained(), &loss, rates, ())?;
-            self.device.submit()?;
-        }
-        Ok(())
+        let loss = accumulate(settings.plan().accumulation, |batch| {
+            let mut rng = stream(settings.train.seed, Purpose::DropPath, step as u64, batch.index as u64);
+            let inputs = StepInputs { share: batch.share, ..StepInputs::new(network, 0.05) };
+            let images = black(settings, model, (step + batch.index) as u64)?;
+            Ok(model.forward_backward(&images, &mut inputs.with_drop_path(&mut rng))?.total)
+        })?;
+        stepper.apply(&mut model.trained(), &loss, rates, ())?;
+        self.device.submit()
     }
 }
 

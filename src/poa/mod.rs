@@ -1,6 +1,8 @@
 //! POA: three branches, their targets and losses, the training step, and POA as a task of the trainer.
 
 pub mod advice;
+pub mod ahead;
+pub mod draws;
 pub mod evaluation;
 pub mod forecast;
 pub mod health;

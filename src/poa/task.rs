@@ -8,10 +8,11 @@ use crate::data::bad_samples_file::BadSamplesFile;
 use crate::data::{BadSample, HeldOut, Loader, LoaderConfig, Source, split};
 use crate::error::{Error, Result};
 use crate::logging::Level;
-use crate::models::grid::{DrawCycle, Network};
 use crate::optim::adamw::StepSettings;
 use crate::optim::schedules::Schedules;
 use crate::poa::advice::advice;
+use crate::poa::ahead::Ahead;
+use crate::poa::draws::Draws;
 use crate::poa::evaluation::{Evaluation, KnnGain};
 use crate::poa::health::HealthMonitor;
 use crate::poa::losses::{LossReport, StepRecord};
@@ -41,11 +42,13 @@ pub struct PoaTask {
     loader: Option<Loader>,
     schedules: Schedules,
     teacher_schedules: TeacherSchedules,
-    draws: DrawCycle,
+    draws: Draws,
     health: HealthMonitor,
     /// Or why there is none.
     evaluation: Result<Evaluation, String>,
     bad: BadSamplesFile,
+    /// Compiles the kernels of the steps to come.
+    ahead: Option<Ahead>,
 }
 
 impl PoaTask {
@@ -70,10 +73,11 @@ impl PoaTask {
         Ok(Self {
             schedules: Schedules::new(&settings.optim, &settings.length()),
             teacher_schedules: TeacherSchedules::new(&settings),
-            draws: DrawCycle::new(model.grid.clone(), settings.train.seed),
+            draws: Draws::new(&settings, &model.grid)?,
             health: HealthMonitor::new(&settings),
             bad: BadSamplesFile::open(&dir.join("bad_samples.txt"))?,
             loader: None,
+            ahead: None,
             held_out: all - source.len(),
             evaluation,
             source,
@@ -107,16 +111,6 @@ impl PoaTask {
         match self.bad.add(found) {
             Ok(_) => e.and(format!("{}; {} names them", self.bad.summary(), shown(self.bad.path()))),
             Err(problem) => e.and(problem),
-        }
-    }
-
-    fn network(&self, step: usize) -> Result<Network> {
-        if !self.model.settings.weights.has_elastic() {
-            return Ok(self.model.grid.intact());
-        }
-        match self.settings.student.elastic().fixed_network.as_str() {
-            "" => Ok(self.draws.network_at(step)),
-            name => self.model.grid.named(name).map_err(|e| Error::config("student.fixed_network", e)),
         }
     }
 }
@@ -235,11 +229,12 @@ impl Task for PoaTask {
         let mut loader = Loader::new(self.source.clone(), config)?;
         loader.stopped_by(start.stop);
         self.loader = Some(loader);
+        self.ahead = Ahead::start(&self.settings, &self.model.device, start.step);
         Ok(())
     }
 
     fn step(&mut self, step: usize) -> Result<PoaStep> {
-        Ok(PoaStep { step, network: self.network(step)?, teacher_temp: self.teacher_schedules.temp(step) })
+        Ok(PoaStep { step, network: self.draws.at(step), teacher_temp: self.teacher_schedules.temp(step) })
     }
 
     fn settings(&self, PoaStep { step, .. }: &PoaStep) -> StepSettings {
