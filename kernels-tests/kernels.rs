@@ -55,7 +55,7 @@ mod residual;
 mod segment_mean;
 #[path = "kernels/sgd.rs"]
 mod sgd;
-#[path = "kernels/shaders.rs"]
+#[path = "kernels/shaders/mod.rs"]
 mod shaders;
 #[path = "kernels/sinkhorn.rs"]
 mod sinkhorn;

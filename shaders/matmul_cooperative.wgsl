@@ -42,16 +42,16 @@ const B_EIGHTS: u32 = BN * BK / 8u / WG;
 // A row of parked sums in vectors of four.
 const PARK_ROW: u32 = FRAGMENT / 4u + 1u;
 
-#ifndef WIDE
-struct Eight { low: vec4<f16>, high: vec4<f16> }
-#endif
+// Eight elements on their way from memory. Not the type that buffers have: that one has a layout in SPIR-V, and
+// what has one must not be anywhere else.
+struct Fetched { low: vec4<f16>, high: vec4<f16> }
 
 // Two tiles of A, then two of B.
 var<workgroup> staged: array<vec4<f16>, 2u * (A_TILE + B_TILE)>;
 var<workgroup> parked: array<vec4<f32>, SUBGROUPS * FRAGMENT * PARK_ROW>;
 // On their way from memory.
-var<private> next_a: array<Eight, A_EIGHTS>;
-var<private> next_b: array<Eight, B_EIGHTS>;
+var<private> next_a: array<Fetched, A_EIGHTS>;
+var<private> next_b: array<Fetched, B_EIGHTS>;
 
 #include "cooperative.wgsl"
 
@@ -88,13 +88,15 @@ fn b_place(i: u32) -> vec2<u32> {
 }
 
 #ifdef WIDE
-fn a_eight(from_: u32, row: u32, k: u32, last: u32) -> Eight {
-    if row >= p.m || k >= last { return Eight(); }
-    return a[(from_ + a_row(row) + k * p.a_k) / 8u];
+fn a_eight(from_: u32, row: u32, k: u32, last: u32) -> Fetched {
+    if row >= p.m || k >= last { return Fetched(); }
+    let i = (from_ + a_row(row) + k * p.a_k) / 8u;
+    return Fetched(a[i].low, a[i].high);
 }
-fn b_eight(from_: u32, col: u32, k: u32, last: u32) -> Eight {
-    if col >= p.n || k >= last { return Eight(); }
-    return b[(from_ + b_col(col) + k * p.b_k) / 8u];
+fn b_eight(from_: u32, col: u32, k: u32, last: u32) -> Fetched {
+    if col >= p.n || k >= last { return Fetched(); }
+    let i = (from_ + b_col(col) + k * p.b_k) / 8u;
+    return Fetched(b[i].low, b[i].high);
 }
 #else
 fn a_one(from_: u32, row: u32, k: u32, last: u32) -> f16 {
@@ -105,8 +107,8 @@ fn b_one(from_: u32, col: u32, k: u32, last: u32) -> f16 {
     if col >= p.n || k >= last { return f16(); }
     return b[from_ + b_col(col) + k * p.b_k];
 }
-fn a_eight(from_: u32, row: u32, k: u32, last: u32) -> Eight {
-    var all: Eight;
+fn a_eight(from_: u32, row: u32, k: u32, last: u32) -> Fetched {
+    var all: Fetched;
     for (var e = 0u; e < 4u; e++) {
 #ifdef A_ALONG_M
         all.low[e] = a_one(from_, row + e, k, last);
@@ -118,8 +120,8 @@ fn a_eight(from_: u32, row: u32, k: u32, last: u32) -> Eight {
     }
     return all;
 }
-fn b_eight(from_: u32, col: u32, k: u32, last: u32) -> Eight {
-    var all: Eight;
+fn b_eight(from_: u32, col: u32, k: u32, last: u32) -> Fetched {
+    var all: Fetched;
     for (var e = 0u; e < 4u; e++) {
 #ifdef B_ALONG_K
         all.low[e] = b_one(from_, col, k + e, last);

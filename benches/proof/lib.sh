@@ -1,12 +1,9 @@
 # What the proof's scripts share: programs, and runs that are made once. Sourced from the repository's root.
 
 python=${PYTHON-python3}
-cargo build --release --locked --quiet --example proof
-program=${PROGRAM-}
-if [ -z "$program" ]; then
-    cargo build --release --locked --quiet
-    program=target/release/poa-gpu
-fi
+# both at once: an example's dependencies have the features of the tests', the program's by itself have not
+cargo build --release --locked --quiet --bins --example proof
+program=${PROGRAM:-target/release/poa-gpu}
 proof=target/release/examples/proof
 
 # once NAME COMMAND..: runs it in folder $out/NAME unless it has ended there; `ended` has the processor's seconds

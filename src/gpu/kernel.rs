@@ -265,26 +265,9 @@ impl Kernel {
     }
 }
 
-/// The kernel's full WGSL text.
+/// A kernel's full WGSL text, valid for an adapter with these capabilities.
 pub fn compose(kernel: &Kernel, caps: &Caps) -> Result<String> {
     Ok(kernel.compose(caps)?.source)
-}
-
-/// Parses and validates a kernel without a GPU.
-pub fn validate(kernel: &Kernel, caps: &Caps) -> Result<()> {
-    kernel.compose(caps).map(|_| ())
-}
-
-/// Validates a kernel and translates it to the SPIR-V of Vulkan 1.3, which finds what validation alone does not.
-pub fn emit_spirv(kernel: &Kernel, caps: &Caps) -> Result<Vec<u32>> {
-    let composed = kernel.compose(caps)?;
-    let options = naga::back::spv::Options { lang_version: (1, 6), ..Default::default() };
-    let pipeline = naga::back::spv::PipelineOptions {
-        shader_stage: naga::ShaderStage::Compute,
-        entry_point: kernel.entry.to_string(),
-    };
-    naga::back::spv::write_vec(&composed.module, &composed.info, &options, Some(&pipeline))
-        .map_err(|e| kernel.broken(e))
 }
 
 #[cfg(test)]

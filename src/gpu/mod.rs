@@ -21,7 +21,7 @@ pub use adapter::{AdapterSummary, DeviceChoice, adapters, select};
 pub(crate) use buffer::{Bind, GpuBuffer, Operand, PendingCopy};
 pub use caps::{Caps, Cooperative};
 pub use device::GpuDevice;
-pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose, emit_spirv, validate};
+pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose};
 pub(crate) use kernel::{Word, params, shader};
 pub(crate) use pipelines::Pipelines;
 pub use rehearsal::Tally;
