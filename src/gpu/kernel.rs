@@ -161,8 +161,6 @@ pub(crate) use params;
 /// A composed and validated kernel.
 pub(super) struct Composed {
     pub(super) source: String,
-    pub(super) module: naga::Module,
-    pub(super) info: naga::valid::ModuleInfo,
     /// The bindings of group 0.
     pub(super) bindings: Vec<Binding>,
 }
@@ -208,7 +206,7 @@ impl Kernel {
         wanted.set(Capabilities::SUBGROUP, caps.subgroups);
         wanted.set(Capabilities::SHADER_FLOAT16, caps.f16);
         wanted.set(Capabilities::COOPERATIVE_MATRIX, caps.cooperative.any());
-        let info = Validator::new(ValidationFlags::all(), wanted)
+        Validator::new(ValidationFlags::all(), wanted)
             .validate(&module)
             .map_err(|e| self.broken(e.emit_to_string(&source)))?;
         if !module.entry_points.iter().any(|e| e.name == self.entry) {
@@ -235,7 +233,7 @@ impl Kernel {
                 float: scalar.filter(|s| s.kind == naga::ScalarKind::Float).map(|s| s.width),
             };
         }
-        Ok(Composed { source, module, info, bindings })
+        Ok(Composed { source, bindings })
     }
 
     /// The WGSL `struct Params` must be the Rust one: same names, types and offsets.
