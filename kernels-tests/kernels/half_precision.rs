@@ -135,6 +135,18 @@ fn tiles_of_cooperative_attention() {
     assert_eq!(fragments.len(), 2, "only {fragments:?} fit");
 }
 
+/// What adapters are asked for when they are opened, of kernels that are right: each plan beside the first one.
+#[test]
+fn what_is_asked_of_cooperative_attention() {
+    let device = gpu();
+    let Device::Gpu(adapter) = &device else { unreachable!("gpu() is a GPU") };
+    let problem = Problem { groups: Vec::new(), heads: 2, head_dim: 32, half: true };
+    let plain = &plans(&problem, adapter.caps())[0];
+    for plan in plain_plans(&problem, adapter.caps()) {
+        poa_gpu::ops::attention::check_attention(&device, &plan, plain, 131, 2).unwrap();
+    }
+}
+
 #[test]
 fn token_sequences() {
     for masked in [false, true] {

@@ -9,7 +9,7 @@ use poa_gpu::ops::matmul::{
 use poa_gpu::tensor::{DType, Device, Tensor, to_type};
 
 use super::elementwise::gelu;
-use crate::support::{Placing, assert_close, devices, place, place_half, random};
+use crate::support::{Placing, assert_close, devices, gpu, place, place_half, random};
 
 /// An epilogue by name; the test makes its operands.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -243,6 +243,13 @@ fn tiles_of_cooperative_products() {
     let case = Case { precision: Precision::Half, alpha: 1.5, ..Case::new(66, 40, 48) };
     check_with(Case { kind: EpilogueKind::BiasGeluSaved, ..case }, Some(&PLAIN[..1]));
     check_with(Case { kind: EpilogueKind::GeluGrad, ..case }, Some(&PLAIN[1..]));
+}
+
+/// What adapters are asked for when they are opened, of a kernel that is right; with a K below what llvmpipe,
+/// which leaves loops after 65,535 rounds, multiplies in plain arithmetic.
+#[test]
+fn what_is_asked_of_cooperative_products() {
+    matmul::check_products(&gpu(), PLAIN[0], 1032, 2).unwrap();
 }
 
 /// Half precision comes in pairs, and on a GPU.

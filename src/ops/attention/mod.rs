@@ -16,7 +16,7 @@ mod self_test;
 pub(in crate::ops) use call::flops;
 pub use plan::{MAX_HEAD, Plan, Problem, SequenceGroup, Variant, kernels, plain_plans, plan, plans};
 pub(in crate::ops) use plan::{Pass, in_vectors, vector_choices};
-pub use self_test::self_test;
+pub use self_test::{check_attention, self_test};
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;

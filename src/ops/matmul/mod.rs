@@ -16,7 +16,7 @@ mod window_gpu;
 pub use matrix::{Axis, Epilogue, Matrix, Options};
 pub use plan::{EpilogueKind, Force, PLAIN, Plan, Precision, Problem, Variant, kernels, plan, variants};
 
-pub use self_test::self_test;
+pub use self_test::{check_products, self_test};
 
 use crate::error::{Error, Result};
 use crate::profile;
