@@ -8,6 +8,8 @@
 //   forward       its sums wait in the registers of those invocations, since they shrink as larger scores
 //                 come
 //   backward_*    their sums need not, and stay small matrices to the end
+// Which row is an invocation's follows from its place in its subgroup, never from its number in the workgroup: an
+// adapter may put them together as it likes.
 // Rows past a sequence's end are staged as zero; streaming ones weigh nothing, owned ones are not written.
 // What is computed, bindings and grid: attention.wgsl; rows of all matrices start at multiples of four
 // elements, and HEAD is a multiple of 16. Barriers stand in uniform control flow throughout. The small
@@ -179,10 +181,10 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     }
     // the invocations of a row have summed weights of different columns
     workgroupBarrier();
-    parked[lane] = vec4(total);
+    parked[r * PER_ROW + part] = vec4(total);
     workgroupBarrier();
     var all = 0.0;
-    for (var i = 0u; i < PER_ROW; i++) { all += parked[lane - part + i].x; }
+    for (var i = 0u; i < PER_ROW; i++) { all += parked[r * PER_ROW + i].x; }
     let row = at.start + r;
     if row < at.length {
         let to = (p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD) / 4u;
@@ -243,10 +245,10 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         let d = (cotangent + row * p.dout_stride) / 4u;
         for (var c = part; c < HEAD / 4u; c += PER_ROW) { partial += dot(vec4<f32>(out[o + c]), vec4<f32>(dout[d + c])); }
     }
-    parked[lane] = vec4(partial);
+    parked[r * PER_ROW + part] = vec4(partial);
     workgroupBarrier();
     var mean = 0.0;
-    for (var i = 0u; i < PER_ROW; i++) { mean += parked[lane - part + i].x; }
+    for (var i = 0u; i < PER_ROW; i++) { mean += parked[r * PER_ROW + i].x; }
     if row < at.length && part == 0u { saved[saved_at(1u, at, row)] = mean; }
 #else
     stage_qkv(OWN_X, k, at.start, ROWS, at.length, lane);
