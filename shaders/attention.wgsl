@@ -1,7 +1,7 @@
 // Self-attention inside sequences, one head at a time (Dao et al. 2022, in the form that needs no atomics).
 //   forward       o = softmax(s)·v with s = scale·q·kᵀ; saved: lse = log Σ exp(s)
 //   backward_q    delta = Σ do·o; ds = exp(s − lse)∘(do·vᵀ − delta); dq = scale·ds·k
-//   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do
+//   backward_kv   dk = scale·dsᵀ·q, dv = exp(s − lse)ᵀ·do; with KEYS_ALONE or VALUES_ALONE one of the two
 // dqkv is written (=). No score leaves the registers.
 //
 // qkv [rows, 3·width] with q, k and v side by side, out and do [rows, width], width = heads·HEAD; rows may
@@ -216,9 +216,13 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
     let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
     var k = own_qkv(base + width, at, lane, p.scale);
+#ifndef VALUES_ALONE
     var v = own_qkv(base + 2u * width, at, lane, 1.0);
     var dk: Rows;
+#endif
+#ifndef KEYS_ALONE
     var dv: Rows;
+#endif
     for (var query = 0u; query < at.length; query += STEP) {
 #ifdef BROADCAST
         // the first four invocations of a subgroup read lse of the next four queries, the others delta
@@ -230,7 +234,9 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         var x = stream_x(places(rows, base, p.qkv_stride), rows, sub);
         var y = stream_y(places(rows, cotangent, p.dout_stride), rows, sub);
         var s: Pairs;
+#ifndef VALUES_ALONE
         var ds: Pairs;
+#endif
         for (var j = 0u; j < STEP; j++) {
             s[j] = dots(&k, &x, j);
 #ifdef BROADCAST
@@ -240,20 +246,32 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
             let level = saved[saved_at(0u, at, rows[j])];
             let mean = saved[saved_at(1u, at, rows[j])];
 #endif
+#ifndef VALUES_ALONE
             ds[j] = dots(&v, &y, j);
+#endif
             for (var o = 0u; o < OWN; o++) {
                 s[j][o] = select(0.0, exp_accurate(s[j][o] - level), query + j < at.length);
+#ifndef VALUES_ALONE
                 ds[j][o] = s[j][o] * (ds[j][o] - mean);
+#endif
             }
         }
+#ifndef VALUES_ALONE
         add(&dk, &ds, &x);
+#endif
+#ifndef KEYS_ALONE
         add(&dv, &s, &y);
+#endif
     }
     let to = p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD + width;
     var factor: Each;
+#ifndef VALUES_ALONE
     for (var o = 0u; o < OWN; o++) { factor[o] = p.scale; }
     store(dk, factor, to, p.dqkv_stride, at, lane);
+#endif
+#ifndef KEYS_ALONE
     for (var o = 0u; o < OWN; o++) { factor[o] = 1.0; }
     store(dv, factor, to + width, p.dqkv_stride, at, lane);
+#endif
 }
 #endif

@@ -19,7 +19,7 @@ mod profiles;
 mod spirv;
 mod structure;
 
-use paths::{Path, Translated};
+use paths::{Path, Translated, uses_subgroups};
 use profiles::{Profile, profiles};
 use structure::Validated;
 
@@ -39,6 +39,17 @@ struct Variant {
 impl Variant {
     fn name(&self) -> String {
         format!("{} {} {:?}", self.kernel.shader.name, self.kernel.entry, self.kernel.defines)
+    }
+
+    /// Whether hardware would be given it: tests and benchmarks alone have both gradients of attention's keys
+    /// and values made at once there. Heads beyond 64 have more numbers than registers, and spill.
+    fn is_for_hardware(&self) -> bool {
+        let both = self.kernel.entry == "backward_kv"
+            && ["KEYS_ALONE", "VALUES_ALONE"].iter().all(|name| self.kernel.define(name).is_none());
+        match self.kernel.define("HEAD") {
+            Some(head) => head <= 48 || head <= 64 && !both,
+            None => !self.is_stand_in(),
+        }
     }
 
     /// Whether it only stands in for tensor cores, in these tests: it runs nowhere else.
@@ -86,6 +97,10 @@ enum Check {
     Components,
     /// Arrays that are given as a type of another name.
     Arrays,
+    /// Subgroups that are taken to be of another size, or of other invocations, than they may be.
+    Subgroups,
+    /// More numbers than hardware has registers for.
+    Registers,
     /// Translation.
     Path(Path),
 }
@@ -106,6 +121,12 @@ fn examine(variant: &Variant, profiles: &[Profile]) -> Vec<(Check, String)> {
     for profile in variant.profiles.iter().map(|i| &profiles[*i]) {
         for excess in beyond(&validated.module, &profile.caps) {
             report(Check::Limits, format!("{excess}, {}", profile.name));
+        }
+        if let Some(why) = mistakes_subgroups(variant, &validated, &profile.caps) {
+            report(Check::Subgroups, format!("{why}, {}", profile.name));
+        }
+        if !profile.caps.software && variant.is_for_hardware() && validated.kept() > REGISTERS {
+            report(Check::Registers, format!("{} numbers, {}", validated.kept(), profile.name));
         }
         for path in profile.paths {
             if let Some(lack) = path.lacks(&variant.source) {
@@ -133,6 +154,32 @@ fn examine(variant: &Variant, profiles: &[Profile]) -> Vec<(Check, String)> {
     }
     found
 }
+
+/// What a variant takes for granted of subgroups and an adapter does not promise.
+fn mistakes_subgroups(variant: &Variant, validated: &Validated, caps: &Caps) -> Option<String> {
+    let cooperative = variant.source.contains("enable wgpu_cooperative_matrix");
+    if !cooperative && !uses_subgroups(&variant.source) {
+        return None;
+    }
+    if !validated.takes_numbers_apart().is_empty() {
+        return Some("an invocation's number is taken for its place in a subgroup".into());
+    }
+    let workgroup = validated.module.entry_points[0].workgroup_size.iter().product::<u32>();
+    match caps.fixed_subgroup_size() {
+        None => Some(format!("subgroups of {:?} invocations", caps.subgroup_size)),
+        Some(size) if cooperative && (size != 32 || workgroup % 32 != 0) => {
+            Some(format!("small matrices in subgroups of {size}"))
+        }
+        // teams are a subgroup that is a workgroup
+        Some(size) if !cooperative && workgroup != size => {
+            Some(format!("a workgroup of {workgroup} where subgroups have {size}"))
+        }
+        Some(_) => None,
+    }
+}
+
+/// Registers of 32 bits that an invocation has at most, less some for addresses and what is computed.
+const REGISTERS: u32 = 255 - 24;
 
 /// What of a module an adapter does not allow.
 fn beyond(module: &naga::Module, caps: &Caps) -> Vec<String> {
@@ -197,6 +244,17 @@ fn no_shared_vector_is_written_by_components() {
 #[test]
 fn arrays_keep_their_type() {
     assert_none(Check::Arrays);
+}
+
+#[test]
+fn subgroups_are_taken_as_they_come() {
+    assert_none(Check::Subgroups);
+}
+
+/// NVIDIA's compilers spill what goes beyond, and loops that are not unrolled make it worse.
+#[test]
+fn what_an_invocation_keeps_fits_into_registers() {
+    assert_none(Check::Registers);
 }
 
 #[test]

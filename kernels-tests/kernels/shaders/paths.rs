@@ -65,7 +65,7 @@ impl Path {
 }
 
 /// Subgroup operations and numbers, and not the word in a comment.
-fn uses_subgroups(source: &str) -> bool {
+pub fn uses_subgroups(source: &str) -> bool {
     let code = source.lines().map(|line| line.split("//").next().unwrap_or_default());
     code.into_iter().any(|line| {
         line.contains("subgroup_")

@@ -42,6 +42,38 @@ impl Validated {
         })
     }
 
+    /// Names of the entry points that compute something else than a sum of an invocation's number in its
+    /// workgroup: its place in a subgroup, which is not for the shader to say, or a place in a matrix.
+    pub fn takes_numbers_apart(&self) -> Vec<String> {
+        use naga::BinaryOperator::{And, Divide, ExclusiveOr, Modulo, ShiftRight, Subtract};
+        let apart = |entry: &&naga::EntryPoint| {
+            let expressions = &entry.function.expressions;
+            let number = |at: naga::Handle<naga::Expression>| {
+                let naga::Expression::FunctionArgument(i) = expressions[at] else { return false };
+                entry.function.arguments[i as usize].binding
+                    == Some(naga::Binding::BuiltIn(naga::BuiltIn::LocalInvocationIndex))
+            };
+            expressions.iter().any(|(_, expression)| {
+                matches!(*expression, naga::Expression::Binary {
+                    op: And | Divide | ExclusiveOr | Modulo | ShiftRight | Subtract, left, right,
+                } if number(left) || number(right))
+            })
+        };
+        self.module.entry_points.iter().filter(apart).map(|entry| entry.name.clone()).collect()
+    }
+
+    /// Numbers of 32 bits that an invocation keeps in the variables of its entry point, of small matrices its
+    /// share of 32.
+    pub fn kept(&self) -> u32 {
+        let bytes = |ty: naga::Handle<naga::Type>| {
+            let inner = &self.module.types[ty].inner;
+            let share = if matches!(inner, naga::TypeInner::CooperativeMatrix { .. }) { 32 } else { 1 };
+            inner.size(self.module.to_ctx()) / share
+        };
+        let locals = self.module.entry_points.iter().flat_map(|entry| entry.function.local_variables.iter());
+        locals.map(|(_, local)| bytes(local.ty) / 4).sum()
+    }
+
     /// Names of the functions that call others with arrays of a type of another name, or return such a one.
     pub fn changes_of_type(&self) -> Vec<String> {
         let module = &self.module;
@@ -97,6 +129,27 @@ fn writes_of_components_are_found() {
         assert_eq!(found(wrong), ["main"], "{wrong}");
     }
     for right in ["shared_[i] = vec4(1.0);", "own.x = 1.0;", "var mine = shared_[i]; mine[i % 4u] = 1.0;"] {
+        assert!(found(right).is_empty(), "{right}");
+    }
+}
+
+#[test]
+fn numbers_that_are_taken_apart_are_found() {
+    let shader = |statement: &str| {
+        format!(
+            "var<workgroup> shared_: array<u32, 64>; @compute @workgroup_size(64) \
+             fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_invocation_id) j: u32) {{ {statement} }}"
+        )
+    };
+    let found = |statement: &str| Validated::new(&shader(statement)).takes_numbers_apart();
+    for wrong in ["shared_[i / 32u] = j;", "shared_[i - j] = 1u;", "let lane = i & 31u; shared_[lane] = j;"] {
+        assert_eq!(found(wrong), ["main"], "{wrong}");
+    }
+    for right in [
+        "shared_[i] = j;",
+        "shared_[j % 8u] = i;",
+        "for (var k = i; k < 99u; k += 64u) { shared_[k / 2u] = 1u; }",
+    ] {
         assert!(found(right).is_empty(), "{right}");
     }
 }

@@ -81,9 +81,14 @@ pub(super) fn backward(
     let vec4 = in_vectors(call.head_dim, &rows);
     let plan = &plan.where_read(vec4);
     let tensors = [dqkv, &call.saved, &call.qkv, dout, &call.out];
-    for (pass, tensors, products) in
-        [(Pass::BackwardQ, &tensors[..], 3), (Pass::BackwardKv, &tensors[..4], 4)]
-    {
+    for &pass in plan.backward_passes() {
+        // the first needs the output as well, and leaves what the others read of it
+        let (tensors, products) = match pass {
+            Pass::BackwardQ => (&tensors[..], 3),
+            Pass::BackwardK => (&tensors[..4], 3),
+            Pass::BackwardV => (&tensors[..4], 2),
+            _ => (&tensors[..4], 4),
+        };
         let kernel = plan.kernel(pass, call.qkv.dtype(), vec4);
         launches(call, &plan.of(pass, call.qkv.dtype()), params, |params, workgroups, groups| {
             profile::flops(call.flops(groups, products));

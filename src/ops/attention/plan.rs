@@ -41,6 +41,9 @@ pub(super) const GROUPS: usize = 4;
 /// llvmpipe compiles more for longer than a second. Of half precision, which is to be converted, three
 /// quarters.
 const UNROLLED_CHUNKS: u32 = 160;
+/// Numbers of rows and sums that an invocation of hardware may keep: of the 255 registers that it has at most
+/// some are for all the rest.
+const REGISTERS: u32 = 192;
 /// Largest head that the kernels take.
 pub const MAX_HEAD: usize = 128;
 
@@ -98,6 +101,8 @@ pub struct Plan {
     pub step: u32,
     /// Elements of a head.
     pub head_dim: u32,
+    /// Whether dk and dv are made by a kernel each.
+    pub kv_apart: bool,
 }
 
 /// The kernels of attention, in windows or not.
@@ -106,6 +111,10 @@ pub(in crate::ops) enum Pass {
     Forward,
     BackwardQ,
     BackwardKv,
+    /// The half of [`Pass::BackwardKv`] that makes dk.
+    BackwardK,
+    /// The half that makes dv.
+    BackwardV,
     /// Both backward passes at once: of windows alone, whose tokens are few enough for one workgroup.
     Backward,
 }
@@ -116,8 +125,8 @@ impl Pass {
     /// Rows that an invocation keeps for every one it owns: operands and sums.
     fn kept_rows(self) -> u32 {
         match self {
-            Self::Forward => 2,
-            Self::BackwardQ => 3,
+            Self::Forward | Self::BackwardV => 2,
+            Self::BackwardQ | Self::BackwardK => 3,
             Self::BackwardKv | Self::Backward => 4,
         }
     }
@@ -128,6 +137,8 @@ impl Pass {
             Self::Forward => ("forward", &["FORWARD"]),
             Self::BackwardQ => ("backward_q", &["BACKWARD_Q", "SUMS_DS"]),
             Self::BackwardKv => ("backward_kv", &["BACKWARD_KV", "Y_IS_DO"]),
+            Self::BackwardK => ("backward_kv", &["BACKWARD_KV", "Y_IS_DO", "KEYS_ALONE"]),
+            Self::BackwardV => ("backward_kv", &["BACKWARD_KV", "Y_IS_DO", "VALUES_ALONE"]),
             Self::Backward => ("backward", &["BACKWARD", "Y_IS_DO", "SUMS_DS"]),
         }
     }
@@ -136,11 +147,20 @@ impl Pass {
 impl Plan {
     fn tiled(head_dim: usize, lanes: u32) -> Self {
         let tile = if head_dim <= 64 { 16 } else { 8 };
-        Self { variant: Variant::Tiled, lanes, own: 1, tile, step: 4, head_dim: head_dim as u32 }
+        let kv_apart = Self::keeps_too_many(head_dim);
+        let head_dim = head_dim as u32;
+        Self { variant: Variant::Tiled, lanes, own: 1, tile, step: 4, head_dim, kv_apart }
+    }
+
+    /// Whether an invocation that makes both dk and dv would keep more numbers than fit into its registers.
+    /// Scores are computed twice where it need not, which costs less than sums that go to memory and back.
+    fn keeps_too_many(head_dim: usize) -> bool {
+        head_dim.next_multiple_of(8) as u32 * Pass::BackwardKv.kept_rows() > REGISTERS
     }
 
     fn broadcast(head_dim: usize, own: u32) -> Self {
-        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 0, step: 2, head_dim: head_dim as u32 }
+        let head_dim = head_dim as u32;
+        Self { variant: Variant::Broadcast, lanes: 8, own, tile: 0, step: 2, head_dim, kv_apart: false }
     }
 
     /// On cooperative matrices, with as many subgroups as the adapter has workgroup memory for.
@@ -154,6 +174,7 @@ impl Plan {
             tile,
             step: tile,
             head_dim: head_dim as u32,
+            kv_apart: false,
         });
         let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
         let runs = plain || (has && caps.cooperative.attention && caps.fixed_subgroup_size() == Some(32));
@@ -190,6 +211,14 @@ impl Plan {
         };
         let own = [4, 2, 1].into_iter().find(|own| *own <= self.own.min(most)).unwrap_or(1);
         Self { own, ..self.clone() }
+    }
+
+    /// The passes that make gradients, in their order.
+    pub(super) fn backward_passes(&self) -> &'static [Pass] {
+        match self.kv_apart {
+            true => &[Pass::BackwardQ, Pass::BackwardK, Pass::BackwardV],
+            false => &[Pass::BackwardQ, Pass::BackwardKv],
+        }
     }
 
     /// Rows of a workgroup.
@@ -256,7 +285,15 @@ pub(in crate::ops) fn vector_choices(head_dim: usize) -> &'static [bool] {
 
 /// Every plan that an adapter with these capabilities can run, for tests and benchmarks.
 pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
-    let mut all: Vec<_> = [32, 64, 128].map(|lanes| Plan::tiled(problem.head_dim, lanes)).into();
+    // a software adapter has no registers to lose
+    let tiled = |lanes| {
+        let plan = Plan::tiled(problem.head_dim, lanes);
+        Plan { kv_apart: plan.kv_apart && !caps.software, ..plan }
+    };
+    let mut all: Vec<_> = [32, 64, 128].map(tiled).into();
+    // what the others take the place of comes last, and is chosen by tests alone
+    let other = Plan { kv_apart: !all[0].kv_apart, ..tiled(64) };
+    all.extend(Plan::keeps_too_many(problem.head_dim).then_some(other));
     if caps.fixed_subgroup_size() == Some(8) {
         let chunks = problem.head_dim.div_ceil(8);
         let own = [1, 2, 4].into_iter().filter(|own| *own == 1 || own * chunks <= 16);
@@ -319,7 +356,8 @@ fn kernels_of(head_dim: usize, caps: &Caps) -> Vec<Kernel> {
         for dtype in activation_types(caps) {
             for &vec4 in vector_choices(head_dim) {
                 if !cooperative || (vec4 && dtype == DType::F16) {
-                    all.extend(Pass::ALL.map(|pass| plan.kernel(pass, dtype, vec4)));
+                    let passes = [Pass::Forward].iter().chain(plan.backward_passes());
+                    all.extend(passes.map(|pass| plan.kernel(*pass, dtype, vec4)));
                 }
             }
         }
