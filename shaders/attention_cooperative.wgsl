@@ -71,8 +71,8 @@ const WEIGHTS: u32 = GRADIENTS + ROWS * PAIR_ROW;
 #else
 const WEIGHTS: u32 = GRADIENTS;
 #endif
-var<workgroup> staged: array<vec4<f16>, WEIGHTS + ROWS * PAIR_ROW>;
-var<workgroup> parked: array<vec4<f32>, ROWS * PARK_ROW>;
+var<workgroup> staged: array<Staged, FOUR * (WEIGHTS + ROWS * PAIR_ROW)>;
+var<workgroup> parked: array<Parked, FOUR * ROWS * PARK_ROW>;
 
 #include "cooperative.wgsl"
 
@@ -83,7 +83,7 @@ fn stage_qkv(to: u32, base: u32, first: u32, rows: u32, length: u32, lane: u32) 
         let c = i % (HEAD / 4u);
         var value = vec4<f16>();
         if first + r < length { value = qkv[(base + (first + r) * p.qkv_stride) / 4u + c]; }
-        staged[to + r * TILE_ROW + c] = value;
+        put_four(to + r * TILE_ROW + c, value);
     }
 }
 
@@ -94,7 +94,7 @@ fn stage_dout(to: u32, base: u32, first: u32, rows: u32, length: u32, lane: u32)
         let c = i % (HEAD / 4u);
         var value = vec4<f16>();
         if first + r < length { value = dout[(base + (first + r) * p.dout_stride) / 4u + c]; }
-        staged[to + r * TILE_ROW + c] = value;
+        put_four(to + r * TILE_ROW + c, value);
     }
 }
 #endif
@@ -153,16 +153,16 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         workgroupBarrier();
         var peak = most;
         for (var i = 0u; i < TILE / 4u; i++) {
-            let s = four_scores(parked[r * PARK_ROW + i], key + 4u * i, at.length);
+            let s = four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.length);
             peak = max(peak, max(max(s.x, s.y), max(s.z, s.w)));
         }
         let shrink = exp_accurate(most - peak);
         total *= shrink;
         for (var t = 0u; t < PAIR_FOURS; t++) {
             let i = part + PER_ROW * t;
-            let weight = exp4(four_scores(parked[r * PARK_ROW + i], key + 4u * i, at.length) - peak);
+            let weight = exp4(four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.length) - peak);
             total += dot(weight, vec4(1.0));
-            staged[WEIGHTS + r * PAIR_ROW + i] = vec4<f16>(weight);
+            put_four(WEIGHTS + r * PAIR_ROW + i, vec4<f16>(weight));
         }
         most = peak;
         workgroupBarrier();
@@ -176,15 +176,15 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         }
         workgroupBarrier();
         for (var t = 0u; t < HEAD_FOURS; t++) {
-            sum[t] = shrink * sum[t] + parked[r * PARK_ROW + part + PER_ROW * t];
+            sum[t] = shrink * sum[t] + four_parked(r * PARK_ROW + part + PER_ROW * t);
         }
     }
     // the invocations of a row have summed weights of different columns
     workgroupBarrier();
-    parked[r * PER_ROW + part] = vec4(total);
+    park_one(r * PER_ROW + part, total);
     workgroupBarrier();
     var all = 0.0;
-    for (var i = 0u; i < PER_ROW; i++) { all += parked[r * PER_ROW + i].x; }
+    for (var i = 0u; i < PER_ROW; i++) { all += one_parked(r * PER_ROW + i); }
     let row = at.start + r;
     if row < at.length {
         let to = (p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD) / 4u;
@@ -201,7 +201,7 @@ fn write_parked(at: Place, r: u32, part: u32, base: u32, col: u32, factor: f32) 
     if row < at.length {
         let to = (base + row * p.dqkv_stride + col) / 4u;
         for (var i = part; i < FRAGMENT / 4u; i += PER_ROW) {
-            dqkv[to + i] = vec4<f16>(factor * parked[r * PARK_ROW + i]);
+            dqkv[to + i] = vec4<f16>(factor * four_parked(r * PARK_ROW + i));
         }
     }
 }
@@ -245,10 +245,10 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         let d = (cotangent + row * p.dout_stride) / 4u;
         for (var c = part; c < HEAD / 4u; c += PER_ROW) { partial += dot(vec4<f32>(out[o + c]), vec4<f32>(dout[d + c])); }
     }
-    parked[r * PER_ROW + part] = vec4(partial);
+    park_one(r * PER_ROW + part, partial);
     workgroupBarrier();
     var mean = 0.0;
-    for (var i = 0u; i < PER_ROW; i++) { mean += parked[r * PER_ROW + i].x; }
+    for (var i = 0u; i < PER_ROW; i++) { mean += one_parked(r * PER_ROW + i); }
     if row < at.length && part == 0u { saved[saved_at(1u, at, row)] = mean; }
 #else
     stage_qkv(OWN_X, k, at.start, ROWS, at.length, lane);
@@ -280,9 +280,9 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
             var level: vec4<f32>;
             for (var e = 0u; e < 4u; e++) { level[e] = saved[saved_at(0u, at, min(from_ + e, at.length - 1u))]; }
 #endif
-            weight[t] = exp4(four_scores(parked[r * PARK_ROW + i], from_, at.length) - level);
+            weight[t] = exp4(four_scores(four_parked(r * PARK_ROW + i), from_, at.length) - level);
 #ifdef BACKWARD_KV
-            staged[WEIGHTS + r * PAIR_ROW + i] = vec4<f16>(weight[t]);
+            put_four(WEIGHTS + r * PAIR_ROW + i, vec4<f16>(weight[t]));
 #endif
         }
         workgroupBarrier();
@@ -295,7 +295,7 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
             var mean: vec4<f32>;
             for (var e = 0u; e < 4u; e++) { mean[e] = saved[saved_at(1u, at, min(from_ + e, at.length - 1u))]; }
 #endif
-            staged[GRADIENTS + r * PAIR_ROW + i] = vec4<f16>(weight[t] * (parked[r * PARK_ROW + i] - mean));
+            put_four(GRADIENTS + r * PAIR_ROW + i, vec4<f16>(weight[t] * (four_parked(r * PARK_ROW + i) - mean)));
         }
         workgroupBarrier();
         for (var n = 0u; n < TILE; n += FRAGMENT) {

@@ -47,8 +47,8 @@ const PARK_ROW: u32 = FRAGMENT / 4u + 1u;
 struct Fetched { low: vec4<f16>, high: vec4<f16> }
 
 // Two tiles of A, then two of B.
-var<workgroup> staged: array<vec4<f16>, 2u * (A_TILE + B_TILE)>;
-var<workgroup> parked: array<vec4<f32>, SUBGROUPS * FRAGMENT * PARK_ROW>;
+var<workgroup> staged: array<Staged, FOUR * 2u * (A_TILE + B_TILE)>;
+var<workgroup> parked: array<Parked, FOUR * SUBGROUPS * FRAGMENT * PARK_ROW>;
 // On their way from memory.
 var<private> next_a: array<Fetched, A_EIGHTS>;
 var<private> next_b: array<Fetched, B_EIGHTS>;
@@ -163,8 +163,8 @@ fn stage(buffer: u32, lane: u32) {
 #else
         let to = buffer * A_TILE + at.x * A_ROW + at.y / 4u;
 #endif
-        staged[to] = next_a[t].low;
-        staged[to + 1u] = next_a[t].high;
+        put_four(to, next_a[t].low);
+        put_four(to + 1u, next_a[t].high);
     }
     for (var t = 0u; t < B_EIGHTS; t++) {
         let at = b_place(lane + t * WG);
@@ -173,8 +173,8 @@ fn stage(buffer: u32, lane: u32) {
 #else
         let to = 2u * A_TILE + buffer * B_TILE + at.y * B_ROW + at.x / 4u;
 #endif
-        staged[to] = next_b[t].low;
-        staged[to + 1u] = next_b[t].high;
+        put_four(to, next_b[t].low);
+        put_four(to + 1u, next_b[t].high);
     }
 }
 
@@ -186,7 +186,7 @@ fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32) {
         let r = row + i / (FRAGMENT / 4u);
         let c = col + i % (FRAGMENT / 4u) * 4u;
         if r < p.m && c < p.n {
-            let value = parked[own + i / (FRAGMENT / 4u) * PARK_ROW + i % (FRAGMENT / 4u)];
+            let value = four_parked(own + i / (FRAGMENT / 4u) * PARK_ROW + i % (FRAGMENT / 4u));
             let to = job.c + c_row(r);
 #ifdef WIDE
             finish(to + c_col(c), r, c, value);

@@ -47,8 +47,18 @@ impl Path {
         }
     }
 
-    /// Translates the entry point of a module as wgpu does.
+    /// Translates the entry point of a module as wgpu does. What naga has not thought of is a panic there,
+    /// and an error here.
     pub fn translate(self, module: &Module, info: &ModuleInfo, entry: &str) -> Result<Translated, String> {
+        std::panic::catch_unwind(|| self.write(module, info, entry)).unwrap_or_else(|panic| {
+            Err(match panic.downcast_ref::<String>() {
+                Some(text) => format!("naga panics: {text}"),
+                None => "naga panics".into(),
+            })
+        })
+    }
+
+    fn write(self, module: &Module, info: &ModuleInfo, entry: &str) -> Result<Translated, String> {
         let (module, info) =
             process_overrides(module, info, Some((Compute, entry)), &Default::default()).map_err(text)?;
         let uses = Uses::of(&module);
