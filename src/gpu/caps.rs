@@ -73,10 +73,20 @@ impl Cooperative {
     }
 }
 
-/// Bytes that one binding can cover, of the bytes that an adapter names: bindings and buffers are whole vectors of
-/// four elements, where Vulkan and DX12 name 2³¹ − 1, and elements are addressed with 32 bits.
+/// Bytes that one binding can cover, of the bytes that an adapter names: bindings and buffers are whole
+/// vectors of four elements, where Vulkan and DX12 name 2³¹ − 1, and elements are addressed with 32 bits.
 fn whole_bindings(bytes: u64) -> usize {
     (bytes.min(u32::MAX as u64) / BINDING_UNIT * BINDING_UNIT) as usize
+}
+
+/// Smallest and largest subgroup size. Metal says it of a compiled kernel alone, so wgpu names all sizes that
+/// there are; Apple's own processors have had 32 in all generations, which Apple's libraries count on as
+/// well.
+fn subgroup_size(info: &wgpu::AdapterInfo) -> (u32, u32) {
+    match info.backend {
+        wgpu::Backend::Metal if info.name.starts_with("Apple ") => (32, 32),
+        _ => (info.subgroup_min_size, info.subgroup_max_size),
+    }
 }
 
 /// Bytes that bindings and buffers are multiples of: a vector of four elements in single precision.
@@ -174,7 +184,7 @@ impl Caps {
         Self {
             software: info.device_type == wgpu::DeviceType::Cpu,
             subgroups: features.contains(wgpu::Features::SUBGROUP),
-            subgroup_size: (info.subgroup_min_size, info.subgroup_max_size),
+            subgroup_size: subgroup_size(&info),
             f16: features.contains(wgpu::Features::SHADER_F16),
             cooperative: Cooperative::of(adapter),
             immediates: features.contains(wgpu::Features::IMMEDIATES)

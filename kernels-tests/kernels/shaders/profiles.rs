@@ -41,6 +41,13 @@ pub fn profiles() -> Vec<Profile> {
     let plain = Caps { cooperative: Cooperative::default(), ..rich.clone() };
     let software =
         Caps { software: true, subgroup_size: (8, 8), workgroup_bytes: 32 * 1024, ..plain.clone() };
+    let metal = Caps {
+        cooperative: cooperative(false, true),
+        workgroup_bytes: 32 * 1024,
+        max_binding_bytes: u32::MAX as usize / 16 * 16,
+        storage_buffers: 31,
+        ..rich.clone()
+    };
     let profile = |name, caps, paths| Profile { name, caps, paths };
     vec![
         profile("minimal", minimal, &Path::ALL),
@@ -64,19 +71,9 @@ pub fn profiles() -> Vec<Profile> {
             },
             &[Path::SpirV],
         ),
-        // Apple's subgroups have 32, and Metal says so of a pipeline alone
-        profile(
-            "Metal",
-            Caps {
-                subgroup_size: (4, 64),
-                cooperative: cooperative(false, true),
-                workgroup_bytes: 32 * 1024,
-                max_binding_bytes: u32::MAX as usize / 16 * 16,
-                storage_buffers: 31,
-                ..rich.clone()
-            },
-            &[Path::Msl24, Path::Msl31],
-        ),
+        // Apple's processors, and those of others in older machines
+        profile("Metal", metal.clone(), &[Path::Msl24, Path::Msl31]),
+        profile("Metal of others", Caps { subgroup_size: (4, 64), ..metal }, &[Path::Msl24, Path::Msl31]),
         profile("DX12", Caps { workgroup_bytes: 32 * 1024, ..plain.clone() }, &[Path::Hlsl62, Path::Hlsl66]),
         profile(
             "DX12 without halves",
