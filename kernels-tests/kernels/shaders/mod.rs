@@ -4,6 +4,7 @@
 //! - `profiles.rs` the adapters
 //! - `paths.rs` the languages, and wgpu's options for each
 //! - `structure.rs` what naga lets pass and drivers do not
+//! - `hlsl.rs` what naga writes for DX12, written out for Slang
 //! - `msl.rs` clang over what naga writes for Metal; needs `clang`
 //! - `spirv.rs` Khronos' validator over what naga writes; needs `spirv-val`
 
@@ -15,6 +16,7 @@ use poa_gpu::gpu::{Caps, Kernel, compose};
 use poa_gpu::{ops, optim};
 use rayon::prelude::*;
 
+mod hlsl;
 mod msl;
 mod paths;
 mod profiles;
