@@ -135,7 +135,7 @@ fn tiles_of_cooperative_attention() {
     assert_eq!(fragments.len(), 2, "only {fragments:?} fit");
 }
 
-/// What adapters are asked for when they are opened, of kernels that are right: each plan beside the first one.
+/// What adapters are asked for when they are opened, of kernels that are right: each plan beside the first.
 #[test]
 fn what_is_asked_of_cooperative_attention() {
     let device = gpu();

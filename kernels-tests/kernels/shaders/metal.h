@@ -1,5 +1,5 @@
-// Stands in for <metal_stdlib> where clang takes what naga writes for Metal as C++: the types and functions that
-// kernels use, no looser than Metal's are about the types that they take. Address spaces are left out.
+// Stands in for <metal_stdlib> where clang takes what naga writes for Metal as C++: the types and functions
+// that kernels use, no looser than Metal's are about the types that they take. Address spaces are left out.
 #define kernel
 #define device
 #define thread
@@ -72,7 +72,8 @@ template <class T, int C, int R> struct simdgroup_matrix {};
 typedef simdgroup_matrix<half, 8, 8> simdgroup_half8x8;
 typedef simdgroup_matrix<float, 8, 8> simdgroup_float8x8;
 template <class T, int C, int R>
-void simdgroup_load(simdgroup_matrix<T, C, R>& to, const T* from, ulong row, vec<ulong, 2> origin, bool transpose);
+void simdgroup_load(simdgroup_matrix<T, C, R>& to, const T* from, ulong row, vec<ulong, 2> origin,
+                    bool transpose);
 template <class T, int C, int R> void simdgroup_store(simdgroup_matrix<T, C, R> from, T* to, ulong row);
 template <class T, class U, int C, int R>
 void simdgroup_multiply_accumulate(simdgroup_matrix<T, C, R>& d, simdgroup_matrix<U, C, R> a,

@@ -138,7 +138,8 @@ fn numbers_that_are_taken_apart_are_found() {
     let shader = |statement: &str| {
         format!(
             "var<workgroup> shared_: array<u32, 64>; @compute @workgroup_size(64) \
-             fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_invocation_id) j: u32) {{ {statement} }}"
+             fn main(@builtin(local_invocation_index) i: u32, @builtin(subgroup_invocation_id) j: u32) {{ \
+             {statement} }}"
         )
     };
     let found = |statement: &str| Validated::new(&shader(statement)).takes_numbers_apart();
