@@ -4,13 +4,18 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::ops;
+use poa_gpu::poa::settings::Precision;
 use poa_gpu::tensor::Device;
 use poa_gpu::verify::{Fixture, replay};
 
 /// Replays a record and expects so many comparisons of losses, norms, gradients, student and teacher values,
 /// and features.
 fn check(record: &Fixture, device: &Device, compared: usize) {
-    let done = replay(record, device).unwrap();
+    check_in(record, device, Precision::F32, compared);
+}
+
+fn check_in(record: &Fixture, device: &Device, precision: Precision, compared: usize) {
+    let done = replay(record, device, precision).unwrap();
     let qkv = done.checks.iter().filter(|c| c.kind.contains("qkv")).count();
     assert_eq!(
         done.checks.len() - qkv,
@@ -45,6 +50,23 @@ fn hold_on_the_cpu_device() {
 #[test]
 fn hold_on_an_adapter() {
     check(&Fixture::embedded().unwrap(), &adapter(), VIT);
+}
+
+#[test]
+fn hold_in_mixed_precision_on_an_adapter() {
+    check_in(&Fixture::embedded().unwrap(), &adapter(), Precision::Mixed, VIT);
+}
+
+/// What cannot be done in mixed precision is not done in single instead.
+#[test]
+fn mixed_precision_is_refused_where_it_cannot_be() {
+    let swin = Fixture::open(&folder("swin")).unwrap();
+    for (record, device, why) in
+        [(Fixture::embedded().unwrap(), Device::cpu(), "half precision"), (swin, adapter(), "swin_dynamic")]
+    {
+        let error = replay(&record, &device, Precision::Mixed).err().unwrap().to_string();
+        assert!(error.contains(why) && error.contains("--precision"), "{error}");
+    }
 }
 
 #[test]
@@ -92,7 +114,7 @@ fn hold_with_the_kernels_of_a_card() {
 #[test]
 fn the_dump_holds_every_recorded_name() {
     let folder = folder("vit");
-    let done = replay(&Fixture::open(&folder).unwrap(), &Device::cpu()).unwrap();
+    let done = replay(&Fixture::open(&folder).unwrap(), &Device::cpu(), Precision::F32).unwrap();
     let path = std::env::temp_dir().join(format!("poa-dump-{}.safetensors", std::process::id()));
     done.dump(&path).unwrap();
     let written = poa_gpu::files::tensor_file::TensorFile::open(&path).unwrap();

@@ -16,6 +16,7 @@ use crate::cli::visualize::VisualizeArgs;
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::logging::console::Verbosity;
+use crate::poa::settings::Precision;
 use crate::recipes::{Config, recipe_name};
 use crate::train::run_folder::{holds_run, newest_run};
 
@@ -229,6 +230,7 @@ const DEFAULT_RECIPE: &str = "demo";
 Examples:
   poa-gpu verify                               the records that come with the program
   poa-gpu verify ./my-record --device cpu      a record of your own, on the CPU
+  poa-gpu verify --precision mixed             as train.precision=mixed trains
   poa-gpu verify --dump numbers.safetensors    keeps what was computed")]
 pub struct VerifyArgs {
     /// Folders with a recorded training step each (fixture.json and its tensors)
@@ -237,7 +239,28 @@ pub struct VerifyArgs {
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
+    /// What activations and products are made of; mixed is compared with wider tolerances
+    #[arg(long, value_name = "PRECISION", value_enum, default_value_t = ReplayPrecision::F32)]
+    pub precision: ReplayPrecision,
     /// Writes every number that was computed into this safetensors file
     #[arg(long, value_name = "FILE")]
     pub dump: Option<PathBuf>,
+}
+
+/// What a record is replayed in, as `train.precision` names it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ReplayPrecision {
+    /// Single precision
+    F32,
+    /// Half precision with sums, losses and weights in single, as train.precision=mixed trains; on a GPU
+    Mixed,
+}
+
+impl From<ReplayPrecision> for Precision {
+    fn from(precision: ReplayPrecision) -> Self {
+        match precision {
+            ReplayPrecision::F32 => Self::F32,
+            ReplayPrecision::Mixed => Self::Mixed,
+        }
+    }
 }

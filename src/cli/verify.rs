@@ -19,11 +19,12 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
         false => args.dirs.iter().map(|d| Fixture::open(d)).collect::<Result<_>>()?,
     };
     let device = ops::open(&args.device)?;
+    let precision = args.precision.into();
     say!("device: {}", device.describe());
     let mut failed = Vec::new();
     for fixture in &fixtures {
         say!("\n{}", fixture.name);
-        let done = replay(fixture, &device)?;
+        let done = replay(fixture, &device, precision)?;
         print(&done);
         if let Some(path) = &args.dump {
             done.dump(path)?;
@@ -57,7 +58,7 @@ fn print(replay: &Replay) {
         let better = if c.pytorch.is_some_and(|e| c.worst < e) { ", better than PyTorch" } else { "" };
         let verdict = if c.passes() { format!("pass{better}") } else { format!("FAIL at {}", c.at) };
         say!(
-            "  {:<20} {:>8} {:>13.1e} {pytorch:>15} {:>11.0e}  {verdict}",
+            "  {:<20} {:>8} {:>13.1e} {pytorch:>15} {:>11.1e}  {verdict}",
             c.kind,
             c.compared,
             c.worst,
