@@ -3,10 +3,12 @@
 //   forward          out [rows, cols] (=) x's columns, or the token
 //   backward_rows    dx [rows, width] (=, or += where `accumulate`) dy of an unmasked row; 0 elsewhere
 //   backward_token   parts[part, c] = Σ dy[r, c] over the masked rows of the part
+// x, out and their gradients are of half precision where HALF, all else is single.
 // Grid: forward and backward_rows one invocation an element of the output, folded; backward_token (ceil(cols
 // / WG), parts).
 #include "params.wgsl"
 #include "grid.wgsl"
+#include "act.wgsl"
 
 struct Params {
     rows: u32, cols: u32, width: u32, side: u32, cells: u32,
@@ -14,8 +16,12 @@ struct Params {
     token_offset: u32, mask_offset: u32, per_part: u32, accumulate: u32,
 }
 
+#ifdef BACKWARD_TOKEN
 @group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> src: array<f32>;
+#else
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
+#endif
+@group(0) @binding(1) var<storage, read> src: array<Act>;
 #ifdef MASKED
 @group(0) @binding(2) var<storage, read> mask: array<u32>;
 #ifdef FORWARD
@@ -42,11 +48,11 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     if at >= p.rows * p.cols { return; }
     let r = at / p.cols;
     let c = at % p.cols;
-    var value = src[p.x_offset + r * p.x_stride + c];
+    var value = f32(src[p.x_offset + r * p.x_stride + c]);
 #ifdef MASKED
     if masked(r) { value = token[p.token_offset + c]; }
 #endif
-    dst[p.out_offset + r * p.out_stride + c] = value;
+    dst[p.out_offset + r * p.out_stride + c] = Act(value);
 }
 #endif
 
@@ -59,9 +65,10 @@ fn backward_rows(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups)
     let r = at / p.width;
     let c = at % p.width;
     var d = 0.0;
-    if c < p.cols && !masked(r) { d = src[p.x_offset + r * p.x_stride + c]; }
+    if c < p.cols && !masked(r) { d = f32(src[p.x_offset + r * p.x_stride + c]); }
     let to = p.out_offset + r * p.out_stride + c;
-    if p.accumulate != 0u { dst[to] += d; } else { dst[to] = d; }
+    if p.accumulate != 0u { d += f32(dst[to]); }
+    dst[to] = Act(d);
 }
 #endif
 
@@ -73,7 +80,7 @@ fn backward_token(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocati
     let last = min((wid.y + 1u) * p.per_part, p.rows);
     var total = 0.0;
     for (var r = wid.y * p.per_part; r < last; r++) {
-        if masked(r) { total += src[p.x_offset + r * p.x_stride + c]; }
+        if masked(r) { total += f32(src[p.x_offset + r * p.x_stride + c]); }
     }
     dst[p.out_offset + wid.y * p.out_stride + c] = total;
 }

@@ -4,11 +4,13 @@
 //   forward               y (=), stats [rows, 2] (=): mean, rstd
 //   backward_input        dx[index[4i + k]] (=, or += where `accumulate`); every row of x is named once
 //   backward_parameters   parts[part]: 4·cols sums of dy·ẑ, then 4·cols sums of dy, over the part's rows
+// x, y and their gradients are of half precision where HALF, all else is single.
 // Grid: forward and backward_input one workgroup a row, folded; backward_parameters (ceil(4·cols / WG),
 // parts).
 #include "params.wgsl"
 #include "grid.wgsl"
 #include "reduce.wgsl"
+#include "act.wgsl"
 
 const ABSENT: u32 = 0xffffffffu;
 
@@ -21,13 +23,17 @@ struct Params {
     eps: f32,
 }
 
+#ifdef BACKWARD_PARAMETERS
 @group(0) @binding(0) var<storage, read_write> dst: array<f32>;
+#else
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
+#endif
 #ifdef FORWARD
 @group(0) @binding(1) var<storage, read_write> stats: array<f32>;
 #else
 @group(0) @binding(1) var<storage, read> stats: array<f32>;
 #endif
-@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<Act>;
 @group(0) @binding(3) var<storage, read> index: array<u32>;
 #ifdef FORWARD
 @group(0) @binding(4) var<storage, read> gamma: array<f32>;
@@ -35,17 +41,17 @@ struct Params {
 #endif
 #ifdef BACKWARD_INPUT
 @group(0) @binding(4) var<storage, read> gamma: array<f32>;
-@group(0) @binding(5) var<storage, read> dy: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<Act>;
 #endif
 #ifdef BACKWARD_PARAMETERS
-@group(0) @binding(4) var<storage, read> dy: array<f32>;
+@group(0) @binding(4) var<storage, read> dy: array<Act>;
 #endif
 
 // Element c of slice k of z[i].
 fn source(i: u32, k: u32, c: u32) -> f32 {
     let r = index[p.index_offset + 4u * i + k];
     if r == ABSENT { return 0.0; }
-    return x[p.x_offset + r * p.x_stride + c];
+    return f32(x[p.x_offset + r * p.x_stride + c]);
 }
 
 #ifdef FORWARD
@@ -69,7 +75,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         for (var c = lane; c < p.cols; c += WG) {
             let g = gamma[p.gamma_offset + k * p.gamma_stride + c];
             let b = beta[p.beta_offset + k * p.beta_stride + c];
-            dst[p.y_offset + i * p.y_stride + k * p.cols + c] = (source(i, k, c) - mean) * rstd * g + b;
+            dst[p.y_offset + i * p.y_stride + k * p.cols + c] = Act((source(i, k, c) - mean) * rstd * g + b);
         }
     }
     if lane == 0u {
@@ -92,7 +98,8 @@ fn backward_input(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
     var b = 0.0;
     for (var k = 0u; k < 4u; k++) {
         for (var c = lane; c < p.cols; c += WG) {
-            let g = gamma[p.gamma_offset + k * p.gamma_stride + c] * dy[p.y_offset + i * p.y_stride + k * p.cols + c];
+            let upper = f32(dy[p.y_offset + i * p.y_stride + k * p.cols + c]);
+            let g = gamma[p.gamma_offset + k * p.gamma_stride + c] * upper;
             a += g;
             b += g * ((source(i, k, c) - mean) * rstd);
         }
@@ -103,10 +110,12 @@ fn backward_input(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups
         let r = index[p.index_offset + 4u * i + k];
         if r != ABSENT {
             for (var c = lane; c < p.cols; c += WG) {
-                let g = gamma[p.gamma_offset + k * p.gamma_stride + c] * dy[p.y_offset + i * p.y_stride + k * p.cols + c];
-                let d = rstd * (g - a - (source(i, k, c) - mean) * rstd * b);
+                let upper = f32(dy[p.y_offset + i * p.y_stride + k * p.cols + c]);
+                let g = gamma[p.gamma_offset + k * p.gamma_stride + c] * upper;
+                var d = rstd * (g - a - (source(i, k, c) - mean) * rstd * b);
                 let to = p.dx_offset + r * p.dx_stride + c;
-                if p.accumulate != 0u { dst[to] += d; } else { dst[to] = d; }
+                if p.accumulate != 0u { d += f32(dst[to]); }
+                dst[to] = Act(d);
             }
         }
     }
@@ -124,7 +133,7 @@ fn backward_parameters(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_inv
     var g = 0.0;
     var b = 0.0;
     for (var i = wid.y * p.per_part; i < last; i++) {
-        let d = dy[p.y_offset + i * p.y_stride + at];
+        let d = f32(dy[p.y_offset + i * p.y_stride + at]);
         g += d * ((source(i, k, c) - stats[p.stats_offset + 2u * i]) * stats[p.stats_offset + 2u * i + 1u]);
         b += d;
     }

@@ -20,7 +20,8 @@
 // past the window's end weigh nothing.
 //
 // Rows are owned and streamed as in attention.wgsl, four tokens at a time: a workgroup of WG invocations
-// takes WG·OWN tokens of a window and head. Grid, folded: (window, head, block of tokens); in backward_q
+// takes WG·OWN tokens of a window and head. qkv, out and their gradients are of half precision where HALF,
+// all else is single. Grid, folded: (window, head, block of tokens); in backward_q
 // (part, head, block) and in backward (part, head), a part being `per_part` windows that one workgroup
 // handles in turn, so that their ds can be added up in one place.
 #include "params.wgsl"

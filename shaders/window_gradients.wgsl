@@ -8,7 +8,7 @@
 //                 distance is r. Grid: one invocation an element of dbias, folded.
 //   sum_padding   parts[part, c] = Σ over the part's rows of w[row]·x[row, c]: the first `cols` columns with
 //                 x = q and w the saved Σ ds over padded keys, times `scale`; then as many with x = do and w
-//                 = Σ exp(s − lse).
+//                 = Σ exp(s − lse). qkv and do are of half precision where HALF.
 //                 Grid: (ceil(2·cols / WG), parts).
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -80,6 +80,8 @@ fn fold_bias(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg
 #endif
 
 #ifdef SUM_PADDING
+#include "act.wgsl"
+
 struct Params {
     heads: u32, head_dim: u32, rows: u32, first: u32, last: u32, per_part: u32,
     out_offset: u32, qkv_offset: u32, qkv_stride: u32, dout_offset: u32, dout_stride: u32, saved_offset: u32,
@@ -87,8 +89,8 @@ struct Params {
 }
 
 @group(0) @binding(0) var<storage, read_write> parts: array<f32>;
-@group(0) @binding(1) var<storage, read> qkv: array<f32>;
-@group(0) @binding(2) var<storage, read> dout: array<f32>;
+@group(0) @binding(1) var<storage, read> qkv: array<Act>;
+@group(0) @binding(2) var<storage, read> dout: array<Act>;
 @group(0) @binding(3) var<storage, read> saved: array<f32>;
 
 @compute @workgroup_size(WG)
@@ -101,12 +103,16 @@ fn sum_padding(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_
     var total = 0.0;
     if c < cols {
         let weights = p.saved_offset + (2u * p.heads + c / p.head_dim) * p.rows;
-        for (var r = start; r < end; r++) { total += saved[weights + r] * qkv[p.qkv_offset + r * p.qkv_stride + c]; }
+        for (var r = start; r < end; r++) {
+            total += saved[weights + r] * f32(qkv[p.qkv_offset + r * p.qkv_stride + c]);
+        }
         total *= p.scale;
     } else {
         let at = c - cols;
         let weights = p.saved_offset + (3u * p.heads + at / p.head_dim) * p.rows;
-        for (var r = start; r < end; r++) { total += saved[weights + r] * dout[p.dout_offset + r * p.dout_stride + at]; }
+        for (var r = start; r < end; r++) {
+            total += saved[weights + r] * f32(dout[p.dout_offset + r * p.dout_stride + at]);
+        }
     }
     parts[p.out_offset + wid.y * 2u * cols + c] = total;
 }

@@ -6,14 +6,20 @@ use std::collections::HashSet;
 use poa_gpu::ops::attention::{
     Plan, Problem, SequenceGroup, attention, attention_planned, plain_plans, plans,
 };
+use poa_gpu::ops::avg_pool::{Run, avg_pool};
 use poa_gpu::ops::gather::narrow_rows;
 use poa_gpu::ops::gelu::gelu;
-use poa_gpu::ops::layer_norm::layer_norm;
+use poa_gpu::ops::layer_norm::{layer_norm, layer_norm_padded};
 use poa_gpu::ops::linear::{LinearWeights, linear, mlp};
+use poa_gpu::ops::mask_rows::{MaskedMaps, mask_rows};
 use poa_gpu::ops::patch_embed::patch_embed;
+use poa_gpu::ops::patch_merge::{Neighbours, merge_norm, reduction};
 use poa_gpu::ops::reduce::column_sum;
 use poa_gpu::ops::residual::{RowSubset, residual};
 use poa_gpu::ops::tokens::{TokenGroup, TokenParameters, tokens};
+use poa_gpu::ops::window_attention::{
+    MapGroup, Windows, problem, window_attention, window_attention_planned,
+};
 use poa_gpu::tensor::{DType, Device, Tensor, scale};
 
 use crate::support::{Operand, Placing, assert_close, check_half, devices, gpu, place, place_half, random};
@@ -145,6 +151,108 @@ fn what_is_asked_of_cooperative_attention() {
     for plan in plain_plans(&problem, adapter.caps()) {
         poa_gpu::ops::attention::check_attention(&device, &plan, plain, 131, 2).unwrap();
     }
+}
+
+/// Two heads by this plan on a GPU, or by the one that would be chosen, in windows that are shifted by half.
+fn check_windows(
+    maps: &[(usize, usize, usize)],
+    window: usize,
+    d: usize,
+    placing: Placing,
+    plan: Option<&Plan>,
+) {
+    let map = |&(count, height, width): &(usize, usize, usize)| MapGroup { count, height, width };
+    let maps: Vec<MapGroup> = maps.iter().map(map).collect();
+    let padded = |m: &MapGroup| [m.height, m.width].iter().any(|side| !side.is_multiple_of(window));
+    let rows = maps.iter().map(MapGroup::rows).sum::<usize>() + usize::from(maps.iter().any(padded));
+    let span = 2 * window - 1;
+    let qkv = (Operand { placing, ..Operand::new(1, &[rows, 6 * d]) }, true);
+    let bias = (Operand::new(2, &[span * span, 2]).strided().parameter(), false);
+    check_half(&format!("{maps:?} in windows of {window}, {plan:?}"), &[qkv, bias], |tape, v| {
+        let device = v[0].value().device();
+        let windows = Windows::new(device, &maps, window, window / 2)?;
+        let scale = (d as f32).powf(-0.5);
+        Ok(vec![match (device, plan) {
+            (Device::Gpu(_), Some(plan)) => {
+                window_attention_planned(tape, &v[0], &v[1], &windows, (2, scale), plan)?
+            }
+            _ => window_attention(tape, &v[0], &v[1], &windows, 2, scale)?,
+        }])
+    });
+}
+
+#[test]
+fn window_attention_with_every_plan() {
+    let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
+    for (d, window, placing) in
+        [(6, 3, Placing::Strided), (16, 4, Placing::Vec4Aligned), (32, 5, Placing::Dense)]
+    {
+        let maps = [(2, 2 * window, window), (2, window - 1, window + 1)];
+        let group = MapGroup { count: 1, height: window, width: window };
+        let windows = Windows::new(&gpu(), &[group], window, 0).unwrap();
+        for plan in plans(&problem(&windows, 2, d), device.caps()) {
+            check_windows(&maps, window, d, placing, Some(&plan));
+        }
+    }
+}
+
+#[test]
+fn window_attention_of_several_maps() {
+    // padded and not, on both sides of a group without maps; windows of more tokens than a workgroup owns
+    check_windows(&[(2, 6, 6), (3, 2, 4), (0, 5, 5), (1, 3, 3)], 3, 12, Placing::Strided, None);
+    check_windows(&[(1, 12, 7)], 7, 16, Placing::Dense, None);
+}
+
+#[test]
+fn merged_patches() {
+    for (maps, width) in [(vec![(1, 2, 2)], 3), (vec![(2, 4, 6), (1, 3, 3)], 16), (vec![(3, 5, 2)], 70)] {
+        let map = |(count, height, width): (usize, usize, usize)| MapGroup { count, height, width };
+        let maps: Vec<MapGroup> = maps.into_iter().map(map).collect();
+        let rows = maps.iter().map(MapGroup::rows).sum();
+        let parameter = |seed| (Operand::new(seed, &[4, width]).strided().parameter(), false);
+        let operands = [
+            (Operand::new(1, &[rows, width]).strided(), true),
+            parameter(2),
+            parameter(3),
+            weight(4, &[10, 4 * width]),
+        ];
+        check_half(&format!("merged patches of {maps:?}"), &operands, |tape, v| {
+            let neighbours = Neighbours::new(v[0].value().device(), &maps)?;
+            let y = merge_norm(tape, &v[0], &v[1], &v[2], 1e-5, &neighbours)?;
+            let weight = v[3].view(|w| w.reshape(&[10, 4, width]))?;
+            Ok(vec![reduction(tape, &y, &weight, 1.5)?, y])
+        });
+    }
+}
+
+#[test]
+fn padded_norms_and_masked_maps() {
+    let operands = [(Operand::new(1, &[17, 20]).strided(), true), vector(2, &[20]), vector(3, &[20])];
+    check_half("layer norm with zeros", &operands, |tape, v| {
+        Ok(vec![layer_norm_padded(tape, &v[0], &v[1], &v[2], 1e-6, 1)?])
+    });
+    let operands = [(Operand::new(1, &[48 + 12, 20]).strided(), true), vector(2, &[13])];
+    check_half("masked maps", &operands, |tape, v| {
+        let mask: Vec<u32> = (0..12).map(|i| u32::from(i % 5 < 2)).collect();
+        let mask = Tensor::from_slice(v[0].value().device(), &[12], &mask)?;
+        let maps = [
+            MaskedMaps { count: 3, side: 4, cells: 2, mask: Some(mask) },
+            MaskedMaps { count: 3, side: 2, cells: 1, mask: None },
+        ];
+        // a second use: its gradient is added
+        Ok(vec![mask_rows(tape, &v[0], &v[1], &maps)?, gelu(tape, &v[0])?])
+    });
+}
+
+#[test]
+fn pools() {
+    let run = |(source, first, length)| Run { source, first, length };
+    let runs = [(1, 2, 1), (0, 0, 5), (1, 2, 1), (0, 4, 1), (1, 0, 2)].map(run);
+    let operands = [(Operand::new(1, &[5, 37]).strided(), true), act(2, &[3, 37])];
+    check_half("means of runs", &operands, |tape, v| {
+        let means = avg_pool(tape, &[&v[0], &v[1]], &runs)?;
+        Ok(vec![means, avg_pool(tape, &[&v[0]], &[run((0, 1, 3))])?])
+    });
 }
 
 #[test]

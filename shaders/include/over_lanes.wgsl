@@ -86,7 +86,9 @@ fn give(rows: ptr<function, Rows>, factor: ptr<function, Pairs>, at: Places, kep
             let total = totals(terms, sub);
             let c = held_vector(g, sub);
             if wanted && c < FOURS_OF_HEAD {
-                if more { dqkv[place + c] += Cell(total); } else { dqkv[place + c] = Cell(total); }
+                var sum = total;
+                if more { sum += vec4<f32>(dqkv[place + c]); }
+                dqkv[place + c] = Cell(sum);
             }
         }
     }

@@ -1,12 +1,12 @@
 //! Average pooling over runs of rows, which may overlap, of one or several matrices: the mean of a map, and
 //! the pixel of a map on which several patches stand. The gradient of a row adds up what all runs with it
-//! get, in a fixed order.
+//! get, in a fixed order. On a GPU the matrices may be of half precision; then the means are as well.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{Places, for_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
-use crate::tensor::{DType, Device, Tensor, WG};
+use crate::tensor::{DType, Device, Tensor, WG, activation_types, half_define};
 
 const SHADER: Shader = shader!("avg_pool.wgsl", kernels);
 
@@ -23,14 +23,18 @@ params!(AvgPoolParams {
     accumulate: bool,
 });
 
-fn kernel(entry: &'static str) -> Kernel {
+fn kernel(entry: &'static str, dtype: DType) -> Kernel {
     let flag = if entry == "forward" { "FORWARD" } else { "BACKWARD" };
-    Kernel::new::<AvgPoolParams>(SHADER, entry, vec![("WG", WG), (flag, 1)])
+    let mut defines = vec![("WG", WG), (flag, 1)];
+    defines.extend(half_define(dtype));
+    Kernel::new::<AvgPoolParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel("forward"), kernel("backward")]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    activation_types(caps)
+        .flat_map(|dtype| ["forward", "backward"].map(|entry| kernel(entry, dtype)))
+        .collect()
 }
 
 /// Rows `first..first + length` of a matrix.
@@ -120,7 +124,8 @@ impl Runs {
             }
             Device::Gpu(gpu) => {
                 let grid = gpu.caps().grid((count * ry.cols).div_ceil(WG as usize));
-                gpu.dispatch(&kernel("forward"), &[y, x, &self.runs], &self.params(x, y, count)?, grid)
+                let kernel = kernel("forward", y.dtype());
+                gpu.dispatch(&kernel, &[y, x, &self.runs], &self.params(x, y, count)?, grid)
             }
         }
     }
@@ -153,7 +158,7 @@ impl Runs {
                 let params = AvgPoolParams { accumulate, ..self.params(dx, dy, rx.rows)? };
                 let tensors = [dx, dy, &self.runs, &self.starts, &self.users];
                 let grid = gpu.caps().grid((rx.rows * rx.cols).div_ceil(WG as usize));
-                gpu.dispatch(&kernel("backward"), &tensors, &params, grid)
+                gpu.dispatch(&kernel("backward", dy.dtype()), &tensors, &params, grid)
             }
         }
     }
@@ -168,7 +173,9 @@ pub fn avg_pool(tape: &Tape, sources: &[&Var], runs: &[Run]) -> Result<Var> {
     };
     let Some(first) = sources.first() else { return Err(wrong("no rows".into())) };
     let (device, cols) = (first.value().device(), first.value().rows("avg_pool")?.cols);
-    if sources.iter().any(|s| s.value().shape().len() != 2 || s.value().dim(1) != cols) {
+    let dtype = first.value().dtype();
+    let fits = |s: &Tensor| s.shape().len() == 2 && s.dim(1) == cols && s.dtype() == dtype;
+    if sources.iter().any(|s| !fits(s.value())) {
         return Err(wrong("rows".into()));
     }
     let mut lists = vec![Vec::new(); sources.len()];
@@ -179,7 +186,7 @@ pub fn avg_pool(tape: &Tape, sources: &[&Var], runs: &[Run]) -> Result<Var> {
         }
         lists[run.source].push([run.first, run.length, place]);
     }
-    let y = Tensor::empty(device, &[runs.len(), cols], DType::F32)?;
+    let y = Tensor::empty(device, &[runs.len(), cols], dtype)?;
     let mut all = Vec::with_capacity(sources.len());
     for (source, list) in sources.iter().zip(lists) {
         if list.is_empty() {

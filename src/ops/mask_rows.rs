@@ -1,5 +1,6 @@
 //! The start of a network over maps: embedded patches cut to a sub-network's width, masked ones replaced by
-//! the mask token. Maps of several sizes are packed one group after the other into one matrix.
+//! the mask token. Maps of several sizes are packed one group after the other into one matrix. On a GPU they
+//! may be of half precision; the token is single.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{for_rows, reduce_columns};
@@ -7,7 +8,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::profile;
-use crate::tensor::{CpuRead, DType, Device, Tensor};
+use crate::tensor::{CpuRead, DType, Device, Tensor, activation_types, half_define};
 
 const SHADER: Shader = shader!("mask_rows.wgsl", kernels);
 /// Rows that an invocation sums for the token's gradient.
@@ -69,7 +70,7 @@ enum Pass {
     BackwardToken,
 }
 
-fn kernel(pass: Pass, masked: bool) -> Kernel {
+fn kernel(pass: Pass, masked: bool, dtype: DType) -> Kernel {
     let (entry, flag, wg) = match pass {
         Pass::Forward => ("forward", "FORWARD", 256),
         Pass::BackwardRows => ("backward_rows", "BACKWARD_ROWS", 256),
@@ -77,16 +78,20 @@ fn kernel(pass: Pass, masked: bool) -> Kernel {
     };
     let mut defines = vec![("WG", wg), (flag, 1)];
     defines.extend(masked.then_some(("MASKED", 1)));
+    defines.extend(half_define(dtype));
     Kernel::new::<MaskParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    [(Pass::Forward, false), (Pass::Forward, true), (Pass::BackwardRows, false)]
-        .into_iter()
-        .chain([(Pass::BackwardRows, true), (Pass::BackwardToken, true)])
-        .map(|(pass, masked)| kernel(pass, masked))
-        .collect()
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = Vec::new();
+    for dtype in activation_types(caps) {
+        for pass in [Pass::Forward, Pass::BackwardRows] {
+            all.extend([false, true].map(|masked| kernel(pass, masked, dtype)));
+        }
+        all.push(kernel(Pass::BackwardToken, true, dtype));
+    }
+    all
 }
 
 /// The first columns of x `[Σ n·side², width]`, as many as the token `[cols]` has, with the token in masked
@@ -103,7 +108,7 @@ pub fn mask_rows(tape: &Tape, x: &Var, token: &Var, maps: &[MaskedMaps]) -> Resu
         let problem = format!("x {:?}, token {:?}, {rows} rows of maps and masks", x.value(), token.value());
         return Err(Error::shape("mask_rows", problem));
     }
-    let y = Tensor::empty(x.value().device(), &[rows, cols], DType::F32)?;
+    let y = Tensor::empty(x.value().device(), &[rows, cols], x.value().dtype())?;
     for (map, range) in ranges(maps) {
         forward(map, &x.value().slice(0, range.clone())?, token.value(), &y.slice(0, range)?)?;
     }
@@ -172,7 +177,7 @@ fn forward(map: &MaskedMaps, x: &Tensor, token: &Tensor, y: &Tensor) -> Result<(
                 tensors.extend([mask, token]);
             }
             let grid = gpu.caps().grid((ry.rows * ry.cols).div_ceil(256));
-            gpu.dispatch(&kernel(Pass::Forward, map.mask.is_some()), &tensors, &params, grid)
+            gpu.dispatch(&kernel(Pass::Forward, map.mask.is_some(), y.dtype()), &tensors, &params, grid)
         }
     }
 }
@@ -202,7 +207,7 @@ fn backward_rows(map: &MaskedMaps, dy: &Tensor, dx: &Tensor, accumulate: bool) -
             let mut tensors = vec![dx, dy];
             tensors.extend(&map.mask);
             let grid = gpu.caps().grid((rx.rows * rx.cols).div_ceil(256));
-            gpu.dispatch(&kernel(Pass::BackwardRows, map.mask.is_some()), &tensors, &params, grid)
+            gpu.dispatch(&kernel(Pass::BackwardRows, map.mask.is_some(), dy.dtype()), &tensors, &params, grid)
         }
     }
 }
@@ -233,7 +238,8 @@ fn backward_token(map: &MaskedMaps, dy: &Tensor, token: &Tensor) -> Result<()> {
             let parts = Tensor::empty(dy.device(), &[rd.rows.div_ceil(per_part), rd.cols], DType::F32)?;
             let params = MaskParams { per_part, ..gpu_params(map, &parts, dy)? };
             let grid = [rd.cols.div_ceil(64), parts.dim(0), 1];
-            gpu.dispatch(&kernel(Pass::BackwardToken, true), &[&parts, dy, mask], &params, grid)?;
+            let kernel = kernel(Pass::BackwardToken, true, dy.dtype());
+            gpu.dispatch(&kernel, &[&parts, dy, mask], &params, grid)?;
             column_sum(&parts, token, 1.0, true)
         }
     }

@@ -1,5 +1,7 @@
 //! Patch merging: 2×2 neighbouring rows of a map side by side, normed together, and reduced by a product (Liu
 //! et al. 2021). Gathering is part of the LayerNorm. Sliced parameters are four slices each, one a neighbour.
+//!
+//! On a GPU x, and the weight of the reduction with it, may be of half precision; then the output is as well.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::{NOWHERE, Places, for_rows, math, reduce_columns};
@@ -9,7 +11,7 @@ use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::window_attention::MapGroup;
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, add_assign, copy};
+use crate::tensor::{DType, Device, Rows, Tensor, activation_types, add_assign, copy, half_define};
 
 const SHADER: Shader = shader!("patch_merge.wgsl", kernels);
 /// Marks a neighbour beyond the map.
@@ -37,20 +39,25 @@ params!(MergeParams {
     eps: f32,
 });
 
-fn kernel(entry: &'static str, flag: &'static str, cols: usize) -> Kernel {
+fn kernel(entry: &'static str, flag: &'static str, cols: usize, dtype: DType) -> Kernel {
     let wg = if flag == "BACKWARD_PARAMETERS" || cols <= 64 { 64 } else { 256 };
-    Kernel::new::<MergeParams>(SHADER, entry, vec![("WG", wg), (flag, 1)])
+    let mut defines = vec![("WG", wg), (flag, 1)];
+    defines.extend(half_define(dtype));
+    Kernel::new::<MergeParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![
-        kernel("forward", "FORWARD", 64),
-        kernel("forward", "FORWARD", 256),
-        kernel("backward_input", "BACKWARD_INPUT", 64),
-        kernel("backward_input", "BACKWARD_INPUT", 256),
-        kernel("backward_parameters", "BACKWARD_PARAMETERS", 64),
-    ]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let of_type = |dtype| {
+        [
+            kernel("forward", "FORWARD", 64, dtype),
+            kernel("forward", "FORWARD", 256, dtype),
+            kernel("backward_input", "BACKWARD_INPUT", 64, dtype),
+            kernel("backward_input", "BACKWARD_INPUT", 256, dtype),
+            kernel("backward_parameters", "BACKWARD_PARAMETERS", 64, dtype),
+        ]
+    };
+    activation_types(caps).flat_map(of_type).collect()
 }
 
 /// Which rows become one.
@@ -171,7 +178,7 @@ impl Call {
                     ..self.params()?
                 };
                 let tensors = [y, &self.stats, &self.x, index, &self.gamma, beta];
-                let kernel = kernel("forward", "FORWARD", rx.cols);
+                let kernel = kernel("forward", "FORWARD", rx.cols, y.dtype());
                 gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(ry.rows))
             }
         }
@@ -227,7 +234,7 @@ impl Call {
                     ..self.params()?
                 };
                 let tensors = [dx, &self.stats, &self.x, index, &self.gamma, dy];
-                let kernel = kernel("backward_input", "BACKWARD_INPUT", rx.cols);
+                let kernel = kernel("backward_input", "BACKWARD_INPUT", rx.cols, dy.dtype());
                 gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(rd.rows))
             }
         }
@@ -277,7 +284,7 @@ impl Call {
                     ..self.params()?
                 };
                 let tensors = [&parts, &self.stats, &self.x, index, dy];
-                let kernel = kernel("backward_parameters", "BACKWARD_PARAMETERS", n);
+                let kernel = kernel("backward_parameters", "BACKWARD_PARAMETERS", n, dy.dtype());
                 let grid = [(4 * n).div_ceil(64), count, 1];
                 gpu.dispatch(&kernel, &tensors, &params, grid)?;
                 column_sum(&parts, &sums.reshape(&[8 * n])?, 1.0, false)?;
@@ -315,7 +322,7 @@ pub fn merge_norm(
         return Err(Error::shape("patch_merge", problem));
     }
     let (device, rows) = (x.value().device(), neighbours.index.dim(0));
-    let y = Tensor::empty(device, &[rows, 4 * rx.cols], DType::F32)?;
+    let y = Tensor::empty(device, &[rows, 4 * rx.cols], x.value().dtype())?;
     let stats = Tensor::empty(device, &[rows, 2], DType::F32)?;
     let call = Call {
         x: x.value().clone(),
@@ -351,7 +358,7 @@ pub fn reduction(tape: &Tape, x: &Var, weight: &Var, alpha: f32) -> Result<Var> 
         return Err(Error::shape("patch_merge", problem));
     }
     let options = Options { alpha, ..Default::default() };
-    let y = Tensor::empty(x.value().device(), &[x.value().dim(0), out], DType::F32)?;
+    let y = Tensor::empty(x.value().device(), &[x.value().dim(0), out], x.value().dtype())?;
     matmul(&Matrix::new(x.value())?, &transposed(weight.value())?, &Matrix::new(&y)?, &options)?;
     let (input, w) = (x.value().clone(), weight.value().clone());
     Ok(tape.record("reduction", [x, weight], y, move |[dx, dw], dy| {

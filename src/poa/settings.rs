@@ -41,7 +41,7 @@ pub enum Precision {
     /// Single precision.
     F32,
     /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. For ViTs
-    /// on a GPU; other devices train in single precision.
+    /// and Swins on a GPU; other devices train in single precision.
     Mixed,
 }
 
@@ -128,7 +128,7 @@ settings! {
         /// batch, "centering" subtracts a moving average.
         pub centering: Centering = Centering::SinkhornKnopp,
         /// What activations and products are made of: "f32", or "mixed" for half precision on a GPU (ViTs
-        /// alone).
+        /// and Swins).
         pub precision: Precision = Precision::F32,
         /// Keeps of each block of the students its input alone and computes the rest again on the way back:
         /// much less memory, and about a fifth more time. The numbers are the same to the bit.

@@ -39,7 +39,7 @@ use crate::ops::patch_merge::{merge_norm, reduction};
 use crate::ops::residual::RowSubset;
 use crate::ops::window_attention::MapGroup;
 use crate::optim::groups::LayerRule;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{Device, Tensor};
 
 use block::Block;
 use geometry::{Geometry, Stage};
@@ -110,7 +110,9 @@ impl Swin {
         let s = &self.shape;
         let fan_in = s.channels * s.patch * s.patch;
         let rows = maps.iter().map(MapGroup::rows).sum();
-        let patches = Tensor::empty(crops[0].images.device(), &[rows, fan_in], DType::F32)?;
+        let weight = parameters.operand("backbone.patch_embed.proj.weight")?;
+        // the activations' precision from here on: that of the products
+        let patches = Tensor::empty(crops[0].images.device(), &[rows, fan_in], weight.value().dtype())?;
         let (mut first, mut masks) = (0, Vec::new());
         for (batch, map) in crops.iter().zip(maps) {
             unfold_into(&batch.images, s.patch, &patches.slice(0, first..first + map.rows())?)?;
@@ -119,7 +121,6 @@ impl Swin {
             masks.push(MaskedMaps { count: map.count, side: map.height, cells, mask: batch.mask.clone() });
         }
         let part = |name: &str| vector(parameters, &format!("backbone.patch_embed.{name}"), s.embedding);
-        let weight = parameters.var("backbone.patch_embed.proj.weight")?;
         let projection = LinearWeights {
             weight: weight.view(|w| w.reshape(&[s.embedding, fan_in]))?,
             bias: Some(part("proj.bias")?),
@@ -145,7 +146,7 @@ impl Swin {
         let slices = |name: &str| parameters.var(name)?.view(|v| v.reshape(&[4, most])?.slice(1, 0..width));
         let bias = name("norm.norm").replace("weight", "bias");
         let y = merge_norm(tape, x, &slices(&name("norm.norm"))?, &slices(&bias)?, NORM_EPS, neighbours)?;
-        let weight = parameters.var(&name("reduction.linear"))?;
+        let weight = parameters.operand(&name("reduction.linear"))?;
         let weight =
             weight.view(|w| w.reshape(&[2 * most, 4, most])?.slice(0, 0..2 * width)?.slice(2, 0..width))?;
         reduction(tape, &y, &weight, most as f32 / width as f32)

@@ -56,7 +56,7 @@ impl Call {
         Ok(Self {
             qkv: qkv.clone(),
             bias: bias.clone(),
-            out: Tensor::empty(device, &[windows.rows(), cols / 3], DType::F32)?,
+            out: Tensor::empty(device, &[windows.rows(), cols / 3], qkv.dtype())?,
             saved: Tensor::empty(device, &[kinds, heads, windows.rows()], DType::F32)?,
             windows: windows.clone(),
             heads,

@@ -8,7 +8,7 @@ use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::attention::{Pass, Plan, Problem, Variant, in_vectors, plans, vector_choices};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::summing_teams;
-use crate::tensor::{DType, Tensor, fill};
+use crate::tensor::{DType, Tensor, activation_types, convert, fill, half_define};
 
 const ATTENTION: Shader = shader!("window_attention.wgsl", like kernels_like);
 const GRADIENTS: Shader = shader!("window_gradients.wgsl", kernels);
@@ -78,8 +78,8 @@ const MOST_OWNED: u32 = 7;
 const WHOLE_WINDOW_HEAD: u32 = 16;
 
 /// The plan of one of the kernels, in steps of a vector of pairs.
-fn plan_of(plan: &Plan, pass: Pass, window: usize) -> Plan {
-    let plan = Plan { step: STEP, ..plan.clone() }.of(pass, DType::F32);
+fn plan_of(plan: &Plan, pass: Pass, window: usize, dtype: DType) -> Plan {
+    let plan = Plan { step: STEP, ..plan.clone() }.of(pass, dtype);
     let all = (window * window).div_ceil(plan.lanes as usize) as u32;
     let whole = pass == Pass::Forward && plan.own == 4 && plan.head_dim <= WHOLE_WINDOW_HEAD;
     match plan.variant {
@@ -88,10 +88,11 @@ fn plan_of(plan: &Plan, pass: Pass, window: usize) -> Plan {
     }
 }
 
-fn kernel(plan: &Plan, pass: Pass, window: usize, vec4: bool) -> Kernel {
+fn kernel(plan: &Plan, pass: Pass, window: usize, vec4: bool, dtype: DType) -> Kernel {
     let (entry, flags) = pass.names();
-    let mut defines = plan_of(plan, pass, window).defines(vec4);
+    let mut defines = plan_of(plan, pass, window, dtype).defines(vec4);
     defines.push(("WINDOW", window as u32));
+    defines.extend(half_define(dtype));
     defines.extend(flags.iter().map(|flag| (*flag, 1)));
     Kernel::new::<WindowParams>(ATTENTION, entry, defines)
 }
@@ -104,8 +105,10 @@ fn fold_kernel() -> Kernel {
     Kernel::new::<FoldParams>(GRADIENTS, "fold_bias", vec![("WG", WG), ("FOLD_BIAS", 1)])
 }
 
-fn padding_kernel() -> Kernel {
-    Kernel::new::<PaddingParams>(GRADIENTS, "sum_padding", vec![("WG", WG), ("SUM_PADDING", 1)])
+fn padding_kernel(dtype: DType) -> Kernel {
+    let mut defines = vec![("WG", WG), ("SUM_PADDING", 1)];
+    defines.extend(half_define(dtype));
+    Kernel::new::<PaddingParams>(GRADIENTS, "sum_padding", defines)
 }
 
 /// Whether one kernel makes all of the backward pass. It reads and computes everything once, but adds up over
@@ -118,7 +121,8 @@ fn at_once(plan: &Plan, vec4: bool) -> bool {
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let sizes = [(4, 2), (16, 7), (32, 7), (32, 12)];
     let of_sizes = sizes.into_iter().flat_map(|(head_dim, window)| kernels_of(head_dim, window, caps));
-    [spread_kernel(), fold_kernel(), padding_kernel()].into_iter().chain(of_sizes).collect()
+    let padding = activation_types(caps).map(padding_kernel);
+    [spread_kernel(), fold_kernel()].into_iter().chain(padding).chain(of_sizes).collect()
 }
 
 /// All variants for heads and windows of the sizes that `kernel` has.
@@ -132,9 +136,11 @@ fn kernels_like(kernel: &Kernel, caps: &Caps) -> Vec<Kernel> {
 fn kernels_of(head_dim: usize, window: usize, caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
     for plan in plans(&Problem { groups: Vec::new(), heads: 1, head_dim, half: false }, caps) {
-        for &vec4 in vector_choices(head_dim) {
-            all.extend(Pass::ALL.map(|pass| kernel(&plan, pass, window, vec4)));
-            all.extend(at_once(&plan, vec4).then(|| kernel(&plan, Pass::Backward, window, vec4)));
+        for (dtype, &vec4) in
+            activation_types(caps).flat_map(|d| vector_choices(head_dim).iter().map(move |v| (d, v)))
+        {
+            all.extend(Pass::ALL.map(|pass| kernel(&plan, pass, window, vec4, dtype)));
+            all.extend(at_once(&plan, vec4).then(|| kernel(&plan, Pass::Backward, window, vec4, dtype)));
         }
     }
     all
@@ -187,14 +193,15 @@ fn spread_bias(call: &Call, gpu: &GpuDevice) -> Result<Tensor> {
 /// Workgroups for so many windows or parts.
 fn workgroups(call: &Call, plan: &Plan, pass: Pass, items: usize) -> usize {
     let window = call.windows.window();
-    items * call.heads * window.pow(2).div_ceil(plan_of(plan, pass, window).rows())
+    items * call.heads * window.pow(2).div_ceil(plan_of(plan, pass, window, call.qkv.dtype()).rows())
 }
 
 pub(super) fn forward(call: &Call, gpu: &GpuDevice, plan: &Plan) -> Result<()> {
     let bias = spread_bias(call, gpu)?;
     let tensors = [&call.out, &call.saved, &call.qkv, &call.windows.index, &bias];
     let rows = [call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
-    let kernel = kernel(plan, Pass::Forward, call.windows.window(), in_vectors(call.head_dim, &rows));
+    let vec4 = in_vectors(call.head_dim, &rows);
+    let kernel = kernel(plan, Pass::Forward, call.windows.window(), vec4, call.qkv.dtype());
     let grid = gpu.caps().grid(workgroups(call, plan, Pass::Forward, call.windows.count()));
     call.say_flops(2);
     let params = WindowParams { bias_offset: bias.layout().offset, ..params(call)? };
@@ -231,7 +238,7 @@ pub(super) fn backward(
     };
     let rows = [rd, rg, call.qkv.rows("window_attention")?, call.out.rows("window_attention")?];
     let vec4 = in_vectors(call.head_dim, &rows);
-    let kernel = |pass| kernel(plan, pass, windows.window(), vec4);
+    let kernel = |pass| kernel(plan, pass, windows.window(), vec4, call.qkv.dtype());
     let index = &windows.index;
     let tensors = [dqkv, &call.saved, &sums, &call.qkv, dout, &call.out, index, &bias];
     let at_once = at_once(plan, vec4);
@@ -280,7 +287,8 @@ fn fold_bias(
     gpu.dispatch(&fold_kernel(), &[&target.tensor, &total], &params, grid)
 }
 
-/// The gradient of the row of padding: none for its q, since padded queries are dropped.
+/// The gradient of the row of padding: none for its q, since padded queries are dropped. It is summed in
+/// single precision.
 fn sum_padding(call: &Call, gpu: &GpuDevice, dout: &Tensor, dqkv: &Tensor) -> Result<()> {
     if !call.windows.is_padded() {
         return Ok(());
@@ -288,9 +296,13 @@ fn sum_padding(call: &Call, gpu: &GpuDevice, dout: &Tensor, dqkv: &Tensor) -> Re
     let (rx, rd) = (call.qkv.rows("window_attention")?, dout.rows("window_attention")?);
     let width = call.heads * call.head_dim;
     let last = call.windows.rows();
-    let row = dqkv.slice(0, last..last + 1)?;
-    fill(&row, 0)?;
-    let kv = row.slice(1, width..3 * width)?.reshape(&[2 * width])?;
+    let row = dqkv.slice(0, last..last + 1)?.reshape(&[3 * width])?;
+    let sums = match row.dtype() {
+        DType::F32 => row.clone(),
+        _ => Tensor::empty(row.device(), &[3 * width], DType::F32)?,
+    };
+    fill(&sums, 0)?;
+    let kv = sums.slice(0, width..3 * width)?;
     for range in &call.windows.padded {
         let per_part = PADDING_ROWS.max(range.len().div_ceil(gpu.caps().grid_dimension as usize));
         let count = range.len().div_ceil(per_part);
@@ -311,8 +323,8 @@ fn sum_padding(call: &Call, gpu: &GpuDevice, dout: &Tensor, dqkv: &Tensor) -> Re
             scale: call.scale,
         };
         let grid = [(2 * width).div_ceil(WG as usize), count, 1];
-        gpu.dispatch(&padding_kernel(), &[&parts, &call.qkv, dout, &call.saved], &params, grid)?;
+        gpu.dispatch(&padding_kernel(dout.dtype()), &[&parts, &call.qkv, dout, &call.saved], &params, grid)?;
         column_sum(&parts, &kv, 1.0, true)?;
     }
-    Ok(())
+    if row.dtype() == DType::F32 { Ok(()) } else { convert(&row, &sums, None, false) }
 }

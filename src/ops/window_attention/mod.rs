@@ -23,7 +23,7 @@ use crate::autograd::{Tape, Target, Var};
 use crate::error::Result;
 use crate::ops::attention::Plan;
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor, add_assign};
+use crate::tensor::{Device, Tensor, add_assign};
 use call::Call;
 
 impl Call {
@@ -49,7 +49,7 @@ impl Call {
 /// window − 1)·(2·window − 1) + x − u + window − 1. Gives `[rows, heads·head_dim]`, without the row of
 /// padding.
 ///
-/// On a GPU `head_dim` is at most 128.
+/// On a GPU `head_dim` is at most 128, and qkv may be of half precision; then the output is as well.
 pub fn window_attention(
     tape: &Tape,
     qkv: &Var,
@@ -83,7 +83,7 @@ fn record(tape: &Tape, qkv: &Var, bias: &Var, call: Call) -> Result<Var> {
             Some(Target { tensor, accumulate: false }) => call.backward(&dout, &tensor, dbias),
             // rare: something else reads qkv too, or nothing wants its gradient
             target => {
-                let fresh = Tensor::empty(dout.device(), call.qkv.shape(), DType::F32)?;
+                let fresh = Tensor::empty(dout.device(), call.qkv.shape(), call.qkv.dtype())?;
                 call.backward(&dout, &fresh, dbias)?;
                 target.map_or(Ok(()), |t| add_assign(&t.tensor, &fresh))
             }
