@@ -5,12 +5,14 @@
 //   backward       dst (=, or += where `accumulate`) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); the means come
 //                  from parts
 //   relu_gradient  dst = 0 where y is not above 0, in place
+// x, y, residual and their gradients are of half precision where HALF, all else is single.
 // Grid: forward and backward one workgroup an image and group, folded; sums one an image, slice and WG
 // channels, folded;
 // relu_gradient one invocation an element, folded. In an image a workgroup's invocations lie over the group's
 // channels first, so that neighbours read neighbours. The mean is subtracted before squares are summed.
 #include "params.wgsl"
 #include "grid.wgsl"
+#include "act.wgsl"
 
 struct Params {
     images: u32, rows: u32, cols: u32, groups: u32, slices: u32,
@@ -24,13 +26,13 @@ const SLICE: u32 = 256u;
 
 #ifdef FORWARD
 #include "reduce.wgsl"
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read_write> y: array<Act>;
 @group(0) @binding(1) var<storage, read_write> stats: array<f32>;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<Act>;
 @group(0) @binding(3) var<storage, read> gamma: array<f32>;
 @group(0) @binding(4) var<storage, read> beta: array<f32>;
 #ifdef RESIDUAL
-@group(0) @binding(5) var<storage, read> residual: array<f32>;
+@group(0) @binding(5) var<storage, read> residual: array<Act>;
 #endif
 
 @compute @workgroup_size(WG)
@@ -48,13 +50,15 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let count = f32(p.rows * width);
     var total = 0.0;
     for (var c = first + lane % across; c < first + width; c += across) {
-        for (var r = start; r < p.rows; r += down) { total += x[p.x_offset + (top + r) * p.x_stride + c]; }
+        for (var r = start; r < p.rows; r += down) {
+            total += f32(x[p.x_offset + (top + r) * p.x_stride + c]);
+        }
     }
     let mean = workgroup_sum(total, lane) / count;
     var squares = 0.0;
     for (var c = first + lane % across; c < first + width; c += across) {
         for (var r = start; r < p.rows; r += down) {
-            let d = x[p.x_offset + (top + r) * p.x_stride + c] - mean;
+            let d = f32(x[p.x_offset + (top + r) * p.x_stride + c]) - mean;
             squares += d * d;
         }
     }
@@ -63,15 +67,15 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         let factor = rstd * gamma[p.gamma_offset + c];
         let shift = beta[p.beta_offset + c];
         for (var r = start; r < p.rows; r += down) {
-            var value = (x[p.x_offset + (top + r) * p.x_stride + c] - mean) * factor + shift;
+            var value = (f32(x[p.x_offset + (top + r) * p.x_stride + c]) - mean) * factor + shift;
 #ifdef RESIDUAL
-            value += residual[p.residual_offset + (top + r) * p.residual_stride + c];
+            value += f32(residual[p.residual_offset + (top + r) * p.residual_stride + c]);
 #endif
 #ifdef RELU
             // NaN stays, so that the check for it finds it
             value = select(value, 0.0, value < 0.0);
 #endif
-            y[p.y_offset + (top + r) * p.y_stride + c] = value;
+            y[p.y_offset + (top + r) * p.y_stride + c] = Act(value);
         }
     }
     if lane == 0u {
@@ -84,8 +88,8 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 #ifdef SUMS
 @group(0) @binding(0) var<storage, read_write> parts: array<f32>;
 @group(0) @binding(1) var<storage, read> stats: array<f32>;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
-@group(0) @binding(3) var<storage, read> dy: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<Act>;
+@group(0) @binding(3) var<storage, read> dy: array<Act>;
 
 @compute @workgroup_size(WG)
 fn sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -104,8 +108,8 @@ fn sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec
     var b = 0.0;
     for (var r = first; r < last; r++) {
         let row = image * p.rows + r;
-        let d = dy[p.y_offset + row * p.y_stride + c];
-        g += d * (x[p.x_offset + row * p.x_stride + c] - mean);
+        let d = f32(dy[p.y_offset + row * p.y_stride + c]);
+        g += d * (f32(x[p.x_offset + row * p.x_stride + c]) - mean);
         b += d;
     }
     let to = p.parts_offset + part * 2u * p.cols + c;
@@ -116,12 +120,12 @@ fn sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec
 
 #ifdef BACKWARD
 #include "reduce.wgsl"
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
 @group(0) @binding(1) var<storage, read> parts: array<f32>;
 @group(0) @binding(2) var<storage, read> stats: array<f32>;
-@group(0) @binding(3) var<storage, read> x: array<f32>;
+@group(0) @binding(3) var<storage, read> x: array<Act>;
 @group(0) @binding(4) var<storage, read> gamma: array<f32>;
-@group(0) @binding(5) var<storage, read> dy: array<f32>;
+@group(0) @binding(5) var<storage, read> dy: array<Act>;
 
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -152,19 +156,19 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
     for (var c = first + lane % across; c < first + width; c += across) {
         let factor = rstd * gamma[p.gamma_offset + c];
         for (var r = start; r < p.rows; r += down) {
-            let d = dy[p.y_offset + (top + r) * p.y_stride + c];
-            var value = d * factor - (x[p.x_offset + (top + r) * p.x_stride + c] - mean) * b - a;
+            let d = f32(dy[p.y_offset + (top + r) * p.y_stride + c]);
+            var value = d * factor - (f32(x[p.x_offset + (top + r) * p.x_stride + c]) - mean) * b - a;
             let to = p.out_offset + (top + r) * p.out_stride + c;
-            if p.accumulate != 0u { value += dst[to]; }
-            dst[to] = value;
+            if p.accumulate != 0u { value += f32(dst[to]); }
+            dst[to] = Act(value);
         }
     }
 }
 #endif
 
 #ifdef RELU_GRADIENT
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> y: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
+@group(0) @binding(1) var<storage, read> y: array<Act>;
 
 @compute @workgroup_size(WG)
 fn relu_gradient(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -173,6 +177,7 @@ fn relu_gradient(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups)
     if at >= p.rows * p.cols { return; }
     let r = at / p.cols;
     let c = at % p.cols;
-    if !(y[p.y_offset + r * p.y_stride + c] > 0.0) { dst[p.out_offset + r * p.out_stride + c] = 0.0; }
+    let positive = f32(y[p.y_offset + r * p.y_stride + c]) > 0.0;
+    if !positive { dst[p.out_offset + r * p.out_stride + c] = Act(0.0); }
 }
 #endif

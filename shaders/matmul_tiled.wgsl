@@ -71,10 +71,10 @@ fn tiled(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: ve
                     if row >= p.m || k0 + k >= job.last { continue; }
 #ifdef WINDOW
 #ifdef A_ALONG_M
-                    if pixel != OUTSIDE { values[q] = a[job.a + pixel + row]; }
+                    if pixel != OUTSIDE { values[q] = f32(a[job.a + pixel + row]); }
 #else
                     let pixel = row_at[4u * t + q];
-                    if pixel != OUTSIDE { values[q] = a[job.a + pixel + k0 + k]; }
+                    if pixel != OUTSIDE { values[q] = f32(a[job.a + pixel + k0 + k]); }
 #endif
 #else
                     values[q] = f32(a[a_from + a_row(row) + (k0 + k) * p.a_k]);

@@ -3,9 +3,11 @@
 //   backward  x (=, or += where `accumulate`) the sum of y over the windows in which the pixel was the
 //             largest;
 //             here x is dx and y is dy
+// x and y are of half precision where HALF; sums are single.
 // Grid: one invocation an element of what is written, folded. Workgroup: WG.
 #include "params.wgsl"
 #include "grid.wgsl"
+#include "act.wgsl"
 
 struct Params {
     count: u32, cols: u32, height: u32, width: u32, out_height: u32, out_width: u32,
@@ -13,9 +15,9 @@ struct Params {
 }
 
 #ifdef FORWARD
-@group(0) @binding(0) var<storage, read_write> y: array<f32>;
+@group(0) @binding(0) var<storage, read_write> y: array<Act>;
 @group(0) @binding(1) var<storage, read_write> taps: array<u32>;
-@group(0) @binding(2) var<storage, read> x: array<f32>;
+@group(0) @binding(2) var<storage, read> x: array<Act>;
 
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -35,7 +37,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         let r = 2u * line + tap / 3u - 1u;
         let q = 2u * column + tap % 3u - 1u;
         if r >= p.height || q >= p.width { continue; }
-        let value = x[p.x_offset + ((image * p.height + r) * p.width + q) * p.x_stride + c];
+        let value = f32(x[p.x_offset + ((image * p.height + r) * p.width + q) * p.x_stride + c]);
         // written so that NaN is passed on
         if !any || !(value <= largest) {
             largest = value;
@@ -43,15 +45,15 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
             any = true;
         }
     }
-    y[p.y_offset + place * p.y_stride + c] = largest;
+    y[p.y_offset + place * p.y_stride + c] = Act(largest);
     taps[p.tap_offset + at] = which;
 }
 #endif
 
 #ifdef BACKWARD
-@group(0) @binding(0) var<storage, read_write> x: array<f32>;
+@group(0) @binding(0) var<storage, read_write> x: array<Act>;
 @group(0) @binding(1) var<storage, read> taps: array<u32>;
-@group(0) @binding(2) var<storage, read> y: array<f32>;
+@group(0) @binding(2) var<storage, read> y: array<Act>;
 
 @compute @workgroup_size(WG)
 fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -70,12 +72,12 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
             let tap = (line + 1u - 2u * r) * 3u + column + 1u - 2u * q;
             let place = (image * p.out_height + r) * p.out_width + q;
             if taps[p.tap_offset + place * p.cols + c] == tap {
-                total += y[p.y_offset + place * p.y_stride + c];
+                total += f32(y[p.y_offset + place * p.y_stride + c]);
             }
         }
     }
     let to = p.x_offset + pixel * p.x_stride + c;
-    if p.accumulate != 0u { total += x[to]; }
-    x[to] = total;
+    if p.accumulate != 0u { total += f32(x[to]); }
+    x[to] = Act(total);
 }
 #endif

@@ -76,6 +76,24 @@ fn the_memory_of_vit_l_stays_flat_over_random_sub_networks() {
 }
 
 #[test]
+fn mixed_precision_takes_little_more_than_half_of_the_memory_of_activations() {
+    for recipe in ["vit_ee1200", "swin_ee1200", "resnet_ee2400"] {
+        let [single, mixed] = ["f32", "mixed"].map(|precision| {
+            let precision = format!("train.precision={precision}");
+            let config = config(recipe, &["train.batch_size_per_gpu=16", &precision]);
+            let forecast = Forecast::of(&config, &card()).unwrap();
+            [forecast.memory, forecast.state].map(|bytes| bytes as f64 / (1u64 << 30) as f64)
+        });
+        let share = (mixed[0] - mixed[1]) / (single[0] - single[1]);
+        println!(
+            "{recipe}: {:.2} GiB, {:.2} of them state; mixed {:.2}, {:.2}: {share:.3} of the activations",
+            single[0], single[1], mixed[0], mixed[1]
+        );
+        assert!(share <= 0.6, "{recipe}: {share}");
+    }
+}
+
+#[test]
 fn no_command_of_vit_l_keeps_a_slow_adapter_busy_for_long() {
     // a driver that waits for two seconds resets the adapter
     for batch in ["train.batch_size_per_gpu=8", "train.batch_size_per_gpu=50"] {

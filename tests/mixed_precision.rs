@@ -1,5 +1,5 @@
 //! Training in mixed precision: the numbers stay near those of single precision, overflow skips a step and
-//! moves the loss scale, a resumed run continues bit for bit, and what has no half precision says so.
+//! moves the loss scale, a resumed run continues bit for bit, and a device without half precision says so.
 
 use std::path::{Path, PathBuf};
 
@@ -21,8 +21,11 @@ use poa_gpu::train::trainer::{Outcome, Start, Trainer};
 
 const MIXED: &str = "train.precision=\"mixed\"";
 
-fn demo(settings: &[&str]) -> Config {
-    let mut config = Config::recipe("demo").unwrap();
+/// A recipe of each family.
+const RECIPES: [&str; 3] = ["demo", "demo_swin", "demo_resnet"];
+
+fn demo(recipe: &str, settings: &[&str]) -> Config {
+    let mut config = Config::recipe(recipe).unwrap();
     config.apply(settings).unwrap();
     config.resolve(1).unwrap();
     config
@@ -33,9 +36,8 @@ fn gpu() -> Device {
 }
 
 fn batches(config: &Config) -> impl Iterator<Item = Batch> {
-    let mut loader =
-        Loader::new(data::open("shapes", &data::Reading::default()).unwrap(), config.loader().unwrap())
-            .unwrap();
+    let source = data::open(&config.data.spec, &data::Reading::default()).unwrap();
+    let mut loader = Loader::new(source, config.loader().unwrap()).unwrap();
     std::iter::from_fn(move || Some(loader.next().unwrap()))
 }
 
@@ -55,10 +57,60 @@ fn step(model: &mut PoaModel, batch: &Batch, lr: f64) -> (StepRecord, GradientRe
 
 #[test]
 fn losses_and_gradients_are_near_those_of_single_precision() {
+    check_gradients("demo", &["student.layerscale=0.1"]);
+}
+
+#[test]
+fn losses_and_gradients_of_a_swin_are_near_those_of_single_precision() {
+    check_gradients("demo_swin", &[]);
+}
+
+#[test]
+fn losses_and_gradients_of_a_resnet_are_near_those_of_single_precision() {
+    check_gradients("demo_resnet", &[]);
+}
+
+/// |a − b| / |b|
+fn distance(a: &[f64], b: &[f32]) -> f64 {
+    let square = |v: &mut dyn Iterator<Item = f64>| v.map(|v| v * v).sum::<f64>();
+    let difference = square(&mut a.iter().zip(b).map(|(a, b)| a - *b as f64));
+    (difference / square(&mut b.iter().map(|b| *b as f64)).max(1e-30)).sqrt()
+}
+
+/// How far each parameter's gradient, divided by `scale`, is from another model's; the farthest comes last.
+fn distances(of: &PoaModel, from: &PoaModel, scale: f32) -> Vec<(f64, String)> {
+    let [of, from] = [of, from].map(|m| m.student.gradients().unwrap());
+    let places = from.layout().places().iter();
+    let mut all: Vec<(f64, String)> = places
+        .map(|place| {
+            let name = place.spec.name.clone();
+            let a: Vec<f64> = of.read(&name).unwrap().iter().map(|v| (*v / scale) as f64).collect();
+            (distance(&a, &from.read(&name).unwrap()), name)
+        })
+        .collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    all
+}
+
+/// A model in single precision whose weights have been rounded to half, after forward and backward.
+fn with_rounded_weights(config: &Config, device: &Device, batch: &Batch) -> PoaModel {
+    let model = PoaModel::new(config, device, 5).unwrap();
+    for values in [model.student.values(), model.teacher.values()] {
+        for place in values.layout().places() {
+            let rounded =
+                values.read(&place.spec.name).unwrap().into_iter().map(|v| f16::from_f32(v).to_f32());
+            values.write(&place.spec.name, &rounded.collect::<Vec<f32>>()).unwrap();
+        }
+    }
+    backward(&model, batch);
+    model
+}
+
+fn check_gradients(recipe: &str, settings: &[&str]) {
     let device = gpu();
-    let settings = ["train.batch_size_per_gpu=4", "student.layerscale=0.1"];
-    let single = demo(&settings);
-    let mixed = demo(&[&settings[..], &[MIXED]].concat());
+    let settings = [&["train.batch_size_per_gpu=4"], settings].concat();
+    let single = demo(recipe, &settings);
+    let mixed = demo(recipe, &[&settings[..], &[MIXED]].concat());
     let batch = batches(&single).next().unwrap();
     let models = [&single, &mixed].map(|c| PoaModel::new(c, &device, 5).unwrap());
     // as much as this first step's gradients bear
@@ -78,22 +130,22 @@ fn losses_and_gradients_are_near_those_of_single_precision() {
     for (got, want) in half_report.norms.iter().zip(&report.norms) {
         assert!((got / want - 1.0).abs() < 1e-2, "a gradient's norm is {got}, {want} in single precision");
     }
-    let [single, mixed] = [&models[0], &models[1]].map(|m| m.student.gradients().unwrap());
-    for place in single.layout().places() {
-        let name = &place.spec.name;
-        let (a, b) = (mixed.read(name).unwrap(), single.read(name).unwrap());
-        let square = |v: &[f64]| v.iter().map(|v| v * v).sum::<f64>();
-        let difference: Vec<f64> = a.iter().zip(&b).map(|(a, b)| (*a / scale) as f64 - *b as f64).collect();
-        let length = square(&b.iter().map(|v| *v as f64).collect::<Vec<_>>());
-        let error = (square(&difference) / length.max(1e-30)).sqrt();
-        assert!(error < 3e-2, "gradient of {name}: {error:e} from that of single precision");
-    }
+    let all = distances(&models[1], &models[0], scale);
+    // what lies near a kink of ReLU is beyond it once weights are rounded, whatever the arithmetic
+    let rounded = distances(&with_rounded_weights(&single, &device, &batch), &models[0], 1.0);
+    let ((error, name), (least, _)) = (&all[all.len() - 1], &rounded[rounded.len() - 1]);
+    println!("{recipe}: gradients within {error:.4}, within {least:.4} where weights are rounded alone");
+    assert!(*error < (2.0 * least).max(1e-2), "gradient of {name}: {error:e} from that of single precision");
 }
 
 /// The teacher's and the student's halves are the rounded values after every kind of change.
 #[test]
 fn halves_follow_the_values() {
-    let config = demo(&["train.batch_size_per_gpu=4", MIXED]);
+    RECIPES.iter().for_each(|recipe| check_halves(recipe));
+}
+
+fn check_halves(recipe: &str) {
+    let config = demo(recipe, &["train.batch_size_per_gpu=4", MIXED]);
     let mut model = PoaModel::new(&config, &gpu(), 5).unwrap();
     let batch = batches(&config).next().unwrap();
     let check = |model: &PoaModel, when: &str| {
@@ -108,16 +160,20 @@ fn halves_follow_the_values() {
     check(&model, "new");
     step(&mut model, &batch, 0.01);
     check(&model, "updated");
-    let bias =
-        vec![0.3; model.student.values().get("backbone.blocks.0.mlp.fc1.linear.bias").unwrap().elements()];
-    model.student.values().write("backbone.blocks.0.mlp.fc1.linear.bias", &bias).unwrap();
+    let name = model.student.values().layout().places()[0].spec.name.clone();
+    let other = vec![0.3; model.student.values().get(&name).unwrap().elements()];
+    model.student.values().write(&name, &other).unwrap();
     model.trained().values_changed().unwrap();
     check(&model, "written");
 }
 
 #[test]
 fn overflow_skips_the_step_and_halves_the_loss_scale() {
-    let config = demo(&["train.batch_size_per_gpu=4", MIXED]);
+    RECIPES.iter().for_each(|recipe| check_overflow(recipe));
+}
+
+fn check_overflow(recipe: &str) {
+    let config = demo(recipe, &["train.batch_size_per_gpu=4", MIXED]);
     let mut model = PoaModel::new(&config, &gpu(), 5).unwrap();
     let batch = batches(&config).next().unwrap();
     let snapshot = |m: &PoaModel| {
@@ -152,8 +208,8 @@ fn folder(name: &str) -> PathBuf {
 }
 
 /// Trains to step `stop` in a folder, from its newest checkpoint where it has one.
-fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome<PoaTask> {
-    let config = demo(settings);
+fn train(recipe: &str, out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome<PoaTask> {
+    let config = demo(recipe, settings);
     let resume = out.exists();
     let run = match resume {
         true => RunFolder::open(out).unwrap(),
@@ -161,14 +217,8 @@ fn train(out: &Path, device: &Device, settings: &[&str], stop: usize) -> Outcome
     };
     let start = Start { resume, ..Start::default() };
     let (plan, text) = (config.plan(), config.to_toml().unwrap());
-    let task = PoaTask::new(
-        config,
-        text,
-        device,
-        data::open("shapes", &data::Reading::default()).unwrap(),
-        run.dir(),
-    )
-    .unwrap();
+    let source = data::open(&config.data.spec, &data::Reading::default()).unwrap();
+    let task = PoaTask::new(config, text, device, source, run.dir()).unwrap();
     let mut trainer = Trainer::new(task, plan, run, &start).unwrap();
     trainer.stop_after(stop);
     trainer.run().unwrap()
@@ -183,46 +233,64 @@ fn metrics(out: &Path) -> Vec<serde_json::Value> {
     lines
 }
 
-const SMALL: [&str; 6] = [
+const SMALL: [&str; 5] = [
     "train.batch_size_per_gpu=8",
-    "student.max_depth=2",
     "dino.head_hidden_dim=128",
     "evaluation.train_images=50",
     "evaluation.val_images=20",
     "evaluation.k=[5]",
 ];
 
+const SHALLOW: &str = "student.max_depth=2";
+
 #[test]
 fn fifty_steps_have_the_losses_of_single_precision() {
-    let run = |name: &str, precision: &str| {
-        let settings = [&SMALL[..], &["train.total_steps=50", "train.log_every=5", precision]].concat();
-        let out = folder(name);
-        train(&out, &gpu(), &settings, usize::MAX);
+    let settings = [SHALLOW, "train.total_steps=50", "train.log_every=5"];
+    let losses = check_losses("demo", &settings, 0.02);
+    assert!(losses.last().unwrap() < &(0.98 * losses[0]), "nothing was learnt: {losses:?}");
+}
+
+#[test]
+fn steps_of_a_swin_have_the_losses_of_single_precision() {
+    check_losses("demo_swin", &["train.total_steps=12", "train.log_every=2"], 0.01);
+}
+
+#[test]
+fn steps_of_a_resnet_have_the_losses_of_single_precision() {
+    check_losses("demo_resnet", &["train.total_steps=12", "train.log_every=2"], 0.01);
+}
+
+/// Logged losses of a run in mixed precision lie within `tolerance` of those in single precision, which are
+/// given back.
+fn check_losses(recipe: &str, settings: &[&str], tolerance: f64) -> Vec<f64> {
+    let run = |precision: &str| {
+        let settings = [&SMALL[..], settings, &[precision]].concat();
+        let out = folder(&format!("{recipe}-{}", precision.len()));
+        train(recipe, &out, &gpu(), &settings, usize::MAX);
         let losses: Vec<f64> = metrics(&out).iter().map(|l| l["loss"].as_f64().unwrap()).collect();
         let skipped = metrics(&out).last().unwrap()["skipped"].as_u64().unwrap();
         std::fs::remove_dir_all(out).unwrap();
         (losses, skipped)
     };
-    let (single, _) = run("single", "train.precision=\"f32\"");
-    let (mixed, skipped) = run("mixed", MIXED);
+    let (single, _) = run("train.precision=\"f32\"");
+    let (mixed, skipped) = run(MIXED);
     assert_eq!(single.len(), mixed.len());
     assert!(skipped <= 3, "{skipped} steps were skipped");
     for (i, (got, want)) in mixed.iter().zip(&single).enumerate() {
-        assert!((got / want - 1.0).abs() <= 0.02, "after {} steps: {got}, {want} in single precision", 5 * i);
+        assert!((got / want - 1.0).abs() <= tolerance, "line {i}: {got}, {want} in single precision");
     }
-    let first = single[0];
-    assert!(single.last().unwrap() < &(0.98 * first), "nothing was learnt: {single:?}");
+    println!("{recipe}: {mixed:.4?}, {skipped} skipped, {single:.4?} in single precision");
+    single
 }
 
 #[test]
 fn a_resumed_run_continues_bit_for_bit() {
-    let settings =
-        [&SMALL[..], &["train.total_steps=6", "train.log_every=1", "student.drop_path_rate=0.3", MIXED]]
-            .concat();
+    let settings = ["train.total_steps=6", "train.log_every=1", "student.drop_path_rate=0.3", MIXED];
+    let settings = [&SMALL[..], &[SHALLOW], &settings].concat();
     let run = |name: &str, stops: &[usize]| {
         let out = folder(name);
         let outcomes: Vec<Outcome<PoaTask>> =
-            stops.iter().map(|stop| train(&out, &gpu(), &settings, *stop)).collect();
+            stops.iter().map(|stop| train("demo", &out, &gpu(), &settings, *stop)).collect();
         let last = outcomes.last().unwrap();
         let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
         let files = files.map(|f| std::fs::read(last.checkpoint.join(f)).unwrap());
@@ -244,8 +312,8 @@ fn a_resumed_run_continues_bit_for_bit() {
 fn the_cpu_trains_in_single_precision() {
     let run = |name: &str, precision: &str| {
         let out = folder(name);
-        let settings = [&SMALL[..], &["train.total_steps=2", precision]].concat();
-        let outcome = train(&out, &Device::cpu(), &settings, usize::MAX);
+        let settings = [&SMALL[..], &[SHALLOW, "train.total_steps=2", precision]].concat();
+        let outcome = train("demo", &out, &Device::cpu(), &settings, usize::MAX);
         let weights = std::fs::read(outcome.checkpoint.join("student.safetensors")).unwrap();
         let log = std::fs::read_to_string(out.join("train.log")).unwrap();
         std::fs::remove_dir_all(out).unwrap();
@@ -254,11 +322,4 @@ fn the_cpu_trains_in_single_precision() {
     let (single, mixed) = (run("cpu-single", "train.precision=\"f32\""), run("cpu-mixed", MIXED));
     assert!(single.0 == mixed.0);
     assert_eq!((single.1, mixed.1), (0, 1));
-}
-
-#[test]
-fn other_backbones_refuse_it() {
-    let mut config = Config::recipe("demo_resnet").unwrap();
-    let error = config.apply(&[MIXED]).and_then(|()| config.resolve(1)).unwrap_err().to_string();
-    assert!(error.contains("train.precision") && !error.contains('\n'), "{error}");
 }

@@ -1,10 +1,12 @@
 //! Convolutions against plain loops: kernels, strides, paddings, slices of weights, odd sizes, every variant.
 
+use half::f16;
 use poa_gpu::autograd::Var;
+use poa_gpu::gpu::Caps;
 use poa_gpu::ops::conv::{Conv, MapShape, conv_images, conv2d};
 use poa_gpu::ops::matmul::window::{Window, window_gradient, window_product};
-use poa_gpu::ops::matmul::{Force, Precision, variants};
-use poa_gpu::tensor::{DType, Device, Tensor};
+use poa_gpu::ops::matmul::{Force, Precision, Variant, variants};
+use poa_gpu::tensor::{DType, Device, Tensor, to_type};
 
 use crate::support::{Operand, Tolerance, assert_close, check, devices, random};
 
@@ -150,6 +152,31 @@ fn of_images() {
 /// The products under a convolution with every variant forced, and the pixels of the gradient cut into parts.
 #[test]
 fn every_variant() {
+    check_variants(Precision::Single);
+}
+
+/// The same of half precision, on a GPU; the gradient of the weights is single.
+#[test]
+fn every_variant_in_half_precision() {
+    check_variants(Precision::Half);
+}
+
+/// Those that take windows: all but tensor cores.
+fn window_variants(caps: &Caps, precision: Precision) -> impl Iterator<Item = Variant> {
+    let all = variants(caps, precision).into_iter();
+    all.filter(|v| !matches!(v, Variant::Cooperative { .. }))
+}
+
+fn check_variants(precision: Precision) {
+    let half = precision == Precision::Half;
+    let values = |seed, count| -> Vec<f32> {
+        let values = random(seed, count).into_iter();
+        values.map(|v| if half { f16::from_f32(v).to_f32() } else { v }).collect()
+    };
+    let dtype = if half { DType::F16 } else { DType::F32 };
+    let single = |t: &Tensor| to_type(t, DType::F32).unwrap().to_vec::<f32>().unwrap();
+    // of an element of what comes out, beside what is single
+    let rounding = if half { 2e-3 } else { 0.0 };
     let cases = [
         Case::new([2, 9, 7], [8, 36], [3, 2, 1]),
         Case::new([1, 13, 5], [70, 20], [3, 1, 1]),
@@ -159,8 +186,8 @@ fn every_variant() {
         let Case { shape, channels, out, kernel, stride, padding, .. } = case;
         let after = shape.after(kernel, stride, padding);
         let taps = kernel * kernel;
-        let (x, w) = (random(1, shape.rows() * channels), random(2, out * channels * taps));
-        let dy = random(3, after.rows() * out);
+        let (x, w) = (values(1, shape.rows() * channels), values(2, out * channels * taps));
+        let dy = values(3, after.rows() * out);
         let double = |v: &[f32]| v.iter().map(|v| *v as f64).collect::<Vec<f64>>();
         let y = case.reference(&double(&x), &double(&w));
         // the convolution is linear in its weights: the gradient is what each weight alone gives, times dy
@@ -186,32 +213,31 @@ fn every_variant() {
         let packed: Vec<f32> = (0..taps * channels * out)
             .map(|i| w[(i % out * channels + i / out % channels) * taps + i / out / channels])
             .collect();
-        for device in devices() {
+        for device in devices().into_iter().filter(|d| !half || d.kind() == "gpu") {
             let forced = match &device {
                 Device::Cpu(_) => vec![None],
-                Device::Gpu(gpu) => [None]
-                    .into_iter()
-                    .chain(variants(gpu.caps(), Precision::Single).into_iter().map(Some))
-                    .collect(),
+                Device::Gpu(gpu) => {
+                    [None].into_iter().chain(window_variants(gpu.caps(), precision).map(Some)).collect()
+                }
             };
             let map = |shape: MapShape, values: &[f32], columns: usize| {
                 let dims = [shape.images, shape.height, shape.width, columns];
-                Tensor::from_slice(&device, &dims, values).unwrap()
+                to_type(&Tensor::from_slice(&device, &dims, values).unwrap(), dtype).unwrap()
             };
             let (x, dy) = (map(shape, &x, channels), map(after, &dy, out));
             let dims = [kernel, kernel, channels, out];
-            let w = Tensor::from_slice(&device, &dims, &packed).unwrap();
+            let w = to_type(&Tensor::from_slice(&device, &dims, &packed).unwrap(), dtype).unwrap();
             let window = Window::new(stride, padding);
             for (variant, parts) in forced.into_iter().flat_map(|v| [(v, None), (v, Some(2)), (v, Some(3))]) {
                 let force = Force { variant, parts };
                 let label = format!("{case:?} {force:?} on {}", device.kind());
-                let result = Tensor::empty(&device, dy.shape(), DType::F32).unwrap();
+                let result = Tensor::empty(&device, dy.shape(), dtype).unwrap();
                 window_product(&x, window, &w, &result, 1.0, false, force).unwrap();
-                assert_close(&label, &result.to_vec::<f32>().unwrap(), &y, 4e-5, 2e-6);
+                assert_close(&label, &single(&result), &y, 4e-5, 2e-6 + rounding);
                 assert!(result.fences_intact().unwrap(), "{label}: written beside the output");
                 window_product(&x, window, &w, &result, 2.0, true, force).unwrap();
                 let three: Vec<f64> = y.iter().map(|v| 3.0 * v).collect();
-                assert_close(&label, &result.to_vec::<f32>().unwrap(), &three, 2e-4, 2e-6);
+                assert_close(&label, &single(&result), &three, 2e-4 + 5.0 * rounding, 2e-6 + rounding);
                 let gradient = Tensor::empty(&device, &dims, DType::F32).unwrap();
                 window_gradient(&x, window, &dy, &gradient, 1.0, force).unwrap();
                 assert_close(&label, &gradient.to_vec::<f32>().unwrap(), &dw, 4e-5, 2e-6);

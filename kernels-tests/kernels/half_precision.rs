@@ -7,11 +7,14 @@ use poa_gpu::ops::attention::{
     Plan, Problem, SequenceGroup, attention, attention_planned, plain_plans, plans,
 };
 use poa_gpu::ops::avg_pool::{Run, avg_pool};
+use poa_gpu::ops::conv::{Conv, MapShape, conv_images, conv2d};
 use poa_gpu::ops::gather::narrow_rows;
 use poa_gpu::ops::gelu::gelu;
+use poa_gpu::ops::group_norm::{GroupNorm, group_norm};
 use poa_gpu::ops::layer_norm::{layer_norm, layer_norm_padded};
 use poa_gpu::ops::linear::{LinearWeights, linear, mlp};
 use poa_gpu::ops::mask_rows::{MaskedMaps, mask_rows};
+use poa_gpu::ops::max_pool::max_pool;
 use poa_gpu::ops::patch_embed::patch_embed;
 use poa_gpu::ops::patch_merge::{Neighbours, merge_norm, reduction};
 use poa_gpu::ops::reduce::column_sum;
@@ -253,6 +256,60 @@ fn pools() {
         let means = avg_pool(tape, &[&v[0], &v[1]], &runs)?;
         Ok(vec![means, avg_pool(tape, &[&v[0]], &[run((0, 1, 3))])?])
     });
+    for ([images, height, width], cols) in [([1, 1, 1], 1), ([2, 9, 7], 5), ([1, 8, 12], 17)] {
+        let shape = MapShape { images, height, width };
+        let operands = [(Operand::new(1, &[shape.rows(), cols]).strided(), true)];
+        check_half(&format!("largest of {shape:?}"), &operands, |tape, v| {
+            Ok(vec![max_pool(tape, &v[0], shape)?.0, gelu(tape, &v[0])?])
+        });
+    }
+}
+
+#[test]
+fn group_norms() {
+    for (images, rows, cols, groups) in [(1, 9, 8, 2), (2, 35, 12, 3), (2, 300, 6, 2), (1, 9, 600, 2)] {
+        for (relu, residual) in [(false, false), (true, false), (false, true), (true, true)] {
+            let shape = [images * rows, cols];
+            let mut operands = vec![
+                (Operand::new(1, &shape).map(|v| v + 1.0).strided(), true),
+                vector(2, &[cols]),
+                vector(3, &[cols]),
+            ];
+            operands.extend(residual.then(|| act(4, &shape)));
+            let norm = GroupNorm { images, groups, eps: 1e-5, relu };
+            check_half(&format!("{norm:?}, residual: {residual}"), &operands, |tape, v| {
+                Ok(vec![group_norm(tape, &v[0], &v[1], &v[2], v.get(3), norm)?, gelu(tape, &v[0])?])
+            });
+        }
+    }
+}
+
+#[test]
+fn convolutions() {
+    let shape = MapShape { images: 2, height: 9, width: 7 };
+    for [kernel, stride, padding] in [[1, 1, 0], [1, 2, 0], [3, 1, 1], [3, 2, 1]] {
+        for [channels, out] in [[8, 12], [3, 5], [36, 33]] {
+            let operands = [
+                (Operand::new(1, &[shape.rows(), channels]).strided(), true),
+                weight(2, &[out, channels * kernel * kernel]),
+            ];
+            check_half(&format!("{channels} to {out} by {kernel} every {stride}"), &operands, |tape, v| {
+                let weight = v[1].view(|w| w.reshape(&[out, channels, kernel, kernel]))?;
+                let conv = Conv { weight, stride, padding, alpha: 1.25 };
+                Ok(vec![conv2d(tape, &v[0], shape, &conv)?.0, gelu(tape, &v[0])?])
+            });
+        }
+    }
+    for channels in [1, 3] {
+        // what is copied is rounded on the way
+        let images = Operand::new(1, &[2, channels, 12, 9]).map(|v| half::f16::from_f32(v).to_f32());
+        let operands = [(images.constant(), false), weight(2, &[10, channels * 49])];
+        check_half(&format!("images of {channels} channels"), &operands, |tape, v| {
+            let weight = v[1].view(|w| w.reshape(&[10, channels, 7, 7]))?;
+            let conv = Conv { weight, stride: 2, padding: 3, alpha: 1.0 };
+            Ok(vec![conv_images(tape, v[0].value(), &conv)?.0])
+        });
+    }
 }
 
 #[test]

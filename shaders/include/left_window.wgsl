@@ -39,7 +39,7 @@ fn load_four(k: u32) {
     let inside = pixel != OUTSIDE;
     let from_ = select(0u, pixel, inside);
     for (var i = 0u; i < BLOCKS; i++) {
-        left[i] = select(vec4(0.0), a[(quad[i] + from_) / 4u], inside);
+        left[i] = select(vec4(0.0), vec4<f32>(a[(quad[i] + from_) / 4u]), inside);
     }
     cursor = later(cursor, stride);
 }
@@ -50,7 +50,7 @@ fn next(q: u32) {
     let inside = pixel != OUTSIDE;
     let from_ = select(0u, pixel, inside);
     for (var i = 0u; i < BLOCKS; i++) {
-        left[i][q] = select(0.0, a[channel[i] + from_], inside);
+        left[i][q] = select(0.0, f32(a[channel[i] + from_]), inside);
     }
     cursor = later(cursor, stride);
 }
@@ -95,10 +95,11 @@ fn enter_group(job: Job, group: u32) {
 fn load_four(k: u32) {
     for (var i = 0u; i < BLOCKS; i++) {
 #ifdef A_VEC4
-        left[i] = select(vec4(0.0), a[(row_at[i] + k) / 4u], inside[i]);
+        left[i] = select(vec4(0.0), vec4<f32>(a[(row_at[i] + k) / 4u]), inside[i]);
 #else
         let from_ = row_at[i] + k;
-        left[i] = select(vec4(0.0), vec4(a[from_], a[from_ + 1u], a[from_ + 2u], a[from_ + 3u]), inside[i]);
+        let four = vec4<f32>(vec4(a[from_], a[from_ + 1u], a[from_ + 2u], a[from_ + 3u]));
+        left[i] = select(vec4(0.0), four, inside[i]);
 #endif
     }
 }

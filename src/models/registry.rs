@@ -69,11 +69,6 @@ impl Student {
         }
     }
 
-    /// Whether all the family's operations take activations of half precision.
-    pub fn mixed_precision(&self) -> bool {
-        matches!(self, Self::Vit(_) | Self::Swin(_))
-    }
-
     /// Checks every range and relation, for global crops of `image` pixels a side.
     pub fn check(&self, image: usize, problems: &mut Problems) {
         match self {

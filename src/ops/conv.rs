@@ -3,6 +3,9 @@
 //! ([`crate::ops::matmul::window`]). Weights are in the official order `[out, in, down, across]` and may be
 //! slices; their gradient is added through the slice. For the windows a small copy of them has the taps in
 //! front.
+//!
+//! On a GPU maps and weights may be of half precision, both; then what comes out is as well, and the gradient
+//! of the weights is single.
 
 use crate::autograd::{InputGradient, Tape, Var};
 use crate::error::{Error, Result};
@@ -81,7 +84,7 @@ impl Conv {
     fn taps(&self, channels: usize) -> Result<Tensor> {
         let [out, input, kernel] = self.sizes()?;
         let device = self.weight.value().device();
-        let taps = Tensor::empty(device, &[kernel, kernel, channels, out], DType::F32)?;
+        let taps = Tensor::empty(device, &[kernel, kernel, channels, out], self.weight.value().dtype())?;
         if channels > input {
             fill(&taps, 0)?;
         }
@@ -166,7 +169,7 @@ pub fn conv2d(tape: &Tape, x: &Var, shape: MapShape, conv: &Conv) -> Result<(Var
         return Ok((y, after));
     }
     let call = Call { conv: conv.clone(), shapes: [shape, after], taps: conv.taps(input)? };
-    let y = Tensor::empty(x.value().device(), &[after.rows(), out], DType::F32)?;
+    let y = Tensor::empty(x.value().device(), &[after.rows(), out], x.value().dtype())?;
     let map = shape.view(x.value())?;
     let places = after.view(&y)?;
     window_product(&map, call.window(), &call.taps, &places, conv.alpha, false, Force::default())?;
@@ -185,7 +188,7 @@ pub fn conv2d(tape: &Tape, x: &Var, shape: MapShape, conv: &Conv) -> Result<(Var
 
 /// The convolution of images `[n, channels, height, width]`, which take no gradient. They are copied once,
 /// padded, with channels side by side and filled up to four: a row of taps is then one contiguous run, a
-/// single tap as wide.
+/// single tap as wide. The precision is that of the weights.
 pub fn conv_images(tape: &Tape, images: &Tensor, conv: &Conv) -> Result<(Var, MapShape)> {
     let [out, input, kernel] = conv.sizes()?;
     let (s, padding) = (conv.stride, conv.padding);
@@ -196,7 +199,8 @@ pub fn conv_images(tape: &Tape, images: &Tensor, conv: &Conv) -> Result<(Var, Ma
     }
     let depth = channels.next_multiple_of(4);
     let (tall, wide) = (height + 2 * padding, width + 2 * padding);
-    let padded = Tensor::zeros(images.device(), &[count, tall, wide, depth], DType::F32)?;
+    let dtype = conv.weight.value().dtype();
+    let padded = Tensor::zeros(images.device(), &[count, tall, wide, depth], dtype)?;
     let inner = padded.slice(1, padding..padding + height)?.slice(2, padding..padding + width)?;
     let pixels = images.transpose(1, 2).transpose(2, 3);
     strided_copy(&inner.slice(3, 0..channels)?, &pixels, false)?;
@@ -206,7 +210,7 @@ pub fn conv_images(tape: &Tape, images: &Tensor, conv: &Conv) -> Result<(Var, Ma
     let runs = padded.with_layout(layout);
     let after = MapShape { images: count, height, width }.after(kernel, s, padding);
     let taps = conv.taps(depth)?;
-    let y = Tensor::empty(images.device(), &[after.rows(), out], DType::F32)?;
+    let y = Tensor::empty(images.device(), &[after.rows(), out], dtype)?;
     let window = Window::new(s, 0);
     let run_taps = taps.reshape(&[kernel, 1, kernel * depth, out])?;
     window_product(&runs, window, &run_taps, &after.view(&y)?, conv.alpha, false, Force::default())?;

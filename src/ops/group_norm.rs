@@ -1,6 +1,6 @@
 //! GroupNorm of maps with sliced parameters, `y = (x − mean)·rstd·γ + β [+ residual]`, then ReLU where asked
 //! for. The number of groups is fixed, so that groups narrow with the channels. Saved: mean and rstd of every
-//! image and group, and with ReLU the output.
+//! image and group, and with ReLU the output. On a GPU maps may be of half precision, with sums in single.
 
 use rayon::prelude::*;
 
@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, copy};
+use crate::tensor::{DType, Device, Rows, Tensor, activation_types, copy, half_define};
 
 const SHADER: Shader = shader!("group_norm.wgsl", kernels);
 
@@ -50,7 +50,7 @@ enum Pass {
     Relu,
 }
 
-fn kernel(pass: Pass) -> Kernel {
+fn kernel(pass: Pass, dtype: DType) -> Kernel {
     let (entry, define, wg) = match pass {
         Pass::Forward { .. } => ("forward", "FORWARD", WG),
         Pass::Sums => ("sums", "SUMS", 64),
@@ -58,6 +58,7 @@ fn kernel(pass: Pass) -> Kernel {
         Pass::Relu => ("relu_gradient", "RELU_GRADIENT", WG),
     };
     let mut defines = vec![("WG", wg), (define, 1)];
+    defines.extend(half_define(dtype));
     if let Pass::Forward { relu, residual } = pass {
         defines.extend(relu.then_some(("RELU", 1)));
         defines.extend(residual.then_some(("RESIDUAL", 1)));
@@ -66,10 +67,11 @@ fn kernel(pass: Pass) -> Kernel {
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let forward = [(false, false), (false, true), (true, false), (true, true)]
         .map(|(relu, residual)| Pass::Forward { relu, residual });
-    forward.into_iter().chain([Pass::Sums, Pass::Backward, Pass::Relu]).map(kernel).collect()
+    let passes = || forward.into_iter().chain([Pass::Sums, Pass::Backward, Pass::Relu]);
+    activation_types(caps).flat_map(|dtype| passes().map(move |pass| kernel(pass, dtype))).collect()
 }
 
 /// What is normalised and how.
@@ -206,7 +208,7 @@ impl Call {
                     beta_offset: beta.layout().offset,
                     ..self.params(rx)
                 };
-                let kernel = kernel(Pass::Forward { relu, residual: residual.is_some() });
+                let kernel = kernel(Pass::Forward { relu, residual: residual.is_some() }, y.dtype());
                 let mut tensors = vec![y, &self.stats, &self.x, &self.gamma, beta];
                 tensors.extend(residual);
                 gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(images * groups))
@@ -268,7 +270,8 @@ impl Call {
                     ..self.params(rx)
                 };
                 let grid = gpu.caps().grid(n.div_ceil(64) * images * slices);
-                gpu.dispatch(&kernel(Pass::Sums), &[&parts, &self.stats, &self.x, dy], &params, grid)?;
+                let kernel = kernel(Pass::Sums, dy.dtype());
+                gpu.dispatch(&kernel, &[&parts, &self.stats, &self.x, dy], &params, grid)?;
                 Ok(parts)
             }
         }
@@ -340,7 +343,8 @@ impl Call {
                     ..self.params(rx)
                 };
                 let tensors = [&dx.tensor, parts, &self.stats, &self.x, &self.gamma, dy];
-                gpu.dispatch(&kernel(Pass::Backward), &tensors, &params, gpu.caps().grid(images * groups))
+                let kernel = kernel(Pass::Backward, dy.dtype());
+                gpu.dispatch(&kernel, &tensors, &params, gpu.caps().grid(images * groups))
             }
         }
     }
@@ -374,7 +378,7 @@ fn relu_gradient(dy: &Tensor, y: &Tensor) -> Result<()> {
                 ..Default::default()
             };
             let grid = gpu.caps().grid(dy.elements().div_ceil(WG as usize));
-            gpu.dispatch(&kernel(Pass::Relu), &[dy, y], &params, grid)
+            gpu.dispatch(&kernel(Pass::Relu, dy.dtype()), &[dy, y], &params, grid)
         }
     }
 }
@@ -411,7 +415,7 @@ pub fn group_norm(
         ));
     }
     let device = x.value().device();
-    let y = Tensor::empty(device, x.value().shape(), DType::F32)?;
+    let y = Tensor::empty(device, x.value().shape(), x.value().dtype())?;
     let stats = Tensor::empty(device, &[norm.images, norm.groups, 2], DType::F32)?;
     let call = Call { norm, x: x.value().clone(), gamma: gamma.value().clone(), stats };
     call.forward(beta.value(), residual.map(Var::value), &y)?;
@@ -420,7 +424,7 @@ pub fn group_norm(
     Ok(tape.record("group_norm", inputs, y, move |[dx, dgamma, dbeta, dresidual], cotangent| {
         let mut dy = cotangent;
         if !dy.layout().is_contiguous() {
-            let dense = Tensor::empty(dy.device(), dy.shape(), DType::F32)?;
+            let dense = Tensor::empty(dy.device(), dy.shape(), dy.dtype())?;
             copy(&dense, &dy)?;
             dy = dense;
         }

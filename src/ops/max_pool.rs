@@ -1,5 +1,5 @@
 //! Max-pooling over 3×3 windows two pixels apart, padded by one. Saved: which tap of each window was the
-//! largest, the first of equals.
+//! largest, the first of equals. On a GPU maps may be of half precision.
 
 use crate::autograd::{Tape, Var};
 use crate::cpu::for_rows;
@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::ops::conv::MapShape;
 use crate::profile;
-use crate::tensor::{DType, Device, Rows, Tensor, WG};
+use crate::tensor::{DType, Device, Rows, Tensor, WG, activation_types, half_define};
 
 const SHADER: Shader = shader!("max_pool.wgsl", kernels);
 
@@ -26,21 +26,23 @@ params!(MaxPoolParams {
     accumulate: bool,
 });
 
-fn kernel(entry: &'static str, define: &'static str) -> Kernel {
-    Kernel::new::<MaxPoolParams>(SHADER, entry, vec![("WG", WG), (define, 1)])
+fn kernel(entry: &'static str, define: &'static str, dtype: DType) -> Kernel {
+    let mut defines = vec![("WG", WG), (define, 1)];
+    defines.extend(half_define(dtype));
+    Kernel::new::<MaxPoolParams>(SHADER, entry, defines)
 }
 
-fn forward_kernel() -> Kernel {
-    kernel("forward", "FORWARD")
+fn forward_kernel(dtype: DType) -> Kernel {
+    kernel("forward", "FORWARD", dtype)
 }
 
-fn backward_kernel() -> Kernel {
-    kernel("backward", "BACKWARD")
+fn backward_kernel(dtype: DType) -> Kernel {
+    kernel("backward", "BACKWARD", dtype)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![forward_kernel(), backward_kernel()]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    activation_types(caps).flat_map(|dtype| [forward_kernel(dtype), backward_kernel(dtype)]).collect()
 }
 
 /// Maps before and after, and the taps `u32 [rows after, channels]` of the largest.
@@ -74,7 +76,7 @@ impl Pool {
         if let Device::Gpu(gpu) = x.device() {
             let grid = gpu.caps().grid(y.elements().div_ceil(WG as usize));
             let params = self.params(rx, ry, y.elements());
-            return gpu.dispatch(&forward_kernel(), &[y, &self.taps, x], &params, grid);
+            return gpu.dispatch(&forward_kernel(y.dtype()), &[y, &self.taps, x], &params, grid);
         }
         let x = &*x.cpu_read::<f32>("max_pool")?;
         for_rows(
@@ -114,7 +116,7 @@ impl Pool {
         if let Device::Gpu(gpu) = dx.device() {
             let grid = gpu.caps().grid(dx.elements().div_ceil(WG as usize));
             let params = MaxPoolParams { accumulate, ..self.params(rx, ry, dx.elements()) };
-            return gpu.dispatch(&backward_kernel(), &[dx, &self.taps, dy], &params, grid);
+            return gpu.dispatch(&backward_kernel(dy.dtype()), &[dx, &self.taps, dy], &params, grid);
         }
         let (dy, taps) = (&*dy.cpu_read::<f32>("max_pool")?, &*self.taps.cpu_read::<u32>("max_pool")?);
         for_rows(
@@ -154,7 +156,7 @@ pub fn max_pool(tape: &Tape, x: &Var, shape: MapShape) -> Result<(Var, MapShape)
     }
     let after = shape.after(3, 2, 1);
     let device = x.value().device();
-    let y = Tensor::empty(device, &[after.rows(), rx.cols], DType::F32)?;
+    let y = Tensor::empty(device, &[after.rows(), rx.cols], x.value().dtype())?;
     let taps = Tensor::empty(device, &[after.rows(), rx.cols], DType::U32)?;
     let pool = Pool { before: shape, after, taps };
     pool.forward(x.value(), &y)?;

@@ -40,8 +40,8 @@ pub enum Centering {
 pub enum Precision {
     /// Single precision.
     F32,
-    /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. For ViTs
-    /// and Swins on a GPU; other devices train in single precision.
+    /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. On a
+    /// GPU; other devices train in single precision.
     Mixed,
 }
 
@@ -127,8 +127,7 @@ settings! {
         /// How the teacher's targets are kept from collapsing: "sinkhorn_knopp" normalises them over the
         /// batch, "centering" subtracts a moving average.
         pub centering: Centering = Centering::SinkhornKnopp,
-        /// What activations and products are made of: "f32", or "mixed" for half precision on a GPU (ViTs
-        /// and Swins).
+        /// What activations and products are made of: "f32", or "mixed" for half precision on a GPU.
         pub precision: Precision = Precision::F32,
         /// Keeps of each block of the students its input alone and computes the rest again on the way back:
         /// much less memory, and about a fifth more time. The numbers are the same to the bit.

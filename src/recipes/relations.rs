@@ -4,7 +4,7 @@
 use crate::checks::Problems;
 use crate::error::{Error, Result};
 use crate::models::backbone::Backbone;
-use crate::poa::settings::{Precision, Settings as Config};
+use crate::poa::settings::Settings as Config;
 
 impl Config {
     /// All that is wrong with the ranges of settings and the relations between them, in a run on `ranks`
@@ -70,10 +70,6 @@ impl Config {
                 problems.add(key, problem);
             }
         }
-        let (arch, mixed) = (self.student.name(), self.step.precision == Precision::Mixed);
-        problems.demand(!mixed || self.student.mixed_precision(), "train.precision", || {
-            format!("is \"mixed\", which `{arch}` cannot do yet; it must be \"f32\"")
-        });
         let (c, patch) = (&self.crops, elastic.patch_size);
         for (key, size) in
             [("crops.global_crops_size", c.global_crops_size), ("crops.local_crops_size", c.local_crops_size)]

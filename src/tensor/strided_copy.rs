@@ -4,7 +4,7 @@ use crate::cpu::for_rows;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
-use crate::tensor::{Device, Tensor, WG};
+use crate::tensor::{DType, Device, Tensor, WG, half_define};
 
 const SHADER: Shader = shader!("strided_copy.wgsl", kernels);
 
@@ -26,24 +26,37 @@ params!(StridedCopyParams {
     accumulate: bool,
 });
 
-fn kernel() -> Kernel {
-    Kernel::new::<StridedCopyParams>(SHADER, "strided_copy", vec![("WG", WG)])
+fn kernel(to: DType, from: DType) -> Kernel {
+    let mut defines = vec![("WG", WG)];
+    defines.extend(half_define(to));
+    defines.extend((from != to).then_some(("FROM_SINGLE", 1)));
+    Kernel::new::<StridedCopyParams>(SHADER, "strided_copy", defines)
 }
 
 /// All variants.
-pub(super) fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel()]
+pub(super) fn kernels(caps: &Caps) -> Vec<Kernel> {
+    let mut all = vec![kernel(DType::F32, DType::F32)];
+    if caps.f16 {
+        all.extend([DType::F32, DType::F16].map(|from| kernel(DType::F16, from)));
+    }
+    all
 }
 
 /// `out (+)= x`, element by element, for views of one shape of four dimensions. `out` must not overlap
-/// itself.
+/// itself. On a GPU it may be of half precision, and x with it or not.
 pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
     let _span = profile::operation("strided_copy");
     let wrong = || Error::shape("strided_copy", format!("{x:?} into {out:?}"));
     let four = |values: &[usize]| <[usize; 4]>::try_from(values).map_err(|_| wrong());
     let n = four(out.shape())?;
     let (o, s) = (four(&out.layout().strides)?, four(&x.layout().strides)?);
-    if x.shape() != out.shape() || x.dtype() != out.dtype() {
+    let half = matches!(out.device(), Device::Gpu(_)) && out.dtype() == DType::F16;
+    let types = match (x.dtype(), out.dtype()) {
+        (DType::F32, DType::F32) => true,
+        (DType::F32 | DType::F16, DType::F16) => half,
+        _ => false,
+    };
+    if x.shape() != out.shape() || !types {
         return Err(wrong());
     }
     if out.elements() == 0 {
@@ -86,7 +99,7 @@ pub fn strided_copy(out: &Tensor, x: &Tensor, accumulate: bool) -> Result<()> {
                 accumulate,
             };
             let grid = gpu.caps().grid(out.elements().div_ceil(WG as usize));
-            gpu.dispatch(&kernel(), &[out, x], &params, grid)
+            gpu.dispatch(&kernel(out.dtype(), x.dtype()), &[out, x], &params, grid)
         }
     }
 }

@@ -16,9 +16,18 @@ pub(super) struct Block {
 }
 
 impl Block {
-    fn var(&self, part: &str) -> Result<Var> {
+    fn name(&self, part: &str) -> String {
         let BlockPlace { stage, block, .. } = self.at;
-        self.parameters.var(&format!("backbone.layer{}.layers.{block}.{part}", stage + 1))
+        format!("backbone.layer{}.layers.{block}.{part}", stage + 1)
+    }
+
+    fn var(&self, part: &str) -> Result<Var> {
+        self.parameters.var(&self.name(part))
+    }
+
+    /// A convolution's weights.
+    fn weight(&self, part: &str) -> Result<Var> {
+        self.parameters.operand(&self.name(part))
     }
 
     /// GroupNorm with the first `channels` of a norm's parameters.
@@ -52,7 +61,7 @@ impl Block {
         let stride = self.stride();
         let alpha = self.shape.middle(stage) as f32 / middle as f32;
         let slice = |name: &str, out: usize, input: usize| {
-            self.var(name)?.view(|w| w.slice(0, 0..out)?.slice(1, 0..input))
+            self.weight(name)?.view(|w| w.slice(0, 0..out)?.slice(1, 0..input))
         };
         let (inputs, outputs) = (x.value().dim(1), self.shape.outputs(stage));
         let first = slice("conv1.conv.weight", middle, inputs)?;
@@ -65,7 +74,7 @@ impl Block {
         let (y, _) = conv2d(tape, &y, after, &Conv { weight: third, stride: 1, padding: 0, alpha })?;
         let residual = match block {
             0 => {
-                let weight = self.var("downsample.0.weight")?;
+                let weight = self.weight("downsample.0.weight")?;
                 let conv = Conv { weight, stride, padding: 0, alpha: 1.0 };
                 let (shortcut, _) = conv2d(tape, x, shape, &conv)?;
                 self.norm(tape, &shortcut, after, "downsample.1", false, None)?

@@ -53,7 +53,7 @@ impl ResNet {
 
     /// First convolution, norm, ReLU, max-pooling, and the mask token where something is masked.
     fn stem(&self, tape: &Tape, parameters: &Parameters, crops: &CropBatch) -> Result<(Var, MapShape)> {
-        let weight = parameters.var("backbone.conv1.weight")?;
+        let weight = parameters.operand("backbone.conv1.weight")?;
         let conv = Conv { weight, stride: 2, padding: 3, alpha: 1.0 };
         let (x, shape) = conv_images(tape, &crops.images, &conv)?;
         let norm = |part: &str| parameters.var(&format!("backbone.norm1.{part}"));

@@ -134,11 +134,7 @@ pub(super) fn product(
         },
         grouped: m.groups() > 1 || n.groups() > 1,
         window: false,
-        precision: match [a, c].map(|x| x.tensor.dtype()) {
-            [DType::F16, DType::F16] => Precision::Half,
-            [DType::F16, _] => Precision::HalfToSingle,
-            _ => Precision::Single,
-        },
+        precision: Precision::of(a.tensor.dtype(), c.tensor.dtype()),
         wide: {
             let eights = |x: &Matrix, along: &Shared, strides, across| {
                 in_vectors(along, 8) && starts_aligned(x, strides, across, 8)

@@ -20,7 +20,7 @@ pub use self_test::{check_products, self_test};
 
 use crate::error::{Error, Result};
 use crate::profile;
-use crate::tensor::{DType, Device};
+use crate::tensor::{DType, Device, Tensor};
 
 /// C = epilogue(α·A·B) with A `[M, K]`, B `[K, N]`, C `[M, N]`, or batches of them (a batch of one serves
 /// all).
@@ -46,17 +46,25 @@ pub fn matmul_with(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options, force:
     if m == 0 || n == 0 || bc == 0 {
         return Ok(());
     }
-    let types = [a, b, c].map(|x| x.tensor.dtype());
-    let single = types == [DType::F32; 3];
-    let gpu = matches!(c.tensor.device(), Device::Gpu(_));
-    let half = gpu && types[..2] == [DType::F16; 2] && types[2] != DType::U32;
-    if !(single || half) {
-        let problem = format!("{types:?}: operands of half precision come in pairs, on a GPU");
-        return Err(Error::shape("matmul", problem));
-    }
+    demand_types("matmul", [&a.tensor, &b.tensor, &c.tensor])?;
     profile::flops(2.0 * (bc * m * n * k) as f64);
     match c.tensor.device() {
         Device::Cpu(_) => cpu::product(a, b, c, options),
         Device::Gpu(device) => gpu::product(device, a, b, c, options, force),
+    }
+}
+
+/// Which types of operands (a, b, c) products take.
+fn demand_types(op: &'static str, operands: [&Tensor; 3]) -> Result<()> {
+    let types = operands.map(Tensor::dtype);
+    let single = types == [DType::F32; 3];
+    let gpu = matches!(operands[2].device(), Device::Gpu(_));
+    let half = gpu && types[..2] == [DType::F16; 2] && types[2] != DType::U32;
+    match single || half {
+        true => Ok(()),
+        false => {
+            let problem = format!("{types:?}: operands of half precision come in pairs, on a GPU");
+            Err(Error::shape(op, problem))
+        }
     }
 }

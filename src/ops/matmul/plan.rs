@@ -2,6 +2,7 @@
 
 use super::params::{MatmulParams, WindowParams};
 use crate::gpu::{Caps, Defines, Kernel, Shader, shader};
+use crate::tensor::DType;
 
 const TILED: Shader = shader!("matmul_tiled.wgsl", kernels);
 const BROADCAST: Shader = shader!("matmul_broadcast.wgsl", kernels);
@@ -59,6 +60,15 @@ pub enum Precision {
 
 impl Precision {
     const ALL: [Self; 3] = [Self::Single, Self::HalfToSingle, Self::Half];
+
+    /// That of products of matrices like A into matrices like C.
+    pub(super) fn of(a: DType, c: DType) -> Self {
+        match [a, c] {
+            [DType::F16, DType::F16] => Self::Half,
+            [DType::F16, _] => Self::HalfToSingle,
+            _ => Self::Single,
+        }
+    }
 
     fn defines(self) -> &'static [(&'static str, u32)] {
         match self {
@@ -174,7 +184,7 @@ impl Variant {
     fn makes(self, precision: Precision, window: bool) -> bool {
         match self {
             Self::Cooperative { .. } => precision != Precision::Single && !window,
-            _ => precision == Precision::Single || !window,
+            _ => true,
         }
     }
 

@@ -5,10 +5,13 @@
 //! channels]`; weights `[taps down, taps across, channels in, channels out]`. The matrix that is not made has
 //! a row for every place of a window and a column for every tap and channel; its elements are read where they
 //! lie in the map.
+//!
+//! On a GPU operands may be of half precision as those of [`super::matmul`]; the gradient of weights is
+//! single then.
 
 use super::geometry::Geometry;
 pub use super::geometry::Window;
-use super::{Force, window_cpu, window_gpu};
+use super::{Force, demand_types, window_cpu, window_gpu};
 use crate::error::{Error, Result};
 use crate::profile;
 use crate::tensor::{Device, Tensor};
@@ -27,6 +30,7 @@ pub fn window_product(
 ) -> Result<()> {
     let _span = profile::operation("window_product");
     let g = Geometry::new("window_product", x, window, w, y)?;
+    demand_types("window_product", [x, w, y])?;
     if g.places() == 0 || g.outputs == 0 {
         return Ok(());
     }
@@ -49,6 +53,7 @@ pub fn window_gradient(
 ) -> Result<()> {
     let _span = profile::operation("window_gradient");
     let g = Geometry::new("window_gradient", x, window, dw, dy)?;
+    demand_types("window_gradient", [x, dy, dw])?;
     if window.reversed || !dy.layout().is_contiguous() || !dw.layout().is_contiguous() {
         return Err(Error::shape("window_gradient", format!("of {dy:?} into {dw:?}, {window:?}")));
     }

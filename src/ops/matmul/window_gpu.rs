@@ -69,7 +69,7 @@ pub(super) fn product(
         },
         grouped: false,
         window: true,
-        precision: Precision::Single,
+        precision: Precision::of(x.dtype(), y.dtype()),
         wide: false,
         epilogue: if accumulate { EpilogueKind::Accumulate } else { EpilogueKind::Plain },
     };
@@ -123,7 +123,7 @@ pub(super) fn gradient(
         b_aligned: vec4_aligned(&[dy.layout().offset, n]),
         grouped: false,
         window: true,
-        precision: Precision::Single,
+        precision: Precision::of(x.dtype(), dw.dtype()),
         wide: false,
         epilogue: EpilogueKind::Plain,
     };
