@@ -175,18 +175,13 @@ fn load(buffers: &FlatBuffers, file: &TensorFile) -> Result<()> {
     Ok(())
 }
 
-/// Replays a recorded run on `device`, in single precision, or in mixed where backbone and device can.
+/// Replays a recorded run on `device`, in single precision, or in mixed where the device can.
 pub fn replay(fixture: &Fixture, device: &Device, precision: Precision) -> Result<Replay> {
     let record = &fixture.record;
     let mut config = fixture.config()?;
     let mut scale = 1.0;
     if precision == Precision::Mixed {
-        let backbone = config.student.name();
-        let why = match config.student.mixed_precision() {
-            true => why_single(device),
-            false => Some(format!("`{backbone}` cannot be trained in mixed precision yet")),
-        };
-        if let Some(why) = why {
+        if let Some(why) = why_single(device) {
             return Err(Error::Usage(format!("{}: {why}; leave --precision out", fixture.name)));
         }
         config.step.precision = precision;
