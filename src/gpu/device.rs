@@ -8,7 +8,7 @@ use super::buffer::{Bind, GpuBuffer, Operand, PendingCopy};
 use super::pipelines::Pipelines;
 use super::rehearsal::Tally;
 use super::stream::{Dispatch, Stream};
-use super::{Caps, Kernel, Params};
+use super::{Caps, Cooperative, Kernel, Params};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 use crate::pool::{Pool, size_class};
@@ -55,8 +55,15 @@ impl GpuDevice {
             memory_hints: wgpu::MemoryHints::Performance,
             trace: wgpu::Trace::Off,
         };
-        let (device, queue) = pollster::block_on(adapter.request_device(&descriptor))
-            .map_err(|e| Error::Device(format!("{description} cannot be opened: {e}")))?;
+        let cannot = |why: &str| Error::Device(format!("{description} cannot be opened: {why}"));
+        let (device, queue) = match guarded(|| pollster::block_on(adapter.request_device(&descriptor))) {
+            Some(opened) => opened.map_err(|e| cannot(&e.to_string()))?,
+            // some versions of Mesa list cooperative matrices and then deny them, at which wgpu panics
+            None if caps.cooperative.any() => {
+                return Self::open(adapter, &Caps { cooperative: Cooperative::default(), ..most.clone() });
+            }
+            None => return Err(cannot("its driver denies what it lists")),
+        };
         let stream = Stream::new(device, queue, description.clone(), &caps);
         let memory = memory_of(adapter);
         Ok(Self { memory, ..Self::of(caps, description, Some(stream)) })
