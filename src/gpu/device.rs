@@ -94,7 +94,7 @@ impl GpuDevice {
     }
 
     /// The compiled kernels, which other threads may add to; a rehearsal has none.
-    pub(crate) fn pipelines(&self) -> Option<Arc<Pipelines>> {
+    pub fn pipelines(&self) -> Option<Arc<Pipelines>> {
         self.stream.as_ref().map(|stream| stream.pipelines().clone())
     }
 

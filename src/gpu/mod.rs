@@ -23,5 +23,5 @@ pub use caps::{Caps, Cooperative};
 pub use device::GpuDevice;
 pub use kernel::{Defines, Kernel, Param, ParamKind, Params, Shader, compose};
 pub(crate) use kernel::{Word, params, shader};
-pub(crate) use pipelines::Pipelines;
+pub use pipelines::Pipelines;
 pub use rehearsal::Tally;

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 type Slot = Arc<OnceLock<Result<Arc<Pipeline>, String>>>;
 
 /// The compiled kernels of an adapter.
-pub(crate) struct Pipelines {
+pub struct Pipelines {
     device: wgpu::Device,
     caps: Caps,
     /// How parameters are bound, where immediates are missing.
@@ -57,7 +57,7 @@ impl Pipelines {
     }
 
     /// Compiles a kernel before it is wanted. What goes wrong is told when it is.
-    pub(crate) fn prepare(&self, kernel: &Kernel) {
+    pub fn prepare(&self, kernel: &Kernel) {
         let _ = self.get(kernel, false);
     }
 }
