@@ -55,16 +55,16 @@ fn hold_on_an_adapter() {
 #[test]
 fn hold_in_mixed_precision_on_an_adapter() {
     check_in(&Fixture::embedded().unwrap(), &adapter(), Precision::Mixed, VIT);
+    check_in(&Fixture::open(&folder("swin")).unwrap(), &adapter(), Precision::Mixed, SWIN);
 }
 
 /// What cannot be done in mixed precision is not done in single instead.
 #[test]
 fn mixed_precision_is_refused_where_it_cannot_be() {
-    let swin = Fixture::open(&folder("swin")).unwrap();
-    for (record, device, why) in
-        [(Fixture::embedded().unwrap(), Device::cpu(), "half precision"), (swin, adapter(), "swin_dynamic")]
-    {
-        let error = replay(&record, &device, Precision::Mixed).err().unwrap().to_string();
+    let single = ops::open_within(&DeviceChoice::Gpu, &Caps { f16: false, ..Caps::everything() }).unwrap();
+    for (device, why) in [(Device::cpu(), "half precision"), (single, "16-bit floats")] {
+        let error =
+            replay(&Fixture::embedded().unwrap(), &device, Precision::Mixed).err().unwrap().to_string();
         assert!(error.contains(why) && error.contains("--precision"), "{error}");
     }
 }

@@ -68,8 +68,8 @@ pub fn assert_close(what: &str, a: &[f32], b: &[f64], atol: f64, rtol: f64) {
     assert!(e <= (rtol * rtol).max(1e-10), "{what}: NMSE {e:e}");
 }
 
-/// Whether two gradients of sums of terms of order one are both nothing, but for the rounding of those terms: of a
-/// softmax that is certain, say, which one device makes exactly zero and another does not.
+/// Whether two gradients of sums of terms of order one are both nothing, but for the rounding of those terms:
+/// of a softmax that is certain, say, which one device makes exactly zero and another does not.
 fn is_rounding(a: &[f32], b: &[f64]) -> bool {
     const ROUNDING: f64 = 4.0 * f32::EPSILON as f64;
     let norm = a.iter().map(|a| (*a as f64).powi(2)).sum::<f64>().max(b.iter().map(|b| b * b).sum());

@@ -28,8 +28,9 @@ pub(super) struct Record {
     pub steps: Vec<StepExpectation>,
     pub features: Vec<FeatureExpectation>,
     pub pytorch_float32_error: BTreeMap<String, Value>,
-    /// What single precision promises where the usual tolerance is no bound: by kind, the worst of a hundred replays
-    /// in double precision with the result of every operation rounded to single; docs/devices.md has the argument.
+    /// What single precision promises where the usual tolerance is no bound: by kind, the worst of a hundred
+    /// replays in double precision with the result of every operation rounded to single; docs/devices.md has
+    /// the argument.
     #[serde(default)]
     single_precision: BTreeMap<String, Value>,
 }
@@ -204,9 +205,9 @@ impl Fixture {
     }
 
     /// Largest error of a kind of quantity that passes in single precision, of which other records are asked
-    /// `usual`: twice what single precision promises of this record, where that is known, for half of the error may
-    /// come from the order of sums. The Swin's gradients and what follows from them are noisier than a ViT's by half,
-    /// as they are in PyTorch's own float32 (docs/performance.md).
+    /// `usual`: twice what single precision promises of this record, where that is known, for half of the
+    /// error may come from the order of sums. The Swin's gradients and what follows from them are noisier than
+    /// a ViT's by half, as they are in PyTorch's own float32 (docs/performance.md).
     pub(super) fn tolerance(&self, kind: &str, usual: f64) -> f64 {
         let promised = self.record.single_precision.get(kind).and_then(Value::as_f64);
         match (promised, self.record.arch.as_str(), kind) {

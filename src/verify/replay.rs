@@ -92,8 +92,8 @@ const fn kind(name: &'static str, single: f64, mixed: f64, key: &'static str) ->
     Kind { name, single, mixed, key }
 }
 
-// Of mixed precision: of losses, norms and gradients of a first step what tests/mixed_precision.rs asks; of the rest
-// three to six times what llvmpipe's drivers differ by (docs/devices.md). Features are always of single precision.
+// Of mixed precision: of losses, norms and gradients of a first step what tests/mixed_precision.rs asks; of the
+// rest three to six times what llvmpipe's drivers differ by (docs/devices.md). Features are always single.
 const LOSSES: Kind = kind("losses", 2e-6, 5e-3, "losses");
 const LATER_LOSSES: Kind = kind("losses after updates", 2e-6, 1e-2, "losses");
 const NORMS: Kind = kind("gradient norms", 2e-5, 1e-2, "grad_norm");
@@ -104,8 +104,8 @@ const STUDENT_QKV: Kind = kind("student qkv biases", 2e-3, 1e-1, "student.qkv_bi
 const TEACHER: Kind = kind("teacher parameters", 2e-6, 1e-3, "teacher");
 const TEACHER_QKV: Kind = kind("teacher qkv biases", 1e-4, 2e-3, "teacher.qkv_bias");
 
-/// The loss scale of a replay in mixed precision: as much as the gradients of all records bear, so that no step is
-/// skipped.
+/// The loss scale of a replay in mixed precision: as much as the gradients of all records bear, so that no step
+/// is skipped.
 const LOSS_SCALE: f32 = 256.0;
 
 impl Comparison<'_> {
