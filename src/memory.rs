@@ -6,12 +6,18 @@
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
+use std::collections::TryReserveError;
 use std::fmt::{self, Display};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Requests of so many bytes are answered with "no" and end nothing: a decoder that believes a damaged file
 /// and then asks with care.
 const ABSURD: usize = 1 << 32;
+
+/// Bytes as GiB, for messages.
+pub fn gib(bytes: u64) -> f64 {
+    bytes as f64 / (1u64 << 30) as f64
+}
 
 /// Bytes of memory that can be had without swapping, as Linux estimates them.
 pub fn available() -> Option<u64> {
@@ -35,6 +41,16 @@ pub fn attempt<T>(ask: impl FnOnce() -> T) -> T {
     }
     let _back = Back(ATTEMPTS.replace(true));
     ask()
+}
+
+/// Zeros of the system's, which take no memory until somebody touches them.
+///
+/// # Errors
+/// Where there would be no memory for them.
+pub fn zeros(length: usize) -> Result<Vec<f32>, TryReserveError> {
+    // `Vec` has no way to ask for zeros that can fail: so the room first, and then the zeros in it
+    attempt(|| Vec::<f32>::new().try_reserve_exact(length))?;
+    Ok(vec![0.0; length])
 }
 
 /// The system's allocator, which ends the program with a line where there is no memory left. For programs:

@@ -2,6 +2,7 @@
 
 use poa_gpu::Result;
 use poa_gpu::gpu::{Caps, DeviceChoice};
+use poa_gpu::memory::gib;
 use poa_gpu::ops;
 use poa_gpu::poa::ahead::Ahead;
 use poa_gpu::poa::forecast::{Forecast, Rehearsal, remedy};
@@ -70,7 +71,7 @@ fn card() -> Caps {
 fn the_memory_of_vit_l_stays_flat_over_random_sub_networks() {
     let config = config("vit_ee1200", &["train.batch_size_per_gpu=8", "train.precision=mixed"]);
     let all = peaks(&config, &Device::rehearsal(&card()), 70).unwrap();
-    let gib = |i: usize| all[i] as f64 / (1u64 << 30) as f64;
+    let gib = |i: usize| gib(all[i] as u64);
     println!("{:.2} GiB after one step, {:.2} after 30, {:.2} after 70", gib(0), gib(29), gib(69));
     assert!(gib(69) < 1.2 * gib(0) && gib(69) < 1.01 * gib(29));
 }
@@ -82,7 +83,7 @@ fn mixed_precision_takes_little_more_than_half_of_the_memory_of_activations() {
             let precision = format!("train.precision={precision}");
             let config = config(recipe, &["train.batch_size_per_gpu=16", &precision]);
             let forecast = Forecast::of(&config, &card()).unwrap();
-            [forecast.memory, forecast.state].map(|bytes| bytes as f64 / (1u64 << 30) as f64)
+            [forecast.memory, forecast.state].map(|bytes| gib(bytes as u64))
         });
         let share = (mixed[0] - mixed[1]) / (single[0] - single[1]);
         println!(
@@ -94,6 +95,22 @@ fn mixed_precision_takes_little_more_than_half_of_the_memory_of_activations() {
 }
 
 #[test]
+fn memory_grows_with_the_batch_and_shrinks_with_what_is_meant_to_save_it() {
+    let mixed = "train.precision=mixed";
+    let bytes = ["8", "32"].map(|images| {
+        let batch = format!("train.batch_size_per_gpu={images}");
+        [&[][..], &[mixed], &[mixed, "train.checkpoint_blocks=true"]].map(|settings| {
+            let config = config("vit_ee1200", &[settings, &[batch.as_str()]].concat());
+            let memory = Forecast::of(&config, &card()).unwrap().memory;
+            println!("{images} images, {settings:?}: {:.1} GiB", gib(memory as u64));
+            memory
+        })
+    });
+    assert!(bytes[0].iter().zip(&bytes[1]).all(|(few, many)| few < many));
+    assert!(bytes.iter().all(|[single, mixed, again]| single > mixed && mixed > again));
+}
+
+#[test]
 fn no_command_of_vit_l_keeps_a_slow_adapter_busy_for_long() {
     // a driver that waits for two seconds resets the adapter
     for batch in ["train.batch_size_per_gpu=8", "train.batch_size_per_gpu=50"] {
@@ -101,8 +118,13 @@ fn no_command_of_vit_l_keeps_a_slow_adapter_busy_for_long() {
         let step = &forecast.step;
         let (kernel, longest) = step.longest.as_ref().expect("there are kernels");
         println!(
-            "{batch}: {:.1e} operations in {} dispatches and {} submissions; {} has {:.1e} in one",
-            step.work.flops, step.dispatches, step.submissions, kernel.shader.name, longest.flops
+            "{batch}: {:.1e} operations in {} dispatches and {} submissions, {} uploads; {} has {:.1e} in one",
+            step.work.flops,
+            step.dispatches,
+            step.submissions,
+            step.uploads,
+            kernel.shader.name,
+            longest.flops
         );
         assert!(longest.flops < 0.5e12 && longest.bytes < 25e9);
         assert!(step.work.flops / (step.submissions as f64) < 0.2e12);

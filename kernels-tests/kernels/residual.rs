@@ -85,7 +85,7 @@ fn with_dropped_samples() {
         Tolerance::default(),
         |tape, v| {
             let table = RowTable::of_samples(&lengths, &keep, 1.25);
-            let subset = RowSubset::all(v[0].value().device(), &[table])?.remove(0);
+            let subset = RowSubset::all(v[0].value().device(), &[&table])?.remove(0);
             Ok(vec![residual(tape, &v[0], &v[1], &v[2], Some(&subset))?])
         },
         &|x| vec![reference(&x[0], &x[1], &x[2], &rows, &scale)],

@@ -3,6 +3,7 @@
 use crate::cpu::start_threads;
 use crate::error::Result;
 use crate::gpu::adapters;
+use crate::memory::gib;
 use crate::ops;
 use crate::tensor::Device;
 
@@ -14,7 +15,7 @@ pub(super) fn run() -> Result<()> {
         say!("{i}: {} ({}, {})", a.name, a.kind, a.backend);
         say!("   driver          {}", a.driver);
         if let Some(bytes) = a.memory {
-            say!("   memory          {:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+            say!("   memory          {:.1} GiB", gib(bytes));
         }
         say!("   largest tensor  {} MiB", c.max_binding_bytes >> 20);
         say!(

@@ -60,6 +60,8 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     let source = in_channels(source, config.channels())?;
     config.fit(source.len());
     let device = ops::open(&args.device)?;
+    // before there is a folder: what the device refuses is no run
+    let (memory, too_much) = forecast::of_memory(&config, &device)?;
     let shows = |text: String| {
         if !quiet {
             mention!("{text}");
@@ -84,7 +86,6 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     shows(format!("device:  {}", device.describe()));
     shows(format!("run:     {}", shown(folder.dir())));
     let (plan, text) = (config.plan(), config.to_toml()?);
-    let (memory, too_much) = forecast::of_memory(&config, &device)?;
     shows(format!("memory:  {memory}"));
     if let Some(warning) = too_much {
         logging::warn(warning);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::adapter::memory_of;
 use super::buffer::{Bind, GpuBuffer, Operand, PendingCopy};
+use super::failure::Failure;
 use super::pipelines::Pipelines;
 use super::rehearsal::Tally;
 use super::stream::{Dispatch, Stream};
@@ -174,12 +175,8 @@ impl GpuDevice {
         self.pool.borrow_mut().trim();
         let held = self.pool.borrow().bytes() >> 20;
         stream.allocate(bytes)?.ok_or_else(|| {
-            Error::Device(format!(
-                "{} is out of memory ({held} MiB held, {} MiB more wanted); reduce train.batch_size_per_gpu, or set \
-                 train.checkpoint_blocks=true",
-                self.description,
-                bytes.div_ceil(1 << 20)
-            ))
+            let wanted = bytes.div_ceil(1 << 20);
+            stream.error(Failure::Memory).and(format!("{held} MiB are held, {wanted} MiB more were wanted"))
         })
     }
 

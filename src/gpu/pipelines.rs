@@ -56,8 +56,9 @@ impl Pipelines {
         self.made.load(Ordering::Relaxed) as usize
     }
 
-    /// Compiles a kernel before it is wanted. What goes wrong is told when it is.
+    /// Compiles a kernel before it is wanted. What goes wrong is told when it is; one that its family does not list
+    /// is left for then.
     pub fn prepare(&self, kernel: &Kernel) {
-        let _ = self.get(kernel, false);
+        let _ = self.get(kernel, true);
     }
 }

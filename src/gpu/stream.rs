@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::buffer::{GpuBuffer, Operand, PendingBuffer};
 use super::caps::IMMEDIATE_BYTES;
@@ -16,6 +17,8 @@ use crate::profile::{self, Work};
 
 /// Dispatches recorded before they are handed to the adapter, so that it works while the rest is recorded.
 const SUBMIT_EVERY: usize = 256;
+/// Milliseconds after which an error is no consequence of a loss that is still to be told.
+const TOLD_WITHIN: usize = 100;
 /// Distance of parameter blocks in the uniform buffer, where immediates are missing.
 const UNIFORM_STRIDE: usize = 256;
 
@@ -256,15 +259,20 @@ impl Stream {
     /// What has gone wrong since it was last asked for.
     fn check(&self) -> Result<()> {
         let Some(mut failure) = self.failures.take() else { return Ok(()) };
-        if matches!(failure, Failure::Other(_)) {
-            // it may only follow from a loss, which wgpu tells when nothing runs any more
+        // it may only follow from a loss, which wgpu tells when nothing runs any more, and perhaps to another thread
+        for _ in 0..TOLD_WITHIN {
+            if !matches!(failure, Failure::Other(_)) {
+                break;
+            }
             guarded(|| self.device.poll(wgpu::PollType::wait_indefinitely()));
+            std::thread::sleep(Duration::from_millis(1));
             failure = self.failures.take().unwrap_or(failure);
         }
         Err(self.error(failure))
     }
 
-    fn error(&self, failure: Failure) -> Error {
+    /// A failure as an error that names the adapter.
+    pub fn error(&self, failure: Failure) -> Error {
         let name = &self.name;
         Error::Device(match failure {
             Failure::Memory => format!(

@@ -92,12 +92,15 @@ impl RowSubset {
     /// `rows[i]` is the trunk's row of the branch's row i, each at most once, with the factor `scale[i]`.
     pub fn new(device: &Device, trunk_rows: usize, rows: &[u32], scale: &[f32]) -> Result<Self> {
         let table = RowTable { trunk_rows, rows: rows.to_vec(), scale: scale.to_vec() };
-        Ok(Self::all(device, &[table])?.remove(0))
+        Ok(Self::all(device, &[&table])?.remove(0))
     }
 
     /// The subsets of all branches of a network, in one piece of memory: an upload each would cost more than all the
     /// bytes.
-    pub fn all(device: &Device, tables: &[RowTable]) -> Result<Vec<Self>> {
+    pub fn all(device: &Device, tables: &[&RowTable]) -> Result<Vec<Self>> {
+        if tables.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut words = Vec::new();
         let mut places = Vec::new();
         for table in tables {
@@ -122,14 +125,23 @@ impl RowSubset {
         places.into_iter().map(subset).collect()
     }
 
-    /// The same rows with other factors.
-    pub fn with_scale(&self, scale: &[f32]) -> Result<Self> {
-        if scale.len() != self.rows.elements() {
-            let problem = format!("{} factors of {} rows", scale.len(), self.rows.elements());
+    /// The same rows with other factors, for several branches in one upload: each takes as many of `scales` as there
+    /// are rows.
+    pub fn with_scales(&self, scales: &[f32]) -> Result<Vec<Self>> {
+        let rows = self.rows.elements();
+        if !scales.len().is_multiple_of(rows.max(1)) {
+            let problem = format!("{} factors of {rows} rows a branch", scales.len());
             return Err(Error::shape("residual", problem));
         }
-        let scale = Tensor::from_slice(self.rows.device(), &[scale.len()], scale)?;
-        Ok(Self { rows: self.rows.clone(), inverse: self.inverse.clone(), scale })
+        if scales.is_empty() {
+            return Ok(Vec::new());
+        }
+        let all = Tensor::from_slice(self.rows.device(), &[scales.len()], scales)?;
+        let branch = |first: usize| {
+            let scale = all.slice(0, first..first + rows)?;
+            Ok(Self { rows: self.rows.clone(), inverse: self.inverse.clone(), scale })
+        };
+        (0..scales.len()).step_by(rows).map(branch).collect()
     }
 }
 

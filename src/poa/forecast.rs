@@ -4,6 +4,7 @@
 use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Tally};
+use crate::memory::{gib, zeros};
 use crate::models::grid::Network;
 use crate::optim::adamw::StepSettings;
 use crate::poa::draws::Draws;
@@ -45,11 +46,10 @@ impl Forecast {
 
     /// In words: how much memory, and what for.
     pub fn describe(&self) -> String {
-        let gib = |bytes: usize| bytes as f64 / (1u64 << 30) as f64;
         format!(
             "{:.2} GiB of device memory in training, {:.2} of them for parameters and their moments",
-            gib(self.memory),
-            gib(self.state)
+            gib(self.memory as u64),
+            gib(self.state as u64)
         )
     }
 }
@@ -82,8 +82,7 @@ pub fn remedy(settings: &Settings, caps: &Caps, bytes: usize) -> Result<Option<S
         };
         *if fits(&with_batch)? { &mut most } else { &mut too_many } = middle;
     }
-    let told = |most: usize| format!("train.checkpoint_blocks=true train.batch_size_per_gpu={most}");
-    Ok((most > 0).then(|| told(most)))
+    Ok((most > 0).then(|| format!("train.checkpoint_blocks=true train.batch_size_per_gpu={most}")))
 }
 
 /// A run that is gone through.
@@ -146,11 +145,9 @@ fn black(settings: &Settings, model: &PoaModel, step: u64) -> Result<Batch> {
     let (crops, images) = (&settings.crops, settings.loading.batch_size_per_gpu);
     let channels = settings.channels();
     let group = |name: &'static str, views: usize, size: usize, masks: Option<Masks>| -> Result<CropGroup> {
-        let values = views * images * channels * size * size;
-        let mut pixels = Vec::new();
-        let too_many = |_| Error::Device(format!("no memory for {images} images a batch"));
-        crate::memory::attempt(|| pixels.try_reserve_exact(values)).map_err(too_many)?;
-        pixels.resize(values, 0.0);
+        // nobody touches them in a rehearsal
+        let pixels = zeros(views * images * channels * size * size)
+            .map_err(|_| Error::Device(format!("no memory for {images} images a batch")))?;
         Ok(CropGroup { name, views, channels, size, pixels, masks })
     };
     let masks = match settings.ibot.loss_weight > 0.0 && settings.ibot_start_step() < settings.total_steps() {

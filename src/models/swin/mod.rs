@@ -152,21 +152,29 @@ impl Swin {
         reduction(tape, &y, &weight, most as f32 / width as f32)
     }
 
-    /// Drop path of one residual branch: every sample kept or not, those kept scaled up.
-    fn drop_path(&self, block: usize, stage: &Stage, rng: &mut ChaCha8Rng) -> Result<Option<RowSubset>> {
-        let rate = self.shape.drop_path_rate * block as f64 / (self.shape.blocks().max(2) - 1) as f64;
-        if rate == 0.0 {
-            return Ok(None);
-        }
-        let kept = (1.0 / (1.0 - rate)) as f32;
-        let mut scale = Vec::new();
-        for map in &stage.maps {
-            for _ in 0..map.count {
-                let factor = if rng.random::<f64>() >= rate { kept } else { 0.0 };
-                scale.resize(scale.len() + map.height * map.width, factor);
+    /// Drop path of the attention and the MLP branches of a stage's `blocks`, numbered over all stages: every sample
+    /// kept or not, those kept scaled up. One upload for all.
+    fn drop_path(
+        &self,
+        blocks: &[usize],
+        stage: &Stage,
+        rng: &mut ChaCha8Rng,
+    ) -> Result<Vec<[Option<RowSubset>; 2]>> {
+        let last = (self.shape.blocks().max(2) - 1) as f64;
+        let rate = |block: usize| self.shape.drop_path_rate * block as f64 / last;
+        let mut scales = Vec::new();
+        for rate in blocks.iter().flat_map(|&block| [rate(block); 2]).filter(|rate| *rate != 0.0) {
+            let kept = (1.0 / (1.0 - rate)) as f32;
+            for map in &stage.maps {
+                for _ in 0..map.count {
+                    let factor = if rng.random::<f64>() >= rate { kept } else { 0.0 };
+                    scales.resize(scales.len() + map.height * map.width, factor);
+                }
             }
         }
-        stage.every_row.with_scale(&scale).map(Some)
+        let mut drawn = stage.every_row.with_scales(&scales)?.into_iter();
+        let mut rows = |block: usize| if rate(block) == 0.0 { None } else { drawn.next() };
+        Ok(blocks.iter().map(|&block| [rows(block), rows(block)]).collect())
     }
 }
 
@@ -209,12 +217,12 @@ impl Backbone for Swin {
         let mut x = self.embed(tape, parameters, network.width, crops, &geometry.stages[0].maps)?;
         let mut before = 0;
         for (i, stage) in geometry.stages.iter().enumerate() {
-            for &k in &kept[i] {
-                let mut rows = || match drop_path.as_deref_mut() {
-                    Some(rng) => self.drop_path(before + k, stage, rng),
-                    None => Ok(None),
-                };
-                let rows = [rows()?, rows()?];
+            let blocks: Vec<usize> = kept[i].iter().map(|k| before + k).collect();
+            let rows = match drop_path.as_deref_mut() {
+                Some(rng) => self.drop_path(&blocks, stage, rng)?,
+                None => vec![[None, None]; blocks.len()],
+            };
+            for (&k, rows) in kept[i].iter().zip(rows) {
                 let block = Block::new(s, parameters, i, k, network.width << i);
                 let geometry = geometry.clone();
                 x = tape.segment(&x, move |tape, x| block.forward(tape, x, &geometry.stages[i], &rows))?;

@@ -13,12 +13,27 @@ use crate::ops::residual::{RowSubset, RowTable};
 /// Up to this rate drop path multiplies samples by zero; above it, branches run on a subset of the samples.
 const SUBSET_RATE: f64 = 0.1;
 
-/// The rows a residual branch runs on.
-pub(super) enum BranchRows {
+/// The rows a residual branch runs on: on the device, or as drawn on the host.
+pub(super) enum BranchRows<T = RowSubset> {
     /// All rows, each sample with its factor.
-    Scaled(RowSubset),
+    Scaled(T),
     /// A subset of the samples; the groups say how many of each size.
-    Subset(RowSubset, Vec<SequenceGroup>),
+    Subset(T, Vec<SequenceGroup>),
+}
+
+impl<T> BranchRows<T> {
+    fn rows(&self) -> &T {
+        match self {
+            Self::Scaled(rows) | Self::Subset(rows, _) => rows,
+        }
+    }
+
+    fn with_rows<U>(self, rows: U) -> BranchRows<U> {
+        match self {
+            Self::Scaled(_) => BranchRows::Scaled(rows),
+            Self::Subset(_, groups) => BranchRows::Subset(rows, groups),
+        }
+    }
 }
 
 /// Which samples every residual branch of a forward pass leaves out, drawn before the pass.
@@ -35,38 +50,25 @@ impl DropPath {
             .iter()
             .map(|c| SequenceGroup { count: c.images.dim(0), length: 1 + s.grid(c.images.dim(2)).pow(2) })
             .collect();
-        // what the branches run on, and all their tables in one upload
-        let (mut drawn, mut tables) = (Vec::new(), Vec::new());
+        let mut drawn = Vec::new();
         for block in block_ids(s.depth, network.depth) {
             let rate = match s.drop_path_uniform {
                 true => s.drop_path_rate,
                 false => s.drop_path_rate * block as f64 / (s.depth.max(2) - 1) as f64,
             };
-            for _ in 0..2 {
-                let rows = match rate {
-                    0.0 => None,
-                    r if r <= SUBSET_RATE => Some((scaled_rows(&groups, r, rng), None)),
-                    r => Some(subset_rows(&groups, r, rng)).map(|(table, kept)| (table, Some(kept))),
-                };
-                drawn.push(rows.map(|(table, kept)| {
-                    tables.push(table);
-                    kept
-                }));
-            }
+            let mut draw = || match rate {
+                0.0 => None,
+                r if r <= SUBSET_RATE => Some(BranchRows::Scaled(scaled_rows(&groups, r, rng))),
+                r => Some(subset_rows(&groups, r, rng)),
+            };
+            drawn.push([draw(), draw()]);
         }
-        if tables.is_empty() {
-            return Ok(Self { branches: Vec::new() });
-        }
+        let tables: Vec<&RowTable> = drawn.iter().flatten().flatten().map(BranchRows::rows).collect();
         let mut subsets = RowSubset::all(first.images.device(), &tables)?.into_iter();
-        let mut branch = |kept: &Option<Option<Vec<SequenceGroup>>>| {
-            let kept = kept.as_ref()?;
-            let subset = subsets.next()?;
-            Some(match kept {
-                None => BranchRows::Scaled(subset),
-                Some(groups) => BranchRows::Subset(subset, groups.clone()),
-            })
+        let mut upload = |rows: Option<BranchRows<RowTable>>| {
+            rows.map(|rows| rows.with_rows(subsets.next().expect("a subset for every table")))
         };
-        let branches = drawn.chunks_exact(2).map(|pair| [branch(&pair[0]), branch(&pair[1])]).collect();
+        let branches = drawn.into_iter().map(|[a, b]| [upload(a), upload(b)]).collect();
         Ok(Self { branches })
     }
 
@@ -78,9 +80,7 @@ impl DropPath {
 
 /// The rows as the residual addition wants them.
 pub(super) fn row_subset(rows: Option<&BranchRows>) -> Option<&RowSubset> {
-    rows.map(|r| match r {
-        BranchRows::Scaled(subset) | BranchRows::Subset(subset, _) => subset,
-    })
+    rows.map(BranchRows::rows)
 }
 
 /// Every row; those of a sample that is left out count nothing.
@@ -90,8 +90,8 @@ fn scaled_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> RowTa
     RowTable::of_samples(&lengths, &keep, (1.0 / (1.0 - rate)) as f32)
 }
 
-/// max(⌊b(1−r)⌋, 1) samples of each batch, scaled by b / subset, and how many of each size.
-fn subset_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> (RowTable, Vec<SequenceGroup>) {
+/// max(⌊b(1−r)⌋, 1) samples of each batch, scaled by b / subset.
+fn subset_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> BranchRows<RowTable> {
     let (mut table, mut kept) = (RowTable::default(), Vec::new());
     for g in groups {
         let count = ((g.count as f64 * (1.0 - rate)) as usize).max(1).min(g.count);
@@ -103,5 +103,5 @@ fn subset_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> (RowT
         kept.push(SequenceGroup { count, length: g.length });
         table.trunk_rows += g.count * g.length;
     }
-    (table, kept)
+    BranchRows::Subset(table, kept)
 }
