@@ -24,6 +24,9 @@ enable f16;
 @group(0) @binding(0) var<storage, read_write> out: array<vec4<f16>>;
 @group(0) @binding(1) var<storage, read_write> saved: array<f32>;
 @group(0) @binding(2) var<storage, read> qkv: array<vec4<f16>>;
+#ifdef QUERIES
+@group(0) @binding(3) var<storage, read> table: array<u32>;
+#endif
 #endif
 #ifdef BACKWARD_Q
 @group(0) @binding(0) var<storage, read_write> dqkv: array<vec4<f16>>;
@@ -31,12 +34,18 @@ enable f16;
 @group(0) @binding(2) var<storage, read> qkv: array<vec4<f16>>;
 @group(0) @binding(3) var<storage, read> dout: array<vec4<f16>>;
 @group(0) @binding(4) var<storage, read> out: array<vec4<f16>>;
+#ifdef QUERIES
+@group(0) @binding(5) var<storage, read> table: array<u32>;
+#endif
 #endif
 #ifdef BACKWARD_KV
 @group(0) @binding(0) var<storage, read_write> dqkv: array<vec4<f16>>;
 @group(0) @binding(1) var<storage, read> saved: array<f32>;
 @group(0) @binding(2) var<storage, read> qkv: array<vec4<f16>>;
 @group(0) @binding(3) var<storage, read> dout: array<vec4<f16>>;
+#ifdef QUERIES
+@group(0) @binding(4) var<storage, read> table: array<u32>;
+#endif
 #endif
 
 const WG: u32 = 32u * SUBGROUPS;
@@ -76,13 +85,13 @@ var<workgroup> parked: array<Parked, FOUR * ROWS * PARK_ROW>;
 
 #include "cooperative.wgsl"
 
-// Stages `rows` rows of a sequence from `first` on, whose row 0 is at `base`.
-fn stage_qkv(to: u32, base: u32, first: u32, rows: u32, length: u32, lane: u32) {
+// Stages `rows` rows of a sequence's `length` from `first` on, whose row 0 is at `base`.
+fn stage_qkv(to: u32, base: u32, stride: u32, first: u32, rows: u32, length: u32, lane: u32) {
     for (var i = lane; i < rows * (HEAD / 4u); i += WG) {
         let r = i / (HEAD / 4u);
         let c = i % (HEAD / 4u);
         var value = vec4<f16>();
-        if first + r < length { value = qkv[(base + (first + r) * p.qkv_stride) / 4u + c]; }
+        if first + r < length { value = qkv[(base + (first + r) * stride) / 4u + c]; }
         put_four(to + r * TILE_ROW + c, value);
     }
 }
@@ -135,32 +144,33 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let workgroup = workgroup_index(wid, nwg);
     if workgroup >= workgroups() { return; }
     let at = place(workgroup);
-    let width = p.heads * HEAD;
-    let base = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
+    if at.start >= owned_rows(at) { return; }
+    let k = keys_at(at);
+    let v = k + p.heads * HEAD;
     let own = subgroup * FRAGMENT;
     let r = own + sub / PER_ROW;
     let part = sub % PER_ROW;
-    stage_qkv(OWN_X, base, at.start, ROWS, at.length, lane);
+    stage_qkv(OWN_X, queries_at(at), p.q_stride, at.start, ROWS, at.queries, lane);
     var sum: array<vec4<f32>, HEAD_FOURS>;
     var most = NEG_INF;
     var total = 0.0;
-    for (var key = 0u; key < at.length; key += TILE) {
+    for (var key = 0u; key < at.keys; key += TILE) {
         workgroupBarrier();
-        stage_qkv(TILE_X, base + width, key, TILE, at.length, lane);
-        stage_qkv(TILE_Y, base + 2u * width, key, TILE, at.length, lane);
+        stage_qkv(TILE_X, k, p.kv_stride, key, TILE, at.keys, lane);
+        stage_qkv(TILE_Y, v, p.kv_stride, key, TILE, at.keys, lane);
         workgroupBarrier();
         park_products(OWN_X + own * TILE_ROW, TILE_X, own * PARK_ROW);
         workgroupBarrier();
         var peak = most;
         for (var i = 0u; i < TILE / 4u; i++) {
-            let s = four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.length);
+            let s = four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.keys);
             peak = max(peak, max(max(s.x, s.y), max(s.z, s.w)));
         }
         let shrink = exp_accurate(most - peak);
         total *= shrink;
         for (var t = 0u; t < PAIR_FOURS; t++) {
             let i = part + PER_ROW * t;
-            let weight = exp4(four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.length) - peak);
+            let weight = exp4(four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.keys) - peak);
             total += dot(weight, vec4(1.0));
             put_four(WEIGHTS + r * PAIR_ROW + i, vec4<f16>(weight));
         }
@@ -186,8 +196,8 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     var all = 0.0;
     for (var i = 0u; i < PER_ROW; i++) { all += one_parked(r * PER_ROW + i); }
     let row = at.start + r;
-    if row < at.length {
-        let to = (p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD) / 4u;
+    if row < at.queries {
+        let to = (out_at(at) + row * p.out_stride) / 4u;
         for (var t = 0u; t < HEAD_FOURS; t++) { out[to + part + PER_ROW * t] = vec4<f16>(sum[t] / all); }
         if part == 0u { saved[saved_at(0u, at, row)] = most + log_accurate(all); }
     }
@@ -198,7 +208,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
 // `dqkv`'s rows.
 fn write_parked(at: Place, r: u32, part: u32, base: u32, col: u32, factor: f32) {
     let row = at.start + r;
-    if row < at.length {
+    if row < owned_rows(at) {
         let to = (base + row * p.dqkv_stride + col) / 4u;
         for (var i = part; i < FRAGMENT / 4u; i += PER_ROW) {
             dqkv[to + i] = vec4<f16>(factor * four_parked(r * PARK_ROW + i));
@@ -224,24 +234,25 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let workgroup = workgroup_index(wid, nwg);
     if workgroup >= workgroups() { return; }
     let at = place(workgroup);
+    if at.start >= owned_rows(at) { return; }
     let width = p.heads * HEAD;
-    let q = p.qkv_offset + at.first * p.qkv_stride + at.head * HEAD;
-    let k = q + width;
+    let q = queries_at(at);
+    let k = keys_at(at);
     let v = k + width;
-    let cotangent = p.dout_offset + at.first * p.dout_stride + at.head * HEAD;
+    let cotangent = dout_at(at);
     let own = subgroup * FRAGMENT;
     let r = own + sub / PER_ROW;
     let part = sub % PER_ROW;
 #ifdef BACKWARD_Q
-    stage_qkv(OWN_X, q, at.start, ROWS, at.length, lane);
-    stage_dout(OWN_Y, cotangent, at.start, ROWS, at.length, lane);
+    stage_qkv(OWN_X, q, p.q_stride, at.start, ROWS, at.queries, lane);
+    stage_dout(OWN_Y, cotangent, at.start, ROWS, at.queries, lane);
     // the invocations of a row sum do·o over different columns; rows past the end weigh nothing
     let row = at.start + r;
     var level = -NEG_INF;
     var partial = 0.0;
-    if row < at.length {
+    if row < at.queries {
         level = saved[saved_at(0u, at, row)];
-        let o = (p.out_offset + (at.first + row) * p.out_stride + at.head * HEAD) / 4u;
+        let o = (out_at(at) + row * p.out_stride) / 4u;
         let d = (cotangent + row * p.dout_stride) / 4u;
         for (var c = part; c < HEAD / 4u; c += PER_ROW) { partial += dot(vec4<f32>(out[o + c]), vec4<f32>(dout[d + c])); }
     }
@@ -249,10 +260,10 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     workgroupBarrier();
     var mean = 0.0;
     for (var i = 0u; i < PER_ROW; i++) { mean += one_parked(r * PER_ROW + i); }
-    if row < at.length && part == 0u { saved[saved_at(1u, at, row)] = mean; }
+    if row < at.queries && part == 0u { saved[saved_at(1u, at, row)] = mean; }
 #else
-    stage_qkv(OWN_X, k, at.start, ROWS, at.length, lane);
-    stage_qkv(OWN_Y, v, at.start, ROWS, at.length, lane);
+    stage_qkv(OWN_X, k, p.kv_stride, at.start, ROWS, at.keys, lane);
+    stage_qkv(OWN_Y, v, p.kv_stride, at.start, ROWS, at.keys, lane);
 #endif
 #repeat F FRAGMENTS
     var x_$F: Sum;
@@ -260,14 +271,15 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     var y_$F: Sum;
 #endif
 #end
-    for (var other = 0u; other < at.length; other += TILE) {
+    let others = other_rows(at);
+    for (var other = 0u; other < others; other += TILE) {
         workgroupBarrier();
 #ifdef BACKWARD_Q
-        stage_qkv(TILE_X, k, other, TILE, at.length, lane);
-        stage_qkv(TILE_Y, v, other, TILE, at.length, lane);
+        stage_qkv(TILE_X, k, p.kv_stride, other, TILE, others, lane);
+        stage_qkv(TILE_Y, v, p.kv_stride, other, TILE, others, lane);
 #else
-        stage_qkv(TILE_X, q, other, TILE, at.length, lane);
-        stage_dout(TILE_Y, cotangent, other, TILE, at.length, lane);
+        stage_qkv(TILE_X, q, p.q_stride, other, TILE, others, lane);
+        stage_dout(TILE_Y, cotangent, other, TILE, others, lane);
 #endif
         workgroupBarrier();
         park_products(OWN_X + own * TILE_ROW, TILE_X, own * PARK_ROW);
@@ -278,9 +290,9 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
             let from_ = other + 4u * i;
 #ifdef BACKWARD_KV
             var level: vec4<f32>;
-            for (var e = 0u; e < 4u; e++) { level[e] = saved[saved_at(0u, at, min(from_ + e, at.length - 1u))]; }
+            for (var e = 0u; e < 4u; e++) { level[e] = saved[saved_at(0u, at, min(from_ + e, others - 1u))]; }
 #endif
-            weight[t] = exp4(four_scores(four_parked(r * PARK_ROW + i), from_, at.length) - level);
+            weight[t] = exp4(four_scores(four_parked(r * PARK_ROW + i), from_, others) - level);
 #ifdef BACKWARD_KV
             put_four(WEIGHTS + r * PAIR_ROW + i, vec4<f16>(weight[t]));
 #endif
@@ -293,7 +305,7 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #ifdef BACKWARD_KV
             let from_ = other + 4u * i;
             var mean: vec4<f32>;
-            for (var e = 0u; e < 4u; e++) { mean[e] = saved[saved_at(1u, at, min(from_ + e, at.length - 1u))]; }
+            for (var e = 0u; e < 4u; e++) { mean[e] = saved[saved_at(1u, at, min(from_ + e, others - 1u))]; }
 #endif
             put_four(GRADIENTS + r * PAIR_ROW + i, vec4<f16>(weight[t] * (four_parked(r * PARK_ROW + i) - mean)));
         }
@@ -311,7 +323,7 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #end
         }
     }
-    let to = p.dqkv_offset + at.first * p.dqkv_stride + at.head * HEAD;
+    let to = dqkv_at(at);
 #repeat F FRAGMENTS
     workgroupBarrier();
     park(x_$F, own * PARK_ROW, PARK_ROW);
@@ -319,11 +331,11 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #ifdef BACKWARD_Q
     write_parked(at, r, part, to, $Fu * FRAGMENT, p.scale);
 #else
-    write_parked(at, r, part, to + width, $Fu * FRAGMENT, p.scale);
+    write_parked(at, r, part, to, $Fu * FRAGMENT, p.scale);
     workgroupBarrier();
     park(y_$F, own * PARK_ROW, PARK_ROW);
     workgroupBarrier();
-    write_parked(at, r, part, to + 2u * width, $Fu * FRAGMENT, 1.0);
+    write_parked(at, r, part, to + width, $Fu * FRAGMENT, 1.0);
 #endif
 #end
 }

@@ -4,13 +4,14 @@
 // Grid: one invocation an element of the picked rows, folded. Workgroup: WG.
 #include "params.wgsl"
 #include "grid.wgsl"
+#include "act.wgsl"
 
 struct Params {
     rows: u32, cols: u32, out_offset: u32, out_stride: u32, x_offset: u32, x_stride: u32, index_offset: u32,
 }
 
-@group(0) @binding(0) var<storage, read_write> dst: array<f32>;
-@group(0) @binding(1) var<storage, read> src: array<f32>;
+@group(0) @binding(0) var<storage, read_write> dst: array<Act>;
+@group(0) @binding(1) var<storage, read> src: array<Act>;
 @group(0) @binding(2) var<storage, read> index: array<u32>;
 
 @compute @workgroup_size(WG)

@@ -118,7 +118,7 @@ fn no_command_of_vit_l_keeps_a_slow_adapter_busy_for_long() {
         let step = &forecast.step;
         let (kernel, longest) = step.longest.as_ref().expect("there are kernels");
         println!(
-            "{batch}: {:.1e} operations in {} dispatches and {} submissions, {} uploads; {} has {:.1e} in one",
+            "{batch}: {:.3e} operations in {} dispatches and {} submissions, {} uploads; {} has {:.1e} in one",
             step.work.flops,
             step.dispatches,
             step.submissions,

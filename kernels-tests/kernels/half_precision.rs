@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 
 use poa_gpu::ops::attention::{
-    Plan, Problem, SequenceGroup, attention, attention_planned, plain_plans, plans,
+    Plan, Problem, Queries, SequenceGroup, attention, attention_of, attention_of_planned, attention_planned,
+    plain_plans, plans,
 };
 use poa_gpu::ops::avg_pool::{Run, avg_pool};
 use poa_gpu::ops::conv::{Conv, MapShape, conv_images, conv2d};
-use poa_gpu::ops::gather::narrow_rows;
+use poa_gpu::ops::gather::{gather_rows, narrow_rows};
 use poa_gpu::ops::gelu::gelu;
 use poa_gpu::ops::group_norm::{GroupNorm, group_norm};
 use poa_gpu::ops::layer_norm::{layer_norm, layer_norm_padded};
@@ -124,6 +125,48 @@ fn attention_with_every_plan() {
         for plan in plans(&problem, device.caps()) {
             check_attention(Operand::new(1, &[79, 6 * head_dim]).strided(), &groups, &plan);
         }
+    }
+}
+
+/// Queries of some tokens alone, with every plan and those of plain arithmetic in cooperative matrices' place.
+#[test]
+fn attention_of_some_queries() {
+    let groups = [SequenceGroup { count: 2, length: 21 }, SequenceGroup { count: 1, length: 75 }];
+    let counts = [1, 0, 40];
+    let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
+    for head_dim in [6, 16] {
+        let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
+        // of those without such matrices the first says as much as all
+        let mut all = plain_plans(&problem, device.caps());
+        assert_eq!(all.len(), if head_dim == 16 { 2 } else { 0 });
+        all.extend(plans(&problem, device.caps()).into_iter().take(1));
+        for plan in all {
+            let operand = Operand::new(1, &[(41 + 2 * 117) * 2 * head_dim]);
+            check_half(&format!("attention of {counts:?} by {plan:?}"), &[(operand, true)], |tape, v| {
+                let (scale, device) = (1.0 / (head_dim as f32).sqrt(), v[0].value().device());
+                let words = Queries::words(&groups, &counts);
+                let table = Tensor::from_slice(device, &[words.len()], &words)?;
+                let (queries, heads) = (Queries::new(counts.to_vec(), table)?, [2, head_dim]);
+                Ok(vec![match device {
+                    Device::Cpu(_) => attention_of(tape, &v[0], &groups, &queries, heads, scale)?,
+                    Device::Gpu(_) => {
+                        attention_of_planned(tape, &v[0], &groups, &queries, heads, scale, &plan)?
+                    }
+                }])
+            });
+        }
+    }
+}
+
+#[test]
+fn gathered_rows() {
+    for strided in [false, true] {
+        let x = Operand::new(1, &[23, 17]);
+        let x = if strided { x.strided() } else { x };
+        check_half("gather_rows", &[(x, true)], |tape, v| {
+            let index = Tensor::from_slice(v[0].value().device(), &[4], &[22u32, 0, 7, 8])?;
+            Ok(vec![gather_rows(tape, &v[0], &index)?])
+        });
     }
 }
 

@@ -1,6 +1,6 @@
 //! Linear layers and the two-layer perceptron with elastic weights.
 
-use poa_gpu::ops::linear::{LinearWeights, linear, mlp};
+use poa_gpu::ops::linear::{LinearWeights, linear, linear_pair, mlp};
 
 use super::elementwise::gelu;
 use crate::support::{Operand, Tolerance, check};
@@ -39,6 +39,33 @@ fn plain_and_sliced_weights() {
                 &|x| vec![product(&x[0], &x[1], &x[2], 1.5)],
             );
         }
+    }
+}
+
+#[test]
+fn two_layers_in_one_piece_of_memory() {
+    for ([few, many], k, n) in [([1, 5], 16, 16), ([37, 70], 24, 40), ([3, 33], 17, 7)] {
+        check(
+            &format!("linear_pair {few}x{k}x{n} and {many}x{k}x2·{n}"),
+            &[
+                Operand::new(1, &[few, k]).strided(),
+                Operand::new(2, &[many, k]),
+                Operand::new(3, &[n, k]).strided().parameter(),
+                Operand::new(4, &[2, n, k]).strided().parameter(),
+                Operand::new(5, &[n]).parameter(),
+                Operand::new(6, &[2, n]).strided().parameter(),
+            ],
+            Tolerance::default(),
+            |tape, v| {
+                let layer = |w: usize, b: usize| LinearWeights {
+                    weight: v[w].clone(),
+                    bias: Some(v[b].clone()),
+                    alpha: 0.7,
+                };
+                Ok(vec![linear_pair(tape, [(&v[0], &layer(2, 4)), (&v[1], &layer(3, 5))])?])
+            },
+            &|x| vec![[product(&x[0], &x[2], &x[4], 0.7), product(&x[1], &x[3], &x[5], 0.7)].concat()],
+        );
     }
 }
 

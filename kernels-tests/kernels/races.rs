@@ -3,7 +3,7 @@
 
 use poa_gpu::Result;
 use poa_gpu::autograd::{Tape, Var};
-use poa_gpu::ops::attention::{SequenceGroup, attention};
+use poa_gpu::ops::attention::{Queries, SequenceGroup, attention, attention_of};
 use poa_gpu::ops::avg_pool::{Run, avg_pool};
 use poa_gpu::ops::conv::{Conv, MapShape, conv2d};
 use poa_gpu::ops::gather::gather_rows;
@@ -129,6 +129,17 @@ fn sequences() {
         let qkv = linear(&b.tape, &x, &layer)?;
         let groups = [SequenceGroup { count: crops, length: patches + 1 }];
         let y = attention(&b.tape, &qkv, &groups, 2, 0.3)?;
+        b.results(&y)
+    });
+    compare(|mut b| {
+        let (sequences, length, width) = (2 * MORE, 5, 16);
+        let counts: Vec<usize> = (0..sequences).map(|i| i % 4).collect();
+        let groups = [SequenceGroup { count: sequences, length }];
+        let words = Queries::words(&groups, &counts);
+        let table = b.integers(words.into_iter().map(|w| w as usize))?;
+        let asked: usize = counts.iter().sum();
+        let qkv = b.leaf(&[(asked + 2 * sequences * length) * width])?;
+        let y = attention_of(&b.tape, &qkv, &groups, &Queries::new(counts, table)?, [2, width / 2], 0.3)?;
         b.results(&y)
     });
 }

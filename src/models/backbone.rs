@@ -86,7 +86,8 @@ pub struct Cost {
 
 /// The output of a forward pass.
 pub trait Tokens {
-    /// Normed features `[tokens, feature width]`. Each token at most once.
+    /// Normed features `[tokens, feature width]`. Each token at most once. What is left to compute may be computed for
+    /// these tokens alone, so that all that are wanted should be asked for together.
     fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var>;
 }
 

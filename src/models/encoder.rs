@@ -36,8 +36,13 @@ impl Encoder<'_> {
             &[CropBatch::new(images.clone())],
             None,
         )?;
-        let patches = if patches { Some(self.patches(&*tokens, images)?) } else { None };
-        Ok((cls(&*tokens, images)?, patches))
+        if !patches {
+            return Ok((cls(&*tokens, images)?, None));
+        }
+        let crops = images.dim(0);
+        let all: Vec<Token> = class_tokens(images).chain(self.patch_tokens(images)).collect();
+        let all = tokens.features(&tape, &all)?.value().clone();
+        Ok((all.slice(0, 0..crops)?, Some(all.slice(0, crops..all.dim(0))?)))
     }
 
     /// Normed cls tokens `[n, width]` after each of the last `count` blocks, the last block's last, and the
@@ -67,14 +72,22 @@ impl Encoder<'_> {
     }
 
     fn patches(&self, tokens: &dyn Tokens, images: &Tensor) -> Result<Tensor> {
+        let all: Vec<Token> = self.patch_tokens(images).collect();
+        Ok(tokens.features(&Tape::no_grad(), &all)?.value().clone())
+    }
+
+    fn patch_tokens(&self, images: &Tensor) -> impl Iterator<Item = Token> {
         let cells = self.backbone.cells(images.dim(2)).pow(2);
-        let all = (0..images.dim(0))
-            .flat_map(|crop| (0..cells).map(move |cell| Token::Patch { group: 0, crop, cell }));
-        Ok(tokens.features(&Tape::no_grad(), &all.collect::<Vec<_>>())?.value().clone())
+        (0..images.dim(0))
+            .flat_map(move |crop| (0..cells).map(move |cell| Token::Patch { group: 0, crop, cell }))
     }
 }
 
+fn class_tokens(images: &Tensor) -> impl Iterator<Item = Token> {
+    (0..images.dim(0)).map(|crop| Token::Cls { group: 0, crop })
+}
+
 fn cls(tokens: &dyn Tokens, images: &Tensor) -> Result<Tensor> {
-    let all: Vec<Token> = (0..images.dim(0)).map(|crop| Token::Cls { group: 0, crop }).collect();
+    let all: Vec<Token> = class_tokens(images).collect();
     Ok(tokens.features(&Tape::no_grad(), &all)?.value().clone())
 }

@@ -1,6 +1,8 @@
 //! Slices of elastic parameters (poa-facts: elastic linear): the first entries along every axis, and α =
 //! largest input / input as the factor of the product.
 
+use std::ops::Range;
+
 use crate::autograd::Var;
 use crate::error::Result;
 use crate::nn::parameters::Parameters;
@@ -27,14 +29,21 @@ pub fn elastic_linear(
     })
 }
 
-/// The q, k and v parts of the elastic layer `{name}.linear`, the first `width` rows of each.
-pub fn elastic_qkv(parameters: &Parameters, name: &str, width: usize) -> Result<LinearWeights> {
+/// Some of the q, k and v parts of the elastic layer `{name}.linear`, the first `width` rows of each.
+pub fn elastic_qkv(
+    parameters: &Parameters,
+    name: &str,
+    width: usize,
+    parts: Range<usize>,
+) -> Result<LinearWeights> {
     let weight = parameters.operand(&format!("{name}.linear.weight"))?;
     let bias = parameters.var(&format!("{name}.linear.bias"))?;
     let most = weight.value().dim(1);
     Ok(LinearWeights {
-        weight: weight.view(|t| t.reshape(&[3, most, most])?.slice(1, 0..width)?.slice(2, 0..width))?,
-        bias: Some(bias.view(|t| t.reshape(&[3, most])?.slice(1, 0..width))?),
+        weight: weight.view(|t| {
+            t.reshape(&[3, most, most])?.slice(0, parts.clone())?.slice(1, 0..width)?.slice(2, 0..width)
+        })?,
+        bias: Some(bias.view(|t| t.reshape(&[3, most])?.slice(0, parts.clone())?.slice(1, 0..width))?),
         alpha: most as f32 / width as f32,
     })
 }

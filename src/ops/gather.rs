@@ -5,7 +5,7 @@ use crate::cpu::{Places, for_rows};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::profile;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, activation_types, half_define};
 
 const SHADER: Shader = shader!("gather.wgsl", kernels);
 const WG: u32 = 256;
@@ -20,23 +20,28 @@ params!(GatherParams {
     index_offset: u32,
 });
 
-fn kernel(entry: &'static str) -> Kernel {
-    Kernel::new::<GatherParams>(SHADER, entry, vec![("WG", WG)])
+fn kernel(entry: &'static str, dtype: DType) -> Kernel {
+    let mut defines = vec![("WG", WG)];
+    defines.extend(half_define(dtype));
+    Kernel::new::<GatherParams>(SHADER, entry, defines)
 }
 
 /// All variants.
-pub fn kernels(_: &Caps) -> Vec<Kernel> {
-    vec![kernel("gather"), kernel("scatter_add")]
+pub fn kernels(caps: &Caps) -> Vec<Kernel> {
+    activation_types(caps)
+        .flat_map(|dtype| ["gather", "scatter_add"].map(|entry| kernel(entry, dtype)))
+        .collect()
 }
 
-/// `out[i] = x[index[i]]` for x `[rows, width]` and `u32` indices, each row at most once.
+/// `out[i] = x[index[i]]` for x `[rows, width]` and `u32` indices, each row at most once. On a GPU x may be
+/// of half precision; then the output is as well.
 pub fn gather_rows(tape: &Tape, x: &Var, index: &Tensor) -> Result<Var> {
     let _span = profile::operation("gather_rows");
     let rx = x.value().rows("gather_rows")?;
     if index.dtype() != DType::U32 || !index.layout().is_contiguous() {
         return Err(Error::shape("gather_rows", format!("indices {index:?}")));
     }
-    let out = Tensor::empty(x.value().device(), &[index.elements(), rx.cols], DType::F32)?;
+    let out = Tensor::empty(x.value().device(), &[index.elements(), rx.cols], x.value().dtype())?;
     gather(x.value(), index, &out)?;
     let index = index.clone();
     Ok(tape.record("gather_rows", [x], out, move |[dx], dy| dx.add_to(|dx| scatter_add(&dy, &index, dx))))
@@ -79,7 +84,7 @@ fn gather(x: &Tensor, index: &Tensor, out: &Tensor) -> Result<()> {
         }
         Device::Gpu(gpu) => {
             let grid = gpu.caps().grid((ro.rows * ro.cols).div_ceil(WG as usize));
-            gpu.dispatch(&kernel("gather"), &[out, x, index], &params(out, x, index)?, grid)
+            gpu.dispatch(&kernel("gather", out.dtype()), &[out, x, index], &params(out, x, index)?, grid)
         }
     }
 }
@@ -103,7 +108,7 @@ fn scatter_add(dy: &Tensor, index: &Tensor, dx: &Tensor) -> Result<()> {
         }
         Device::Gpu(gpu) => {
             let grid = gpu.caps().grid((rd.rows * rd.cols).div_ceil(WG as usize));
-            gpu.dispatch(&kernel("scatter_add"), &[dx, dy, index], &params(dx, dy, index)?, grid)
+            gpu.dispatch(&kernel("scatter_add", dx.dtype()), &[dx, dy, index], &params(dx, dy, index)?, grid)
         }
     }
 }

@@ -108,6 +108,34 @@ pub fn linear(tape: &Tape, x: &Var, layer: &LinearWeights) -> Result<Var> {
     }))
 }
 
+/// Two layers' outputs one after the other, as one vector: what belongs together lies in one piece of memory. Each is
+/// what [`linear`] gives for its x `[rows, in]`.
+pub fn linear_pair(tape: &Tape, [first, second]: [(&Var, &LinearWeights); 2]) -> Result<Var> {
+    let sizes = [first, second].map(|(x, layer)| [x.value().dim(0), layer.outputs()]);
+    let elements = sizes.map(|[rows, outputs]| rows * outputs);
+    let x = first.0.value();
+    let y = Tensor::empty(x.device(), &[elements[0] + elements[1]], x.dtype())?;
+    let split = move |y: &Tensor| -> Result<[Tensor; 2]> {
+        let [before, all] = [elements[0], elements[0] + elements[1]];
+        Ok([y.slice(0, 0..before)?.reshape(&sizes[0])?, y.slice(0, before..all)?.reshape(&sizes[1])?])
+    };
+    for ((x, layer), y) in [first, second].into_iter().zip(split(&y)?) {
+        layer.check("linear_pair", x.value())?;
+        layer.forward(x.value(), &y, bias_epilogue(layer.bias_vector()?))?;
+    }
+    let [(x1, l1), (x2, l2)] = [first, second];
+    let inputs = [Some(x1), Some(&l1.weight), l1.bias.as_ref(), Some(x2), Some(&l2.weight), l2.bias.as_ref()];
+    let saved = [first, second].map(|(x, layer)| (x.value().clone(), layer.clone()));
+    Ok(tape.record("linear_pair", inputs, y, move |[dx1, dw1, db1, dx2, dw2, db2], dy| {
+        let gradients = [(dx1, dw1, db1), (dx2, dw2, db2)];
+        for (((x, layer), dy), (dx, dw, db)) in saved.into_iter().zip(split(&dy)?).zip(gradients) {
+            layer.backward_parameters([dw, db], &x, &dy)?;
+            dx.write(|dx, accumulate| layer.backward_input(&dy, dx, accumulate, Epilogue::None))?;
+        }
+        Ok(())
+    }))
+}
+
 /// `y = fc2(gelu(fc1(x)))` for x `[rows, in]`. The hidden activation is kept before and after GELU; the
 /// gradient of GELU is taken on the way out of fc2's product.
 pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Result<Var> {

@@ -70,7 +70,8 @@ impl Block {
         let (head_dim, name) = (self.head_dim, format!("{}attn.w_msa", self.prefix));
         let heads = self.width / head_dim;
         let y = self.norm(tape, x, "norm1", windows.is_padded() as usize)?;
-        let qkv = linear(tape, &y, &elastic_qkv(&self.parameters, &format!("{name}.qkv"), self.width)?)?;
+        let qkv =
+            linear(tape, &y, &elastic_qkv(&self.parameters, &format!("{name}.qkv"), self.width, 0..3)?)?;
         let table = self.parameters.var(&format!("{name}.relative_position_bias_table"))?;
         let bias = table.view(|t| t.slice(1, 0..heads))?;
         let y = window_attention(tape, &qkv, &bias, windows, heads, (head_dim as f32).powf(-0.5))?;

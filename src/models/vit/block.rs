@@ -1,14 +1,18 @@
 //! A transformer block, cut to a width.
 
+use std::ops::Range;
+
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::drop_path::{BranchRows, row_subset};
+use crate::models::vit::last_block::Wanted;
 use crate::models::vit::sizes::NORM_EPS;
 use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
-use crate::ops::attention::{SequenceGroup, attention};
+use crate::ops::attention::{SequenceGroup, attention, attention_of};
+use crate::ops::gather::gather_rows;
 use crate::ops::layer_norm::layer_norm;
-use crate::ops::linear::{LinearWeights, linear, mlp};
+use crate::ops::linear::{LinearWeights, linear, linear_pair, mlp};
 use crate::ops::residual::residual;
 use crate::tensor::Tensor;
 
@@ -33,6 +37,11 @@ impl Block {
             Some(BranchRows::Subset(subset, _)) => Some(&subset.rows),
             _ => None,
         };
+        self.norm_of(tape, x, part, index)
+    }
+
+    /// The norm of some rows, or of all.
+    fn norm_of(&self, tape: &Tape, x: &Var, part: &str, index: Option<&Tensor>) -> Result<Var> {
         let (weight, bias) =
             (self.vector(&format!("{part}.norm.weight"))?, self.vector(&format!("{part}.norm.bias"))?);
         layer_norm(tape, x, &weight, &bias, NORM_EPS, index)
@@ -43,9 +52,19 @@ impl Block {
         elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), out, input)
     }
 
-    /// The q, k and v parts of the qkv layer, the first rows of each.
-    fn qkv(&self) -> Result<LinearWeights> {
-        elastic_qkv(&self.parameters, &format!("{}attn.qkv", self.prefix), self.width)
+    /// Some of the q, k and v parts of the qkv layer, the first rows of each.
+    fn qkv(&self, parts: Range<usize>) -> Result<LinearWeights> {
+        elastic_qkv(&self.parameters, &format!("{}attn.qkv", self.prefix), self.width, parts)
+    }
+
+    /// Number and width of heads.
+    fn heads(&self) -> [usize; 2] {
+        [self.width / self.head_dim, self.head_dim]
+    }
+
+    /// The factor of scores.
+    fn scale(&self) -> f32 {
+        (self.head_dim as f32).powf(-0.5)
     }
 
     /// Both branches.
@@ -60,10 +79,22 @@ impl Block {
         self.mlp_branch(tape, &x, rows[1])
     }
 
+    /// Both branches, of the wanted rows alone.
+    pub fn forward_of(&self, tape: &Tape, x: &Var, wanted: &Wanted) -> Result<Var> {
+        let queries = self.norm_of(tape, x, "norm1", Some(&wanted.query_rows))?;
+        let keys = self.norm_of(tape, x, "norm1", wanted.keys.as_ref())?;
+        let qkv = linear_pair(tape, [(&queries, &self.qkv(0..1)?), (&keys, &self.qkv(1..3)?)])?;
+        let y = attention_of(tape, &qkv, &wanted.groups, &wanted.queries, self.heads(), self.scale())?;
+        let y = linear(tape, &y, &self.linear("attn.proj", self.width, self.width)?)?;
+        let x = gather_rows(tape, x, &wanted.rows)?;
+        let x = residual(tape, &x, &y, &self.vector("ls1.gamma")?, wanted.attention.as_ref())?;
+        self.mlp_branch(tape, &x, wanted.mlp.as_ref())
+    }
+
     /// Queries, keys and values `[tokens, 3 · width]` of the block's attention over the tokens x.
     pub fn qkv_of(&self, tape: &Tape, x: &Var) -> Result<Tensor> {
         let y = self.norm(tape, x, "norm1", None)?;
-        Ok(linear(tape, &y, &self.qkv()?)?.value().clone())
+        Ok(linear(tape, &y, &self.qkv(0..3)?)?.value().clone())
     }
 
     /// x + attention of the normed x.
@@ -75,12 +106,12 @@ impl Block {
         rows: Option<&BranchRows>,
     ) -> Result<Var> {
         let y = self.norm(tape, x, "norm1", rows)?;
-        let qkv = linear(tape, &y, &self.qkv()?)?;
+        let qkv = linear(tape, &y, &self.qkv(0..3)?)?;
         let groups = match rows {
             Some(BranchRows::Subset(_, groups)) => groups,
             _ => groups,
         };
-        let y = attention(tape, &qkv, groups, self.width / self.head_dim, (self.head_dim as f32).powf(-0.5))?;
+        let y = attention(tape, &qkv, groups, self.heads()[0], self.scale())?;
         let y = linear(tape, &y, &self.linear("attn.proj", self.width, self.width)?)?;
         residual(tape, x, &y, &self.vector("ls1.gamma")?, row_subset(rows))
     }

@@ -22,24 +22,35 @@ pub(super) enum BranchRows<T = RowSubset> {
 }
 
 impl<T> BranchRows<T> {
-    fn rows(&self) -> &T {
+    /// Which rows.
+    pub fn rows(&self) -> &T {
         match self {
             Self::Scaled(rows) | Self::Subset(rows, _) => rows,
         }
     }
 
-    fn with_rows<U>(self, rows: U) -> BranchRows<U> {
+    /// The rows alone.
+    pub fn into_rows(self) -> T {
+        match self {
+            Self::Scaled(rows) | Self::Subset(rows, _) => rows,
+        }
+    }
+
+    /// The same with others in their place.
+    pub fn with_rows<U>(&self, rows: U) -> BranchRows<U> {
         match self {
             Self::Scaled(_) => BranchRows::Scaled(rows),
-            Self::Subset(_, groups) => BranchRows::Subset(rows, groups),
+            Self::Subset(_, groups) => BranchRows::Subset(rows, groups.clone()),
         }
     }
 }
 
 /// Which samples every residual branch of a forward pass leaves out, drawn before the pass.
 pub(super) struct DropPath {
-    /// For every block that runs, the rows of its attention and of its MLP branch.
+    /// For every block that runs but the last, the rows of its attention and of its MLP branch.
     branches: Vec<[Option<BranchRows>; 2]>,
+    /// The last block's, which are narrowed before they are uploaded.
+    pub last: [Option<BranchRows<RowTable>>; 2],
 }
 
 impl DropPath {
@@ -63,13 +74,14 @@ impl DropPath {
             };
             drawn.push([draw(), draw()]);
         }
+        let last = drawn.pop().unwrap_or_default();
         let tables: Vec<&RowTable> = drawn.iter().flatten().flatten().map(BranchRows::rows).collect();
         let mut subsets = RowSubset::all(first.images.device(), &tables)?.into_iter();
         let mut upload = |rows: Option<BranchRows<RowTable>>| {
             rows.map(|rows| rows.with_rows(subsets.next().expect("a subset for every table")))
         };
         let branches = drawn.into_iter().map(|[a, b]| [upload(a), upload(b)]).collect();
-        Ok(Self { branches })
+        Ok(Self { branches, last })
     }
 
     /// The rows of the attention and of the MLP branch of the `i`-th block that runs; `None` for all.

@@ -5,6 +5,7 @@ mod block;
 mod cost;
 mod drop_path;
 mod grid;
+mod last_block;
 mod layers;
 mod plain;
 mod settings;
@@ -35,6 +36,7 @@ use crate::tensor::{Device, Tensor};
 use block::Block;
 use drop_path::DropPath;
 pub use grid::vit_grid;
+use last_block::LastBlock;
 pub use layers::layer_rule;
 pub use settings::Settings;
 pub use sizes::{NORM_EPS, VitSizes, vit_specs};
@@ -187,18 +189,24 @@ impl Backbone for Vit {
         crops: &[CropBatch],
         drop_path: Option<&mut ChaCha8Rng>,
     ) -> Result<Box<dyn Tokens + 'a>> {
-        let drops = match drop_path {
-            Some(rng) => Some(Rc::new(DropPath::draw(&self.sizes, network, crops, rng)?)),
+        let mut drops = match drop_path {
+            Some(rng) => Some(DropPath::draw(&self.sizes, network, crops, rng)?),
             None => None,
         };
         let (mut x, groups) = self.start(tape, parameters, network, crops)?;
-        for (i, block) in self.blocks(parameters, network).enumerate() {
+        let mut blocks: Vec<Block> = self.blocks(parameters, network).collect();
+        let last = blocks.pop().map(|block| {
+            let drops = drops.as_mut().map(|d| std::mem::take(&mut d.last)).unwrap_or_default();
+            Rc::new(LastBlock { block, groups: groups.clone(), drops })
+        });
+        let drops = drops.map(Rc::new);
+        for (i, block) in blocks.into_iter().enumerate() {
             let (groups, drops) = (groups.clone(), drops.clone());
             x = tape.segment(&x, move |tape, x| {
                 block.forward(tape, x, &groups, drops.as_ref().map_or([None, None], |d| d.of_block(i)))
             })?;
         }
-        Ok(Box::new(PackedTokens { parameters, packed: x, groups }))
+        Ok(Box::new(PackedTokens { parameters, packed: x, groups, last }))
     }
 
     fn outputs(&self, network: Network) -> usize {
@@ -218,7 +226,8 @@ impl Backbone for Vit {
         for (i, block) in self.blocks(parameters, network).enumerate() {
             x = block.forward(&tape, &x, &groups, [None, None])?;
             if i + count.max(1) >= network.depth {
-                kept.push(Box::new(PackedTokens { parameters, packed: x.clone(), groups: groups.clone() }));
+                let (packed, groups) = (x.clone(), groups.clone());
+                kept.push(Box::new(PackedTokens { parameters, packed, groups, last: None }));
             }
         }
         Ok(kept)
@@ -262,13 +271,14 @@ impl Backbone for Vit {
     }
 }
 
-/// Packed output tokens before the final norm, and where each crop's lie: per crop its cls token, then its
-/// patches.
+/// Packed tokens and where each crop's lie: per crop its cls token, then its patches. What comes after them is computed
+/// for those that are asked for alone: the last block, where it has not run, and the final norm.
 struct PackedTokens<'a> {
     parameters: &'a Parameters,
     /// `[Σ n·(1 + patches), width]`.
     packed: Var,
     groups: Vec<SequenceGroup>,
+    last: Option<Rc<LastBlock>>,
 }
 
 impl PackedTokens<'_> {
@@ -283,13 +293,18 @@ impl PackedTokens<'_> {
 }
 
 impl Tokens for PackedTokens<'_> {
-    /// The final norm is applied to the rows that are asked for alone.
     fn features(&self, tape: &Tape, tokens: &[Token]) -> Result<Var> {
         let rows: Vec<u32> = tokens.iter().map(|t| self.row(*t)).collect();
-        let rows = Tensor::from_slice(self.packed.value().device(), &[rows.len()], &rows)?;
-        let width = self.packed.value().dim(1);
+        let (x, rows) = match &self.last {
+            Some(last) => last.forward(tape, &self.packed, &rows)?,
+            None => {
+                let device = self.packed.value().device();
+                (self.packed.clone(), Tensor::from_slice(device, &[rows.len()], &rows)?)
+            }
+        };
+        let width = x.value().dim(1);
         let part = |name: &str| vector(self.parameters, &format!("backbone.norm.norm.{name}"), width);
-        layer_norm(tape, &self.packed, &part("weight")?, &part("bias")?, NORM_EPS, Some(&rows))
+        layer_norm(tape, &x, &part("weight")?, &part("bias")?, NORM_EPS, Some(&rows))
     }
 }
 

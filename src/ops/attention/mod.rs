@@ -11,11 +11,13 @@ mod cpu;
 mod gpu;
 pub(in crate::ops) mod head;
 mod plan;
+mod queries;
 mod self_test;
 
 pub(in crate::ops) use call::flops;
 pub use plan::{MAX_HEAD, Plan, Problem, SequenceGroup, Variant, kernels, plain_plans, plan, plans};
 pub(in crate::ops) use plan::{Pass, in_vectors, vector_choices};
+pub use queries::Queries;
 pub use self_test::{check_attention, self_test};
 
 use crate::autograd::{Tape, Var};
@@ -65,6 +67,34 @@ pub fn attention_planned(
     plan: &Plan,
 ) -> Result<Var> {
     record(tape, qkv, Call::new(qkv.value(), groups, heads, scale, Some(plan))?)
+}
+
+/// Attention of some tokens alone to all tokens of their sequences, `heads` being how many and how wide; `qkv`
+/// has q `[queries, heads·head_dim]`, sequence after sequence, and then k and v side by side, `[rows,
+/// 2·heads·head_dim]`, as [`linear_pair`](crate::ops::linear::linear_pair) makes them. Gives `[queries,
+/// heads·head_dim]`.
+pub fn attention_of(
+    tape: &Tape,
+    qkv: &Var,
+    groups: &[SequenceGroup],
+    queries: &Queries,
+    heads: [usize; 2],
+    scale: f32,
+) -> Result<Var> {
+    record(tape, qkv, Call::of_queries(qkv.value(), groups, queries, heads, scale, None)?)
+}
+
+/// As [`attention_of`], with the kernels of `plan` on a GPU; for tests.
+pub fn attention_of_planned(
+    tape: &Tape,
+    qkv: &Var,
+    groups: &[SequenceGroup],
+    queries: &Queries,
+    heads: [usize; 2],
+    scale: f32,
+    plan: &Plan,
+) -> Result<Var> {
+    record(tape, qkv, Call::of_queries(qkv.value(), groups, queries, heads, scale, Some(plan))?)
 }
 
 fn record(tape: &Tape, qkv: &Var, call: Call) -> Result<Var> {

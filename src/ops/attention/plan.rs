@@ -11,8 +11,10 @@ const COOPERATIVE: Shader = shader!("attention_cooperative.wgsl", like kernels_l
 params!(AttentionParams {
     heads: u32,
     rows: u32,
-    qkv_offset: u32,
-    qkv_stride: u32,
+    q_offset: u32,
+    q_stride: u32,
+    kv_offset: u32,
+    kv_stride: u32,
     out_offset: u32,
     out_stride: u32,
     dout_offset: u32,
@@ -32,6 +34,8 @@ params!(AttentionParams {
     length_1: u32,
     length_2: u32,
     length_3: u32,
+    table_offset: u32,
+    blocks: u32,
     scale: f32,
 });
 
@@ -129,6 +133,11 @@ impl Pass {
             Self::BackwardQ | Self::BackwardK => 3,
             Self::BackwardKv | Self::Backward => 4,
         }
+    }
+
+    /// Whether workgroups own keys rather than queries.
+    pub(super) fn owns_keys(self) -> bool {
+        matches!(self, Self::BackwardKv | Self::BackwardK | Self::BackwardV)
     }
 
     /// Its entry point, and the flags that it is built with.
@@ -235,7 +244,8 @@ impl Plan {
         problem.groups.iter().map(idle).sum()
     }
 
-    pub(super) fn kernel(&self, pass: Pass, dtype: DType, vec4: bool) -> Kernel {
+    /// The kernel of a pass; `queries`: where not every token has one.
+    pub(super) fn kernel(&self, pass: Pass, dtype: DType, vec4: bool, queries: bool) -> Kernel {
         let (entry, flags) = pass.names();
         let (shader, mut defines) = match self.variant {
             Variant::Cooperative { fragment, plain } => {
@@ -256,6 +266,7 @@ impl Plan {
             }
         };
         defines.extend(flags.iter().map(|flag| (*flag, 1)));
+        defines.extend(queries.then_some(("QUERIES", 1)));
         Kernel::new::<AttentionParams>(shader, entry, defines)
     }
 
@@ -357,7 +368,8 @@ fn kernels_of(head_dim: usize, caps: &Caps) -> Vec<Kernel> {
             for &vec4 in vector_choices(head_dim) {
                 if !cooperative || (vec4 && dtype == DType::F16) {
                     let passes = [Pass::Forward].iter().chain(plan.backward_passes());
-                    all.extend(passes.map(|pass| plan.kernel(*pass, dtype, vec4)));
+                    let choices = |pass| [false, true].map(|queries| plan.kernel(pass, dtype, vec4, queries));
+                    all.extend(passes.flat_map(|pass| choices(*pass)));
                 }
             }
         }
