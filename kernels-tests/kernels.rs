@@ -31,6 +31,8 @@ mod label_cross_entropy;
 mod layer_norm;
 #[path = "kernels/linear.rs"]
 mod linear;
+#[path = "kernels/long.rs"]
+mod long;
 #[path = "kernels/maps.rs"]
 mod maps;
 #[path = "kernels/mask_rows.rs"]

@@ -1,5 +1,7 @@
 //! What an adapter can do, read once; plans depend on this and on nothing else.
 
+use crate::error::{Error, Result};
+
 /// Capabilities and limits of an adapter, as far as kernels care.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Caps {
@@ -95,7 +97,26 @@ const BINDING_UNIT: u64 = 16;
 /// Bytes of parameters that a kernel may take.
 pub(crate) const IMMEDIATE_BYTES: u32 = 128;
 
+/// Rounds after which llvmpipe leaves the loops of an invocation, all of them together, without a word.
+const SOFTWARE_ROUNDS: usize = 65_535;
+
 impl Caps {
+    /// Rounds that an invocation may go in all of its loops together, where there is a limit.
+    pub fn loop_rounds(&self) -> Option<usize> {
+        self.software.then_some(SOFTWARE_ROUNDS)
+    }
+
+    /// Whether this device takes so many rounds of a loop whose number is the user's; an error that says so if not.
+    pub(crate) fn check_rounds(&self, op: &'static str, rounds: usize, what: &str) -> Result<()> {
+        match self.loop_rounds() {
+            Some(most) if rounds > most => Err(Error::shape(
+                op,
+                format!("{what} of {rounds} rows; a software adapter takes {most} at most"),
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// The least a WebGPU adapter offers: what shaders are validated against where no adapter is there.
     pub fn minimal() -> Self {
         Self {

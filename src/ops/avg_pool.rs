@@ -186,6 +186,10 @@ pub fn avg_pool(tape: &Tape, sources: &[&Var], runs: &[Run]) -> Result<Var> {
         }
         lists[run.source].push([run.first, run.length, place]);
     }
+    if let Device::Gpu(gpu) = device {
+        let longest = runs.iter().map(|run| run.length).max().unwrap_or(0);
+        gpu.caps().check_rounds("avg_pool", longest, "a run")?;
+    }
     let y = Tensor::empty(device, &[runs.len(), cols], dtype)?;
     let mut all = Vec::with_capacity(sources.len());
     for (source, list) in sources.iter().zip(lists) {

@@ -90,6 +90,9 @@ pub fn segment_mean(tape: &Tape, x: &Var, segments: usize) -> Result<Var> {
         return Err(Error::shape("segment_mean", format!("{:?} in {segments} runs of rows", x.value())));
     }
     let length = rx.rows / segments;
+    if let Device::Gpu(gpu) = x.value().device() {
+        gpu.caps().check_rounds("segment_mean", length, "a segment")?;
+    }
     let out = Tensor::empty(x.value().device(), &[segments, rx.cols], DType::F32)?;
     forward(&out, x.value(), rx, length)?;
     Ok(tape.record("segment_mean", [x], out, move |[dx], dy| {

@@ -28,10 +28,18 @@ params!(TopKParams {
     out_index_offset: u32,
 });
 
-fn kernel(caps: &Caps) -> Kernel {
+/// Times that the kernel goes over its candidates, at most: 32 halvings of the range of keys, once before and twice
+/// after them.
+const PASSES: usize = 35;
+
+/// Invocations of a row.
+fn workgroup(caps: &Caps) -> usize {
     // barriers are what costs on a software adapter
-    let wg = if caps.software { 8 } else { 256 };
-    Kernel::new::<TopKParams>(SHADER, "top_k", vec![("WG", wg)])
+    if caps.software { 8 } else { 256 }
+}
+
+fn kernel(caps: &Caps) -> Kernel {
+    Kernel::new::<TopKParams>(SHADER, "top_k", vec![("WG", workgroup(caps) as u32)])
 }
 
 /// All variants.
@@ -91,6 +99,18 @@ impl TopK {
         }
         if rows == 0 || x.cols == 0 {
             return Ok(());
+        }
+        if let Device::Gpu(gpu) = scores.device()
+            && let Some(rounds) = gpu.caps().loop_rounds()
+        {
+            let most = (rounds / PASSES - 1) * workgroup(gpu.caps());
+            let most = most.saturating_sub(self.k).max(1);
+            if x.cols > most {
+                let chunks = (0..x.cols).step_by(most).map(|start| start..x.cols.min(start + most));
+                return chunks.into_iter().try_for_each(|columns| {
+                    self.add(&scores.slice(1, columns.clone())?, first + columns.start)
+                });
+            }
         }
         let take = self.k.min(kept + x.cols);
         let device = scores.device();

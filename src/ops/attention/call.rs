@@ -88,6 +88,8 @@ impl Call {
             Device::Gpu(gpu) => Some(match plan {
                 Some(plan) => plan.clone(),
                 None => {
+                    let longest = groups.iter().map(|group| group.length).max().unwrap_or(0);
+                    gpu.caps().check_rounds("attention", longest, "a sequence")?;
                     let read = [q.rows("attention")?, kv.rows("attention")?];
                     let half = qkv.dtype() == DType::F16 && in_vectors(head_dim, &read);
                     // by the sequences alone: how many queries there are changes from step to step, and with it
