@@ -17,7 +17,7 @@ use poa_gpu::ops::label_cross_entropy::label_cross_entropy;
 use poa_gpu::ops::linear::{LinearWeights, mlp};
 use poa_gpu::ops::reduce::column_sum;
 use poa_gpu::optim::adamw::{AdamW, AdamWConfig, Multipliers, StepSettings};
-use poa_gpu::tensor::{DType, Device, Tensor};
+use poa_gpu::tensor::{DType, Device, PendingRead, Tensor};
 use poa_gpu::train::metrics::number;
 use poa_gpu::train::plan::RunPlan;
 use poa_gpu::train::reports::Reports;
@@ -82,8 +82,8 @@ fn spirals(device: &Device, seed: u64) -> Result<(Tensor, Vec<u32>)> {
 impl Task for Spirals {
     /// The step's number.
     type Step = usize;
-    /// The mean loss of a micro-batch.
-    type Record = Tensor;
+    /// The mean loss of a micro-batch, on its way to the host where the step is reported.
+    type Record = Option<PendingRead>;
 
     fn device(&self) -> &Device {
         &self.device
@@ -114,7 +114,12 @@ impl Task for Spirals {
         StepSettings { lr, last_layer_lr: lr, weight_decay: 1e-4, teacher_momentum: 0.0 }
     }
 
-    fn forward_backward(&mut self, step: &usize, batch: MicroBatch, _: bool) -> Result<(Tensor, Tensor)> {
+    fn forward_backward(
+        &mut self,
+        step: &usize,
+        batch: MicroBatch,
+        due: bool,
+    ) -> Result<(Tensor, Option<PendingRead>)> {
         let (points, arms) = spirals(&self.device, (step << 8 | batch.index) as u64)?;
         let arms = Tensor::from_slice(&self.device, &[BATCH], &arms)?;
         let tape = Tape::new();
@@ -124,11 +129,13 @@ impl Task for Spirals {
         let loss = Tensor::empty(&self.device, &[1], DType::F32)?;
         column_sum(&losses, &loss, 1.0 / BATCH as f32, false)?;
         tape.backward(vec![(&logits, logits.value().clone())])?;
-        Ok((loss.clone(), loss))
+        let record = due.then(|| loss.read_later()).transpose()?;
+        Ok((loss, record))
     }
 
-    fn numbers(&mut self, _: &usize, records: &[Tensor]) -> Result<Numbers> {
-        let losses = records.iter().map(|loss| Ok(f64::from(loss.item()?))).collect::<Result<Vec<_>>>()?;
+    fn numbers(&mut self, _: &usize, records: Vec<Option<PendingRead>>) -> Result<Numbers> {
+        let loss = |record: PendingRead| Ok(f64::from(record.wait()?[0]));
+        let losses = records.into_iter().flatten().map(loss).collect::<Result<Vec<_>>>()?;
         let loss = losses.iter().sum::<f64>() / losses.len() as f64;
         Ok(Numbers { loss, values: Vec::new(), warnings: Vec::new() })
     }

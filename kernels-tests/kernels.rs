@@ -67,6 +67,8 @@ mod softmax;
 mod tokens;
 #[path = "kernels/top_k.rs"]
 mod top_k;
+#[path = "kernels/transfers.rs"]
+mod transfers;
 #[path = "kernels/weight_norm.rs"]
 mod weight_norm;
 #[path = "kernels/window_attention.rs"]

@@ -147,6 +147,44 @@ fn a_run_repeats_bit_for_bit() {
     }
 }
 
+/// Times that the host waits for the last work it had recorded in a run of so many steps, and the run's metrics.
+fn drains(device: &Device, settings: &[&str]) -> (u64, Vec<serde_json::Value>) {
+    let Device::Gpu(gpu) = device else { unreachable!("a GPU was asked for") };
+    let mut config = demo(&[
+        "train.batch_size_per_gpu=2",
+        "evaluation.train_images=20",
+        "evaluation.val_images=10",
+        "train.saveckp_freq=1000",
+    ]);
+    config.apply(settings).unwrap();
+    let out = folder("drains");
+    let run = RunFolder::create(Some(&out), "demo", &config.to_toml().unwrap()).unwrap();
+    let (metrics, before) = (run.metrics(), gpu.drains());
+    trainer(&config, device, run, &Start::default()).run().unwrap();
+    let mut lines = lines(&metrics);
+    // without those of evaluations
+    lines.retain(|line| line.get("lr").is_some());
+    std::fs::remove_dir_all(out).unwrap();
+    (gpu.drains() - before, lines)
+}
+
+/// A step's numbers are copied behind its work, and looked at when the next step is with the device.
+#[test]
+fn reports_leave_the_device_something_to_do() {
+    let adapter = ops::open(&DeviceChoice::Gpu).unwrap();
+    let Device::Gpu(gpu) = &adapter else { unreachable!("a GPU was asked for") };
+    for device in [&Device::rehearsal(gpu.caps()), &adapter] {
+        let (most, every) = drains(device, &["train.total_steps=6", "train.log_every=1"]);
+        assert_eq!(every.iter().map(|l| l["step"].as_u64().unwrap()).collect::<Vec<_>>(), [0, 1, 2, 3, 4, 5]);
+        let (fewest, some) = drains(device, &["train.total_steps=6", "train.log_every=100"]);
+        assert_eq!(some, [every[0].clone(), every[5].clone()]);
+        let (short, _) = drains(device, &["train.total_steps=2", "train.log_every=1"]);
+        println!("{}: {short} waits for everything in two steps, {most} in six", device.describe());
+        // what is left is for the evaluations and the last checkpoint
+        assert_eq!((most, fewest), (short, short), "{}", device.describe());
+    }
+}
+
 #[test]
 fn a_non_finite_step_changes_nothing() {
     for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {

@@ -50,8 +50,15 @@ pub(crate) struct PendingBuffer {
     pub(super) submission: Option<wgpu::SubmissionIndex>,
 }
 
+/// A device's read-back that is under way.
+pub(crate) struct PendingCopy {
+    pub(super) source: CopySource,
+    /// Dispatches before it.
+    pub(super) after: u64,
+}
+
 /// What a device's read-back comes from.
-pub(crate) enum PendingCopy {
+pub(super) enum CopySource {
     /// A copy of the device's memory.
     Buffer(PendingBuffer),
     /// A rehearsal: so many bytes of nothing.

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 
 use super::adapter::memory_of;
-use super::buffer::{Bind, GpuBuffer, Operand, PendingCopy};
+use super::buffer::{Bind, CopySource, GpuBuffer, Operand, PendingCopy};
 use super::failure::Failure;
 use super::pipelines::Pipelines;
 use super::rehearsal::Tally;
@@ -28,6 +28,9 @@ pub struct GpuDevice {
     /// The way to the adapter; a rehearsal has none.
     stream: Option<Stream>,
     tally: RefCell<Tally>,
+    /// Dispatches so far.
+    dispatched: Cell<u64>,
+    drains: Cell<u64>,
     pub(crate) fences: Cell<bool>,
     /// Whether a kernel must be in its family's list to be launched.
     pub(crate) strict: Cell<bool>,
@@ -84,6 +87,8 @@ impl GpuDevice {
             pool: RefCell::default(),
             stream,
             tally: RefCell::default(),
+            dispatched: Cell::new(0),
+            drains: Cell::new(0),
             fences: Cell::new(false),
             strict: Cell::new(cfg!(debug_assertions)),
         }
@@ -112,6 +117,12 @@ impl GpuDevice {
     /// What a rehearsal has seen since this was asked for last.
     pub fn tally(&self) -> Tally {
         self.tally.take()
+    }
+
+    /// Times that the host has waited for the last work it had recorded, in a rehearsal too: the adapter then has
+    /// nothing to do until it gets more.
+    pub fn drains(&self) -> u64 {
+        self.drains.get()
     }
 
     /// For tests: calling what is returned, from any thread, is as if the driver had given the adapter up.
@@ -206,29 +217,35 @@ impl GpuDevice {
             return Ok(());
         }
         let start = at - at % WORD;
-        let pending = self.start_read(buffer, start, (at + bytes.len()).next_multiple_of(WORD) - start)?;
+        let length = (at + bytes.len()).next_multiple_of(WORD) - start;
+        let pending = self.start_read(&[(buffer, start, length)])?;
         let words: Vec<f32> = self.finish_read(pending)?;
         bytes.copy_from_slice(&bytemuck::cast_slice(&words)[at - start..][..bytes.len()]);
         Ok(())
     }
 
-    /// Records a copy of `bytes` bytes to the host and submits what is recorded.
-    pub(crate) fn start_read(&self, buffer: &GpuBuffer, at: usize, bytes: usize) -> Result<PendingCopy> {
-        match &self.stream {
-            Some(stream) => stream.start_read(buffer, at, bytes).map(PendingCopy::Buffer),
+    /// Records a copy to the host, part after part (a buffer, where in it, how many bytes), and submits what is
+    /// recorded.
+    pub(crate) fn start_read(&self, parts: &[(&GpuBuffer, usize, usize)]) -> Result<PendingCopy> {
+        let source = match &self.stream {
+            Some(stream) => CopySource::Buffer(stream.start_read(parts)?),
             None => {
                 self.tally.borrow_mut().submit();
-                Ok(PendingCopy::Nothing(bytes))
+                CopySource::Nothing(parts.iter().map(|(_, _, bytes)| bytes).sum())
             }
-        }
+        };
+        Ok(PendingCopy { source, after: self.dispatched.get() })
     }
 
     /// Waits for a copy to the host.
     pub(crate) fn finish_read<T: bytemuck::Pod>(&self, pending: PendingCopy) -> Result<Vec<T>> {
-        match (&self.stream, pending) {
-            (Some(stream), PendingCopy::Buffer(buffer)) => stream.finish_read(buffer),
-            (_, PendingCopy::Nothing(bytes)) => Ok(vec![T::zeroed(); bytes / size_of::<T>()]),
-            (None, PendingCopy::Buffer(_)) => unreachable!("a read-back belongs to its device"),
+        if pending.after == self.dispatched.get() {
+            self.drains.set(self.drains.get() + 1);
+        }
+        match (&self.stream, pending.source) {
+            (Some(stream), CopySource::Buffer(buffer)) => stream.finish_read(buffer),
+            (_, CopySource::Nothing(bytes)) => Ok(vec![T::zeroed(); bytes / size_of::<T>()]),
+            (None, CopySource::Buffer(_)) => unreachable!("a read-back belongs to its device"),
         }
     }
 
@@ -251,6 +268,7 @@ impl GpuDevice {
     /// Waits until all submitted work is done.
     pub(crate) fn synchronize(&self) -> Result<()> {
         self.submit()?;
+        self.drains.set(self.drains.get() + 1);
         self.stream.as_ref().map_or(Ok(()), |stream| stream.wait(None))
     }
 
@@ -273,6 +291,7 @@ impl GpuDevice {
         let words = params.words().map_err(|name| {
             kernel.broken(format!("`{name}` needs more than 32 bits, which is what kernels count in"))
         })?;
+        self.dispatched.set(self.dispatched.get() + 1);
         let operands: Vec<Operand> = tensors.iter().map(|t| t.operand()).collect();
         let bytes = operands.iter().map(|operand| operand.bytes as f64).sum();
         let work = Work { flops: profile::take_flops(), bytes };

@@ -196,8 +196,10 @@ impl Stream {
         self.check()
     }
 
-    /// Records a copy of whole words to the host and submits what is recorded.
-    pub fn start_read(&self, buffer: &GpuBuffer, at: usize, bytes: usize) -> Result<PendingBuffer> {
+    /// Records a copy of whole words to the host, part after part (a buffer, where in it, how many bytes), and
+    /// submits what is recorded.
+    pub fn start_read(&self, parts: &[(&GpuBuffer, usize, usize)]) -> Result<PendingBuffer> {
+        let bytes: usize = parts.iter().map(|(_, _, bytes)| bytes).sum();
         let staging = self.device.create_buffer(&wgpu::BufferDescriptor {
             label: Some("read-back"),
             size: bytes as u64,
@@ -209,7 +211,11 @@ impl Stream {
         recorded.pass = None;
         let encoder =
             recorded.encoder.get_or_insert_with(|| self.device.create_command_encoder(&Default::default()));
-        encoder.copy_buffer_to_buffer(buffer.buffer(), at as u64, &staging, 0, bytes as u64);
+        let mut to = 0;
+        for (buffer, at, bytes) in parts {
+            encoder.copy_buffer_to_buffer(buffer.buffer(), *at as u64, &staging, to, *bytes as u64);
+            to += *bytes as u64;
+        }
         let submission = self.submit_from(&mut recorded)?;
         staging.map_async(wgpu::MapMode::Read, .., |_| {});
         Ok(PendingBuffer { staging, submission })

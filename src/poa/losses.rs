@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::ops::cross_entropy::NO_TARGET;
 use crate::ops::prototype_loss::{HeadLoss, LossRow, LossRows};
 use crate::poa::settings::{KoleoMix, Settings};
-use crate::tensor::{Device, Tensor};
+use crate::tensor::{Device, PendingRead, Tensor};
 
 /// Weights of the losses.
 #[derive(Clone, Debug, PartialEq)]
@@ -218,41 +218,124 @@ pub struct LossReport {
 impl StepRecord {
     /// Reads how targets and features are, where that was asked for. Waits for the device.
     pub fn health(&self) -> Result<Option<Health>> {
-        let Some(cls) = &self.teacher_cls else { return Ok(None) };
-        let global = self.counts.global();
-        let mut heads = Vec::new();
-        for head in &self.heads {
-            let Some(entropy) = &head.entropy else { continue };
-            let entropy = mean(entropy.to_vec::<f32>()?.into_iter());
-            // the global rows come first, each with one target
-            let rows = head.loss.intact.to_vec::<f32>()?;
-            let cross_entropy = mean(rows.chunks(2).take(global).map(|row| row[0]));
-            let (index, uniform) = (head.index, (head.prototypes as f64).ln());
-            heads.push(HeadHealth { index, entropy, uniform, kl: cross_entropy - entropy });
-        }
-        Ok(Some(Health { heads, feature_std: spread(&cls.to_vec::<f32>()?, cls.dim(1)) }))
+        Ok(self.read_later()?.wait()?.health())
     }
 
     /// Reads the rows' losses and sums them in double precision. Waits for the device.
     pub fn read(&self, w: &LossWeights) -> Result<LossReport> {
+        Ok(self.read_later()?.wait()?.losses(w))
+    }
+
+    /// Starts a copy to the host of everything that is read from the record. Whoever waits for it once the next step
+    /// is recorded leaves the device something to do meanwhile.
+    pub fn read_later(&self) -> Result<PendingStep> {
+        let mut tensors: Vec<&Tensor> = Vec::new();
+        for head in &self.heads {
+            tensors.push(&head.loss.intact);
+            tensors.extend(&head.loss.elastic);
+            tensors.extend(&head.entropy);
+        }
+        tensors.extend(&self.koleo);
+        tensors.extend(&self.teacher_cls);
+        let of_head = |head: &HeadRecord| HeadNumbers {
+            index: head.index,
+            part: head.part,
+            prototypes: head.prototypes,
+            intact: Vec::new(),
+            elastic: head.loss.elastic.is_some().then(Vec::new),
+            entropy: head.entropy.is_some().then(Vec::new),
+        };
+        let numbers = StepNumbers {
+            counts: self.counts.clone(),
+            heads: self.heads.iter().map(of_head).collect(),
+            koleo: vec![0.0; self.koleo.len()],
+            teacher_cls: self.teacher_cls.as_ref().map(|cls| (Vec::new(), cls.dim(1))),
+        };
+        Ok(PendingStep { copy: PendingRead::of(self.total.device(), &tensors)?, numbers })
+    }
+}
+
+/// A step's record on its way to the host; see [`StepRecord::read_later`].
+pub struct PendingStep {
+    copy: PendingRead,
+    /// With room for what is on its way.
+    numbers: StepNumbers,
+}
+
+impl PendingStep {
+    /// What was read; waits for the commands that were recorded before the copy.
+    pub fn wait(self) -> Result<StepNumbers> {
+        let mut numbers = self.numbers;
+        let mut all = self.copy.wait_each()?.into_iter();
+        let mut next = || all.next().expect("as many as were asked for");
+        for head in &mut numbers.heads {
+            head.intact = next();
+            head.elastic.iter_mut().for_each(|rows| *rows = next());
+            head.entropy.iter_mut().for_each(|rows| *rows = next());
+        }
+        numbers.koleo.iter_mut().for_each(|value| *value = next()[0]);
+        numbers.teacher_cls.iter_mut().for_each(|(rows, _)| *rows = next());
+        Ok(numbers)
+    }
+}
+
+/// Everything a step's losses are reckoned from, on the host: what a [`StepRecord`] holds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct StepNumbers {
+    counts: RowCounts,
+    heads: Vec<HeadNumbers>,
+    koleo: Vec<f32>,
+    /// With their width.
+    teacher_cls: Option<(Vec<f32>, usize)>,
+}
+
+/// One head's, as in [`HeadRecord`].
+#[derive(Clone, Debug, PartialEq)]
+struct HeadNumbers {
+    index: usize,
+    part: Part,
+    prototypes: usize,
+    intact: Vec<f32>,
+    elastic: Option<Vec<f32>>,
+    entropy: Option<Vec<f32>>,
+}
+
+impl StepNumbers {
+    /// How targets and features are, where that was asked for.
+    pub fn health(&self) -> Option<Health> {
+        let (cls, width) = self.teacher_cls.as_ref()?;
+        let global = self.counts.global();
+        let mut heads = Vec::new();
+        for head in &self.heads {
+            let Some(entropy) = &head.entropy else { continue };
+            let entropy = mean(entropy.iter().copied());
+            // the global rows come first, each with one target
+            let cross_entropy = mean(head.intact.chunks(2).take(global).map(|row| row[0]));
+            let (index, uniform) = (head.index, (head.prototypes as f64).ln());
+            heads.push(HeadHealth { index, entropy, uniform, kl: cross_entropy - entropy });
+        }
+        Some(Health { heads, feature_std: spread(cls, *width) })
+    }
+
+    /// The rows' losses, summed in double precision.
+    pub fn losses(&self, w: &LossWeights) -> LossReport {
         let c = &self.counts;
         let (global, cls, masked) = (c.global(), c.cls(), c.masked());
         let mut components = Vec::new();
         let mut total = 0.0;
         let heads = |masked: bool| {
-            let seen = |h: &&HeadRecord| if masked { h.part.has_masked() } else { h.part.has_cls() };
+            let seen = |h: &&HeadNumbers| if masked { h.part.has_masked() } else { h.part.has_cls() };
             self.heads.iter().filter(seen).count().max(1) as f64
         };
         for head in &self.heads {
             let h = head.index;
-            let intact = head.loss.intact.to_vec::<f32>()?;
-            let elastic = head.loss.elastic.as_ref().map(|rows| rows.to_vec::<f32>()).transpose()?;
+            let (intact, elastic) = (&head.intact, &head.elastic);
             let column = |v: &[f32], rows: std::ops::Range<usize>, column: usize| {
                 rows.map(|r| v[2 * r + column] as f64).sum::<f64>()
             };
-            let mixed = |sum: &dyn Fn(&[f32]) -> f64| match &elastic {
-                Some(elastic) => w.lambda * sum(&intact) + (1.0 - w.lambda) * sum(elastic),
-                None => sum(&intact),
+            let mixed = |sum: &dyn Fn(&[f32]) -> f64| match elastic {
+                Some(elastic) => w.lambda * sum(intact) + (1.0 - w.lambda) * sum(elastic),
+                None => sum(intact),
             };
             if head.part.has_cls() {
                 let views = 1.0 / (c.images as f64 * c.terms());
@@ -283,12 +366,12 @@ impl StepRecord {
         if !self.koleo.is_empty() {
             let mut sum = 0.0;
             for value in &self.koleo {
-                sum += w.koleo * value.item()? as f64;
+                sum += w.koleo * *value as f64;
             }
             total += sum;
             components.push(("koleo_loss".into(), sum / 2.0));
         }
-        Ok(LossReport { total, components })
+        LossReport { total, components }
     }
 }
 

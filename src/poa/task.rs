@@ -15,7 +15,7 @@ use crate::poa::ahead::Ahead;
 use crate::poa::draws::Draws;
 use crate::poa::evaluation::{Evaluation, KnnGain};
 use crate::poa::health::HealthMonitor;
-use crate::poa::losses::{LossReport, StepRecord};
+use crate::poa::losses::{LossReport, PendingStep, StepNumbers};
 use crate::poa::model::why_single;
 use crate::poa::numbers::{self, PoaStep};
 use crate::poa::schedules::TeacherSchedules;
@@ -144,7 +144,8 @@ fn chart_in(dir: &Path) -> PathBuf {
 
 impl Task for PoaTask {
     type Step = PoaStep;
-    type Record = StepRecord;
+    /// Where the step is reported.
+    type Record = Option<PendingStep>;
 
     fn device(&self) -> &Device {
         &self.model.device
@@ -251,7 +252,7 @@ impl Task for PoaTask {
         s: &PoaStep,
         batch: MicroBatch,
         due: bool,
-    ) -> Result<(Tensor, StepRecord)> {
+    ) -> Result<(Tensor, Option<PendingStep>)> {
         let images = {
             let _phase = profile::phase("wait for images");
             let loader = self.loader.as_mut().expect("the run has started");
@@ -270,14 +271,16 @@ impl Task for PoaTask {
         let inputs = StepInputs { share: batch.share, health, ..StepInputs::new(s.network, s.teacher_temp) };
         let images = if masked { images } else { images.without_masks() };
         let record = self.model.forward_backward(&images, &mut inputs.with_drop_path(&mut rng))?;
-        Ok((record.total.clone(), record))
+        let numbers = due.then(|| record.read_later()).transpose()?;
+        Ok((record.total, numbers))
     }
 
-    fn numbers(&mut self, s: &PoaStep, records: &[StepRecord]) -> Result<Numbers> {
+    fn numbers(&mut self, s: &PoaStep, records: Vec<Option<PendingStep>>) -> Result<Numbers> {
         let weights = &self.model.settings.weights;
-        let losses: Vec<LossReport> = records.iter().map(|r| r.read(weights)).collect::<Result<_>>()?;
+        let all = records.into_iter().flatten().map(PendingStep::wait).collect::<Result<Vec<_>>>()?;
+        let losses: Vec<LossReport> = all.iter().map(|numbers| numbers.losses(weights)).collect();
         let losses = LossReport::mean(&losses);
-        let health = records.first().map_or(Ok(None), StepRecord::health)?;
+        let health = all.first().and_then(StepNumbers::health);
         let epoch = ((s.step + 1) * self.samples_per_step()) as f64 / self.samples() as f64;
         let effective_epoch = epoch * self.settings.crops.effective_epochs_per_epoch();
         let warnings = self.health.judge(s.step, losses.total, health.as_ref());

@@ -16,7 +16,7 @@ impl<T: Task> Trainer<T> {
     /// Counts a step that was skipped; writes the numbers of one that is due to the logs, and warns where
     /// they look bad.
     pub(super) fn note(&mut self, settled: Option<Settled<StepFacts<T>>>) -> Result<()> {
-        let Some(Settled { report, facts }) = settled else { return Ok(()) };
+        let Some(Settled { report, mut facts }) = settled else { return Ok(()) };
         if report.finite {
             self.skipped.1 = 0;
         } else {
@@ -27,7 +27,8 @@ impl<T: Task> Trainer<T> {
             self.reports.progress.step(facts.step + 1, None, facts.settings.lr);
             return Ok(());
         }
-        let numbers = self.task.numbers(&facts.plan, &facts.records)?;
+        let records = std::mem::take(&mut facts.records);
+        let numbers = self.task.numbers(&facts.plan, records)?;
         self.report(&facts, &report, numbers);
         Ok(())
     }

@@ -21,7 +21,8 @@ use crate::train::step::{MicroBatch, Trained};
 pub trait Task {
     /// What the host knows of a step before it runs: the values of schedules, what was drawn for it.
     type Step;
-    /// What is kept of a micro-batch on the device until the numbers of its step are read.
+    /// What is kept of a micro-batch until the numbers of its step are looked at: copies of them that are on their
+    /// way to the host ([`crate::tensor::PendingRead`]).
     type Record;
 
     /// Where the task runs.
@@ -57,8 +58,8 @@ pub trait Task {
     fn settings(&self, step: &Self::Step) -> StepSettings;
 
     /// The next micro-batch, forward and backward: `batch.share` times its gradients are added to the
-    /// gradient buffers. Returns its loss (one element, whole) and what its numbers are read from. Nothing is
-    /// read back. Where `due` is false the record will not be looked at.
+    /// gradient buffers. Returns its loss (one element, whole) and what its numbers come from. Nothing is waited
+    /// for. Where `due` is false the record will not be looked at.
     ///
     /// While it waits for samples it looks at [`Started::stop`], and may return its error before it has done
     /// anything else; then the step is left out.
@@ -69,8 +70,9 @@ pub trait Task {
         due: bool,
     ) -> Result<(Tensor, Self::Record)>;
 
-    /// The numbers of a step with these micro-batches. Waits for the device.
-    fn numbers(&mut self, step: &Self::Step, records: &[Self::Record]) -> Result<Numbers>;
+    /// The numbers of a step with these micro-batches. It is called when the next step is with the device: what is
+    /// copied to the host only now makes the device wait, what was begun in [`Task::forward_backward`] does not.
+    fn numbers(&mut self, step: &Self::Step, records: Vec<Self::Record>) -> Result<Numbers>;
 
     /// The setting to lower where gradients are not finite.
     fn learning_rate_key(&self) -> &'static str {
