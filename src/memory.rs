@@ -47,10 +47,10 @@ pub fn attempt<T>(ask: impl FnOnce() -> T) -> T {
 ///
 /// # Errors
 /// Where there would be no memory for them.
-pub fn zeros(length: usize) -> Result<Vec<f32>, TryReserveError> {
+pub fn zeros(length: usize) -> Result<Vec<u8>, TryReserveError> {
     // `Vec` has no way to ask for zeros that can fail: so the room first, and then the zeros in it
-    attempt(|| Vec::<f32>::new().try_reserve_exact(length))?;
-    Ok(vec![0.0; length])
+    attempt(|| Vec::<u8>::new().try_reserve_exact(length))?;
+    Ok(vec![0; length])
 }
 
 /// The system's allocator, which ends the program with a line where there is no memory left. For programs:

@@ -177,7 +177,7 @@ fn images_come_in_order_and_unreadable_ones_are_left_out() {
         images
             .for_each_batch(|batch| {
                 labels.extend(batch.labels().unwrap());
-                pixels.extend(&batch.group(WHOLE)?.pixels);
+                pixels.extend(batch.group(WHOLE)?.normalised().iter());
                 let indices = batch.indices().unwrap();
                 assert!(indices.iter().zip(batch.labels().unwrap()).all(|(i, l)| *l == (i % 10) as u32));
                 Ok(())

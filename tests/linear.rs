@@ -137,7 +137,7 @@ fn training_images_follow_from_seed_epoch_and_index() {
         images
             .for_each_training_batch(order, |i, batch| {
                 assert_eq!(i, all.len());
-                all.push((batch.labels().unwrap().to_vec(), batch.group(WHOLE)?.pixels.clone()));
+                all.push((batch.labels().unwrap().to_vec(), batch.group(WHOLE)?.normalised().into_owned()));
                 Ok(())
             })
             .unwrap();

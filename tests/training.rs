@@ -254,9 +254,12 @@ fn a_checkpoint_brings_everything_back() {
     // the teacher alone, with everything it needs from the checkpoint
     let teacher = Teacher::open(&dir, &device).unwrap();
     assert_eq!((teacher.step, &teacher.config), (1, &config));
-    let images =
-        Tensor::from_slice(&device, &[2, 3, 32, 32], &batch.group(GLOBAL).unwrap().pixels[..2 * 3 * 32 * 32])
-            .unwrap();
+    let images = Tensor::from_slice(
+        &device,
+        &[2, 3, 32, 32],
+        &batch.group(GLOBAL).unwrap().normalised()[..2 * 3 * 32 * 32],
+    )
+    .unwrap();
     let network = teacher.grid.named("middle").unwrap();
     let features =
         |encoder: Encoder| encoder.features(network, &images, false).unwrap().0.to_vec::<f32>().unwrap();

@@ -8,6 +8,7 @@
 //! cargo run --release --example proof -- curves knn.96x3.20 STEM NAME=RUN,RUN.. NAME=RUN..
 //! ```
 
+use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::Write as _;
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use poa_gpu::data::batch::{GLOBAL, LOCAL};
-use poa_gpu::data::{self, HeldOut, Loader, Reading, Source, split};
+use poa_gpu::data::{self, CropGroup, HeldOut, Loader, Reading, Source, split};
 use poa_gpu::recipes::Config;
 use poa_gpu::train::metrics::history;
 use poa_gpu::{Error, Result, plot};
@@ -77,10 +78,10 @@ fn batches(recipe: &str, spec: &str, seed: &str) -> Result<()> {
     for _ in 0..settings.total_steps() {
         let batch = loader.next()?;
         let global = batch.group(GLOBAL)?;
-        let local = batch.find(LOCAL).map_or(&[][..], |group| &group.pixels);
+        let local = batch.find(LOCAL).map_or(Cow::default(), CropGroup::normalised);
         let masks = global.masks.as_ref().map_or(&[][..], |masks| &masks.values);
         let masks: Vec<f32> = masks.iter().copied().map(f32::from).collect();
-        for values in [&global.pixels, local, &masks] {
+        for values in [&global.normalised(), &local, &masks[..]] {
             out.write_all(bytemuck::cast_slice(values))
                 .map_err(|e| Error::file("standard output", e.to_string()))?;
         }

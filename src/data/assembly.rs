@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
+use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks, Pixels};
 use crate::data::loader_config::LoaderConfig;
 use crate::data::source::Source;
 use crate::error::Result;
@@ -49,7 +49,7 @@ impl Assembly {
             views: 2,
             channels,
             size: crops.global.size,
-            pixels: self.global.into_vec(),
+            pixels: Pixels::Bytes(self.global.into_vec(), crops.normalization.clone()),
             masks: Some(Masks { side: config.masks.side, values: masks }),
         }];
         if crops.local_count > 0 {
@@ -58,7 +58,7 @@ impl Assembly {
                 views: crops.local_count,
                 channels,
                 size: crops.local.size,
-                pixels: self.local.into_vec(),
+                pixels: Pixels::Bytes(self.local.into_vec(), crops.normalization.clone()),
                 masks: None,
             });
         }
@@ -75,7 +75,7 @@ impl Assembly {
 
 /// `count` crops of `each` values in one buffer, to be written by different threads.
 pub struct Crops {
-    values: *mut [f32],
+    values: *mut [u8],
     each: usize,
 }
 
@@ -86,7 +86,7 @@ unsafe impl Sync for Crops {}
 
 impl Crops {
     fn new(count: usize, each: usize) -> Self {
-        Self { values: Box::into_raw(vec![0.0; count * each].into_boxed_slice()), each }
+        Self { values: Box::into_raw(vec![0; count * each].into_boxed_slice()), each }
     }
 
     /// The values of crop `i`.
@@ -94,13 +94,13 @@ impl Crops {
     /// # Safety
     /// While the slice lives, no other call may ask for the same crop.
     #[allow(clippy::mut_from_ref)] // disjoint parts of one buffer
-    pub unsafe fn crop(&self, i: usize) -> &mut [f32] {
+    pub unsafe fn crop(&self, i: usize) -> &mut [u8] {
         assert!((i + 1) * self.each <= self.values.len(), "crop within the batch");
         // SAFETY: within the allocation, and not aliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.values.cast::<f32>().add(i * self.each), self.each) }
+        unsafe { std::slice::from_raw_parts_mut(self.values.cast::<u8>().add(i * self.each), self.each) }
     }
 
-    fn into_vec(self) -> Vec<f32> {
+    fn into_vec(self) -> Vec<u8> {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: from `Box::into_raw`, and not used again.
         unsafe { Box::from_raw(this.values) }.into_vec()

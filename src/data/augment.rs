@@ -2,8 +2,8 @@
 //! normalisation. [`draw`] makes every random choice, [`apply`] is a pure function of them. Jitter, grey and
 //! solarize are for three channels; all else is for any number.
 //!
-//! Images run through the stages as 8-bit values, rounded after each as PIL does, and leave as normalised f32
-//! [channels, n, n].
+//! Images run through the stages as 8-bit values, rounded after each as PIL does, and leave as such
+//! [channels, n, n]: normalisation is the last stage, and the device's.
 //! Source: torchvision `transforms.py`, DINOv2 `dinov2/data/{augmentations,transforms}.py`.
 
 use fast_image_resize::Resizer;
@@ -236,39 +236,46 @@ fn draw_jitter(rng: &mut ChaCha8Rng, strength: [f64; 4]) -> [Jitter; 4] {
 pub struct Scratch {
     resizer: Resizer,
     pixels: Vec<u8>,
+    /// 8-bit values as the stages compute with them.
+    planes: Vec<f32>,
     blur: Vec<f32>,
 }
 
 /// Makes the crop that `choices` describe: [channels, size, size], normalised. `image` must have at least one
 /// pixel, and as many channels as the normalisation.
 pub fn apply(image: &Image, choices: &Choices, normalization: &Normalization) -> Vec<f32> {
-    let mut out = vec![0.0; image.channels() * choices.size * choices.size];
-    apply_into(image, choices, normalization, &mut Scratch::default(), &mut out);
-    out
+    let mut out = vec![0; image.channels() * choices.size * choices.size];
+    apply_into(image, choices, &mut Scratch::default(), &mut out);
+    normalization.normalised(&out, choices.size * choices.size)
 }
 
-/// As [`apply`], into `out` of channels·size² values.
-pub fn apply_into(
-    image: &Image,
-    choices: &Choices,
-    normalization: &Normalization,
-    scratch: &mut Scratch,
-    out: &mut [f32],
-) {
+/// As [`apply`], into `out` of channels·size² values, which are not normalised yet.
+pub fn apply_into(image: &Image, choices: &Choices, scratch: &mut Scratch, out: &mut [u8]) {
     let size = choices.size;
     let side = (size as u32, size as u32);
     resize_area(&mut scratch.resizer, image, choices.area, side, &mut scratch.pixels);
-    deinterleave(&scratch.pixels, image.channels(), size, choices.flip, out);
+    let planes = &mut scratch.planes;
+    planes.resize(out.len(), 0.0);
+    deinterleave(&scratch.pixels, image.channels(), size, choices.flip, planes);
     if choices.jitter.is_some() || choices.grayscale {
-        recolour(&mut Planes::of(out), choices);
+        recolour(&mut Planes::of(planes), choices);
     }
     if let Some(sigma) = choices.blur_sigma {
-        blur(out, size, sigma, &mut scratch.blur);
+        blur(planes, size, sigma, &mut scratch.blur);
     }
     if choices.solarize {
-        Planes::of(out).solarize();
+        Planes::of(planes).solarize();
     }
-    normalization.apply(out);
+    to_bytes(planes, out);
+}
+
+/// Whole numbers of 0 to 255 as bytes. A float to which 2²³ is added has them as its last bits: vector code on any CPU,
+/// which a cast (which saturates) is not.
+fn to_bytes(values: &[f32], out: &mut [u8]) {
+    for (to, v) in out.iter_mut().zip(values) {
+        debug_assert!((0.0..=255.0).contains(v) && v.fract() == 0.0, "{v} is no 8-bit value");
+        *to = (v + 8_388_608.0).to_bits() as u8;
+    }
 }
 
 /// Colour jitter and grey.
@@ -307,10 +314,15 @@ impl EvaluationView {
         [self.normalization.channels(), self.size, self.size]
     }
 
-    /// The image as [`EvaluationView::shape`]. It has at least one pixel and as many channels.
+    /// The image as [`EvaluationView::shape`], normalised. It has at least one pixel and as many channels.
     pub fn of(&self, image: &Image) -> Vec<f32> {
+        self.normalization.normalised(&self.bytes(image), self.size * self.size)
+    }
+
+    /// As [`EvaluationView::of`], before it is normalised.
+    pub fn bytes(&self, image: &Image) -> Vec<u8> {
         let (size, side, channels) = (self.size, self.size as u32, image.channels());
-        let mut out = vec![0.0; channels * size * size];
+        let mut out = vec![0; channels * size * size];
         let (width, height) = (image.width(), image.height());
         if (width, height) == (side, side) {
             deinterleave(image.values(), channels, size, false, &mut out);
@@ -328,20 +340,19 @@ impl EvaluationView {
             resize_part(&mut Resizer::new(), image, span(width), span(height), (side, side), &mut pixels);
             deinterleave(&pixels, channels, size, false, &mut out);
         }
-        self.normalization.apply(&mut out);
         out
     }
 }
 
 /// Interleaved 8-bit pixels [n, n, channels] to planes [channels, n, n], mirrored left to right if `flip`.
-fn deinterleave(pixels: &[u8], channels: usize, n: usize, flip: bool, out: &mut [f32]) {
+fn deinterleave<T: Copy + From<u8>>(pixels: &[u8], channels: usize, n: usize, flip: bool, out: &mut [T]) {
     if channels == 3 {
-        return deinterleave_rgb(pixels, n, flip, &mut Planes::of(out));
+        return deinterleave_rgb(pixels, n, flip, out);
     }
     for (channel, plane) in out.chunks_exact_mut(n * n).enumerate() {
         for (row, to) in pixels.chunks_exact(channels * n).zip(plane.chunks_exact_mut(n)) {
             for (pixel, to) in row.chunks_exact(channels).zip(to.iter_mut()) {
-                *to = f32::from(pixel[channel]);
+                *to = T::from(pixel[channel]);
             }
             if flip {
                 to.reverse();
@@ -351,17 +362,57 @@ fn deinterleave(pixels: &[u8], channels: usize, n: usize, flip: bool, out: &mut 
 }
 
 /// As [`deinterleave`], all three planes in one pass.
-fn deinterleave_rgb(pixels: &[u8], n: usize, flip: bool, planes: &mut Planes) {
-    let rows = pixels.chunks_exact(3 * n).zip(planes.r.chunks_exact_mut(n));
-    let rows = rows.zip(planes.g.chunks_exact_mut(n)).zip(planes.b.chunks_exact_mut(n));
+fn deinterleave_rgb<T: Copy + From<u8>>(pixels: &[u8], n: usize, flip: bool, out: &mut [T]) {
+    let (r, rest) = out.split_at_mut(n * n);
+    let (g, b) = rest.split_at_mut(n * n);
+    let rows = pixels.chunks_exact(3 * n).zip(r.chunks_exact_mut(n));
+    let rows = rows.zip(g.chunks_exact_mut(n)).zip(b.chunks_exact_mut(n));
     for (((row, r), g), b) in rows {
         for (((rgb, r), g), b) in row.chunks_exact(3).zip(r.iter_mut()).zip(g.iter_mut()).zip(b.iter_mut()) {
-            (*r, *g, *b) = (f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2]));
+            (*r, *g, *b) = (T::from(rgb[0]), T::from(rgb[1]), T::from(rgb[2]));
         }
         if flip {
             r.reverse();
             g.reverse();
             b.reverse();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::{Purpose, stream};
+
+    /// What goes to the device as bytes is what the stages computed.
+    #[test]
+    fn every_stage_leaves_8_bit_values() {
+        let noise = |i: usize| (i as u32).wrapping_mul(2_654_435_761).rotate_left(11) as u8;
+        let extremes = |i: usize| if noise(i) < 128 { 0 } else { 255 };
+        let (mut scratch, mut out) = (Scratch::default(), Vec::new());
+        let always = CropConfig { jitter: 1.0, solarize: 0.5, ..CropConfig::default() };
+        for values in
+            [(0..3 * 61 * 47).map(noise).collect::<Vec<_>>(), (0..3 * 61 * 47).map(extremes).collect()]
+        {
+            let image = Image::new(61, 47, 3, values).unwrap();
+            for i in 0..60 {
+                let view = [View::GlobalA, View::GlobalB, View::Local][i as usize % 3];
+                let mut rng = stream(1, Purpose::Crops, 0, i);
+                let size = [1, 5, 32][i as usize / 20];
+                let choices = Choices { size, ..draw(&mut rng, &always, view, 61, 47) };
+                out.clear();
+                out.resize(3 * size * size, 0);
+                apply_into(&image, &choices, &mut scratch, &mut out);
+                assert_eq!(
+                    scratch.planes,
+                    out.iter().map(|v| f32::from(*v)).collect::<Vec<_>>(),
+                    "{choices:?}"
+                );
+            }
+        }
+        let all: Vec<u8> = (0..=255).collect();
+        let mut back = vec![0; 256];
+        to_bytes(&all.iter().map(|v| f32::from(*v)).collect::<Vec<_>>(), &mut back);
+        assert_eq!(back, all);
     }
 }

@@ -1,8 +1,10 @@
 //! What a task gets of its data: the images of a step as groups of crops, with all that is known of them, on
 //! the host.
 
+use std::borrow::Cow;
 use std::ops::Range;
 
+use crate::data::normalization::Normalization;
 use crate::error::{Error, Result};
 
 /// The group of the global crops.
@@ -11,6 +13,37 @@ pub const GLOBAL: &str = "global";
 pub const LOCAL: &str = "local";
 /// The group of images that are seen once each, as a classifier or an evaluation sees them.
 pub const WHOLE: &str = "whole";
+
+/// The values of crops.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Pixels {
+    /// Normalised ones, as recorded batches have them.
+    Floats(Vec<f32>),
+    /// 8-bit ones, and what is to be done to them: the device does it. They take a quarter of the bytes, in the
+    /// loader's queue and on their way to the device.
+    Bytes(Vec<u8>, Normalization),
+}
+
+impl Pixels {
+    /// How many values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Floats(values) => values.len(),
+            Self::Bytes(values, _) => values.len(),
+        }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+impl From<Vec<f32>> for Pixels {
+    fn from(values: Vec<f32>) -> Self {
+        Self::Floats(values)
+    }
+}
 
 /// Square crops of one size, equally many of every image. Crops lie view by view: the first crop of all
 /// images, then the second of all, so that crop `v` of image `i` of `B` is number `v·B + i`.
@@ -24,8 +57,8 @@ pub struct CropGroup {
     pub channels: usize,
     /// Pixels a side, S.
     pub size: usize,
-    /// `[views · images, C, S, S]`, normalised.
-    pub pixels: Vec<f32>,
+    /// `[views · images, C, S, S]`
+    pub pixels: Pixels,
     /// What belongs to single places of the crops.
     pub masks: Option<Masks>,
 }
@@ -56,6 +89,14 @@ impl CropGroup {
         [self.crops(), self.channels, self.size, self.size]
     }
 
+    /// The crops' values, normalised.
+    pub fn normalised(&self) -> Cow<'_, [f32]> {
+        match &self.pixels {
+            Pixels::Floats(values) => values.into(),
+            Pixels::Bytes(values, by) => by.normalised(values, self.size * self.size).into(),
+        }
+    }
+
     fn check(&self, images: usize) -> Result<()> {
         let Self { name, views, channels, size, pixels, masks } = self;
         let problem = if *views == 0 || *channels == 0 || *size == 0 {
@@ -67,6 +108,10 @@ impl CropGroup {
                 pixels.len(),
                 views * images * self.crop_len()
             )
+        } else if let Pixels::Bytes(_, by) = pixels
+            && by.channels() != *channels
+        {
+            format!("{channels} channels, which are to be normalised as {}", by.channels())
         } else if let Some(Masks { side, values }) = masks
             && (*side == 0 || values.len() != views * images * side * side)
         {
@@ -177,11 +222,17 @@ impl Batch {
         })
     }
 
-    /// The values of the crops of a group, to be changed in place.
+    /// The normalised values of the crops of a group, to be changed in place.
     pub fn pixels_mut(&mut self, name: &str) -> Result<&mut [f32]> {
         self.group(name)?;
-        let group = self.groups.iter_mut().find(|group| group.name == name);
-        Ok(group.map_or(&mut [], |group| &mut group.pixels))
+        let Some(group) = self.groups.iter_mut().find(|group| group.name == name) else { return Ok(&mut []) };
+        if let Pixels::Bytes(..) = group.pixels {
+            group.pixels = Pixels::Floats(group.normalised().into_owned());
+        }
+        match &mut group.pixels {
+            Pixels::Floats(values) => Ok(values),
+            Pixels::Bytes(..) => Ok(&mut []),
+        }
     }
 
     /// The class of every image, where the source knows them.
@@ -206,7 +257,12 @@ impl Batch {
             views.flat_map(|view| &view[images.start * each..images.end * each]).copied().collect()
         }
         let groups = self.groups.iter().map(|group| CropGroup {
-            pixels: cut(&group.pixels, group.crop_len(), before, &images),
+            pixels: match &group.pixels {
+                Pixels::Floats(values) => Pixels::Floats(cut(values, group.crop_len(), before, &images)),
+                Pixels::Bytes(values, by) => {
+                    Pixels::Bytes(cut(values, group.crop_len(), before, &images), by.clone())
+                }
+            },
             masks: group.masks.as_ref().map(|Masks { side, values }| Masks {
                 side: *side,
                 values: cut(values, side * side, before, &images),

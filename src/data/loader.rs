@@ -346,7 +346,7 @@ impl Shared {
             let choices = draw(&mut rng, crops, view, width, height);
             // SAFETY: every slot of a batch is claimed once, so no other thread has this crop.
             let out = unsafe { part.crop(i * batch + slot) };
-            apply_into(&image, &choices, &crops.normalization, scratch, out);
+            apply_into(&image, &choices, scratch, out);
         }
         Ok(())
     }

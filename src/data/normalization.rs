@@ -80,6 +80,24 @@ impl Normalization {
         }
     }
 
+    /// What becomes of each 8-bit value, `[channels, 256]`.
+    pub fn table(&self) -> Vec<f32> {
+        let mut all: Vec<f32> = (0..self.channels()).flat_map(|_| (0..=u8::MAX).map(f32::from)).collect();
+        self.apply(&mut all);
+        all
+    }
+
+    /// 8-bit values of planes of `plane` pixels, the channels' in turn, as normalised ones.
+    pub fn normalised(&self, values: &[u8], plane: usize) -> Vec<f32> {
+        let table = self.table();
+        let mut all = Vec::with_capacity(values.len());
+        for (i, values) in values.chunks(plane.max(1)).enumerate() {
+            let table = &table[256 * (i % self.channels())..][..256];
+            all.extend(values.iter().map(|v| table[usize::from(*v)]));
+        }
+        all
+    }
+
     /// The 8-bit value that a normalised one of a channel was.
     pub fn value(&self, channel: usize, normalised: f32) -> u8 {
         (255.0 * (normalised * self.std[channel] + self.mean[channel])).round() as u8

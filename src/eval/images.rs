@@ -11,7 +11,7 @@ use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
 use crate::data::augment::{Scratch, apply_into};
-use crate::data::batch::{Batch, CropGroup, WHOLE};
+use crate::data::batch::{Batch, CropGroup, Pixels, WHOLE};
 use crate::data::channels::in_channels;
 use crate::data::labels::{first_three, join};
 use crate::data::order::{Order, Pick};
@@ -25,7 +25,7 @@ use crate::stop::Stop;
 
 /// Images of a batch that is decoded together, at most.
 const BATCH: usize = 100;
-/// Bytes of such a batch, at most (but one image).
+/// Bytes of such a batch on the device, at most (but one image).
 const BATCH_BYTES: usize = 64 << 20;
 /// Batches that wait, beside the one in the making and the one in use.
 const AHEAD: usize = 2;
@@ -175,14 +175,14 @@ impl LabelledImages {
             });
         }
         let decoder = self.decoder.clone();
-        let bytes = decoder.view.shape().iter().product::<usize>() * size_of::<f32>();
-        let one = (BATCH_BYTES / bytes.max(1)).clamp(1, BATCH);
-        let keep = self.picked.len() * bytes <= KEPT_BYTES;
+        let values = decoder.view.shape().iter().product::<usize>();
+        let one = (BATCH_BYTES / (size_of::<f32>() * values).max(1)).clamp(1, BATCH);
+        let keep = self.picked.len() * values <= KEPT_BYTES;
         let (mut kept, mut readable) = (Vec::new(), 0);
         let (picked, stop) = (self.picked.clone(), self.stop.clone());
         let decode = move |i: usize| {
             let batch = &picked[i * one..picked.len().min((i + 1) * one)];
-            let view = |image: &Image, _: &u32, _: &mut Scratch| decoder.view.of(image);
+            let view = |image: &Image, _: &u32, _: &mut Scratch| decoder.view.bytes(image);
             decoder.decode(&stop, batch, |index| *index as usize, view)
         };
         self.ahead(self.picked.len().div_ceil(one), decode, |batch| {
@@ -227,8 +227,8 @@ impl LabelledImages {
                 let number = (pick.index + pick.repeat * len) as u64;
                 let mut rng = stream(order.seed, Purpose::ProbeCrops, pick.epoch, number);
                 let choices = draw(&mut rng, &crops, View::GlobalA, image.width(), image.height());
-                let mut out = vec![0.0; decoder.view.shape().iter().product()];
-                apply_into(image, &choices, &crops.normalization, scratch, &mut out);
+                let mut out = vec![0; decoder.view.shape().iter().product()];
+                apply_into(image, &choices, scratch, &mut out);
                 out
             };
             let all: Vec<Pick> = (0..order.batch).map(|slot| picks.pick(step as u64, slot)).collect();
@@ -290,9 +290,9 @@ impl Decoder {
         stop: &Stop,
         picks: &[P],
         index: impl Fn(&P) -> usize + Sync,
-        view: impl Fn(&Image, &P, &mut Scratch) -> Vec<f32> + Sync,
+        view: impl Fn(&Image, &P, &mut Scratch) -> Vec<u8> + Sync,
     ) -> Result<Batch> {
-        let decoded: Vec<Option<(usize, u32, Vec<f32>)>> = picks
+        let decoded: Vec<Option<(usize, u32, Vec<u8>)>> = picks
             .par_iter()
             .map_init(Scratch::default, |scratch, pick| {
                 if stop.asked().is_some() {
@@ -310,6 +310,7 @@ impl Decoder {
             pixels.extend(image);
         }
         let [channels, size, _] = self.view.shape();
+        let pixels = Pixels::Bytes(pixels, self.view.normalization.clone());
         let group = CropGroup { name: WHOLE, views: 1, channels, size, pixels, masks: None };
         Batch::new(indices.len(), vec![group])?.with_labels(labels)?.with_indices(indices)
     }

@@ -4,6 +4,7 @@
 use crate::data::batch::{Batch, WHOLE};
 use crate::error::{Error, Result};
 use crate::eval::images::LabelledImages;
+use crate::models::backbone::OnDevice;
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::stop::Stop;
@@ -55,11 +56,11 @@ pub(super) fn through_networks(
     mut features: impl FnMut(usize, &Tensor) -> Result<()>,
 ) -> Result<()> {
     let group = batch.group(WHOLE)?;
-    let (one, size) = (group.crop_len(), group.size);
-    let at_once = networks.iter().map(|n| images_at_once(encoder, *n, size)).min().unwrap_or(1);
-    for part in group.pixels.chunks(at_once.max(1) * one) {
-        let shape = [part.len() / one, group.channels, size, size];
-        let images = Tensor::from_slice(encoder.device, &shape, part)?;
+    let at_once = networks.iter().map(|n| images_at_once(encoder, *n, group.size)).min().unwrap_or(1);
+    let images = OnDevice::new(encoder.device, group)?;
+    let count = group.crops();
+    for first in (0..count).step_by(at_once.max(1)) {
+        let images = images.upload(first..count.min(first + at_once.max(1)))?.normalised()?;
         for i in 0..networks.len() {
             stop.check()?;
             features(i, &images)?;

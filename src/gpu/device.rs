@@ -198,7 +198,9 @@ impl GpuDevice {
 
     pub(crate) fn write(&self, buffer: &GpuBuffer, at: usize, bytes: &[u8]) -> Result<()> {
         let Some(stream) = &self.stream else {
-            self.tally.borrow_mut().uploads += 1;
+            let mut tally = self.tally.borrow_mut();
+            tally.uploads += 1;
+            tally.uploaded += bytes.len();
             return Ok(());
         };
         if (at | bytes.len()).is_multiple_of(WORD) {

@@ -16,6 +16,8 @@ pub struct Tally {
     pub submissions: usize,
     /// Writes from the host.
     pub uploads: usize,
+    /// Their bytes.
+    pub uploaded: usize,
     /// Arithmetic and memory traffic of all dispatches.
     pub work: Work,
     /// The dispatch that would take longest on a slow adapter: its kernel, and what it has to do.

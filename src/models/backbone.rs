@@ -1,14 +1,18 @@
 //! What trainer, evaluation and extraction know of a backbone. A new one is a folder with its settings and
 //! what implements this, and its arms in `registry.rs`.
 
+use std::ops::Range;
+
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
 use crate::data::CropGroup;
+use crate::data::batch::Pixels;
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::parameters::{ParameterSpec, Parameters};
+use crate::ops::lookup::{Bytes, VALUES};
 use crate::optim::groups::LayerRule;
 use crate::tensor::{Device, Tensor};
 
@@ -38,17 +42,71 @@ impl CropBatch {
         }
     }
 
-    /// A group of crops with its masks, on a device.
-    pub fn upload(device: &Device, group: &CropGroup) -> Result<Self> {
-        let images = Tensor::from_slice(device, &group.shape(), &group.pixels)?;
-        let mask = match &group.masks {
-            Some(masks) if !masks.values.is_empty() => {
-                let words: Vec<u32> = masks.values.iter().map(|m| u32::from(*m)).collect();
-                Some(Tensor::from_slice(device, &[words.len()], &words)?)
-            }
-            _ => None,
+    /// Groups of crops with their masks, on a device.
+    pub fn upload<'a>(device: &Device, groups: impl Iterator<Item = &'a CropGroup>) -> Result<Vec<Self>> {
+        let upload = |group: &CropGroup| {
+            let mask = match &group.masks {
+                Some(masks) if !masks.values.is_empty() => {
+                    let words: Vec<u32> = masks.values.iter().map(|m| u32::from(*m)).collect();
+                    Some(Tensor::from_slice(device, &[words.len()], &words)?)
+                }
+                _ => None,
+            };
+            Ok((OnDevice::new(device, group)?.upload(0..group.crops())?, mask))
         };
-        Ok(Self { images, mask })
+        // all goes up before anything is recorded: to write where recorded work reads would hand that over first
+        let raw: Vec<_> = groups.map(upload).collect::<Result<_>>()?;
+        raw.into_iter().map(|(raw, mask)| Ok(Self { images: raw.normalised()?, mask })).collect()
+    }
+}
+
+/// A group's crops on their way to a device, which normalises 8-bit values.
+pub struct OnDevice<'a> {
+    device: &'a Device,
+    group: &'a CropGroup,
+    /// What becomes of 8-bit values.
+    table: Option<Tensor>,
+}
+
+impl<'a> OnDevice<'a> {
+    /// Nothing but what all crops share is on the device yet.
+    pub fn new(device: &'a Device, group: &'a CropGroup) -> Result<Self> {
+        let table = match &group.pixels {
+            Pixels::Floats(_) => None,
+            Pixels::Bytes(_, by) => Some(Tensor::from_slice(device, &[by.channels(), VALUES], &by.table())?),
+        };
+        Ok(Self { device, group, table })
+    }
+
+    /// Copies some of the crops to the device.
+    pub fn upload(&self, crops: Range<usize>) -> Result<RawCrops> {
+        let Self { device, group, table } = self;
+        let (one, size) = (group.crop_len(), group.size);
+        let (shape, values) = ([crops.len(), group.channels, size, size], crops.start * one..crops.end * one);
+        Ok(match (&group.pixels, table) {
+            (Pixels::Bytes(bytes, _), Some(table)) => {
+                RawCrops::Bytes(Bytes::upload(device, &bytes[values])?, table.clone(), shape)
+            }
+            _ => RawCrops::Floats(Tensor::from_slice(device, &shape, &group.normalised()[values])?),
+        })
+    }
+}
+
+/// Crops on a device, as they came.
+pub enum RawCrops {
+    /// Normalised ones.
+    Floats(Tensor),
+    /// 8-bit values, what becomes of them, and their shape.
+    Bytes(Bytes, Tensor, [usize; 4]),
+}
+
+impl RawCrops {
+    /// The normalised values, `[n, channels, side, side]`.
+    pub fn normalised(self) -> Result<Tensor> {
+        match self {
+            Self::Floats(images) => Ok(images),
+            Self::Bytes(bytes, table, shape) => bytes.look_up(&table, &shape),
+        }
     }
 }
 

@@ -17,6 +17,7 @@ pub mod l2_normalize;
 pub mod label_cross_entropy;
 pub mod layer_norm;
 pub mod linear;
+pub mod lookup;
 pub mod mask_rows;
 pub mod matmul;
 pub mod max_pool;

@@ -2,8 +2,9 @@
 
 use super::{
     attention, avg_pool, ceiling, cross_entropy, gather, gelu, group_norm, koleo, l2_normalize,
-    label_cross_entropy, layer_norm, mask_rows, matmul, max_pool, patch_embed, patch_merge, prototype_loss,
-    reduce, residual, segment_mean, sinkhorn, softmax, tokens, top_k, weight_norm, window_attention,
+    label_cross_entropy, layer_norm, lookup, mask_rows, matmul, max_pool, patch_embed, patch_merge,
+    prototype_loss, reduce, residual, segment_mean, sinkhorn, softmax, tokens, top_k, weight_norm,
+    window_attention,
 };
 use crate::gpu::{Caps, Kernel};
 use crate::tensor;
@@ -24,6 +25,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         l2_normalize::kernels(caps),
         label_cross_entropy::kernels(caps),
         layer_norm::kernels(caps),
+        lookup::kernels(caps),
         mask_rows::kernels(caps),
         matmul::kernels(caps),
         max_pool::kernels(caps),

@@ -1,7 +1,7 @@
 //! What a run will ask of its device, found by rehearsing some of its steps: with the whole network as elastic student,
 //! which takes most, and with others of the run's own, whose odd sizes leave gaps in the pooled memory.
 
-use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks};
+use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks, Pixels};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Tally};
 use crate::memory::{gib, zeros};
@@ -143,11 +143,12 @@ impl<'a> Rehearsal<'a> {
 /// Crops without anything on them, with the masks of a step.
 fn black(settings: &Settings, model: &PoaModel, step: u64) -> Result<Batch> {
     let (crops, images) = (&settings.crops, settings.loading.batch_size_per_gpu);
-    let channels = settings.channels();
+    let (channels, normalization) = (settings.channels(), settings.normalization()?);
     let group = |name: &'static str, views: usize, size: usize, masks: Option<Masks>| -> Result<CropGroup> {
         // nobody touches them in a rehearsal
         let pixels = zeros(views * images * channels * size * size)
             .map_err(|_| Error::Device(format!("no memory for {images} images a batch")))?;
+        let pixels = Pixels::Bytes(pixels, normalization.clone());
         Ok(CropGroup { name, views, channels, size, pixels, masks })
     };
     let masks = match settings.ibot.loss_weight > 0.0 && settings.ibot_start_step() < settings.total_steps() {

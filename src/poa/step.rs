@@ -167,7 +167,7 @@ impl PoaModel {
         let crops = std::iter::once(global).chain(local);
         Ok(Prepared {
             counts: RowCounts { images, locals, masked_weights: weights },
-            crops: crops.map(|group| CropBatch::upload(&self.device, group)).collect::<Result<_>>()?,
+            crops: CropBatch::upload(&self.device, crops)?,
             masked,
         })
     }

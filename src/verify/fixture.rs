@@ -224,7 +224,7 @@ impl Fixture {
             let stored = format!("step{step}.{name}_crops");
             let shape = [views * images, channels, size, size];
             let pixels = self.batch.read_f32_as(&stored, &shape)?;
-            Ok(CropGroup { name, views, channels, size, pixels, masks: None })
+            Ok(CropGroup { name, views, channels, size, pixels: pixels.into(), masks: None })
         };
         let stored = format!("step{step}.masks");
         self.batch.expect_shape(&stored, &[2 * images, cells * cells])?;

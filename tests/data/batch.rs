@@ -1,15 +1,15 @@
 //! What a batch says of itself, and which ones cannot be made.
 
 use poa_gpu::Result;
-use poa_gpu::data::batch::{GLOBAL, LOCAL};
-use poa_gpu::data::{Batch, CropGroup, Masks};
+use poa_gpu::data::batch::{GLOBAL, LOCAL, Pixels};
+use poa_gpu::data::{Batch, CropGroup, Masks, Normalization};
 
 /// Two global crops of 2×2 and three local ones of 1×1 pixel, of so many images and channels. A value says
 /// where it is.
 fn groups(images: usize, channels: usize) -> Vec<CropGroup> {
     let group = |name: &'static str, views: usize, size: usize| {
         let count = views * images * channels * size * size;
-        let pixels = (0..count).map(|i| i as f32).collect();
+        let pixels = Pixels::Floats((0..count).map(|i| i as f32).collect());
         CropGroup { name, views, channels, size, pixels, masks: None }
     };
     let values = (0..2 * images as u8).collect();
@@ -40,13 +40,43 @@ fn a_part_has_the_crops_of_its_images() {
     let part = batch.part(1..3).unwrap();
     assert_eq!((part.step(), part.images()), (2, 2));
     let expected: Vec<f32> = (4..12).chain(20..28).map(|i| i as f32).collect();
-    assert_eq!(part.groups()[0].pixels, expected);
+    assert_eq!(part.groups()[0].pixels, Pixels::Floats(expected));
     assert_eq!(part.groups()[0].masks.as_ref().unwrap().values, [1, 2, 5, 6]);
-    assert_eq!(part.groups()[1].pixels, [1.0, 2.0, 5.0, 6.0, 9.0, 10.0]);
+    assert_eq!(part.groups()[1].normalised()[..], [1.0, 2.0, 5.0, 6.0, 9.0, 10.0]);
     assert_eq!((part.labels(), part.indices()), (Some(&[1, 2][..]), Some(&[6, 7][..])));
     assert!(batch.part(0..4).unwrap() == batch);
     assert_eq!(batch.part(2..2).unwrap().images(), 0);
     assert!(batch.part(3..5).is_err());
+}
+
+#[test]
+fn a_batch_of_8_bit_values_is_one_of_normalised_ones() {
+    let by = Normalization::new(5, &[0.5, 0.1, 0.2, 0.3, 0.4], &[0.5, 1.0, 0.25, 0.3, 0.7]).unwrap();
+    let bytes = |mut group: CropGroup| {
+        let values = (0..group.pixels.len()).map(|i| (7 * i % 256) as u8).collect();
+        group.pixels = Pixels::Bytes(values, by.clone());
+        group
+    };
+    let mut batch = Batch::new(4, groups(4, 5).into_iter().map(bytes).collect()).unwrap();
+    // as it was done crop by crop before
+    for group in batch.groups() {
+        let mut want: Vec<f32> = (0..group.pixels.len()).map(|i| (7 * i % 256) as f32).collect();
+        want.chunks_mut(group.crop_len()).for_each(|crop| by.apply(crop));
+        assert_eq!(group.normalised()[..], want);
+    }
+    let part = batch.part(1..3).unwrap();
+    let whole = batch.group(GLOBAL).unwrap().normalised().into_owned();
+    let views = [&whole[20..60], &whole[100..140]].concat();
+    assert_eq!(part.group(GLOBAL).unwrap().normalised()[..], views);
+    assert!(part.groups().iter().all(|group| matches!(group.pixels, Pixels::Bytes(..))));
+    batch.pixels_mut(GLOBAL).unwrap()[3] = f32::NAN;
+    assert!(batch.group(GLOBAL).unwrap().normalised()[3].is_nan());
+    assert_eq!(batch.group(GLOBAL).unwrap().normalised()[4..], whole[4..]);
+    let other = Pixels::Bytes(vec![0; 2 * 4 * 20], Normalization::imagenet(3));
+    let mut wrong = groups(4, 5);
+    wrong[0].pixels = other;
+    let text = Batch::new(4, wrong).unwrap_err().to_string();
+    assert!(text.contains("`global` has 5 channels, which are to be normalised as 3"), "{text}");
 }
 
 #[test]

@@ -40,7 +40,7 @@ fn batches_have_the_channels_of_the_settings() {
         assert_eq!(batch.channels(), channels, "{source}");
         let global = batch.group(GLOBAL).unwrap();
         assert_eq!(global.shape(), [8, channels, 32, 32]);
-        for plane in global.pixels.chunks(32 * 32) {
+        for plane in global.normalised().chunks(32 * 32) {
             assert!(plane.iter().all(|v| v.abs() < 3.0) && plane.iter().any(|v| *v != plane[0]), "{source}");
         }
     }

@@ -36,8 +36,9 @@ fn batches_are_the_same_for_any_number_of_threads() {
         let masks = global.masks.as_ref().unwrap();
         assert_eq!((masks.side, masks.values.len(), &local.masks), (4, 2 * 12 * 16, &None));
         for group in batch.groups() {
-            assert!(group.pixels.iter().all(|v| v.is_finite() && v.abs() < 3.0));
-            assert!(group.pixels.chunks(group.crop_len()).all(|crop| crop.iter().any(|&v| v != 0.0)));
+            let values = group.normalised();
+            assert!(values.iter().all(|v| v.is_finite() && v.abs() < 3.0));
+            assert!(values.chunks(group.crop_len()).all(|crop| crop.iter().any(|&v| v != 0.0)));
         }
         let (labels, indices) = (batch.labels().unwrap(), batch.indices().unwrap());
         let order = order::Order::new(50, 12, 5);
@@ -83,7 +84,8 @@ fn an_epoch_shows_every_image_once() {
 fn a_batch_larger_than_the_data_repeats_images_with_other_crops() {
     let source = open("shapes:3").unwrap();
     let batch = &batches(&source, small(8, 2), 2)[1];
-    let crops: Vec<&[f32]> = batch.groups()[0].pixels.chunks(3 * 32 * 32).take(8).collect();
+    let values = batch.groups()[0].normalised();
+    let crops: Vec<&[f32]> = values.chunks(3 * 32 * 32).take(8).collect();
     for i in 0..8 {
         assert!(!crops[..i].contains(&crops[i]), "crop {i} was there before");
     }
