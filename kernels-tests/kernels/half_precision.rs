@@ -19,7 +19,8 @@ use poa_gpu::ops::max_pool::max_pool;
 use poa_gpu::ops::patch_embed::patch_embed;
 use poa_gpu::ops::patch_merge::{Neighbours, merge_norm, reduction};
 use poa_gpu::ops::reduce::column_sum;
-use poa_gpu::ops::residual::{RowSubset, residual};
+use poa_gpu::ops::residual::residual;
+use poa_gpu::ops::row_subset::RowSubset;
 use poa_gpu::ops::tokens::{TokenGroup, TokenParameters, tokens};
 use poa_gpu::ops::window_attention::{
     MapGroup, Windows, problem, window_attention, window_attention_planned,

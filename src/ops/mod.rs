@@ -29,6 +29,7 @@ pub mod prototype_loss;
 pub mod reduce;
 mod registry;
 pub mod residual;
+pub mod row_subset;
 pub mod rows;
 pub mod segment_mean;
 pub mod sinkhorn;

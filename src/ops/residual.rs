@@ -11,6 +11,7 @@ use crate::cpu::{for_rows, for_some_rows, reduce_columns_with};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::reduce::column_sum;
+use crate::ops::row_subset::{ABSENT, RowSubset};
 use crate::ops::rows::{RowPlan, Team, plan, strip, summing_teams};
 use crate::profile;
 use crate::tensor::{CpuRowsMut, DType, Device, Tensor, activation_types, half_define, vec4_aligned};
@@ -18,8 +19,6 @@ use crate::tensor::{CpuRowsMut, DType, Device, Tensor, activation_types, half_de
 const SHADER: Shader = shader!("residual.wgsl", kernels);
 /// Row blocks of the first stage of γ's gradient, where rows are too long to be kept.
 const PARTS: usize = 64;
-/// Marks a row of the trunk that the branch left out.
-const ABSENT: u32 = u32::MAX;
 
 params!(ResidualParams {
     rows: u32,
@@ -38,112 +37,6 @@ params!(ResidualParams {
     strip: u32,
     accumulate: bool,
 });
-
-/// The rows a residual branch works on.
-#[derive(Clone)]
-pub struct RowSubset {
-    /// `u32 [branch rows]`: the row of the trunk.
-    pub rows: Tensor,
-    /// `u32 [trunk rows]`: the row of the branch, or `u32::MAX`.
-    inverse: Tensor,
-    /// `f32 [branch rows]`: the factor s.
-    scale: Tensor,
-}
-
-/// A [`RowSubset`] on the host.
-#[derive(Clone, Debug, Default)]
-pub struct RowTable {
-    /// Rows of the trunk.
-    pub trunk_rows: usize,
-    /// The row of the trunk for each of the branch's rows; each at most once.
-    pub rows: Vec<u32>,
-    /// The factor s of each of the branch's rows.
-    pub scale: Vec<f32>,
-}
-
-impl RowTable {
-    /// For drop path without subsets: every row, with the factor `scale` where its sample is kept, else 0.
-    pub fn of_samples(rows_of_sample: &[usize], keep: &[bool], scale: f32) -> Self {
-        let trunk_rows: usize = rows_of_sample.iter().sum();
-        let mut factors = Vec::with_capacity(trunk_rows);
-        for (&n, &keep) in rows_of_sample.iter().zip(keep) {
-            factors.extend(std::iter::repeat_n(if keep { scale } else { 0.0 }, n));
-        }
-        Self { trunk_rows, rows: (0..trunk_rows as u32).collect(), scale: factors }
-    }
-
-    /// For each row of the trunk the row of the branch.
-    fn inverse(&self) -> Result<Vec<u32>> {
-        let mut inverse = vec![ABSENT; self.trunk_rows];
-        for (i, &r) in self.rows.iter().enumerate() {
-            match inverse.get_mut(r as usize) {
-                Some(slot) if *slot == ABSENT => *slot = i as u32,
-                _ => {
-                    let problem = format!("row {r} of {} is named twice or absent", self.trunk_rows);
-                    return Err(Error::shape("residual", problem));
-                }
-            }
-        }
-        Ok(inverse)
-    }
-}
-
-impl RowSubset {
-    /// `rows[i]` is the trunk's row of the branch's row i, each at most once, with the factor `scale[i]`.
-    pub fn new(device: &Device, trunk_rows: usize, rows: &[u32], scale: &[f32]) -> Result<Self> {
-        let table = RowTable { trunk_rows, rows: rows.to_vec(), scale: scale.to_vec() };
-        Ok(Self::all(device, &[&table])?.remove(0))
-    }
-
-    /// The subsets of all branches of a network, in one piece of memory: an upload each would cost more than all the
-    /// bytes.
-    pub fn all(device: &Device, tables: &[&RowTable]) -> Result<Vec<Self>> {
-        if tables.is_empty() {
-            return Ok(Vec::new());
-        }
-        let mut words = Vec::new();
-        let mut places = Vec::new();
-        for table in tables {
-            if table.scale.len() != table.rows.len() {
-                let problem = format!("{} factors of {} rows", table.scale.len(), table.rows.len());
-                return Err(Error::shape("residual", problem));
-            }
-            places.push((words.len(), table.rows.len(), table.trunk_rows));
-            words.extend_from_slice(&table.rows);
-            words.extend(table.scale.iter().map(|factor| factor.to_bits()));
-            words.extend(table.inverse()?);
-        }
-        let memory = Tensor::from_slice(device, &[words.len()], &words)?;
-        let subset = |(start, rows, trunk_rows): (usize, usize, usize)| {
-            let part = |from: usize, count: usize| memory.slice(0, from..from + count);
-            Ok(Self {
-                rows: part(start, rows)?,
-                scale: part(start + rows, rows)?.reinterpreted(DType::F32),
-                inverse: part(start + 2 * rows, trunk_rows)?,
-            })
-        };
-        places.into_iter().map(subset).collect()
-    }
-
-    /// The same rows with other factors, for several branches in one upload: each takes as many of `scales` as there
-    /// are rows.
-    pub fn with_scales(&self, scales: &[f32]) -> Result<Vec<Self>> {
-        let rows = self.rows.elements();
-        if !scales.len().is_multiple_of(rows.max(1)) {
-            let problem = format!("{} factors of {rows} rows a branch", scales.len());
-            return Err(Error::shape("residual", problem));
-        }
-        if scales.is_empty() {
-            return Ok(Vec::new());
-        }
-        let all = Tensor::from_slice(self.rows.device(), &[scales.len()], scales)?;
-        let branch = |first: usize| {
-            let scale = all.slice(0, first..first + rows)?;
-            Ok(Self { rows: self.rows.clone(), inverse: self.inverse.clone(), scale })
-        };
-        (0..scales.len()).step_by(rows).map(branch).collect()
-    }
-}
 
 #[derive(Clone, Copy)]
 enum Pass {

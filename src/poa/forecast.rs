@@ -35,6 +35,8 @@ impl Forecast {
     pub fn of(settings: &Settings, caps: &Caps) -> Result<Self> {
         let mut rehearsal = Rehearsal::new(settings, caps)?;
         let state = rehearsal.device.peak_bytes();
+        // what is made before the first step is no part of one
+        rehearsal.tally();
         rehearsal.step(0, rehearsal.draws.largest())?;
         let step = rehearsal.tally();
         for i in 0..DRAWN.min(rehearsal.draws.cycle()) {

@@ -8,7 +8,8 @@ use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
 use crate::ops::layer_norm::layer_norm_padded;
 use crate::ops::linear::{LinearWeights, linear, mlp};
-use crate::ops::residual::{RowSubset, residual};
+use crate::ops::residual::residual;
+use crate::ops::row_subset::RowSubset;
 use crate::ops::window_attention::window_attention;
 
 /// One block's parameters, sliced to a width.

@@ -4,7 +4,7 @@
 use crate::error::Result;
 use crate::models::swin::SwinShape;
 use crate::ops::patch_merge::Neighbours;
-use crate::ops::residual::RowSubset;
+use crate::ops::row_subset::{RowSubset, RowTable};
 use crate::ops::window_attention::{MapGroup, Windows};
 use crate::tensor::{Device, Tensor};
 
@@ -38,12 +38,12 @@ impl Geometry {
             let maps = all[i].clone();
             let rows: usize = maps.iter().map(MapGroup::rows).sum();
             let windows = |shift: usize| Windows::new(device, &maps, shape.window, shift);
-            let order: Vec<u32> = (0..rows as u32).collect();
+            let every_row = RowTable::of_samples(&[rows], &[true], 1.0);
             let width = shape.width << i;
             Ok(Stage {
                 windows: [windows(0)?, windows(shape.window / 2)?],
                 neighbours: if i < 3 { Some(Neighbours::new(device, &maps)?) } else { None },
-                every_row: RowSubset::new(device, rows, &order, &vec![1.0; rows])?,
+                every_row: RowSubset::all(device, &[&every_row])?.remove(0),
                 ones: Tensor::from_slice(device, &[width], &vec![1.0f32; width])?,
                 maps,
             })

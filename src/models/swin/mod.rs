@@ -36,7 +36,7 @@ use crate::ops::linear::{LinearWeights, linear};
 use crate::ops::mask_rows::{MaskedMaps, mask_rows};
 use crate::ops::patch_embed::unfold_into;
 use crate::ops::patch_merge::{merge_norm, reduction};
-use crate::ops::residual::RowSubset;
+use crate::ops::row_subset::RowSubset;
 use crate::ops::window_attention::MapGroup;
 use crate::optim::groups::LayerRule;
 use crate::tensor::{Device, Tensor};
@@ -168,7 +168,7 @@ impl Swin {
             for map in &stage.maps {
                 for _ in 0..map.count {
                     let factor = if rng.random::<f64>() >= rate { kept } else { 0.0 };
-                    scales.resize(scales.len() + map.height * map.width, factor);
+                    scales.push((map.height * map.width, factor));
                 }
             }
         }

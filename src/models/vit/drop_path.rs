@@ -8,7 +8,7 @@ use crate::models::backbone::CropBatch;
 use crate::models::grid::{Network, block_ids};
 use crate::models::vit::sizes::VitSizes;
 use crate::ops::attention::SequenceGroup;
-use crate::ops::residual::{RowSubset, RowTable};
+use crate::ops::row_subset::{RowSubset, RowTable, Run};
 
 /// Up to this rate drop path multiplies samples by zero; above it, branches run on a subset of the samples.
 const SUBSET_RATE: f64 = 0.1;
@@ -108,9 +108,8 @@ fn subset_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> Branc
     for g in groups {
         let count = ((g.count as f64 * (1.0 - rate)) as usize).max(1).min(g.count);
         for sample in sample(rng, g.count, count) {
-            let first = table.trunk_rows + sample * g.length;
-            table.rows.extend((first..first + g.length).map(|r| r as u32));
-            table.scale.extend(std::iter::repeat_n(g.count as f32 / count as f32, g.length));
+            let (first, factor) = (table.trunk_rows + sample * g.length, g.count as f32 / count as f32);
+            table.runs.push(Run { first, count: g.length, factor });
         }
         kept.push(SequenceGroup { count, length: g.length });
         table.trunk_rows += g.count * g.length;
