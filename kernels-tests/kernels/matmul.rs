@@ -271,6 +271,74 @@ fn mixed_operands_are_refused() {
     }
 }
 
+/// The tiles that are staged through workgroup memory, on the GPU.
+fn tiles() -> Vec<Variant> {
+    let Device::Gpu(gpu) = gpu() else { unreachable!("a GPU was asked for") };
+    let all = variants(gpu.caps(), Precision::Single).into_iter();
+    all.filter(|variant| matches!(variant, Variant::Tiled { .. })).collect()
+}
+
+/// K that is shorter than what is staged at a time, that ends with it, a vector before and after it, and within
+/// a vector; rows and columns over the edges; operands in vectors, in vectors whose last is cut, and without.
+#[test]
+fn edges_of_tiles() {
+    let tiles = tiles();
+    for (i, k) in [1, 4, 6, 15, 16, 20, 31, 32, 36, 48, 63, 64, 68].into_iter().enumerate() {
+        for placing in [Placing::Dense, Placing::Vec4Aligned, Placing::Strided] {
+            for (j, transposed) in
+                [[false, false], [false, true], [true, false], [true, true]].into_iter().enumerate()
+            {
+                // in vectors and not; one tile and several
+                let [m, n] = [[28, 36], [132, 140], [37, 41]][(i + j) % 3];
+                check_with(Case { transposed, placing, ..Case::new(m, n, k) }, Some(&tiles));
+            }
+        }
+    }
+    // parts that end within a tile, several matrices, and sums that go on from what is there
+    for parts in [2, 3] {
+        let case = Case { parts: Some(parts), accumulate: true, ..Case::new(20, 132, 150) };
+        check_with(Case { transposed: [true, false], ..case }, Some(&tiles));
+        check_with(Case { batch: 2, k: 152, ..case }, Some(&tiles));
+    }
+}
+
+/// Every tile adds up along K, one product after the other, whatever it stages and whichever way: the same bits
+/// as a loop's, where multiplying and adding are rounded once or twice.
+#[test]
+fn tiles_add_up_in_the_order_of_k() {
+    let device = gpu();
+    for [m, n, k] in [[140, 132, 100], [45, 37, 53]] {
+        let (a, b) = (random(1, m * k), random(2, k * n));
+        let loops = [f32::mul_add, |x: f32, y, sum| x * y + sum].map(|step| {
+            let sum = |i: usize, j: usize| (0..k).fold(0.0, |sum, q| step(a[i * k + q], b[q * n + j], sum));
+            (0..m * n).map(|at| sum(at / n, at % n).to_bits()).collect::<Vec<u32>>()
+        });
+        let turned = |values: &[f32], rows: usize, cols: usize| -> Vec<f32> {
+            (0..rows * cols).map(|i| values[i % rows * cols + i / rows]).collect()
+        };
+        for transposed in [[false, false], [false, true], [true, false], [true, true]] {
+            let operand = |values: &[f32], rows, cols, transposed| {
+                let matrix = |shape: [usize; 2], values: &[f32]| {
+                    Matrix::new(&Tensor::from_slice(&device, &shape, values).unwrap()).unwrap()
+                };
+                match transposed {
+                    true => matrix([cols, rows], &turned(values, rows, cols)).t(),
+                    false => matrix([rows, cols], values),
+                }
+            };
+            let (left, right) = (operand(&a, m, k, transposed[0]), operand(&b, k, n, transposed[1]));
+            for variant in tiles() {
+                let out = Tensor::empty(&device, &[m, n], DType::F32).unwrap();
+                let force = Force { variant: Some(variant), parts: Some(1) };
+                let c = Matrix::new(&out).unwrap();
+                matmul_with(&left, &right, &c, &Options::default(), force).unwrap();
+                let bits: Vec<u32> = out.to_vec::<f32>().unwrap().into_iter().map(f32::to_bits).collect();
+                assert!(loops.contains(&bits), "{m} {n} {k} {transposed:?} {variant:?}");
+            }
+        }
+    }
+}
+
 const ORIENTATIONS: [[bool; 2]; 3] = [[false, false], [false, true], [true, false]];
 
 #[test]
@@ -428,10 +496,8 @@ fn operands_must_fit() {
     }
 }
 
-/// What an adapter with tensor cores is given, and what becomes of it without them.
-#[test]
-fn plans_of_half_precision() {
-    let problem = |m, n, k, precision| Problem {
+fn problem(m: usize, n: usize, k: usize, precision: Precision) -> Problem {
+    Problem {
         batch: 1,
         m,
         n,
@@ -441,12 +507,18 @@ fn plans_of_half_precision() {
         b_along_k: true,
         a_aligned: true,
         b_aligned: true,
+        c_aligned: true,
         grouped: false,
         window: false,
         precision,
         wide: true,
         epilogue: matmul::EpilogueKind::Plain,
-    };
+    }
+}
+
+/// What an adapter with tensor cores is given, and what becomes of it without them.
+#[test]
+fn plans_of_half_precision() {
     let without = Caps {
         f16: true,
         subgroups: true,
@@ -471,4 +543,13 @@ fn plans_of_half_precision() {
 #[test]
 fn every_adapter_has_variants() {
     assert!(!variants(&Caps::minimal(), Precision::Single).is_empty());
+    // and is given one that it can run
+    for (bytes, size) in [(8, 64), (8, 256), (16, 64), (16, 128), (16, 256), (32, 256), (48, 1024)] {
+        let caps = Caps { workgroup_bytes: bytes << 10, workgroup_size: size, ..Caps::minimal() };
+        let all = variants(&caps, Precision::Single);
+        for [m, n] in [[8, 512], [16, 16], [32, 4096], [788, 384], [8192, 8192]] {
+            let variant = plan(&problem(m, n, 1024, Precision::Single), &caps).variant;
+            assert!(all.contains(&variant), "{variant:?}, {bytes} KiB, {size} invocations");
+        }
+    }
 }

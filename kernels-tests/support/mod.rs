@@ -174,7 +174,10 @@ fn place_among<T: Element>(
     }
     let cols = shape[shape.len() - 1];
     let rows = shape[..shape.len() - 1].iter().product::<usize>();
-    let (before, after) = if placing == Placing::Vec4Aligned { (8, 4) } else { (3, 2) };
+    let (before, after) = match placing {
+        Placing::Vec4Aligned => (8, 4 + cols.next_multiple_of(4) - cols),
+        _ => (3, 2),
+    };
     let wide = cols + before + after;
     let mut all = vec![around; (rows + 1) * wide];
     for r in 0..rows {

@@ -4,7 +4,8 @@
 // where g counts groups of k and q runs inside one; B and C likewise. An axis without groups is one group.
 // K may be cut into `parts` of `k_part` (of one group): then C is a scratch of partial sums [batches·parts,
 // m, n], which `combine` of matmul_combine.wgsl sums in order.
-// Where A_VEC4 or B_VEC4 the operand is aligned for vectors of four and bound as such.
+// Where A_VEC4, B_VEC4 or C_VEC4 (C and pre) the operand is aligned for vectors of four and bound as such, where
+// WIDE A and B for vectors of eight.
 // Where WINDOW the rows of A (its columns, where A_ALONG_M) are windows over the pixels of images, as
 // convolutions have them; then the parameters are others and the places are worked out in window.wgsl. C's
 // rows are then pixels too (where A_ALONG_M: dense rows, a matrix for every tap of the window).
@@ -49,55 +50,52 @@ struct Params {
 }
 #endif
 
+// What A, B, and C with pre are bound as.
 #ifdef WIDE
-// Eight elements of A or B.
 struct Eight { low: vec4<In>, high: vec4<In> }
-
-@group(0) @binding(0) var<storage, read_write> c: array<vec4<Out>>;
-@group(0) @binding(1) var<storage, read> a: array<Eight>;
-@group(0) @binding(2) var<storage, read> b: array<Eight>;
-#ifdef BIAS
-@group(0) @binding(3) var<storage, read> bias: array<f32>;
-#ifdef SAVE_PRE
-@group(0) @binding(4) var<storage, read_write> pre: array<vec4<Out>>;
-#endif
-#endif
-#ifdef GELU_GRAD
-@group(0) @binding(3) var<storage, read> pre: array<vec4<Out>>;
-#endif
+alias AUnit = Eight;
+alias BUnit = Eight;
 #else
-@group(0) @binding(0) var<storage, read_write> c: array<Out>;
+#ifdef A_VEC4
+alias AUnit = vec4<In>;
+#else
+alias AUnit = In;
+#endif
+#ifdef B_VEC4
+alias BUnit = vec4<In>;
+#else
+alias BUnit = In;
+#endif
+#endif
+#ifdef C_VEC4
+alias CUnit = vec4<Out>;
+#else
+alias CUnit = Out;
+#endif
+
+@group(0) @binding(0) var<storage, read_write> c: array<CUnit>;
 #ifdef COMBINE
 @group(0) @binding(1) var<storage, read> partial: array<f32>;
 #ifdef BIAS
 @group(0) @binding(2) var<storage, read> bias: array<f32>;
 #ifdef SAVE_PRE
-@group(0) @binding(3) var<storage, read_write> pre: array<Out>;
+@group(0) @binding(3) var<storage, read_write> pre: array<CUnit>;
 #endif
 #endif
 #ifdef GELU_GRAD
-@group(0) @binding(2) var<storage, read> pre: array<Out>;
+@group(0) @binding(2) var<storage, read> pre: array<CUnit>;
 #endif
 #else
-#ifdef A_VEC4
-@group(0) @binding(1) var<storage, read> a: array<vec4<In>>;
-#else
-@group(0) @binding(1) var<storage, read> a: array<In>;
-#endif
-#ifdef B_VEC4
-@group(0) @binding(2) var<storage, read> b: array<vec4<In>>;
-#else
-@group(0) @binding(2) var<storage, read> b: array<In>;
-#endif
+@group(0) @binding(1) var<storage, read> a: array<AUnit>;
+@group(0) @binding(2) var<storage, read> b: array<BUnit>;
 #ifdef BIAS
 @group(0) @binding(3) var<storage, read> bias: array<f32>;
 #ifdef SAVE_PRE
-@group(0) @binding(4) var<storage, read_write> pre: array<Out>;
+@group(0) @binding(4) var<storage, read_write> pre: array<CUnit>;
 #endif
 #endif
 #ifdef GELU_GRAD
-@group(0) @binding(3) var<storage, read> pre: array<Out>;
-#endif
+@group(0) @binding(3) var<storage, read> pre: array<CUnit>;
 #endif
 #endif
 
@@ -159,7 +157,7 @@ fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
                first, min(first + p.k_part, p.k), a_from, b_from, c_from);
 }
 
-#ifdef WIDE
+#ifdef C_VEC4
 // Takes four products of a row through the epilogue; `to` is the place of C[row, col].
 fn finish(to: u32, row: u32, col: u32, products: vec4<f32>) {
     var value = p.alpha * products;

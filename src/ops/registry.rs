@@ -60,6 +60,7 @@ pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
             b_along_k: true,
             a_aligned: true,
             b_aligned: true,
+            c_aligned: true,
             grouped: false,
             window: false,
             precision,

@@ -56,6 +56,11 @@ impl Variant {
         }
     }
 
+    /// Registers that it may take.
+    fn registers(&self) -> u32 {
+        if self.kernel.entry == "tiled" { HALF_THE_REGISTERS } else { REGISTERS }
+    }
+
     /// Whether it only stands in for tensor cores, in these tests: it runs nowhere else.
     fn is_stand_in(&self) -> bool {
         self.kernel.define("PLAIN").is_some()
@@ -129,7 +134,7 @@ fn examine(variant: &Variant, profiles: &[Profile]) -> Vec<(Check, String)> {
         if let Some(why) = mistakes_subgroups(variant, &validated, &profile.caps) {
             report(Check::Subgroups, format!("{why}, {}", profile.name));
         }
-        if !profile.caps.software && variant.is_for_hardware() && validated.kept() > REGISTERS {
+        if !profile.caps.software && variant.is_for_hardware() && validated.kept() > variant.registers() {
             report(Check::Registers, format!("{} numbers, {}", validated.kept(), profile.name));
         }
         for path in profile.paths {
@@ -184,6 +189,9 @@ fn mistakes_subgroups(variant: &Variant, validated: &Validated, caps: &Caps) -> 
 
 /// Registers of 32 bits that an invocation has at most, less some for addresses and what is computed.
 const REGISTERS: u32 = 255 - 24;
+
+/// As many where two workgroups of 256 are to share the 65,536 registers of a core.
+const HALF_THE_REGISTERS: u32 = 128 - 16;
 
 /// What of a module an adapter does not allow.
 fn beyond(module: &naga::Module, caps: &Caps) -> Vec<String> {

@@ -116,6 +116,8 @@ pub(super) fn product(
     let k = Shared::new(a.cols, b.rows)?;
     let (epilogue, extras) = extras(options, m.length, n.length)?;
     let (a_along_m, b_along_k) = (a.rows.stride < a.cols.stride, b.rows.stride < b.cols.stride);
+    let pre = extras.pre.is_none_or(|r| r.offset.is_multiple_of(4) && r.stride.is_multiple_of(4));
+    let c_aligned = pre && in_vectors(&n, 4) && starts_aligned(c, n.second, m.second, 4);
     let problem = Problem {
         batch: c.batch,
         m: m.length,
@@ -132,6 +134,7 @@ pub(super) fn product(
             true => aligned(b, (&k, k.second), n.first, true),
             false => aligned(b, (&n, n.first), k.second, false),
         },
+        c_aligned,
         grouped: m.groups() > 1 || n.groups() > 1,
         window: false,
         precision: Precision::of(a.tensor.dtype(), c.tensor.dtype()),
@@ -143,8 +146,7 @@ pub(super) fn product(
                 if a_along_m { eights(a, &m, m.first, k.first) } else { eights(a, &k, k.first, m.first) };
             let right =
                 if b_along_k { eights(b, &k, k.second, n.first) } else { eights(b, &n, n.first, k.second) };
-            let pre = extras.pre.is_none_or(|r| r.offset.is_multiple_of(4) && r.stride.is_multiple_of(4));
-            left && right && pre && in_vectors(&n, 4) && starts_aligned(c, n.second, m.second, 4)
+            left && right && c_aligned
         },
         epilogue,
     };
@@ -204,6 +206,7 @@ pub(super) fn product(
     }
     let (size, batches) = (m.length * n.length, c.batch * plan.parts);
     let partial = Tensor::empty(c.tensor.device(), &[batches, m.length, n.length], DType::F32)?;
+    plan.c_aligned = in_vectors(&n, 4) && partial.layout().offset.is_multiple_of(4);
     let partial_params = MatmulParams {
         c_m: n.length,
         c_m_far: m.group * n.length,

@@ -34,6 +34,8 @@ pub struct Problem {
     pub a_aligned: bool,
     /// The same of B.
     pub b_aligned: bool,
+    /// Whether C, and the epilogue's matrix, can be written four columns at a time.
+    pub c_aligned: bool,
     /// Whether rows or columns lie in several groups.
     pub grouped: bool,
     /// Whether A is windows over pixels (see [`super::window`]).
@@ -188,12 +190,24 @@ impl Variant {
         }
     }
 
+    /// Invocations in a workgroup.
+    fn invocations(self) -> u32 {
+        match self {
+            Self::Tiled { rows, cols, thread_rows, thread_cols, .. } => {
+                (rows / thread_rows) * (cols / thread_cols)
+            }
+            Self::Cooperative { rows, cols, fragment, fragments, .. } => {
+                32 * (rows * cols) / (fragment * fragments).pow(2)
+            }
+            Self::Broadcast { .. } => 8,
+        }
+    }
+
     fn fits(self, caps: &Caps) -> bool {
         match self {
-            Self::Tiled { rows, cols, depth, thread_rows, thread_cols } => {
-                let invocations = (rows / thread_rows) * (cols / thread_cols);
-                let bytes = depth * (rows + cols + 8) * 4;
-                invocations <= caps.workgroup_size && bytes <= caps.workgroup_bytes
+            Self::Tiled { rows, cols, depth, .. } => {
+                let bytes = depth * (rows + cols) * 4;
+                self.invocations() <= caps.workgroup_size && bytes <= caps.workgroup_bytes
             }
             Self::Cooperative { rows, cols, depth, fragment, fragments, plain } => {
                 let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
@@ -203,7 +217,8 @@ impl Variant {
                 // padding
                 let staged = 2 * 2 * ((rows + cols) * (depth + 8)).max(depth * (rows + cols + 16));
                 let bytes = staged + subgroups * fragment * (fragment + 4) * 4;
-                runs && caps.f16 && 32 * subgroups <= caps.workgroup_size && bytes <= caps.workgroup_bytes
+                let fits = self.invocations() <= caps.workgroup_size && bytes <= caps.workgroup_bytes;
+                runs && caps.f16 && fits
             }
             Self::Broadcast { rows } => {
                 caps.fixed_subgroup_size() == Some(8) && rows * 8 * 16 <= caps.workgroup_bytes
@@ -213,9 +228,9 @@ impl Variant {
 }
 
 /// For large products.
-const LARGE: Variant = Variant::tiled(128, 128, 8, 8, 8);
+const LARGE: Variant = Variant::tiled(128, 128, 16, 8, 8);
 /// For products that would leave a large GPU idle with larger tiles.
-const MEDIUM: Variant = Variant::tiled(64, 64, 16, 4, 4);
+const MEDIUM: Variant = Variant::tiled(64, 64, 32, 4, 4);
 /// For few rows and columns.
 const SMALL: Variant = Variant::tiled(32, 32, 32, 4, 4);
 /// For few rows.
@@ -259,6 +274,8 @@ pub struct Plan {
     pub a_aligned: bool,
     /// See [`Problem::b_aligned`].
     pub b_aligned: bool,
+    /// See [`Problem::c_aligned`].
+    pub c_aligned: bool,
     /// See [`Problem::grouped`].
     pub grouped: bool,
     /// See [`Problem::window`].
@@ -290,6 +307,7 @@ pub fn plan(problem: &Problem, caps: &Caps) -> Plan {
         b_along_k: problem.b_along_k,
         a_aligned: problem.a_aligned,
         b_aligned: problem.b_aligned,
+        c_aligned: problem.c_aligned,
         grouped: problem.grouped,
         window: problem.window,
         precision: problem.precision,
@@ -332,7 +350,7 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
         () if m <= 32 || n <= 32 => SMALL,
         () => MEDIUM,
     };
-    if choice.fits(caps) { choice } else { MEDIUM }
+    [choice, MEDIUM].into_iter().find(|v| v.fits(caps)).unwrap_or(SMALL)
 }
 
 /// Tall K and few tiles: weight gradients.
@@ -374,13 +392,15 @@ impl Plan {
         };
         match self.variant {
             Variant::Tiled { rows, cols, depth, thread_rows, thread_cols } => {
-                defines.extend([
-                    ("BM", rows),
-                    ("BN", cols),
-                    ("BK", depth),
-                    ("TM", thread_rows),
-                    ("TN", thread_cols),
-                ]);
+                defines.extend(self.a_aligned.then_some(("A_VEC4", 1)));
+                defines.extend(self.b_aligned.then_some(("B_VEC4", 1)));
+                // one kernel less where operands are read one by one
+                let all = self.a_aligned && self.b_aligned && self.c_aligned;
+                defines.extend(all.then_some(("C_VEC4", 1)));
+                // blocks of four by four that an invocation stages
+                let loads = ((rows + cols) * depth / 16).div_ceil(self.variant.invocations());
+                defines.extend([("BM", rows), ("BN", cols), ("BK", depth)]);
+                defines.extend([("RUNS_M", thread_rows / 4), ("RUNS_N", thread_cols / 4), ("LOADS", loads)]);
                 kernel(TILED, "tiled", defines)
             }
             Variant::Broadcast { rows } => {
@@ -393,6 +413,7 @@ impl Plan {
             Variant::Cooperative { rows, cols, depth, fragment, fragments, plain } => {
                 defines.extend(plain.then_some(("PLAIN", 1)));
                 defines.extend(self.wide.then_some(("WIDE", 1)));
+                defines.extend(self.wide.then_some(("C_VEC4", 1)));
                 defines.extend((fragment == 8).then_some(("EIGHT", 1)));
                 defines.extend([("BM", rows), ("BN", cols), ("BK", depth)]);
                 defines.extend([("FRAGMENT", fragment), ("FRAGMENTS", fragments), ("BAND", BAND)]);
@@ -418,9 +439,9 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     for precision in Precision::ALL {
         let plain = PLAIN.into_iter().filter(|v| v.fits(caps) && v.makes(precision, false));
         for variant in variants(caps, precision).into_iter().chain(plain) {
-            for bits in 0..64 {
-                let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, window] =
-                    [1, 2, 4, 8, 16, 32].map(|b| bits & b != 0);
+            for bits in 0..128 {
+                let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, c_aligned, window] =
+                    [1, 2, 4, 8, 16, 32, 64].map(|b| bits & b != 0);
                 for epilogue in EpilogueKind::ALL {
                     let plain = matches!(epilogue, EpilogueKind::Plain | EpilogueKind::Accumulate);
                     if window && (grouped || !plain || !variant.makes(precision, true)) {
@@ -433,6 +454,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
                         b_along_k,
                         a_aligned,
                         b_aligned,
+                        c_aligned,
                         grouped,
                         window,
                         precision,

@@ -67,6 +67,10 @@ pub(super) fn product(
             true => b_k == 1 && vec4_aligned(&[w_at, tap_y, tap_x, b_n]),
             false => b_n == 1 && vec4_aligned(&[w_at, tap_y, tap_x, b_k, g.outputs]),
         },
+        c_aligned: {
+            let [image, row, place] = g.grid_strides;
+            vec4_aligned(&[y.layout().offset, image, row, place, g.outputs])
+        },
         grouped: false,
         window: true,
         precision: Precision::of(x.dtype(), y.dtype()),
@@ -121,6 +125,7 @@ pub(super) fn gradient(
         b_along_k: false,
         a_aligned: vec4_aligned(&[x.layout().offset, image, row, pixel, c]),
         b_aligned: vec4_aligned(&[dy.layout().offset, n]),
+        c_aligned: vec4_aligned(&[dw.layout().offset, n]),
         grouped: false,
         window: true,
         precision: Precision::of(x.dtype(), dw.dtype()),
@@ -135,13 +140,15 @@ pub(super) fn gradient(
         1 => None,
         parts => Some(Tensor::empty(dw.device(), &[taps * parts, c, n], DType::F32)?),
     };
+    let to = partial.as_ref().unwrap_or(dw);
+    plan.c_aligned = vec4_aligned(&[to.layout().offset, n]);
     let params = WindowParams {
         m: c,
         n,
         k: places,
         k_groups: 1,
         b_offset: dy.layout().offset,
-        c_offset: partial.as_ref().unwrap_or(dw).layout().offset,
+        c_offset: to.layout().offset,
         b_k: n,
         b_n: 1,
         c_m: n,
@@ -152,7 +159,7 @@ pub(super) fn gradient(
         alpha: if partial.is_some() { 1.0 } else { alpha },
         ..shared(g, x)
     };
-    first_stage(gpu, &plan, &problem, [x, dy], partial.as_ref().unwrap_or(dw), &[], &params)?;
+    first_stage(gpu, &plan, &problem, [x, dy], to, &[], &params)?;
     let Some(partial) = partial else { return Ok(()) };
     let params = MatmulParams {
         m: c,
