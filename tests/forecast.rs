@@ -5,7 +5,7 @@ use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::memory::gib;
 use poa_gpu::ops;
 use poa_gpu::poa::ahead::Ahead;
-use poa_gpu::poa::forecast::{Forecast, Rehearsal, remedy};
+use poa_gpu::poa::forecast::{Forecast, LARGE_PIECES, Rehearsal, pieces, remedy};
 use poa_gpu::recipes::Config;
 use poa_gpu::tensor::Device;
 
@@ -139,6 +139,38 @@ fn no_command_of_vit_l_keeps_a_slow_adapter_busy_for_long() {
         assert!(longest.flops < 0.5e12 && longest.bytes < 25e9);
         assert!(step.work.flops / (step.submissions as f64) < 0.2e12);
     }
+}
+
+#[test]
+fn large_pieces_of_logits_are_fewer_dispatches_where_memory_allows_them() {
+    for (batch, precision) in [("8", "mixed"), ("50", "f32"), ("50", "mixed")] {
+        let settings = [format!("train.batch_size_per_gpu={batch}"), format!("train.precision={precision}")];
+        let of = |bytes: usize| {
+            let pieces = format!("train.prototype_chunk_bytes={bytes}");
+            let settings = [settings[0].as_str(), settings[1].as_str(), pieces.as_str()];
+            let forecast = Forecast::of(&config("vit_ee1200", &settings), &card()).unwrap();
+            println!(
+                "{batch} images, {precision}, {} MiB: {:.2} GiB, {} dispatches, longest {:.1e}",
+                bytes >> 20,
+                gib(forecast.memory as u64),
+                forecast.step.dispatches,
+                forecast.step.longest.as_ref().expect("there are kernels").1.flops,
+            );
+            forecast
+        };
+        let (default, small, large) = (of(0), of(64 << 20), of(LARGE_PIECES));
+        assert_eq!(default.memory, small.memory);
+        assert!(large.step.dispatches < small.step.dispatches);
+        // the logits of both students and, in mixed precision, their gradient in halves
+        assert!(large.memory < small.memory + 5 * LARGE_PIECES / 2);
+        assert!(large.step.longest.unwrap().1.flops < 0.5e12);
+    }
+    let config = config("vit_ee1200", &["train.batch_size_per_gpu=8", "train.precision=mixed"]);
+    let needed = Forecast::of(&config, &card()).unwrap().memory;
+    assert_eq!(pieces(&config, &card(), 80 << 30).unwrap(), Some(LARGE_PIECES));
+    assert_eq!(pieces(&config, &card(), needed).unwrap(), None, "not into the last of the memory");
+    let software = Caps { software: true, ..card() };
+    assert_eq!(pieces(&config, &software, 80 << 30).unwrap(), None);
 }
 
 #[test]

@@ -232,6 +232,35 @@ fn rows_alone_and_frozen_prototypes() {
     }
 }
 
+/// Pieces change the order of sums, and with it their rounding, and nothing else.
+#[test]
+fn losses_and_gradients_are_the_same_in_any_pieces() {
+    let case = Case { images: 8, prototypes: 500, ..SMALL };
+    for device in devices() {
+        let run = |budget| -> Vec<Vec<f32>> {
+            let case = Case { budget, ..case };
+            let tape = Tape::new();
+            let values = case.operands().map(|o| Tensor::from_slice(&device, &o.shape, &o.values).unwrap());
+            let [a, b, v, g] = values.map(|t| tape.leaf(t));
+            let (total, losses) = case
+                .run(&tape, &a, Some(&b), &v, &g, |total, a, b| Ok((total, [a, b.expect("is there")])))
+                .unwrap();
+            let one = Tensor::from_slice(&device, &[1], &[1.0f32]).unwrap();
+            let gradients = tape.backward(vec![(&total, one)]).unwrap();
+            let rows = losses.iter().map(|t| t.to_vec::<f32>().unwrap());
+            let gradients = [&a, &b, &v, &g].map(|var| gradients.get(var).unwrap().to_vec::<f32>().unwrap());
+            rows.chain(gradients).collect()
+        };
+        let whole = run(None);
+        for budget in [3 * 2000, 10 * 2000] {
+            for (got, want) in run(Some(budget)).iter().zip(&whole) {
+                let want: Vec<f64> = want.iter().map(|v| *v as f64).collect();
+                assert_close(&format!("{budget} on {}", device.kind()), got, &want, 1e-6, 1e-6);
+            }
+        }
+    }
+}
+
 #[test]
 fn the_same_bits_every_time() {
     let case = Case { prototypes: 500, budget: Some(8000), ..SMALL };

@@ -3,9 +3,21 @@
 use crate::error::Result;
 use crate::gpu::Caps;
 use crate::memory;
-use crate::poa::forecast::{Forecast, remedy};
+use crate::poa::forecast::{Forecast, pieces, remedy};
 use crate::recipes::Config;
 use crate::tensor::Device;
+
+/// Writes into the settings of a new run in what pieces its device takes logits, where that follows from the
+/// device's memory: the order of sums depends on it, and a resumed run keeps to it wherever it goes on.
+pub(super) fn settle_pieces(config: &mut Config, device: &Device) -> Result<()> {
+    let Device::Gpu(gpu) = device else { return Ok(()) };
+    let Some(has) = gpu.memory() else { return Ok(()) };
+    let has = usize::try_from(has).unwrap_or(usize::MAX);
+    if let Some(bytes) = pieces(config, gpu.caps(), has)? {
+        config.step.prototype_chunk_bytes = bytes;
+    }
+    Ok(())
+}
 
 /// What a run with these settings will need on a device, and what would fit where that is more than there is.
 pub(super) fn of_memory(config: &Config, device: &Device) -> Result<(String, Option<String>)> {

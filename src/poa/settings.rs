@@ -132,7 +132,8 @@ settings! {
         /// Keeps of each block of the students its input alone and computes the rest again on the way back:
         /// much less memory, and about a fifth more time. The numbers are the same to the bit.
         pub checkpoint_blocks: bool = false,
-        /// Bytes of a student's logits that are in memory at a time; 0 takes as many as suit the device.
+        /// Bytes of a student's logits that are in memory at a time; 0 takes as many as suit the device: a new
+        /// run on a GPU with memory for it writes down 512 MiB. The order of sums depends on it.
         pub prototype_chunk_bytes: usize = 0,
     }
 }
