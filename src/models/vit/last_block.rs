@@ -9,11 +9,8 @@ use crate::error::Result;
 use crate::models::vit::block::Block;
 use crate::models::vit::drop_path::BranchRows;
 use crate::ops::attention::{Queries, SequenceGroup};
-use crate::ops::residual::{RowSubset, RowTable};
+use crate::ops::row_subset::{RowSubset, RowTable, Run};
 use crate::tensor::{Device, Tensor};
-
-/// Marks a row that is not asked for.
-const ABSENT: u32 = u32::MAX;
 
 /// The last block of a network that runs, until it is known what is asked for.
 pub(super) struct LastBlock {
@@ -48,17 +45,14 @@ impl LastBlock {
         let (this, device) = (self.clone(), x.value().device());
         // where nearly all are, picking them costs more than the others
         let few = 4 * asked.len() < 3 * x.value().dim(0);
-        if let Some(wanted) = if few { self.wanted(device, x.value().dim(0), asked)? } else { None } {
+        if let Some(wanted) = if few { self.wanted(device, asked)? } else { None } {
             let wanted = Rc::new(wanted);
             let order = wanted.order.clone();
             let y = tape.segment(x, move |tape, x| this.block.forward_of(tape, x, &wanted))?;
             return Ok((y, order));
         }
         let tables: Vec<&RowTable> = self.drops.iter().flatten().map(BranchRows::rows).collect();
-        let mut subsets = RowSubset::all(device, &tables)?.into_iter();
-        let rows = self.drops.each_ref().map(|drop| {
-            drop.as_ref().map(|d| d.with_rows(subsets.next().expect("a subset for every table")))
-        });
+        let rows = upload(&self.drops, &mut RowSubset::all(device, &tables)?.into_iter());
         let y = tape.segment(x, move |tape, x| {
             this.block.forward(tape, x, &this.groups, rows.each_ref().map(Option::as_ref))
         })?;
@@ -66,75 +60,76 @@ impl LastBlock {
     }
 
     /// `None` where a branch would have no rows at all.
-    fn wanted(&self, device: &Device, rows: usize, asked: &[u32]) -> Result<Option<Wanted>> {
+    fn wanted(&self, device: &Device, asked: &[u32]) -> Result<Option<Wanted>> {
         let mut wanted = asked.to_vec();
         wanted.sort_unstable();
-        let mut place = vec![ABSENT; rows];
-        for (i, &row) in wanted.iter().enumerate() {
-            place[row as usize] = i as u32;
-        }
-        let narrowed = self
-            .drops
-            .each_ref()
-            .map(|drop| drop.as_ref().map(|drop| drop.with_rows(narrow(drop.rows(), &place, wanted.len()))));
-        if wanted.is_empty() || narrowed.iter().flatten().any(|branch| branch.rows().rows.is_empty()) {
+        let narrowed = self.drops.each_ref().map(|drop| {
+            drop.as_ref().map(|drop| {
+                drop.with_rows(RowTable {
+                    trunk_rows: wanted.len(),
+                    runs: drop.rows().runs.iter().map(|run| narrow(*run, &wanted)).collect(),
+                })
+            })
+        });
+        if wanted.is_empty() || narrowed.iter().flatten().any(|branch| branch.rows().rows() == 0) {
             return Ok(None);
         }
         // the samples that attention keeps, in its order, and of each what is asked for
-        let (keys, groups) = match &self.drops[0] {
-            Some(BranchRows::Subset(table, groups)) => (Some(&table.rows), groups),
-            _ => (None, &self.groups),
+        let kept = match &self.drops[0] {
+            Some(BranchRows::Subset(table, groups)) => Some((table, groups)),
+            _ => None,
         };
-        let is_asked = |key: usize| place[keys.map_or(key, |keys| keys[key] as usize)] != ABSENT;
-        let (mut counts, mut first) = (Vec::new(), 0);
-        for group in groups {
-            for _ in 0..group.count {
-                counts.push((first..first + group.length).filter(|key| is_asked(*key)).count());
-                first += group.length;
-            }
-        }
-        let query_rows: Vec<u32> = match &narrowed[0] {
-            Some(branch) => branch.rows().rows.iter().map(|&i| wanted[i as usize]).collect(),
-            None => wanted.clone(),
-        };
-        let order: Vec<u32> = asked.iter().map(|&row| place[row as usize]).collect();
-        // one upload for all of it
+        let groups = kept.map_or(&self.groups, |(_, groups)| groups);
+        let lengths =
+            self.groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count)).collect::<Vec<_>>();
+        let every_row = RowTable::of_samples(&lengths, &vec![true; lengths.len()], 1.0);
+        let samples = kept.map_or(&every_row, |(table, _)| table).runs.iter();
+        let samples: Vec<Run> = samples.map(|run| narrow(*run, &wanted)).collect();
+        let counts: Vec<usize> = samples.iter().map(|run| run.count).collect();
+        let query_rows: Vec<u32> =
+            samples.iter().flat_map(|run| &wanted[run.first..run.first + run.count]).copied().collect();
+        let place = |row: &u32| wanted.partition_point(|other| other < row) as u32;
+        let order: Vec<u32> = asked.iter().map(place).collect();
+        // one upload for these, and one for all subsets
         let table = Queries::words(groups, &counts);
-        let no_keys = Vec::new();
-        let parts = [&table, &wanted, &order, &query_rows, keys.unwrap_or(&no_keys)];
+        let parts = [&table, &wanted, &order, &query_rows];
         let words = parts.map(Vec::as_slice).concat();
         let uploaded = Tensor::from_slice(device, &[words.len()], &words)?;
         let mut start = 0;
-        let [table, rows, order, query_rows, kept] = parts.map(|part| {
+        let [table, rows, order, query_rows] = parts.map(|part| {
             start += part.len();
             uploaded.slice(0, start - part.len()..start)
         });
-        let tables: Vec<&RowTable> = narrowed.iter().flatten().map(BranchRows::rows).collect();
+        let keys = kept.map(|(table, _)| table);
+        let tables: Vec<&RowTable> = narrowed.iter().flatten().map(BranchRows::rows).chain(keys).collect();
         let mut subsets = RowSubset::all(device, &tables)?.into_iter();
-        let mut upload = |branch: &Option<BranchRows<RowTable>>| {
-            branch.as_ref().map(|b| b.with_rows(subsets.next().expect("a subset for every table")))
-        };
+        let [attention, mlp] = upload(&narrowed, &mut subsets);
         Ok(Some(Wanted {
             rows: rows?,
             order: order?,
-            keys: keys.map(|_| kept).transpose()?,
+            keys: subsets.next().map(|subset| subset.rows),
             groups: groups.clone(),
             query_rows: query_rows?,
             queries: Queries::new(counts, table?)?,
-            attention: upload(&narrowed[0]).map(BranchRows::into_rows),
-            mlp: upload(&narrowed[1]),
+            attention: attention.map(BranchRows::into_rows),
+            mlp,
         }))
     }
 }
 
-/// The rows of a branch that are asked for, as rows of the `wanted` ones: those that have a place among them.
-fn narrow(table: &RowTable, place: &[u32], wanted: usize) -> RowTable {
-    let mut narrowed = RowTable { trunk_rows: wanted, ..RowTable::default() };
-    for (&row, &scale) in table.rows.iter().zip(&table.scale) {
-        if place[row as usize] != ABSENT {
-            narrowed.rows.push(place[row as usize]);
-            narrowed.scale.push(scale);
-        }
-    }
-    narrowed
+/// The branches with their rows on the device.
+fn upload(
+    drops: &[Option<BranchRows<RowTable>>; 2],
+    subsets: &mut impl Iterator<Item = RowSubset>,
+) -> [Option<BranchRows>; 2] {
+    drops.each_ref().map(|drop| {
+        drop.as_ref().map(|drop| drop.with_rows(subsets.next().expect("a subset for every table")))
+    })
+}
+
+/// What of a run of rows is wanted, as a run of the `wanted` rows, which ascend.
+fn narrow(run: Run, wanted: &[u32]) -> Run {
+    let before = |end: usize| wanted.partition_point(|row| (*row as usize) < end);
+    let first = before(run.first);
+    Run { first, count: before(run.first + run.count) - first, ..run }
 }
