@@ -1,7 +1,7 @@
 //! What the host does for a step: the processor time of the thread that records it, on the first adapter, which may be
 //! a software one, and in a rehearsal, where nothing of wgpu is in it.
 //!
-//! `cargo bench --bench host -- host`. Where it is not asked for, as in a plain `cargo bench`, it says so and ends.
+//! `cargo bench --bench host -- host [STEPS]`. Where it is not asked for, as in a plain `cargo bench`, it says so and ends.
 
 use std::process::ExitCode;
 
@@ -15,7 +15,8 @@ use poa_gpu::tensor::Device;
 
 /// Recipes with images of a step.
 const CASES: [(&str, usize); 2] = [("demo", 4), ("bench_tiny", 2)];
-/// Steps of each kind that are timed, and steps before them in which kernels are compiled.
+/// Steps of each kind that are timed where nobody says another number, as a profiler's user may, and steps before them in
+/// which kernels are compiled.
 const STEPS: usize = 16;
 const WARM_UP: usize = 8;
 
@@ -30,11 +31,11 @@ fn processor_time() -> f64 {
 
 /// Median time of a step with the whole network, and of one with the run's sub-networks.
 #[cfg(unix)]
-fn steps(config: &Config, device: &Device) -> Result<[f64; 2]> {
+fn steps(config: &Config, device: &Device, count: usize) -> Result<[f64; 2]> {
     let mut run = Rehearsal::on(config, device)?;
     let mut timed = |whole: bool| {
-        let mut all = Vec::with_capacity(WARM_UP + STEPS);
-        for step in 0..WARM_UP + STEPS {
+        let mut all = Vec::with_capacity(WARM_UP + count);
+        for step in 0..WARM_UP + count {
             let network = if whole { run.draws().largest() } else { run.draws().at(step) };
             let start = processor_time();
             run.step(step, network)?;
@@ -49,7 +50,7 @@ fn steps(config: &Config, device: &Device) -> Result<[f64; 2]> {
 }
 
 #[cfg(unix)]
-fn run() -> Result<()> {
+fn run(count: usize) -> Result<()> {
     let device = ops::open(&DeviceChoice::Gpu)?;
     let Device::Gpu(gpu) = &device else { unreachable!("a GPU was asked for") };
     println!("{}", device.describe());
@@ -63,7 +64,7 @@ fn run() -> Result<()> {
         counted.step(0, counted.draws().largest())?;
         let tally = counted.tally();
         for (what, device) in [("rehearsed", &rehearsal), ("on the adapter", &device)] {
-            let [whole, random] = steps(&config, device)?;
+            let [whole, random] = steps(&config, device, count)?;
             let (dispatches, uploads) = (tally.dispatches, tally.uploads);
             println!("{recipe:<11} {what:<14} {dispatches:>11} {uploads:>8} {whole:>16.2} {random:>22.2}");
         }
@@ -72,17 +73,18 @@ fn run() -> Result<()> {
 }
 
 #[cfg(not(unix))]
-fn run() -> Result<()> {
+fn run(_: usize) -> Result<()> {
     println!("the time of a thread is asked for as Unix has it: nothing measured");
     Ok(())
 }
 
 fn main() -> ExitCode {
-    if !std::env::args().skip(1).any(|arg| arg == "host") {
-        println!("usage: cargo bench --bench host -- host. Nothing measured.");
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if !arguments.iter().any(|arg| arg == "host") {
+        println!("usage: cargo bench --bench host -- host [STEPS]. Nothing measured.");
         return ExitCode::SUCCESS;
     }
-    match run() {
+    match run(arguments.iter().find_map(|arg| arg.parse().ok()).unwrap_or(STEPS)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(e) => {
             eprintln!("{e}");
