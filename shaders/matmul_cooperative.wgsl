@@ -10,7 +10,10 @@
 // the rows of a small matrix lie in different banks; rows start at multiples of 16 bytes. The tiles lie as A
 // and B do in memory (rows of a tile run along K, or where A_ALONG_M along M and unless B_ALONG_K along N),
 // and a small matrix is loaded by rows or by columns.
-// In the end one small matrix of every subgroup at a time goes through workgroup memory into the epilogue.
+// An invocation stages A_EIGHTS and B_EIGHTS times eight elements of a tile; where they lie, but for k, is worked
+// out once.
+// In the end one small matrix of every subgroup at a time goes through workgroup memory into the epilogue, and the
+// next one into another place there, so that there is one barrier for each.
 // The small matrices themselves: include/cooperative.wgsl; PLAIN has plain arithmetic in their place.
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -36,11 +39,10 @@ const B_TILE: u32 = BN * B_ROW;
 const B_ROW: u32 = BN / 4u + 2u;
 const B_TILE: u32 = BK * B_ROW;
 #endif
-// Eights that an invocation stages at a time.
-const A_EIGHTS: u32 = BM * BK / 8u / WG;
-const B_EIGHTS: u32 = BN * BK / 8u / WG;
 // A row of parked sums in vectors of four.
-const PARK_ROW: u32 = FRAGMENT / 4u + 1u;
+const PARK_ROW: u32 = FRAGMENT / 4u;
+// Vectors of the small matrices that are parked at a time, one of every subgroup.
+const PARK: u32 = SUBGROUPS * FRAGMENT * PARK_ROW;
 
 // Eight elements on their way from memory. Not the type that buffers have: that one has a layout in SPIR-V, and
 // what has one must not be anywhere else.
@@ -48,7 +50,7 @@ struct Fetched { low: vec4<f16>, high: vec4<f16> }
 
 // Two tiles of A, then two of B.
 var<workgroup> staged: array<Staged, FOUR * 2u * (A_TILE + B_TILE)>;
-var<workgroup> parked: array<Parked, FOUR * SUBGROUPS * FRAGMENT * PARK_ROW>;
+var<workgroup> parked: array<Parked, FOUR * 2u * PARK>;
 // On their way from memory.
 var<private> next_a: array<Fetched, A_EIGHTS>;
 var<private> next_b: array<Fetched, B_EIGHTS>;
@@ -88,15 +90,36 @@ fn b_place(i: u32) -> vec2<u32> {
 }
 
 #ifdef WIDE
-fn a_eight(from_: u32, row: u32, k: u32, last: u32) -> Fetched {
-    if row >= p.m || k >= last { return Fetched(); }
-    let i = (from_ + a_row(row) + k * p.a_k) / 8u;
-    return Fetched(a[i].low, a[i].high);
+// Where an invocation's eights begin in memory at a tile's first k. Those beyond the edges repeat the last ones,
+// whose results are not written.
+var<private> a_at: array<u32, A_EIGHTS>;
+var<private> b_at: array<u32, B_EIGHTS>;
+
+fn find_eights(job: Job, lane: u32) {
+#repeat T A_EIGHTS
+    let a$T = a_place(lane + $Tu * WG);
+#ifdef A_ALONG_M
+    a_at[$T] = job.a + a_row(min(job.row + a$T.x, p.m - 8u)) + a$T.y * p.a_k;
+#else
+    a_at[$T] = job.a + a_row(min(job.row + a$T.x, p.m - 1u)) + a$T.y * p.a_k;
+#endif
+#end
+#repeat T B_EIGHTS
+    let b$T = b_place(lane + $Tu * WG);
+#ifdef B_ALONG_K
+    b_at[$T] = job.b + b_col(min(job.col + b$T.x, p.n - 1u)) + b$T.y * p.b_k;
+#else
+    b_at[$T] = job.b + b_col(min(job.col + b$T.x, p.n - 8u)) + b$T.y * p.b_k;
+#endif
+#end
 }
-fn b_eight(from_: u32, col: u32, k: u32, last: u32) -> Fetched {
-    if col >= p.n || k >= last { return Fetched(); }
-    let i = (from_ + b_col(col) + k * p.b_k) / 8u;
-    return Fetched(b[i].low, b[i].high);
+fn a_eight(from_: u32, inside: bool) -> Fetched {
+    if !inside { return Fetched(); }
+    return Fetched(a[from_ / 8u].low, a[from_ / 8u].high);
+}
+fn b_eight(from_: u32, inside: bool) -> Fetched {
+    if !inside { return Fetched(); }
+    return Fetched(b[from_ / 8u].low, b[from_ / 8u].high);
 }
 #else
 fn a_one(from_: u32, row: u32, k: u32, last: u32) -> f16 {
@@ -142,6 +165,16 @@ fn steps() -> u32 { return (p.k_part + BK - 1u) / BK; }
 fn fetch(job: Job, step: u32, lane: u32) {
     let group = step / steps();
     let k0 = job.first + (step % steps()) * BK;
+#ifdef WIDE
+    let a_from = group * p.a_k_far + k0 * p.a_k;
+    let b_from = b_group(group) + k0 * p.b_k;
+#repeat T A_EIGHTS
+    next_a[$T] = a_eight(a_from + a_at[$T], k0 + a_place(lane + $Tu * WG).y < job.last);
+#end
+#repeat T B_EIGHTS
+    next_b[$T] = b_eight(b_from + b_at[$T], k0 + b_place(lane + $Tu * WG).y < job.last);
+#end
+#else
     let a_from = job.a + group * p.a_k_far;
     let b_from = job.b + b_group(group);
     for (var t = 0u; t < A_EIGHTS; t++) {
@@ -152,34 +185,45 @@ fn fetch(job: Job, step: u32, lane: u32) {
         let at = b_place(lane + t * WG);
         next_b[t] = b_eight(b_from, job.col + at.x, k0 + at.y, job.last);
     }
+#endif
+}
+
+// Where an invocation's i-th eight is staged, from the start of a tile.
+fn a_staged(i: u32) -> u32 {
+    let at = a_place(i);
+#ifdef A_ALONG_M
+    return at.y * A_ROW + at.x / 4u;
+#else
+    return at.x * A_ROW + at.y / 4u;
+#endif
+}
+fn b_staged(i: u32) -> u32 {
+    let at = b_place(i);
+#ifdef B_ALONG_K
+    return at.x * B_ROW + at.y / 4u;
+#else
+    return at.y * B_ROW + at.x / 4u;
+#endif
 }
 
 // Puts what was read into a buffer.
 fn stage(buffer: u32, lane: u32) {
-    for (var t = 0u; t < A_EIGHTS; t++) {
-        let at = a_place(lane + t * WG);
-#ifdef A_ALONG_M
-        let to = buffer * A_TILE + at.y * A_ROW + at.x / 4u;
-#else
-        let to = buffer * A_TILE + at.x * A_ROW + at.y / 4u;
-#endif
-        put_four(to, next_a[t].low);
-        put_four(to + 1u, next_a[t].high);
-    }
-    for (var t = 0u; t < B_EIGHTS; t++) {
-        let at = b_place(lane + t * WG);
-#ifdef B_ALONG_K
-        let to = 2u * A_TILE + buffer * B_TILE + at.x * B_ROW + at.y / 4u;
-#else
-        let to = 2u * A_TILE + buffer * B_TILE + at.y * B_ROW + at.x / 4u;
-#endif
-        put_four(to, next_b[t].low);
-        put_four(to + 1u, next_b[t].high);
-    }
+    let a_to = buffer * A_TILE;
+    let b_to = 2u * A_TILE + buffer * B_TILE;
+#repeat T A_EIGHTS
+    let a$T = a_to + a_staged(lane + $Tu * WG);
+    put_four(a$T, next_a[$T].low);
+    put_four(a$T + 1u, next_a[$T].high);
+#end
+#repeat T B_EIGHTS
+    let b$T = b_to + b_staged(lane + $Tu * WG);
+    put_four(b$T, next_b[$T].low);
+    put_four(b$T + 1u, next_b[$T].high);
+#end
 }
 
 // Takes the subgroup's parked sums, of the small matrix from this row and column of C on, through the
-// epilogue.
+// epilogue. They stay there until the next but one is parked.
 fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32) {
     workgroupBarrier();
     for (var i = lane; i < FRAGMENT * FRAGMENT / 4u; i += 32u) {
@@ -195,7 +239,6 @@ fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32) {
 #endif
         }
     }
-    workgroupBarrier();
 }
 
 @compute @workgroup_size(WG)
@@ -223,6 +266,9 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #end
 #end
     let count = p.k_groups * steps();
+#ifdef WIDE
+    find_eights(job, lane);
+#endif
     fetch(job, 0u, lane);
     stage(0u, lane);
     workgroupBarrier();
@@ -244,13 +290,16 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         if step + 1u < count { stage(1u - buffer, lane); }
         workgroupBarrier();
     }
-    let own = subgroup * FRAGMENT * PARK_ROW;
+    let here = subgroup * FRAGMENT * PARK_ROW;
     let row = job.row + y;
     let col = job.col + x;
+    // where small matrices are parked in turn
+    var own = here;
 #repeat Y FRAGMENTS
 #repeat X FRAGMENTS
     park(s$Y$X, own, PARK_ROW);
     finish_parked(job, row + $Yu * FRAGMENT, col + $Xu * FRAGMENT, own, sub);
+    own = 2u * here + PARK - own;
 #end
 #end
 }

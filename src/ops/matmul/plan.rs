@@ -213,10 +213,10 @@ impl Variant {
                 let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
                 let runs = plain || (has && caps.fixed_subgroup_size() == Some(32));
                 let subgroups = (rows * cols) / (fragment * fragments).pow(2);
-                // two tiles of either operand, and a small matrix of sums a subgroup, each row with its
-                // padding
+                // two tiles of either operand, each row with its padding, and two small matrices of sums a
+                // subgroup
                 let staged = 2 * 2 * ((rows + cols) * (depth + 8)).max(depth * (rows + cols + 16));
-                let bytes = staged + subgroups * fragment * (fragment + 4) * 4;
+                let bytes = staged + 2 * subgroups * fragment * fragment * 4;
                 let fits = self.invocations() <= caps.workgroup_size && bytes <= caps.workgroup_bytes;
                 runs && caps.f16 && fits
             }
@@ -417,6 +417,9 @@ impl Plan {
                 defines.extend((fragment == 8).then_some(("EIGHT", 1)));
                 defines.extend([("BM", rows), ("BN", cols), ("BK", depth)]);
                 defines.extend([("FRAGMENT", fragment), ("FRAGMENTS", fragments), ("BAND", BAND)]);
+                // times eight elements that an invocation stages
+                let eights = |side: u32| side * depth / 8 / self.variant.invocations();
+                defines.extend([("A_EIGHTS", eights(rows)), ("B_EIGHTS", eights(cols))]);
                 kernel(COOPERATIVE, "cooperative", defines)
             }
         }
