@@ -1,8 +1,11 @@
 // C = epilogue(alpha · A·B) for A and B of half precision on cooperative matrices (tensor cores): a subgroup
-// of 32 multiplies small matrices of FRAGMENT×FRAGMENT as a whole and adds them up in single precision.
+// multiplies small matrices of FRAGMENT×FRAGMENT as a whole and adds them up in single precision. Subgroups have
+// SUBGROUP invocations or, where it is the driver's to choose, down to LEAST.
 // Shapes, strides, bindings and epilogues: include/matmul.wgsl. WIDE: A and B are read eight elements at a
 // time, C four.
-// Grid: one workgroup a tile of BM×BN, batch and part of K, folded. Workgroup: 32·(BM / SIDE)·(BN / SIDE).
+// Grid: one workgroup a tile of BM×BN, batch and part of K, folded. Workgroup: SUBGROUP·(BM / SIDE)·(BN / SIDE).
+// Where subgroups are smaller there are more of them, and those over multiply as well, since control flow must be
+// uniform, but write nothing.
 // A subgroup makes SIDE×SIDE results, FRAGMENTS×FRAGMENTS small matrices, each a variable of its own, since
 // arrays of them are not allowed. Tiles of A and B, BK deep, are staged in two buffers: while one is
 // multiplied the next tile travels from memory through registers into the other, with one barrier a step.
@@ -22,7 +25,7 @@
 const SIDE: u32 = FRAGMENT * FRAGMENTS;
 const ACROSS: u32 = BN / SIDE;
 const SUBGROUPS: u32 = ACROSS * (BM / SIDE);
-const WG: u32 = 32u * SUBGROUPS;
+const WG: u32 = SUBGROUP * SUBGROUPS;
 
 // Rows of the staged tiles in vectors of four, and whole tiles.
 #ifdef A_ALONG_M
@@ -41,8 +44,8 @@ const B_TILE: u32 = BK * B_ROW;
 #endif
 // A row of parked sums in vectors of four.
 const PARK_ROW: u32 = FRAGMENT / 4u;
-// Vectors of the small matrices that are parked at a time, one of every subgroup.
-const PARK: u32 = SUBGROUPS * FRAGMENT * PARK_ROW;
+// Vectors of the small matrices that are parked at a time, one of every subgroup there may be.
+const PARK: u32 = WG / LEAST * FRAGMENT * PARK_ROW;
 
 // Eight elements on their way from memory. Not the type that buffers have: that one has a layout in SPIR-V, and
 // what has one must not be anywhere else.
@@ -224,9 +227,9 @@ fn stage(buffer: u32, lane: u32) {
 
 // Takes the subgroup's parked sums, of the small matrix from this row and column of C on, through the
 // epilogue. They stay there until the next but one is parked.
-fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32) {
+fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32, size: u32) {
     workgroupBarrier();
-    for (var i = lane; i < FRAGMENT * FRAGMENT / 4u; i += 32u) {
+    for (var i = lane; i < FRAGMENT * FRAGMENT / 4u; i += size) {
         let r = row + i / (FRAGMENT / 4u);
         let c = col + i % (FRAGMENT / 4u) * 4u;
         if r < p.m && c < p.n {
@@ -245,12 +248,13 @@ fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32) {
 fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
 #ifdef PLAIN
                @builtin(local_invocation_index) lane: u32) {
-    let subgroup = lane / 32u;
-    let sub = lane % 32u;
+    let subgroup = lane / LEAST;
+    let sub = lane % LEAST;
+    let size = LEAST;
     own_lane = sub;
 #else
                @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32,
-               @builtin(subgroup_invocation_id) sub: u32) {
+               @builtin(subgroup_invocation_id) sub: u32, @builtin(subgroup_size) size: u32) {
 #endif
     var job = find_job(workgroup_index(wid, nwg), BM, BN);
     // control flow must be uniform: a workgroup without a tile multiplies zeros and writes nothing
@@ -258,7 +262,7 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         job.last = 0u;
         job.row = p.m;
     }
-    let y = subgroup / ACROSS * SIDE;
+    let y = subgroup % SUBGROUPS / ACROSS * SIDE;
     let x = subgroup % ACROSS * SIDE;
 #repeat Y FRAGMENTS
 #repeat X FRAGMENTS
@@ -291,14 +295,14 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         workgroupBarrier();
     }
     let here = subgroup * FRAGMENT * PARK_ROW;
-    let row = job.row + y;
+    let row = select(p.m, job.row + y, subgroup < SUBGROUPS);
     let col = job.col + x;
     // where small matrices are parked in turn
     var own = here;
 #repeat Y FRAGMENTS
 #repeat X FRAGMENTS
     park(s$Y$X, own, PARK_ROW);
-    finish_parked(job, row + $Yu * FRAGMENT, col + $Xu * FRAGMENT, own, sub);
+    finish_parked(job, row + $Yu * FRAGMENT, col + $Xu * FRAGMENT, own, sub, size);
     own = 2u * here + PARK - own;
 #end
 #end

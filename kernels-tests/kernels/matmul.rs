@@ -239,10 +239,19 @@ fn tiles_of_cooperative_products() {
     }
     let case = Case { precision: Precision::Half, accumulate: true, ..Case::new(64, 72, 200) };
     check_with(Case { batch: 2, shared: [false, true], ..case }, Some(&PLAIN[..1]));
-    check_with(Case { parts: Some(3), placing: Placing::Strided, ..case }, Some(&PLAIN[1..]));
+    check_with(Case { parts: Some(3), placing: Placing::Strided, ..case }, Some(&PLAIN[1..2]));
     let case = Case { precision: Precision::Half, alpha: 1.5, ..Case::new(66, 40, 48) };
     check_with(Case { kind: EpilogueKind::BiasGeluSaved, ..case }, Some(&PLAIN[..1]));
-    check_with(Case { kind: EpilogueKind::GeluGrad, ..case }, Some(&PLAIN[1..]));
+    check_with(Case { kind: EpilogueKind::GeluGrad, ..case }, Some(&PLAIN[1..2]));
+    // twice as many subgroups as have results
+    check_with(
+        Case { precision: Precision::Half, accumulate: true, ..Case::new(67, 45, 35) },
+        Some(&PLAIN[2..]),
+    );
+    check_with(
+        Case { precision: Precision::HalfToSingle, transposed: [true, false], ..Case::new(72, 136, 200) },
+        Some(&PLAIN[2..]),
+    );
 }
 
 /// What adapters are asked for when they are opened, of a kernel that is right; with a K below what llvmpipe,
@@ -535,6 +544,12 @@ fn plans_of_half_precision() {
     assert_eq!(tile(&with, 8192, 8192, Precision::Half), (true, (128, 128)));
     assert_eq!(tile(&with, 788, 384, Precision::Half), (true, (64, 64)));
     assert_eq!(tile(&eight, 8192, 8192, Precision::HalfToSingle), (true, (64, 64)));
+    // where the driver chooses the size of subgroups, in memory for as many as there may be
+    let varying = Caps { subgroup_size: (32, 64), workgroup_bytes: 64 * 1024, ..with.clone() };
+    assert_eq!(tile(&varying, 8192, 8192, Precision::Half), (true, (128, 128)));
+    let little = Caps { workgroup_bytes: 48 * 1024, ..varying.clone() };
+    assert_eq!(tile(&little, 8192, 8192, Precision::Half), (true, (64, 64)));
+    assert!(!tile(&Caps { subgroup_size: (4, 64), ..varying }, 8192, 8192, Precision::Half).0);
     assert!(!tile(&with, 8192, 8192, Precision::Single).0, "tensor cores take halves");
     assert!(!tile(&without, 8192, 8192, Precision::Half).0);
     assert!(variants(&Caps::minimal(), Precision::Half).is_empty());

@@ -226,6 +226,14 @@ impl Caps {
         (self.subgroups && self.subgroup_size.0 == self.subgroup_size.1).then_some(self.subgroup_size.0)
     }
 
+    /// Smallest and largest subgroup in which cooperative matrices are multiplied: kernels are laid out for the
+    /// largest, and wgpu leaves it to the driver which one a kernel gets. Up to twice as many invocations as
+    /// there are at least.
+    pub fn cooperative_subgroups(&self) -> Option<(u32, u32)> {
+        let (least, most) = self.subgroup_size;
+        (self.subgroups && matches!((least, most), (32, 32 | 64) | (64, 64))).then_some((least, most))
+    }
+
     /// Whether training in mixed precision is possible.
     pub fn mixed_precision(&self) -> bool {
         // the optimiser's pass writes the values in half precision as well

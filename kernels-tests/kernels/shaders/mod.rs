@@ -174,6 +174,12 @@ fn mistakes_subgroups(variant: &Variant, validated: &Validated, caps: &Caps) -> 
         return Some("an invocation's number is taken for its place in a subgroup".into());
     }
     let workgroup = validated.module.entry_points[0].workgroup_size.iter().product::<u32>();
+    // laid out for the largest, and told how many there may be
+    let laid_out = (variant.kernel.define("LEAST"), variant.kernel.define("SUBGROUP"));
+    if cooperative && laid_out == (Some(caps.subgroup_size.0), Some(caps.subgroup_size.1)) {
+        let whole = workgroup.is_multiple_of(caps.subgroup_size.1);
+        return (!whole).then(|| format!("a workgroup of {workgroup} in {:?}", caps.subgroup_size));
+    }
     match caps.fixed_subgroup_size() {
         None => Some(format!("subgroups of {:?} invocations", caps.subgroup_size)),
         Some(size) if cooperative && (size != 32 || workgroup % 32 != 0) => {

@@ -130,7 +130,7 @@ pub enum Variant {
         /// Columns of C an invocation makes, a multiple of four.
         thread_cols: u32,
     },
-    /// Small matrices that subgroups of 32 multiply as a whole (tensor cores), of half precision; tiles
+    /// Small matrices that subgroups multiply as a whole (tensor cores), of half precision; tiles
     /// staged through workgroup memory while the ones before are multiplied. **Not yet run on hardware.**
     Cooperative {
         /// Rows of C a workgroup makes.
@@ -143,6 +143,8 @@ pub enum Variant {
         fragment: u32,
         /// Small matrices of C a subgroup makes, down and across: 2 or 4.
         fragments: u32,
+        /// Invocations of a subgroup, at least and at most.
+        subgroups: (u32, u32),
         /// Plain arithmetic in place of cooperative matrices; see [`PLAIN`].
         plain: bool,
     },
@@ -160,16 +162,29 @@ impl Variant {
     }
 
     const fn cooperative(side: u32, fragment: u32, fragments: u32) -> Self {
-        Self::Cooperative { rows: side, cols: side, depth: 32, fragment, fragments, plain: false }
+        let subgroups = (32, 32);
+        Self::Cooperative { rows: side, cols: side, depth: 32, fragment, fragments, subgroups, plain: false }
     }
 
-    const fn plainly(self) -> Self {
+    /// With plain arithmetic, in subgroups of `least` that are laid out for `most`.
+    const fn plainly(self, least: u32, most: u32) -> Self {
         match self {
             Self::Cooperative { rows, cols, depth, fragment, fragments, .. } => {
-                Self::Cooperative { rows, cols, depth, fragment, fragments, plain: true }
+                let subgroups = (least, most);
+                Self::Cooperative { rows, cols, depth, fragment, fragments, subgroups, plain: true }
             }
             other => other,
         }
+    }
+
+    /// In the subgroups that an adapter has.
+    fn on(mut self, caps: &Caps) -> Self {
+        if let (Self::Cooperative { subgroups, plain: false, .. }, Some(there)) =
+            (&mut self, caps.cooperative_subgroups())
+        {
+            *subgroups = there;
+        }
+        self
     }
 
     /// Rows and columns of C that one workgroup makes.
@@ -196,8 +211,8 @@ impl Variant {
             Self::Tiled { rows, cols, thread_rows, thread_cols, .. } => {
                 (rows / thread_rows) * (cols / thread_cols)
             }
-            Self::Cooperative { rows, cols, fragment, fragments, .. } => {
-                32 * (rows * cols) / (fragment * fragments).pow(2)
+            Self::Cooperative { rows, cols, fragment, fragments, subgroups, .. } => {
+                subgroups.1 * (rows * cols) / (fragment * fragments).pow(2)
             }
             Self::Broadcast { .. } => 8,
         }
@@ -209,14 +224,13 @@ impl Variant {
                 let bytes = depth * (rows + cols) * 4;
                 self.invocations() <= caps.workgroup_size && bytes <= caps.workgroup_bytes
             }
-            Self::Cooperative { rows, cols, depth, fragment, fragments, plain } => {
+            Self::Cooperative { rows, cols, depth, fragment, subgroups, plain, .. } => {
                 let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
-                let runs = plain || (has && caps.fixed_subgroup_size() == Some(32));
-                let subgroups = (rows * cols) / (fragment * fragments).pow(2);
+                let runs = plain || (has && caps.cooperative_subgroups() == Some(subgroups));
                 // two tiles of either operand, each row with its padding, and two small matrices of sums a
                 // subgroup
                 let staged = 2 * 2 * ((rows + cols) * (depth + 8)).max(depth * (rows + cols + 16));
-                let bytes = staged + 2 * subgroups * fragment * fragment * 4;
+                let bytes = staged + 2 * self.invocations() / subgroups.0 * fragment * fragment * 4;
                 let fits = self.invocations() <= caps.workgroup_size && bytes <= caps.workgroup_bytes;
                 runs && caps.f16 && fits
             }
@@ -247,13 +261,15 @@ const TENSOR_SMALL: Variant = Variant::cooperative(64, 16, 2);
 /// For adapters with small matrices of 8×8: 32×32 results a subgroup.
 const TENSOR_EIGHT: Variant = Variant::cooperative(64, 8, 4);
 /// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on
-/// adapters without them: no plan has them.
-pub const PLAIN: [Variant; 2] = [TENSOR_SMALL.plainly(), TENSOR_EIGHT.plainly()];
+/// adapters without them, the last laid out for larger subgroups than it has: no plan has them.
+pub const PLAIN: [Variant; 3] =
+    [TENSOR_SMALL.plainly(32, 32), TENSOR_EIGHT.plainly(32, 32), TENSOR_EIGHT.plainly(32, 64)];
 
 /// All variants that an adapter can run for matrices of this precision.
 pub fn variants(caps: &Caps, precision: Precision) -> Vec<Variant> {
     [LARGE, MEDIUM, SMALL, FLAT, SHARED, SHARED_FLAT, TENSOR, TENSOR_SMALL, TENSOR_EIGHT]
         .into_iter()
+        .map(|v| v.on(caps))
         .filter(|v| v.fits(caps) && v.makes(precision, false))
         .filter(|_| caps.f16 || precision == Precision::Single)
         .collect()
@@ -334,10 +350,10 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
     // tensor cores: the least time, where as many tiles as a large GPU has cores take the time of one, and
     // where a subgroup that makes four times the results reads half as much for each
     let time = |v: &Variant| {
-        let cost = if *v == TENSOR { 1 } else { 2 };
+        let cost = if v.tile() == TENSOR.tile() { 1 } else { 2 };
         tiles(*v).div_ceil(CORES) * v.tile().0 * v.tile().1 * cost
     };
-    let tensor = [TENSOR, TENSOR_SMALL, TENSOR_EIGHT].into_iter();
+    let tensor = [TENSOR, TENSOR_SMALL, TENSOR_EIGHT].into_iter().map(|v| v.on(caps));
     let tensor =
         tensor.filter(|v| v.makes(problem.precision, problem.window) && v.fits(caps)).min_by_key(time);
     if let Some(variant) = tensor {
@@ -410,13 +426,14 @@ impl Plan {
                 defines.push(("ROWS", rows));
                 kernel(BROADCAST, "broadcast", defines)
             }
-            Variant::Cooperative { rows, cols, depth, fragment, fragments, plain } => {
+            Variant::Cooperative { rows, cols, depth, fragment, fragments, subgroups, plain } => {
                 defines.extend(plain.then_some(("PLAIN", 1)));
                 defines.extend(self.wide.then_some(("WIDE", 1)));
                 defines.extend(self.wide.then_some(("C_VEC4", 1)));
                 defines.extend((fragment == 8).then_some(("EIGHT", 1)));
                 defines.extend([("BM", rows), ("BN", cols), ("BK", depth)]);
                 defines.extend([("FRAGMENT", fragment), ("FRAGMENTS", fragments), ("BAND", BAND)]);
+                defines.extend([("SUBGROUP", subgroups.1), ("LEAST", subgroups.0)]);
                 // times eight elements that an invocation stages
                 let eights = |side: u32| side * depth / 8 / self.variant.invocations();
                 defines.extend([("A_EIGHTS", eights(rows)), ("B_EIGHTS", eights(cols))]);
