@@ -5,14 +5,12 @@ use std::ops::Range;
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::drop_path::{BranchRows, row_subset};
-use crate::models::vit::last_block::Wanted;
 use crate::models::vit::sizes::NORM_EPS;
 use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
-use crate::ops::attention::{SequenceGroup, attention, attention_of};
-use crate::ops::gather::gather_rows;
+use crate::ops::attention::{SequenceGroup, attention};
 use crate::ops::layer_norm::layer_norm;
-use crate::ops::linear::{LinearWeights, linear, linear_pair, mlp};
+use crate::ops::linear::{LinearWeights, linear, mlp};
 use crate::ops::residual::residual;
 use crate::tensor::Tensor;
 
@@ -28,7 +26,8 @@ pub(super) struct Block {
 }
 
 impl Block {
-    fn vector(&self, part: &str) -> Result<Var> {
+    /// The first entries of a vector of the block.
+    pub fn vector(&self, part: &str) -> Result<Var> {
         vector(&self.parameters, &format!("{}{part}", self.prefix), self.width)
     }
 
@@ -41,29 +40,29 @@ impl Block {
     }
 
     /// The norm of some rows, or of all.
-    fn norm_of(&self, tape: &Tape, x: &Var, part: &str, index: Option<&Tensor>) -> Result<Var> {
+    pub fn norm_of(&self, tape: &Tape, x: &Var, part: &str, index: Option<&Tensor>) -> Result<Var> {
         let (weight, bias) =
             (self.vector(&format!("{part}.norm.weight"))?, self.vector(&format!("{part}.norm.bias"))?);
         layer_norm(tape, x, &weight, &bias, NORM_EPS, index)
     }
 
     /// An elastic linear layer: its first `out` rows and `input` columns.
-    fn linear(&self, part: &str, out: usize, input: usize) -> Result<LinearWeights> {
+    pub fn linear(&self, part: &str, out: usize, input: usize) -> Result<LinearWeights> {
         elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), out, input)
     }
 
     /// Some of the q, k and v parts of the qkv layer, the first rows of each.
-    fn qkv(&self, parts: Range<usize>) -> Result<LinearWeights> {
+    pub fn qkv(&self, parts: Range<usize>) -> Result<LinearWeights> {
         elastic_qkv(&self.parameters, &format!("{}attn.qkv", self.prefix), self.width, parts)
     }
 
     /// Number and width of heads.
-    fn heads(&self) -> [usize; 2] {
+    pub fn heads(&self) -> [usize; 2] {
         [self.width / self.head_dim, self.head_dim]
     }
 
     /// The factor of scores.
-    fn scale(&self) -> f32 {
+    pub fn scale(&self) -> f32 {
         (self.head_dim as f32).powf(-0.5)
     }
 
@@ -77,18 +76,6 @@ impl Block {
     ) -> Result<Var> {
         let x = self.attention_branch(tape, x, groups, rows[0])?;
         self.mlp_branch(tape, &x, rows[1])
-    }
-
-    /// Both branches, of the wanted rows alone.
-    pub fn forward_of(&self, tape: &Tape, x: &Var, wanted: &Wanted) -> Result<Var> {
-        let queries = self.norm_of(tape, x, "norm1", Some(&wanted.query_rows))?;
-        let keys = self.norm_of(tape, x, "norm1", wanted.keys.as_ref())?;
-        let qkv = linear_pair(tape, [(&queries, &self.qkv(0..1)?), (&keys, &self.qkv(1..3)?)])?;
-        let y = attention_of(tape, &qkv, &wanted.groups, &wanted.queries, self.heads(), self.scale())?;
-        let y = linear(tape, &y, &self.linear("attn.proj", self.width, self.width)?)?;
-        let x = gather_rows(tape, x, &wanted.rows)?;
-        let x = residual(tape, &x, &y, &self.vector("ls1.gamma")?, wanted.attention.as_ref())?;
-        self.mlp_branch(tape, &x, wanted.mlp.as_ref())
     }
 
     /// Queries, keys and values `[tokens, 3 · width]` of the block's attention over the tokens x.
@@ -117,7 +104,7 @@ impl Block {
     }
 
     /// x + MLP of the normed x.
-    fn mlp_branch(&self, tape: &Tape, x: &Var, rows: Option<&BranchRows>) -> Result<Var> {
+    pub fn mlp_branch(&self, tape: &Tape, x: &Var, rows: Option<&BranchRows>) -> Result<Var> {
         let y = self.norm(tape, x, "norm2", rows)?;
         let y = mlp(
             tape,

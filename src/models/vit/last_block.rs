@@ -8,7 +8,10 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::block::Block;
 use crate::models::vit::drop_path::BranchRows;
-use crate::ops::attention::{Queries, SequenceGroup};
+use crate::ops::attention::{Queries, SequenceGroup, attention_of};
+use crate::ops::gather::gather_rows;
+use crate::ops::linear::{linear, linear_pair};
+use crate::ops::residual::residual;
 use crate::ops::row_subset::{RowSubset, RowTable, Run};
 use crate::tensor::{Device, Tensor};
 
@@ -21,22 +24,22 @@ pub(super) struct LastBlock {
 }
 
 /// What the block works on where not all of its rows are asked for.
-pub(super) struct Wanted {
+struct Wanted {
     /// `u32`: the rows, ascending.
-    pub rows: Tensor,
+    rows: Tensor,
     /// `u32`: for each that is asked for, its place among them.
     order: Tensor,
     /// `u32`: the rows of keys, where those of some samples alone are.
-    pub keys: Option<Tensor>,
+    keys: Option<Tensor>,
     /// Their sequences.
-    pub groups: Vec<SequenceGroup>,
+    groups: Vec<SequenceGroup>,
     /// `u32`: the rows of queries.
-    pub query_rows: Tensor,
-    pub queries: Queries,
+    query_rows: Tensor,
+    queries: Queries,
     /// Where attention's rows are among the wanted ones.
-    pub attention: Option<RowSubset>,
+    attention: Option<RowSubset>,
     /// The same of the MLP's.
-    pub mlp: Option<BranchRows>,
+    mlp: Option<BranchRows>,
 }
 
 impl LastBlock {
@@ -48,7 +51,7 @@ impl LastBlock {
         if let Some(wanted) = if few { self.wanted(device, asked)? } else { None } {
             let wanted = Rc::new(wanted);
             let order = wanted.order.clone();
-            let y = tape.segment(x, move |tape, x| this.block.forward_of(tape, x, &wanted))?;
+            let y = tape.segment(x, move |tape, x| wanted.through(&this.block, tape, x))?;
             return Ok((y, order));
         }
         let tables: Vec<&RowTable> = self.drops.iter().flatten().map(BranchRows::rows).collect();
@@ -114,6 +117,20 @@ impl LastBlock {
             attention: attention.map(BranchRows::into_rows),
             mlp,
         }))
+    }
+}
+
+impl Wanted {
+    /// The wanted rows of the block's output for the tokens x.
+    fn through(&self, block: &Block, tape: &Tape, x: &Var) -> Result<Var> {
+        let queries = block.norm_of(tape, x, "norm1", Some(&self.query_rows))?;
+        let keys = block.norm_of(tape, x, "norm1", self.keys.as_ref())?;
+        let qkv = linear_pair(tape, [(&queries, &block.qkv(0..1)?), (&keys, &block.qkv(1..3)?)])?;
+        let y = attention_of(tape, &qkv, &self.groups, &self.queries, block.heads(), block.scale())?;
+        let y = linear(tape, &y, &block.linear("attn.proj", block.width, block.width)?)?;
+        let x = gather_rows(tape, x, &self.rows)?;
+        let x = residual(tape, &x, &y, &block.vector("ls1.gamma")?, self.attention.as_ref())?;
+        block.mlp_branch(tape, &x, self.mlp.as_ref())
     }
 }
 
