@@ -284,8 +284,12 @@ fn a_run_of_an_earlier_version_goes_on() {
         assert!(a.keys().eq(b.keys()), "{a:?} {b:?}");
         for ((key, a), b) in a.iter().zip(b.values()) {
             match (a.as_f64(), b.as_f64()) {
-                // another processor may add up in another order
-                (Some(a), Some(b)) => assert!((a - b).abs() <= 1e-4 * a.abs(), "{key}: {b}, it was {a}"),
+                // another processor, or a later version, may add up in another order; the entropy of sharp targets
+                // is what is left of exponentials of logits over a temperature, 1e-4 of its nats here
+                (Some(a), Some(b)) => {
+                    let least = if key.starts_with("target_entropy") { 1e-6 } else { 0.0 };
+                    assert!((a - b).abs() <= 1e-4 * a.abs() + least, "{key}: {b}, it was {a}");
+                }
                 _ => assert_eq!(a, b, "{key}"),
             }
         }
