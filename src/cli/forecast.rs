@@ -7,20 +7,15 @@ use crate::poa::forecast::{Forecast, pieces, remedy};
 use crate::recipes::Config;
 use crate::tensor::Device;
 
-/// Writes into the settings of a new run in what pieces its device takes logits, where that follows from the
-/// device's memory: the order of sums depends on it, and a resumed run keeps to it wherever it goes on.
-pub(super) fn settle_pieces(config: &mut Config, device: &Device) -> Result<()> {
-    let Device::Gpu(gpu) = device else { return Ok(()) };
-    let Some(has) = gpu.memory() else { return Ok(()) };
-    let has = usize::try_from(has).unwrap_or(usize::MAX);
-    if let Some(bytes) = pieces(config, gpu.caps(), has)? {
-        config.step.prototype_chunk_bytes = bytes;
-    }
-    Ok(())
-}
-
 /// What a run with these settings will need on a device, and what would fit where that is more than there is.
-pub(super) fn of_memory(config: &Config, device: &Device) -> Result<(String, Option<String>)> {
+///
+/// Where `settles`, as for a new run, it writes into the settings in what pieces the device takes logits, if that follows
+/// from the device's memory: the order of sums depends on it, and a resumed run keeps to it wherever it goes on.
+pub(super) fn of_memory(
+    config: &mut Config,
+    device: &Device,
+    settles: bool,
+) -> Result<(String, Option<String>)> {
     let (caps, has) = match device {
         // what a software adapter has is the machine's
         Device::Gpu(gpu) if gpu.caps().software => (gpu.caps().clone(), memory::available()),
@@ -28,7 +23,19 @@ pub(super) fn of_memory(config: &Config, device: &Device) -> Result<(String, Opt
         // its tensors are those of an adapter that binds them whole
         Device::Cpu(_) => (Caps { max_binding_bytes: 1 << 40, ..Caps::minimal() }, memory::available()),
     };
-    let forecast = match (Forecast::of(config, &caps), device) {
+    let has = has.map(|bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    let settled = match (device, has) {
+        (Device::Gpu(_), Some(has)) if settles => pieces(config, &caps, has)?,
+        _ => None,
+    };
+    let forecast = match settled {
+        Some((bytes, forecast)) => {
+            config.step.prototype_chunk_bytes = bytes;
+            Ok(forecast)
+        }
+        None => Forecast::of(config, &caps),
+    };
+    let forecast = match (forecast, device) {
         (Ok(forecast), _) => forecast,
         // an adapter would refuse the run's steps as it does those of the rehearsal; this device need not
         (Err(e), Device::Cpu(_)) => return Ok((format!("not known: {e}"), None)),
@@ -36,8 +43,7 @@ pub(super) fn of_memory(config: &Config, device: &Device) -> Result<(String, Opt
     };
     let needs = forecast.describe();
     let Some(has) = has else { return Ok((needs, None)) };
-    let told = format!("{needs}; {:.1} GiB are there", memory::gib(has));
-    let has = usize::try_from(has).unwrap_or(usize::MAX);
+    let told = format!("{needs}; {:.1} GiB are there", memory::gib(has as u64));
     if forecast.memory <= has {
         return Ok((told, None));
     }

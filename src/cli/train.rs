@@ -60,11 +60,8 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     let source = in_channels(source, config.channels())?;
     config.fit(source.len());
     let device = ops::open(&args.device)?;
-    if earlier.is_none() {
-        forecast::settle_pieces(&mut config, &device)?;
-    }
     // before there is a folder: what the device refuses is no run
-    let (memory, too_much) = forecast::of_memory(&config, &device)?;
+    let (memory, too_much) = forecast::of_memory(&mut config, &device, earlier.is_none())?;
     let shows = |text: String| {
         if !quiet {
             mention!("{text}");

@@ -59,20 +59,20 @@ impl Forecast {
 /// Bytes of a student's logits at a time, and of each of the products around them, on an adapter with much memory.
 pub const LARGE_PIECES: usize = 512 << 20;
 
-/// The pieces that logits are taken in by an adapter with `bytes` of memory, for a run that leaves it open: large
-/// ones, which are fewer and larger dispatches, where they leave a quarter of the memory free. `None` where
-/// they would not, and on a software adapter: what suits caches is what operations take by themselves.
+/// The pieces that logits are taken in by an adapter with `bytes` of memory, for a run that leaves it open, and what the
+/// run then asks for: large ones, which are fewer and larger dispatches, where they leave a quarter of the memory free.
+/// `None` where they would not, and on a software adapter: what suits caches is what operations take by themselves.
 ///
 /// # Errors
 /// Where the rehearsal fails, with large pieces as without.
-pub fn pieces(settings: &Settings, caps: &Caps, bytes: usize) -> Result<Option<usize>> {
+pub fn pieces(settings: &Settings, caps: &Caps, bytes: usize) -> Result<Option<(usize, Forecast)>> {
     if caps.software || settings.step.prototype_chunk_bytes > 0 {
         return Ok(None);
     }
     let mut changed = settings.clone();
     changed.step.prototype_chunk_bytes = LARGE_PIECES;
-    let needed = Forecast::of(&changed, caps)?.memory;
-    Ok((needed <= bytes / 4 * 3).then_some(LARGE_PIECES))
+    let forecast = Forecast::of(&changed, caps)?;
+    Ok((forecast.memory <= bytes / 4 * 3).then_some((LARGE_PIECES, forecast)))
 }
 
 /// Settings with which a run would make do with `bytes` of memory, in words; `None` where none of those is known that
