@@ -77,10 +77,7 @@ impl DropPath {
         let last = drawn.pop().unwrap_or_default();
         let tables: Vec<&RowTable> = drawn.iter().flatten().flatten().map(BranchRows::rows).collect();
         let mut subsets = RowSubset::all(first.images.device(), &tables)?.into_iter();
-        let mut upload = |rows: Option<BranchRows<RowTable>>| {
-            rows.map(|rows| rows.with_rows(subsets.next().expect("a subset for every table")))
-        };
-        let branches = drawn.into_iter().map(|[a, b]| [upload(a), upload(b)]).collect();
+        let branches = drawn.iter().map(|block| on_device(block, &mut subsets)).collect();
         Ok(Self { branches, last })
     }
 
@@ -90,6 +87,15 @@ impl DropPath {
     }
 }
 
+/// A block's branches with the next of these subsets in their tables' place.
+pub(super) fn on_device(
+    block: &[Option<BranchRows<RowTable>>; 2],
+    subsets: &mut impl Iterator<Item = RowSubset>,
+) -> [Option<BranchRows>; 2] {
+    let mut next = || subsets.next().expect("a subset for every table");
+    block.each_ref().map(|rows| rows.as_ref().map(|rows| rows.with_rows(next())))
+}
+
 /// The rows as the residual addition wants them.
 pub(super) fn row_subset(rows: Option<&BranchRows>) -> Option<&RowSubset> {
     rows.map(BranchRows::rows)
@@ -97,7 +103,7 @@ pub(super) fn row_subset(rows: Option<&BranchRows>) -> Option<&RowSubset> {
 
 /// Every row; those of a sample that is left out count nothing.
 fn scaled_rows(groups: &[SequenceGroup], rate: f64, rng: &mut impl Rng) -> RowTable {
-    let lengths: Vec<usize> = groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count)).collect();
+    let lengths: Vec<usize> = SequenceGroup::lengths(groups).collect();
     let keep: Vec<bool> = lengths.iter().map(|_| rng.random::<f64>() >= rate).collect();
     RowTable::of_samples(&lengths, &keep, (1.0 / (1.0 - rate)) as f32)
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::block::Block;
-use crate::models::vit::drop_path::BranchRows;
+use crate::models::vit::drop_path::{BranchRows, on_device};
 use crate::ops::attention::{Queries, SequenceGroup, attention_of};
 use crate::ops::gather::gather_rows;
 use crate::ops::linear::{linear, linear_pair};
@@ -55,7 +55,7 @@ impl LastBlock {
             return Ok((y, order));
         }
         let tables: Vec<&RowTable> = self.drops.iter().flatten().map(BranchRows::rows).collect();
-        let rows = upload(&self.drops, &mut RowSubset::all(device, &tables)?.into_iter());
+        let rows = on_device(&self.drops, &mut RowSubset::all(device, &tables)?.into_iter());
         let y = tape.segment(x, move |tape, x| {
             this.block.forward(tape, x, &this.groups, rows.each_ref().map(Option::as_ref))
         })?;
@@ -83,11 +83,8 @@ impl LastBlock {
             _ => None,
         };
         let groups = kept.map_or(&self.groups, |(_, groups)| groups);
-        let lengths =
-            self.groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count)).collect::<Vec<_>>();
-        let every_row = RowTable::of_samples(&lengths, &vec![true; lengths.len()], 1.0);
-        let samples = kept.map_or(&every_row, |(table, _)| table).runs.iter();
-        let samples: Vec<Run> = samples.map(|run| narrow(*run, &wanted)).collect();
+        let samples = kept.map_or_else(|| every_sample(groups), |(table, _)| table.runs.clone());
+        let samples: Vec<Run> = samples.into_iter().map(|run| narrow(run, &wanted)).collect();
         let counts: Vec<usize> = samples.iter().map(|run| run.count).collect();
         let query_rows: Vec<u32> =
             samples.iter().flat_map(|run| &wanted[run.first..run.first + run.count]).copied().collect();
@@ -106,7 +103,7 @@ impl LastBlock {
         let keys = kept.map(|(table, _)| table);
         let tables: Vec<&RowTable> = narrowed.iter().flatten().map(BranchRows::rows).chain(keys).collect();
         let mut subsets = RowSubset::all(device, &tables)?.into_iter();
-        let [attention, mlp] = upload(&narrowed, &mut subsets);
+        let [attention, mlp] = on_device(&narrowed, &mut subsets);
         Ok(Some(Wanted {
             rows: rows?,
             order: order?,
@@ -134,14 +131,10 @@ impl Wanted {
     }
 }
 
-/// The branches with their rows on the device.
-fn upload(
-    drops: &[Option<BranchRows<RowTable>>; 2],
-    subsets: &mut impl Iterator<Item = RowSubset>,
-) -> [Option<BranchRows>; 2] {
-    drops.each_ref().map(|drop| {
-        drop.as_ref().map(|drop| drop.with_rows(subsets.next().expect("a subset for every table")))
-    })
+/// The rows of every sample.
+fn every_sample(groups: &[SequenceGroup]) -> Vec<Run> {
+    let lengths: Vec<usize> = SequenceGroup::lengths(groups).collect();
+    RowTable::of_samples(&lengths, &vec![true; lengths.len()], 1.0).runs
 }
 
 /// What of a run of rows is wanted, as a run of the `wanted` rows, which ascend.

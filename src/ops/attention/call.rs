@@ -1,7 +1,7 @@
 //! What forward and backward share.
 
 use super::plan::{self, Plan, Problem, SequenceGroup, in_vectors};
-use super::queries::{Queries, lengths};
+use super::queries::Queries;
 use crate::error::{Error, Result};
 use crate::profile;
 use crate::tensor::{DType, Device, Rows, Tensor};
@@ -122,7 +122,9 @@ impl Call {
     /// Queries and keys of each sequence.
     pub fn sequences(&self) -> impl Iterator<Item = (usize, usize)> {
         let counts = self.queries.as_ref().map(|q| &q.counts);
-        lengths(&self.groups).enumerate().map(move |(i, length)| (counts.map_or(length, |c| c[i]), length))
+        SequenceGroup::lengths(&self.groups)
+            .enumerate()
+            .map(move |(i, length)| (counts.map_or(length, |c| c[i]), length))
     }
 
     /// See [`flops`].

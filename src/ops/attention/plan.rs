@@ -60,6 +60,13 @@ pub struct SequenceGroup {
     pub length: usize,
 }
 
+impl SequenceGroup {
+    /// The length of each sequence of several groups.
+    pub fn lengths(groups: &[Self]) -> impl Iterator<Item = usize> {
+        groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count))
+    }
+}
+
 /// What is to be computed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Problem {

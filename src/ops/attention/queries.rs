@@ -16,7 +16,7 @@ impl Queries {
     /// What kernels know of the sequences, four words each: its first query, its queries, its first key, its keys.
     pub fn words(groups: &[SequenceGroup], counts: &[usize]) -> Vec<u32> {
         let (mut words, mut query, mut key) = (Vec::with_capacity(4 * counts.len()), 0, 0);
-        for (&count, length) in counts.iter().zip(lengths(groups)) {
+        for (&count, length) in counts.iter().zip(SequenceGroup::lengths(groups)) {
             words.extend([query, count, key, length].map(|n| n as u32));
             query += count;
             key += length;
@@ -31,9 +31,4 @@ impl Queries {
         }
         Ok(Self { counts, table })
     }
-}
-
-/// The length of each sequence.
-pub(super) fn lengths(groups: &[SequenceGroup]) -> impl Iterator<Item = usize> {
-    groups.iter().flat_map(|g| std::iter::repeat_n(g.length, g.count))
 }
