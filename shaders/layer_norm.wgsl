@@ -1,6 +1,6 @@
 // LayerNorm over rows of `cols` elements.
 //   forward             y[i] = (x[r] − mean)·rstd·γ + β, stats[i] = (mean, rstd), r = index[i] or i
-//   backward            dx[r] (=, or += where `accumulate`) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); with
+//   backward            dx[r] (=, or += where ACCUMULATE) rstd·(γdy − mean(γdy) − x̂·mean(γdy·x̂)); with
 //                       PARAMETERS, which needs KEEP, also parts[team] = (Σ dy·x̂ , Σ dy) over the team's
 //                       rows (=)
 //   backward_parameters the same parts by column, for rows that are not kept; parts[k] of the k-th block of
@@ -20,7 +20,7 @@ struct Params {
     y_offset: u32, y_stride: u32,
     gamma_offset: u32, beta_offset: u32, stats_offset: u32, index_offset: u32,
     dx_offset: u32, dx_stride: u32,
-    accumulate: u32, strip: u32, parts_offset: u32,
+    strip: u32, parts_offset: u32,
     eps: f32,
 }
 
@@ -208,7 +208,9 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
                 let g = gamma[p.gamma_offset / UNIT + c] * Unit(dy[from_ + c]);
                 var d = s.y * (g - mean - (Unit(x[at + c]) - s.x) * s.y * slope);
 #endif
-                if p.accumulate != 0u { d += Unit(dx[to + c]); }
+#ifdef ACCUMULATE
+                d += Unit(dx[to + c]);
+#endif
                 dx[to + c] = Stored(d);
             }
         }

@@ -148,20 +148,27 @@ fn of_a_subset_of_rows() {
 
 #[test]
 fn a_second_use_adds_to_the_gradient() {
-    check(
-        "layer_norm twice",
-        &[Operand::new(1, &[9, 24]), Operand::new(2, &[24]), Operand::new(3, &[24])],
-        Tolerance::default(),
-        |tape, v| {
-            let first = layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?;
-            let second = layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?;
-            Ok(vec![first, second])
-        },
-        &|x| {
-            let y = reference(&x[0], &x[1], &x[2], None);
-            vec![y.clone(), y]
-        },
-    );
+    // no vectors, rows that are kept whole, with a rest and not at all
+    for [rows, cols] in [[9, 24], [9, 23], [70, 384], [19, 1000], [9, 1024], [2, 9000]] {
+        check(
+            &format!("layer_norm {rows}x{cols} twice"),
+            &[
+                Operand::new(1, &[rows, cols]).vec4_aligned(),
+                Operand::new(2, &[cols]).vec4_aligned(),
+                Operand::new(3, &[cols]).vec4_aligned(),
+            ],
+            Tolerance::default(),
+            |tape, v| {
+                let first = layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?;
+                let second = layer_norm(tape, &v[0], &v[1], &v[2], EPS as f32, None)?;
+                Ok(vec![first, second])
+            },
+            &|x| {
+                let y = reference(&x[0], &x[1], &x[2], None);
+                vec![y.clone(), y]
+            },
+        );
+    }
 }
 
 #[test]

@@ -31,7 +31,6 @@ params!(LayerNormParams {
     index_offset: u32,
     dx_offset: u32,
     dx_stride: u32,
-    accumulate: bool,
     strip: u32,
     parts_offset: u32,
     eps: f32,
@@ -46,6 +45,8 @@ enum Pass {
     /// The input's gradient, and with `parameters` theirs in the same pass.
     Backward {
         parameters: bool,
+        /// Whether it is added to what is there.
+        accumulate: bool,
     },
 }
 
@@ -57,9 +58,10 @@ fn kernel(pass: Pass, plan: RowPlan, gather: bool, dtype: DType) -> Kernel {
             defines.push(("FORWARD", 1));
             "forward"
         }
-        Pass::Backward { parameters } => {
+        Pass::Backward { parameters, accumulate } => {
             defines.push(("BACKWARD", 1));
             defines.extend(parameters.then_some(("PARAMETERS", 1)));
+            defines.extend(accumulate.then_some(("ACCUMULATE", 1)));
             "backward"
         }
     };
@@ -86,9 +88,12 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
             all.extend([false, true].map(|vec4| column_kernel(vec4, gather, dtype)));
             for plan in RowPlan::all(caps) {
                 all.push(kernel(Pass::Forward, plan, gather, dtype));
-                all.push(kernel(Pass::Backward { parameters: false }, plan, gather, dtype));
-                if plan.keep > 0 {
-                    all.push(kernel(Pass::Backward { parameters: true }, plan, gather, dtype));
+                for accumulate in [false, true] {
+                    let backward = |parameters| Pass::Backward { parameters, accumulate };
+                    all.push(kernel(backward(false), plan, gather, dtype));
+                    if plan.keep > 0 {
+                        all.push(kernel(backward(true), plan, gather, dtype));
+                    }
                 }
             }
         }
@@ -301,7 +306,6 @@ impl Call {
             y_stride: rd.stride,
             dx_offset: out.offset,
             dx_stride: out.stride,
-            accumulate: dx.accumulate,
             strip,
             parts_offset: parts.as_ref().map_or(0, |t| t.layout().offset),
             ..self.params(rx, rd.rows)
@@ -309,7 +313,7 @@ impl Call {
         let mut tensors = vec![&dx.tensor, &self.stats, &self.x, &self.gamma, dy];
         tensors.extend(&parts);
         tensors.extend(&self.index);
-        let pass = Pass::Backward { parameters: parts.is_some() };
+        let pass = Pass::Backward { parameters: parts.is_some(), accumulate: dx.accumulate };
         let grid = caps.grid(plan.team.workgroups(teams));
         gpu.dispatch(&kernel(pass, plan, self.index.is_some(), dy.dtype()), &tensors, &params, grid)?;
         match (parts, parameters) {
