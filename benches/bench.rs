@@ -2,7 +2,8 @@
 //! ceiling.
 //!
 //! `cargo bench` runs everything; `cargo bench -- matmul step/tiny` what contains these texts.
-//! POA_BENCH_DEVICE=cpu, gpu or part of a name chooses one device, POA_BENCH_BATCH the images of a step.
+//! POA_BENCH_DEVICE=cpu, gpu or part of a name chooses one device, POA_BENCH_BATCH the images of a
+//! step and POA_BENCH_PRECISION its train.precision.
 //! `--test` leaves criterion's statistics out.
 
 use std::time::Duration;

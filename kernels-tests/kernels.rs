@@ -9,6 +9,8 @@ mod adamw;
 mod attention;
 #[path = "kernels/avg_pool.rs"]
 mod avg_pool;
+#[path = "kernels/bf16.rs"]
+mod bf16;
 #[path = "kernels/cast.rs"]
 mod cast;
 #[path = "kernels/conv.rs"]

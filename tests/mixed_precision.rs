@@ -8,6 +8,7 @@ use poa_gpu::data::{self, Batch, Loader};
 use poa_gpu::files::checkpoint::Checkpoint;
 use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::ops;
+use poa_gpu::ops::matmul::multiplies_bf16;
 use poa_gpu::optim::adamw::{GradientReport, StepSettings};
 use poa_gpu::optim::loss_scale::ScaleState;
 use poa_gpu::poa::losses::StepRecord;
@@ -20,6 +21,7 @@ use poa_gpu::train::step::apply;
 use poa_gpu::train::trainer::{Outcome, Start, Trainer};
 
 const MIXED: &str = "train.precision=\"mixed\"";
+const BF16: &str = "train.precision=\"bf16\"";
 
 /// A recipe of each family.
 const RECIPES: [&str; 3] = ["demo", "demo_swin", "demo_resnet"];
@@ -241,56 +243,81 @@ const SMALL: [&str; 5] = [
     "evaluation.k=[5]",
 ];
 
+const TWELVE: [&str; 2] = ["train.total_steps=12", "train.log_every=2"];
+
 const SHALLOW: &str = "student.max_depth=2";
 
 #[test]
 fn fifty_steps_have_the_losses_of_single_precision() {
     let settings = [SHALLOW, "train.total_steps=50", "train.log_every=5"];
-    let losses = check_losses("demo", &settings, 0.02);
+    let losses = check_losses("demo", &gpu(), MIXED, &settings, 0.02);
     assert!(losses.last().unwrap() < &(0.98 * losses[0]), "nothing was learnt: {losses:?}");
 }
 
 #[test]
 fn steps_of_a_swin_have_the_losses_of_single_precision() {
-    check_losses("demo_swin", &["train.total_steps=12", "train.log_every=2"], 0.01);
+    check_losses("demo_swin", &gpu(), MIXED, &TWELVE, 0.01);
 }
 
 #[test]
 fn steps_of_a_resnet_have_the_losses_of_single_precision() {
-    check_losses("demo_resnet", &["train.total_steps=12", "train.log_every=2"], 0.01);
+    check_losses("demo_resnet", &gpu(), MIXED, &TWELVE, 0.01);
 }
 
-/// Logged losses of a run in mixed precision lie within `tolerance` of those in single precision, which are
+/// Products of bfloat16, or single precision where the processor has none.
+#[test]
+fn steps_in_bfloat16_have_the_losses_of_single_precision() {
+    let settings = [SHALLOW, "train.total_steps=50", "train.log_every=5"];
+    let losses = check_losses("demo", &Device::cpu(), BF16, &settings, 0.02);
+    assert!(losses.last().unwrap() < &(0.98 * losses[0]), "nothing was learnt: {losses:?}");
+    for recipe in ["demo_swin", "demo_resnet"] {
+        check_losses(recipe, &Device::cpu(), BF16, &TWELVE, 0.01);
+    }
+}
+
+/// Logged losses of a run in another precision lie within `tolerance` of those in single precision, which are
 /// given back.
-fn check_losses(recipe: &str, settings: &[&str], tolerance: f64) -> Vec<f64> {
+fn check_losses(recipe: &str, device: &Device, lower: &str, settings: &[&str], tolerance: f64) -> Vec<f64> {
     let run = |precision: &str| {
         let settings = [&SMALL[..], settings, &[precision]].concat();
-        let out = folder(&format!("{recipe}-{}", precision.len()));
-        train(recipe, &out, &gpu(), &settings, usize::MAX);
+        let out = folder(&format!("{recipe}-{}-{}", device.kind(), precision.len()));
+        train(recipe, &out, device, &settings, usize::MAX);
         let losses: Vec<f64> = metrics(&out).iter().map(|l| l["loss"].as_f64().unwrap()).collect();
         let skipped = metrics(&out).last().unwrap()["skipped"].as_u64().unwrap();
         std::fs::remove_dir_all(out).unwrap();
         (losses, skipped)
     };
     let (single, _) = run("train.precision=\"f32\"");
-    let (mixed, skipped) = run(MIXED);
+    let (mixed, skipped) = run(lower);
     assert_eq!(single.len(), mixed.len());
     assert!(skipped <= 3, "{skipped} steps were skipped");
     for (i, (got, want)) in mixed.iter().zip(&single).enumerate() {
         assert!((got / want - 1.0).abs() <= tolerance, "line {i}: {got}, {want} in single precision");
     }
-    println!("{recipe}: {mixed:.4?}, {skipped} skipped, {single:.4?} in single precision");
+    println!("{recipe}, {lower}: {mixed:.4?}, {skipped} skipped, {single:.4?} in single precision");
     single
 }
 
 #[test]
 fn a_resumed_run_continues_bit_for_bit() {
-    let settings = ["train.total_steps=6", "train.log_every=1", "student.drop_path_rate=0.3", MIXED];
+    let (loss_scale, lines) = resumes(&gpu(), MIXED);
+    assert!(loss_scale.is_some_and(|s| s.good_steps > 0), "{loss_scale:?}");
+    assert!(lines.iter().all(|l| l.get("loss_scale").is_some()));
+}
+
+#[test]
+fn a_resumed_run_in_bfloat16_continues_bit_for_bit() {
+    resumes(&Device::cpu(), BF16);
+}
+
+/// A run in three pieces is the run in one; gives its loss scale and lines.
+fn resumes(device: &Device, precision: &str) -> (Option<ScaleState>, Vec<serde_json::Value>) {
+    let settings = ["train.total_steps=6", "train.log_every=1", "student.drop_path_rate=0.3", precision];
     let settings = [&SMALL[..], &[SHALLOW], &settings].concat();
     let run = |name: &str, stops: &[usize]| {
-        let out = folder(name);
+        let out = folder(&format!("{name}-{}", device.kind()));
         let outcomes: Vec<Outcome<PoaTask>> =
-            stops.iter().map(|stop| train("demo", &out, &gpu(), &settings, *stop)).collect();
+            stops.iter().map(|stop| train("demo", &out, device, &settings, *stop)).collect();
         let last = outcomes.last().unwrap();
         let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
         let files = files.map(|f| std::fs::read(last.checkpoint.join(f)).unwrap());
@@ -300,16 +327,15 @@ fn a_resumed_run_continues_bit_for_bit() {
         (files, state.loss_scale, lines)
     };
     let (whole, pieces) = (run("whole", &[6]), run("pieces", &[2, 3, 6]));
-    assert!(whole.1.is_some_and(|s| s.good_steps > 0), "{:?}", whole.1);
     assert_eq!(whole.1, pieces.1, "loss scale");
     assert_eq!(whole.2, pieces.2, "metrics");
     assert!(whole.0 == pieces.0, "parameters and moments");
-    assert!(whole.2.iter().all(|l| l.get("loss_scale").is_some()));
+    (whole.1, whole.2)
 }
 
 /// A device without half precision trains in single precision, to the bit, and says so once.
 #[test]
-fn the_cpu_trains_in_single_precision() {
+fn the_cpu_trains_in_the_precision_it_has() {
     let run = |name: &str, precision: &str| {
         let out = folder(name);
         let settings = [&SMALL[..], &[SHALLOW, "train.total_steps=2", precision]].concat();
@@ -322,4 +348,6 @@ fn the_cpu_trains_in_single_precision() {
     let (single, mixed) = (run("cpu-single", "train.precision=\"f32\""), run("cpu-mixed", MIXED));
     assert!(single.0 == mixed.0);
     assert_eq!((single.1, mixed.1), (0, 1));
+    let lower = run("cpu-bf16", BF16);
+    assert_eq!((lower.0 != single.0, lower.1), (multiplies_bf16(), usize::from(!multiplies_bf16())));
 }

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::ops;
+use poa_gpu::ops::matmul::multiplies_bf16;
 use poa_gpu::poa::settings::Precision;
 use poa_gpu::tensor::Device;
 use poa_gpu::verify::{Fixture, replay};
@@ -56,6 +57,22 @@ fn hold_on_an_adapter() {
 fn hold_in_mixed_precision_on_an_adapter() {
     check_in(&Fixture::embedded().unwrap(), &adapter(), Precision::Mixed, VIT);
     check_in(&Fixture::open(&folder("swin")).unwrap(), &adapter(), Precision::Mixed, SWIN);
+}
+
+#[test]
+fn hold_in_bfloat16_on_the_cpu_device() {
+    let (vit, swin) = (Fixture::embedded().unwrap(), Fixture::open(&folder("swin")).unwrap());
+    if multiplies_bf16() {
+        check_in(&vit, &Device::cpu(), Precision::Bf16, VIT);
+        check_in(&swin, &Device::cpu(), Precision::Bf16, SWIN);
+    }
+    for device in [Device::cpu(), adapter()] {
+        let outcome = replay(&vit, &device, Precision::Bf16).map(|_| ()).map_err(|e| e.to_string());
+        match device.kind() == "cpu" && multiplies_bf16() {
+            true => assert_eq!(outcome, Ok(())),
+            false => assert!(outcome.as_ref().is_err_and(|e| e.contains("bfloat16")), "{outcome:?}"),
+        }
+    }
 }
 
 /// What cannot be done in mixed precision is not done in single instead.

@@ -179,7 +179,7 @@ fn check_with(case: Case, only: Option<&[Variant]>) {
                     Epilogue::GeluGrad { pre: placed(&[m, n], &saved, placing, half_out) }
                 }
             };
-            let options = Options { alpha, accumulate, epilogue };
+            let options = Options { alpha, accumulate, epilogue, ..Options::default() };
             let force = Force { variant, parts };
             matmul_with(&left, &right, &Matrix::new(&out).unwrap(), &options, force)
                 .unwrap_or_else(|e| panic!("{label}: {e}"));

@@ -9,6 +9,7 @@ use crate::error::{Error, Result};
 use crate::memory;
 use crate::optim::adamw::StepSettings;
 use crate::poa::losses::LossWeights;
+use crate::poa::model::why_single;
 use crate::poa::{PoaModel, StepInputs};
 use crate::profile::Work;
 use crate::recipes::Config;
@@ -57,10 +58,18 @@ fn left_out(bench: &Bench, name: &str) -> Option<String> {
 }
 
 fn step<'a>(bench: &'a Bench, recipe: &str) -> Result<Ready<'a>> {
-    // another batch than the recipe's, for devices with more memory
-    let batch = std::env::var("POA_BENCH_BATCH").ok().map(|n| format!("train.batch_size_per_gpu={n}"));
-    let mut config = Config::load(recipe, batch.as_slice())?;
+    // another batch than the recipe's, for devices with more memory, and another precision
+    let others =
+        [("POA_BENCH_BATCH", "train.batch_size_per_gpu"), ("POA_BENCH_PRECISION", "train.precision")];
+    let settings: Vec<String> = others
+        .into_iter()
+        .filter_map(|(variable, key)| Some(format!("{key}={}", std::env::var(variable).ok()?)))
+        .collect();
+    let mut config = Config::load(recipe, &settings)?;
     config.resolve(1)?;
+    if let Some(why) = why_single(&bench.device, config.step.precision) {
+        return Err(Error::Usage(format!("POA_BENCH_PRECISION={}: {why}", config.step.precision.name())));
+    }
     let mut model = PoaModel::new(&config, &bench.device, 0)?;
     let network = model
         .grid

@@ -239,7 +239,7 @@ pub struct VerifyArgs {
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
-    /// What activations and products are made of; mixed is compared with wider tolerances
+    /// What activations and products are made of; mixed and bf16 are compared with wider tolerances
     #[arg(long, value_name = "PRECISION", value_enum, default_value_t = ReplayPrecision::F32)]
     pub precision: ReplayPrecision,
     /// Writes every number that was computed into this safetensors file
@@ -254,6 +254,8 @@ pub enum ReplayPrecision {
     F32,
     /// Half precision with sums, losses and weights in single, as train.precision=mixed trains; on a GPU
     Mixed,
+    /// Single precision with products of bfloat16, as train.precision=bf16 trains; on processors with AVX512-BF16
+    Bf16,
 }
 
 impl From<ReplayPrecision> for Precision {
@@ -261,6 +263,7 @@ impl From<ReplayPrecision> for Precision {
         match precision {
             ReplayPrecision::F32 => Self::F32,
             ReplayPrecision::Mixed => Self::Mixed,
+            ReplayPrecision::Bf16 => Self::Bf16,
         }
     }
 }

@@ -57,11 +57,18 @@ pub struct CpuDevice {
     pool: RefCell<Pool<CpuBuffer>>,
     borrows: Borrows,
     pub(crate) fences: Cell<bool>,
+    /// Whether products may round their operands to bfloat16.
+    pub(crate) bf16: Cell<bool>,
 }
 
 impl CpuDevice {
     pub(crate) fn new() -> Self {
-        Self { pool: RefCell::default(), borrows: Borrows::default(), fences: Cell::new(false) }
+        Self {
+            pool: RefCell::default(),
+            borrows: Borrows::default(),
+            fences: Cell::new(false),
+            bf16: Cell::new(false),
+        }
     }
 
     pub(crate) fn describe(&self) -> String {

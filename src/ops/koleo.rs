@@ -181,7 +181,7 @@ pub fn koleo(tape: &Tape, x: &Var, groups: usize) -> Result<Var> {
     let (device, group) = (x.value().device(), n / groups);
     let dots = Tensor::empty(device, &[groups, group, group], DType::F32)?;
     let batch = Matrix::new(&normed.value().reshape(&[groups, group, d])?)?;
-    matmul(&batch, &batch.clone().t(), &Matrix::new(&dots)?, &Options::default())?;
+    matmul(&batch, &batch.clone().t(), &Matrix::new(&dots)?, &Options { exact: true, ..Default::default() })?;
     let saved = Saved {
         x: normed.value().clone(),
         group,

@@ -77,7 +77,7 @@ impl LinearWeights {
 
     /// dx (+)= α·dy·W, times GELU's derivative where `epilogue` says so.
     fn backward_input(&self, dy: &Tensor, dx: &Tensor, accumulate: bool, epilogue: Epilogue) -> Result<()> {
-        let options = Options { alpha: self.alpha, accumulate, epilogue };
+        let options = Options { alpha: self.alpha, accumulate, epilogue, ..Default::default() };
         matmul(&Matrix::new(dy)?, &Matrix::weight(self.weight.value())?, &Matrix::new(dx)?, &options)
     }
 

@@ -51,12 +51,12 @@ pub fn resample_positions(tape: &Tape, positions: &Var, matrix: &Tensor) -> Resu
     }
     let shape = [matrix.dim(0), positions.value().dim(1)];
     let out = Tensor::empty(matrix.device(), &shape, DType::F32)?;
-    let options = Options::default();
+    let options = Options { exact: true, ..Default::default() };
     matmul(&Matrix::new(matrix)?, &Matrix::new(positions.value())?, &Matrix::new(&out)?, &options)?;
     let matrix = matrix.clone();
     Ok(tape.record("resample_positions", [positions], out, move |[dx], dy| {
         dx.write(|dx, accumulate| {
-            let options = Options { accumulate, ..Default::default() };
+            let options = Options { accumulate, exact: true, ..Default::default() };
             matmul(&Matrix::new(&matrix)?.t(), &Matrix::new(&dy)?, &Matrix::new(dx)?, &options)
         })
     }))

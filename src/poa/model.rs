@@ -9,6 +9,7 @@ use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
 use crate::nn::head::{HeadSizes, ProjectionHead};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
+use crate::ops::matmul::multiplies_bf16;
 use crate::optim::adamw::{AdamW, Multipliers};
 use crate::optim::groups::{LayerRule, param_group};
 use crate::poa::losses::{LossWeights, Part};
@@ -41,6 +42,8 @@ pub struct StepConstants {
     pub locals: usize,
     /// Whether the students' blocks are computed again on the way back.
     pub checkpoint_blocks: bool,
+    /// Whether products are of bfloat16.
+    pub bf16: bool,
 }
 
 /// All the state of a run.
@@ -87,7 +90,9 @@ impl PoaModel {
         let mut optimizer = AdamW::new(&layout, device, settings.optim.adamw(), multipliers)?;
         let exact_teacher = Parameters::frozen(teacher.clone());
         let (mut student, mut teacher) = (Parameters::trained(values)?, Parameters::frozen(teacher));
-        if settings.step.precision == Precision::Mixed && why_single(device).is_none() {
+        let lower = settings.step.precision;
+        let lower = if why_single(device, lower).is_none() { lower } else { Precision::F32 };
+        if lower == Precision::Mixed {
             (student, teacher) = (student.with_halves()?, teacher.with_halves()?);
             let [ours, averaged] = [&student, &teacher].map(|p| p.halves().expect("just made").clone());
             optimizer = optimizer.with_mixed_precision(ours, Some(averaged))?;
@@ -109,6 +114,7 @@ impl PoaModel {
                 logits_budget: (step.prototype_chunk_bytes > 0).then_some(step.prototype_chunk_bytes),
                 locals: settings.crops.local_crops_number,
                 checkpoint_blocks: step.checkpoint_blocks,
+                bf16: lower == Precision::Bf16,
             },
         })
     }
@@ -124,14 +130,22 @@ impl PoaModel {
     }
 }
 
-/// Why a device trains in single precision although mixed is asked for; `None` where it can train in mixed.
-pub fn why_single(device: &Device) -> Option<String> {
-    match device {
-        Device::Cpu(_) => Some("the cpu device has no half precision".into()),
-        Device::Gpu(gpu) if !gpu.caps().mixed_precision() => {
+/// Why a device trains in single precision although another is asked for; `None` where it does as asked.
+pub fn why_single(device: &Device, precision: Precision) -> Option<String> {
+    match (precision, device) {
+        (Precision::F32, _) => None,
+        (Precision::Mixed, Device::Cpu(_)) => Some("the cpu device has no half precision".into()),
+        (Precision::Mixed, Device::Gpu(gpu)) if !gpu.caps().mixed_precision() => {
             Some("the adapter has no 16-bit floats in shaders, or binds fewer than ten buffers".into())
         }
-        Device::Gpu(_) => None,
+        (Precision::Mixed, Device::Gpu(_)) => None,
+        (Precision::Bf16, Device::Cpu(_)) if !multiplies_bf16() => {
+            Some("this processor has no dot products of bfloat16 (AVX512-BF16)".into())
+        }
+        (Precision::Bf16, Device::Cpu(_)) => None,
+        (Precision::Bf16, Device::Gpu(_)) => {
+            Some("a GPU's shaders have no bfloat16 (\"mixed\" is for them)".into())
+        }
     }
 }
 

@@ -43,6 +43,20 @@ pub enum Precision {
     /// Half precision with sums, reductions, losses and weights in single, and a dynamic loss scale. On a
     /// GPU; other devices train in single precision.
     Mixed,
+    /// Single precision but for what products multiply, which is rounded to bfloat16. On processors with
+    /// AVX512-BF16; other devices train in single precision.
+    Bf16,
+}
+
+impl Precision {
+    /// As it is written in a recipe.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Mixed => "mixed",
+            Self::Bf16 => "bf16",
+        }
+    }
 }
 
 settings! {
@@ -127,7 +141,8 @@ settings! {
         /// How the teacher's targets are kept from collapsing: "sinkhorn_knopp" normalises them over the
         /// batch, "centering" subtracts a moving average.
         pub centering: Centering = Centering::SinkhornKnopp,
-        /// What activations and products are made of: "f32", or "mixed" for half precision on a GPU.
+        /// What activations and products are made of: "f32", "mixed" for half precision on a GPU, or "bf16" for products
+        /// of bfloat16 on a processor with AVX512-BF16.
         pub precision: Precision = Precision::F32,
         /// Keeps of each block of the students its input alone and computes the rest again on the way back:
         /// much less memory, and about a fifth more time. The numbers are the same to the bit.

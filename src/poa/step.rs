@@ -68,6 +68,7 @@ impl PoaModel {
     /// With gradient accumulation this is called once for each batch of a step, each with its share:
     /// Sinkhorn-Knopp and KoLeo see one batch at a time, all else is the mean over the batches.
     pub fn forward_backward(&self, batch: &Batch, inputs: &mut StepInputs) -> Result<StepRecord> {
+        let _products = self.device.bf16_products(self.settings.bf16);
         let prepared = self.prepare(batch)?;
         let intact = std::iter::once(self.grid.intact());
         let networks = intact.chain(self.settings.weights.has_elastic().then_some(inputs.network));

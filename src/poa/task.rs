@@ -19,7 +19,7 @@ use crate::poa::losses::{LossReport, PendingStep, StepNumbers};
 use crate::poa::model::why_single;
 use crate::poa::numbers::{self, PoaStep};
 use crate::poa::schedules::TeacherSchedules;
-use crate::poa::settings::{Heads, Precision, Settings};
+use crate::poa::settings::{Heads, Settings};
 use crate::poa::{PoaModel, StepInputs};
 use crate::profile;
 use crate::rng::{Purpose, stream};
@@ -180,10 +180,10 @@ impl Task for PoaTask {
     }
 
     fn start(&mut self, start: &Started, reports: &mut Reports) -> Result<()> {
-        if self.settings.step.precision == Precision::Mixed
-            && let Some(why) = why_single(&self.model.device)
-        {
-            reports.warn(&format!("train.precision is \"mixed\", and {why}: it trains in single precision"));
+        let precision = self.settings.step.precision;
+        if let Some(why) = why_single(&self.model.device, precision) {
+            let name = precision.name();
+            reports.warn(&format!("train.precision is \"{name}\", and {why}: it trains in single precision"));
         }
         let (source, networks) = (&self.source, self.model.grid.entries().len());
         let images = source.len();

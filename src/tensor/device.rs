@@ -98,6 +98,19 @@ impl Device {
         }
     }
 
+    /// While what this returns lives, products on the CPU round their operands to bfloat16, if `on` and where the processor
+    /// multiplies those faster: sums, results and everything else stay in single precision. Nothing on a GPU.
+    pub fn bf16_products(&self, on: bool) -> Bf16Products {
+        Bf16Products(match self {
+            Self::Cpu(cpu) => Some((cpu.clone(), cpu.bf16.replace(on))),
+            Self::Gpu(_) => None,
+        })
+    }
+
+    pub(crate) fn bf16(&self) -> bool {
+        matches!(self, Self::Cpu(cpu) if cpu.bf16.get())
+    }
+
     /// For tests: a kernel that its family does not list, and that no test has validated therefore, is an
     /// error when it is first launched. On in debug builds.
     pub fn set_strict(&self, on: bool) {
@@ -110,6 +123,18 @@ impl Device {
         match self {
             Self::Cpu(cpu) => cpu.fences.get(),
             Self::Gpu(gpu) => gpu.fences.get(),
+        }
+    }
+}
+
+/// See [`Device::bf16_products`].
+#[must_use = "products are rounded while it lives"]
+pub struct Bf16Products(Option<(Rc<CpuDevice>, bool)>);
+
+impl Drop for Bf16Products {
+    fn drop(&mut self) {
+        if let Some((cpu, before)) = &self.0 {
+            cpu.bf16.set(*before);
         }
     }
 }

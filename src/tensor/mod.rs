@@ -14,7 +14,7 @@ mod strided_copy;
 mod views;
 
 pub use cast::{convert, to_type};
-pub use device::Device;
+pub use device::{Bf16Products, Device};
 pub(crate) use elementwise::Elementwise;
 pub use elementwise::{add_assign, add_scaled, copy, scale};
 pub use fill::fill;

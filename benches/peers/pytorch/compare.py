@@ -45,7 +45,8 @@ def ours(args, names):
     kind = "cpu" if args.device == "cpu" else "gpu"
     # with the device behind it a name fits one case alone; --test leaves out criterion's own statistics
     filters = [f"{name}/{kind}" for name in names]
-    out = run([args.bench, "--test", *filters], POA_BENCH_DEVICE=args.device, RAYON_NUM_THREADS=str(args.threads))
+    out = run([args.bench, "--test", *filters], POA_BENCH_DEVICE=args.device, RAYON_NUM_THREADS=str(args.threads),
+              POA_BENCH_PRECISION=args.precision)
     lines = (LINE.match(line) for line in out.splitlines())
     times = {found["name"]: float(found["ms"]) / 1e3 for found in lines if found}
     missing = [name for name in names if name not in times]
@@ -63,7 +64,7 @@ def theirs(args, names):
         out = run([sys.executable, os.path.join(HERE, "kernels.py"), *common, *alone])
         times = json.loads(out)["seconds"]
     for step in (name.removeprefix("step/") for name in names if name.startswith("step/")):
-        for precision in PRECISIONS if args.peer == "cuda" else ("f32",):
+        for precision in PRECISIONS if args.peer == "cuda" else dict.fromkeys(("f32", args.precision)):
             command = [sys.executable, os.path.join(HERE, "step.py"), step, "--precision", precision, *common]
             times.setdefault(precision, {}).update(json.loads(run(command))["seconds"])
     return times
@@ -94,6 +95,8 @@ def main():
                         "tiny and vit-s if none is given (step/vit-l needs 14 GiB, and time or a GPU)")
     parser.add_argument("--device", default="cpu", help="of poa-gpu: cpu, gpu, or part of an adapter's name")
     parser.add_argument("--peer", choices=("cpu", "cuda"), default="cpu", help="device of PyTorch")
+    parser.add_argument("--precision", choices=("f32", "bf16"), default="f32",
+                        help="of steps on CPUs: bf16 is train.precision=bf16 beside PyTorch in f32 and by autocast")
     parser.add_argument("--threads", type=int, default=os.cpu_count(), help="CPU threads of each side")
     parser.add_argument("--rounds", type=int, default=3, help="runs of each side")
     parser.add_argument("--bench", metavar="PROGRAM", help="the built Rust benchmark; built by cargo if not given")
@@ -104,6 +107,8 @@ def main():
     names = [name for name in everything if any(text in name for text in wanted)]
     if not names:
         parser.error(f"nothing contains {' or '.join(args.filters)}; there are {', '.join(everything)}")
+    if args.precision == "bf16" and not (args.device == args.peer == "cpu" and all(n.startswith("step/") for n in names)):
+        parser.error("--precision bf16 is for steps of both on CPUs")
     args.bench = os.path.abspath(args.bench) if args.bench else build()
     our_rounds, their_rounds = [], []
     for number in range(1, args.rounds + 1):

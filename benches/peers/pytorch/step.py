@@ -177,7 +177,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", nargs="?", choices=recipes.STEPS, help="which recipe")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=timing.PRECISIONS, default="f32", help="other than f32 only on cuda")
+    parser.add_argument("--precision", choices=timing.PRECISIONS, default="f32", help="f32, and bf16 by autocast, on both; others on cuda alone")
     parser.add_argument("--threads", type=int, help="threads of PyTorch on the CPU")
     parser.add_argument("--batch", type=int, help="images, instead of the recipe's")
     parser.add_argument("--samples", type=int, default=5, help="steps that are timed")
@@ -186,7 +186,7 @@ def main():
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
-    if args.precision != "f32" and args.device == "cpu":
+    if args.precision not in ("f32", "bf16") and args.device == "cpu":
         parser.error(f"--precision {args.precision} is for --device cuda")
     if args.verify:
         import fixture

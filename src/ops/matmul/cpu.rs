@@ -1,5 +1,6 @@
-//! The CPU path: the `gemm` crate for every evenly spaced block, then the epilogue row by row.
+//! The CPU path: a product of every evenly spaced block, then the epilogue row by row.
 
+use super::block::{At, Block};
 use super::{Axis, Epilogue, Matrix, Options};
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
@@ -18,6 +19,7 @@ pub(super) fn product(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> 
 fn multiply(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()> {
     let (lent_a, lent_b) = (a.tensor.cpu_elements::<f32>("matmul")?, b.tensor.cpu_elements::<f32>("matmul")?);
     let mut lent_c = c.tensor.cpu_elements_mut::<f32>("matmul")?;
+    let bf16 = !options.exact && c.tensor.device().bf16();
     let (pa, pb, pc) = (lent_a.as_ptr(), lent_b.as_ptr(), lent_c.as_mut_ptr());
     // both cut K where either does; one of them is plain
     let k_axis = if a.cols.groups() > 1 { a.cols } else { b.rows };
@@ -30,31 +32,32 @@ fn multiply(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()>
                         (i / axis.group) * axis.group_stride + (i % axis.group) * axis.stride
                     };
                     let accumulate = options.accumulate || first > 0;
-                    // SAFETY: axes and batches are those of the tensors, whose elements are lent, C's to this
-                    // alone.
-                    unsafe {
-                        gemm::gemm(
-                            m,
-                            n,
-                            k,
-                            pc.add(at(c) + cm + cn),
-                            c.cols.stride as isize,
-                            c.rows.stride as isize,
-                            accumulate,
-                            pa.add(at(a) + am + place(a.cols, k0)),
-                            a.cols.stride as isize,
-                            a.rows.stride as isize,
-                            pb.add(at(b) + bn + place(b.rows, k0)),
-                            b.cols.stride as isize,
-                            b.rows.stride as isize,
-                            1.0f32,
-                            options.alpha,
-                            false,
-                            false,
-                            false,
-                            gemm::Parallelism::Rayon(0),
-                        );
-                    }
+                    let block = Block {
+                        m,
+                        n,
+                        k,
+                        c: At {
+                            first: pc.wrapping_add(at(c) + cm + cn),
+                            row: c.rows.stride,
+                            col: c.cols.stride,
+                        },
+                        a: At {
+                            first: pa.wrapping_add(at(a) + am + place(a.cols, k0)),
+                            row: a.rows.stride,
+                            col: a.cols.stride,
+                        },
+                        b: At {
+                            first: pb.wrapping_add(at(b) + bn + place(b.rows, k0)),
+                            row: b.rows.stride,
+                            col: b.cols.stride,
+                        },
+                        alpha: options.alpha,
+                        accumulate,
+                        all_cores: true,
+                        bf16,
+                    };
+                    // SAFETY: axes and batches are those of the tensors, whose elements are lent, C's to this alone.
+                    unsafe { block.multiply() };
                 }
             }
         }

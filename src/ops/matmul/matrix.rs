@@ -111,10 +111,12 @@ pub struct Options {
     pub accumulate: bool,
     /// What happens on the way into C.
     pub epilogue: Epilogue,
+    /// Whether A and B are multiplied as they are where the device would round them ([`Device::bf16_products`](crate::tensor::Device::bf16_products)).
+    pub exact: bool,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { alpha: 1.0, accumulate: false, epilogue: Epilogue::None }
+        Self { alpha: 1.0, accumulate: false, epilogue: Epilogue::None, exact: false }
     }
 }

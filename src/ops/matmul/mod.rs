@@ -2,6 +2,8 @@
 //! batched, or have one dimension cut into groups that lie apart (the q, k and v rows of an elastic qkv
 //! weight).
 
+mod bf16;
+mod block;
 mod cpu;
 mod geometry;
 mod gpu;
@@ -16,6 +18,7 @@ mod window_gpu;
 pub use matrix::{Axis, Epilogue, Matrix, Options};
 pub use plan::{EpilogueKind, Force, PLAIN, Plan, Precision, Problem, Variant, kernels, plan, variants};
 
+pub use bf16::is_supported as multiplies_bf16;
 pub use self_test::{check_products, self_test};
 
 use crate::error::{Error, Result};

@@ -1,11 +1,12 @@
 //! Windows on the CPU: the rows of a piece of the matrix are put together in a buffer of bounded size a
-//! thread, and multiplied by the `gemm` crate. Pieces are cut by size alone.
+//! thread, and multiplied there. Pieces are cut by size alone.
 
 use std::cell::RefCell;
 use std::ops::Range;
 
 use rayon::prelude::*;
 
+use super::block::{At, Block};
 use super::geometry::Geometry;
 use crate::cpu::{Outputs, RowsMut, even_cuts, par_parts};
 use crate::error::Result;
@@ -65,6 +66,7 @@ fn multiply(
     (b, b_row, b_col): Place,
     alpha: f32,
     accumulate: bool,
+    bf16: bool,
 ) {
     let (m, n) = (c.count(), c.cols());
     if m == 0 || n == 0 || k == 0 {
@@ -73,32 +75,20 @@ fn multiply(
     }
     assert!((m - 1) * a_row + (k - 1) * a_col < a.len() && (k - 1) * b_row + (n - 1) * b_col < b.len());
     let (c, c_row) = c.as_mut_ptr();
-    let [c_row, a_row, a_col, b_row, b_col] =
-        [c_row, a_row, a_col, b_row, b_col].map(|stride| stride as isize);
+    let block = Block {
+        m,
+        n,
+        k,
+        c: At { first: c, row: c_row, col: 1 },
+        a: At { first: a.as_ptr(), row: a_row, col: a_col },
+        b: At { first: b.as_ptr(), row: b_row, col: b_col },
+        alpha,
+        accumulate,
+        all_cores: false,
+        bf16,
+    };
     // SAFETY: the last elements of a and b are within their slices, and c is borrowed.
-    unsafe {
-        gemm::gemm(
-            m,
-            n,
-            k,
-            c,
-            1,
-            c_row,
-            accumulate,
-            a.as_ptr(),
-            a_col,
-            a_row,
-            b.as_ptr(),
-            b_col,
-            b_row,
-            1.0f32,
-            alpha,
-            false,
-            false,
-            false,
-            gemm::Parallelism::None,
-        );
-    }
+    unsafe { block.multiply() };
 }
 
 pub(super) fn product(
@@ -123,6 +113,7 @@ pub(super) fn product(
         (false, false) => (0..taps).collect(),
     };
     let depth = if dense { k } else { g.channels };
+    let bf16 = y.device().bf16();
     let (x, w) = (&*x.cpu_read::<f32>("window_product")?, &*w.cpu_read::<f32>("window_product")?);
     // a piece of rows of the result, by the matrix of its windows
     let multiply_piece = |piece: usize, matrix: &mut Vec<f32>, to: &mut RowsMut<f32>, accumulate: bool| {
@@ -132,7 +123,7 @@ pub(super) fn product(
         for (i, tap) in order.iter().enumerate() {
             let weight = &w[tap / g.taps[1] * far + tap % g.taps[1] * across..];
             let left = (&matrix[i * g.channels..], k, 1);
-            multiply(depth, to, left, (weight, w_row, w_col), alpha, accumulate || i > 0);
+            multiply(depth, to, left, (weight, w_row, w_col), alpha, accumulate || i > 0, bf16);
         }
     };
     if y.layout().rows().is_some() {
@@ -164,6 +155,7 @@ pub(super) fn gradient(g: &Geometry, x: &Tensor, dy: &Tensor, dw: &Tensor, alpha
     let (c, n, all) = (g.channels, g.outputs, g.places());
     let stretches = all.div_ceil(STRETCH);
     let per_piece = (PIECE / 2 / c).clamp(256, STRETCH);
+    let bf16 = dw.device().bf16();
     let (x, dy) = (&*x.cpu_read::<f32>("window_gradient")?, &*dy.cpu_read::<f32>("window_gradient")?);
     let sums = &mut *dw.cpu_write::<f32>("window_gradient")?;
     let mut partial = vec![0.0f32; (stretches - 1) * taps * c * n];
@@ -178,7 +170,7 @@ pub(super) fn gradient(g: &Geometry, x: &Tensor, dy: &Tensor, dw: &Tensor, alpha
                 let (count, matrix) = (places.len(), grown(matrix, places.len() * c));
                 g.rows(x, places, tap..tap + 1, matrix);
                 let more = start > stretch * STRETCH;
-                multiply(count, &mut to, (matrix, 1, c), (&dy[start * n..], n, 1), alpha, more);
+                multiply(count, &mut to, (matrix, 1, c), (&dy[start * n..], n, 1), alpha, more, bf16);
             }
         });
     });

@@ -1,0 +1,79 @@
+//! A product of three matrices in memory, as all products on the CPU come down to: by the `gemm` crate, or of operands
+//! rounded to bfloat16 where the device says so and the processor can.
+
+use super::bf16;
+
+/// A matrix in memory: its first element, distance of rows, distance of columns.
+#[derive(Clone, Copy)]
+pub(super) struct At<P> {
+    pub first: P,
+    pub row: usize,
+    pub col: usize,
+}
+
+impl<T> At<*mut T> {
+    pub fn place(&self, row: usize, col: usize) -> *mut T {
+        self.first.wrapping_add(row * self.row + col * self.col)
+    }
+}
+
+impl<T> At<*const T> {
+    pub fn place(&self, row: usize, col: usize) -> *const T {
+        self.first.wrapping_add(row * self.row + col * self.col)
+    }
+}
+
+impl<P> At<P> {
+    fn t(self) -> Self {
+        Self { first: self.first, row: self.col, col: self.row }
+    }
+}
+
+/// C (+)= α·A·B with A `[m, k]`, B `[k, n]` and C `[m, n]`.
+#[derive(Clone, Copy)]
+pub(super) struct Block {
+    pub m: usize,
+    pub n: usize,
+    pub k: usize,
+    pub c: At<*mut f32>,
+    pub a: At<*const f32>,
+    pub b: At<*const f32>,
+    pub alpha: f32,
+    pub accumulate: bool,
+    /// Whether all cores take part, or this thread alone.
+    pub all_cores: bool,
+    /// Whether A and B may be rounded to bfloat16.
+    pub bf16: bool,
+}
+
+// SAFETY: a description; who multiplies the block answers for its memory.
+unsafe impl<P> Sync for At<P> {}
+
+impl Block {
+    /// The same product by columns: Cᵀ (+)= α·Bᵀ·Aᵀ.
+    pub fn t(self) -> Self {
+        Self { m: self.n, n: self.m, c: self.c.t(), a: self.b.t(), b: self.a.t(), ..self }
+    }
+
+    /// Multiplies.
+    ///
+    /// # Safety
+    /// All elements of A and B can be read, those of C written, and C is nobody else's meanwhile.
+    pub unsafe fn multiply(self) {
+        // SAFETY: as promised
+        if unsafe { self.bf16 && bf16::multiply(self) } {
+            return;
+        }
+        let Self { m, n, k, c, a, b, alpha, accumulate, all_cores, .. } = self;
+        let cores = if all_cores { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
+        let [c_row, c_col, a_row, a_col, b_row, b_col] =
+            [c.row, c.col, a.row, a.col, b.row, b.col].map(|stride| stride as isize);
+        // SAFETY: as promised
+        unsafe {
+            gemm::gemm(
+                m, n, k, c.first, c_col, c_row, accumulate, a.first, a_col, a_row, b.first, b_col, b_row,
+                1.0f32, alpha, false, false, false, cores,
+            );
+        }
+    }
+}
