@@ -1,6 +1,6 @@
 //! A device of wgpu: an adapter with pooled buffers, or the rehearsal of one.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::sync::Arc;
 
 use super::adapter::memory_of;
@@ -9,7 +9,7 @@ use super::failure::Failure;
 use super::pipelines::Pipelines;
 use super::rehearsal::Tally;
 use super::stream::{Dispatch, Stream};
-use super::{Caps, Cooperative, Kernel, Params};
+use super::{Caps, Choices, Cooperative, Kernel, Params};
 use crate::error::{Error, Result};
 use crate::guard::guarded;
 use crate::pool::{Pool, size_class};
@@ -24,6 +24,7 @@ pub struct GpuDevice {
     /// Bytes of memory of the adapter's, where its driver says so.
     memory: Option<u64>,
     description: String,
+    choices: OnceCell<Arc<Choices>>,
     pool: RefCell<Pool<GpuBuffer>>,
     /// The way to the adapter; a rehearsal has none.
     stream: Option<Stream>,
@@ -84,6 +85,7 @@ impl GpuDevice {
             caps,
             memory: None,
             description,
+            choices: OnceCell::new(),
             pool: RefCell::default(),
             stream,
             tally: RefCell::default(),
@@ -107,6 +109,17 @@ impl GpuDevice {
     /// Kernels compiled so far.
     pub fn compiled(&self) -> usize {
         self.stream.as_ref().map_or(0, |stream| stream.pipelines().len())
+    }
+
+    /// What timing has found of its kernels, where they are timed.
+    pub fn choices(&self) -> Option<&Arc<Choices>> {
+        self.choices.get()
+    }
+
+    /// Has its kernels timed, or takes what was found on the device that this is the rehearsal of. Once is enough: a
+    /// second time changes nothing.
+    pub fn set_choices(&self, choices: Arc<Choices>) {
+        self.choices.get_or_init(|| choices);
     }
 
     /// Whether this is the rehearsal of a device.

@@ -268,6 +268,13 @@ pub fn compose(kernel: &Kernel, caps: &Caps) -> Result<String> {
     Ok(kernel.compose(caps)?.source)
 }
 
+/// A number that is another one where the text of these shaders, or of what shaders share, is.
+pub fn digest(shaders: &[Shader]) -> u32 {
+    let shared = preprocess::INCLUDES.iter().map(|(_, source)| *source);
+    let texts = shaders.iter().map(|shader| shader.source).chain(shared);
+    texts.fold(0, |sum, text| crc32c::crc32c_append(sum, text.as_bytes()))
+}
+
 #[cfg(test)]
 mod tests {
     use super::Params;

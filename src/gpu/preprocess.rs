@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 
 /// Small pieces that shaders share.
-const INCLUDES: &[(&str, &str)] = &[
+pub(super) const INCLUDES: &[(&str, &str)] = &[
     ("act.wgsl", include_str!("../../shaders/include/act.wgsl")),
     ("cooperative.wgsl", include_str!("../../shaders/include/cooperative.wgsl")),
     ("params.wgsl", include_str!("../../shaders/include/params.wgsl")),
