@@ -71,6 +71,8 @@ mod tokens;
 mod top_k;
 #[path = "kernels/transfers.rs"]
 mod transfers;
+#[path = "kernels/tune.rs"]
+mod tune;
 #[path = "kernels/weight_norm.rs"]
 mod weight_norm;
 #[path = "kernels/window_attention.rs"]

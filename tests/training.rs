@@ -5,10 +5,11 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::data::batch::GLOBAL;
 use poa_gpu::data::{self, Batch, Loader};
-use poa_gpu::gpu::DeviceChoice;
+use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
 use poa_gpu::ops;
+use poa_gpu::ops::matmul::{Precision, Variant, by_timing_in, variants};
 use poa_gpu::optim::adamw::StepSettings;
 use poa_gpu::poa::losses::{LossReport, LossWeights, StepRecord};
 use poa_gpu::poa::{PoaModel, PoaTask, StepInputs};
@@ -294,10 +295,11 @@ fn initial_weights_depend_on_the_seed_alone() {
     assert!(a.iter().all(|(student, teacher)| student == teacher), "the teacher starts as a copy");
 }
 
-/// A run in pieces: to `stops[0]` steps, resumed to `stops[1]`, and so on; everything that it leaves.
+/// A run in pieces, each on a device of its own: to `stops[0]` steps, resumed to `stops[1]`, and so on; everything that
+/// it leaves.
 fn in_pieces(
     name: &str,
-    choice: &DeviceChoice,
+    open: &dyn Fn(usize) -> Device,
     stops: &[usize],
     settings: &[&str],
 ) -> (Vec<serde_json::Value>, [Vec<u8>; 3]) {
@@ -305,7 +307,7 @@ fn in_pieces(
     let mut last = None;
     for (piece, stop) in stops.iter().enumerate() {
         let config = demo(settings);
-        let device = ops::open(choice).unwrap();
+        let device = open(piece);
         let run = match piece {
             0 => RunFolder::create(Some(&out), "demo", &config.to_toml().unwrap()).unwrap(),
             _ => RunFolder::open(&out).unwrap(),
@@ -313,9 +315,9 @@ fn in_pieces(
         let start = Start { resume: piece > 0, ..Start::default() };
         let mut trainer = trainer(&config, &device, run, &start);
         trainer.stop_after(*stop);
-        last = Some(trainer.run().unwrap());
+        last = Some(trainer.run().unwrap().checkpoint);
     }
-    let checkpoint = last.unwrap().checkpoint;
+    let checkpoint = last.unwrap();
     let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
     let files = files.map(|f| std::fs::read(checkpoint.join(f)).unwrap());
     let metrics = lines(&out.join("metrics.jsonl"));
@@ -340,19 +342,70 @@ fn a_resumed_run_continues_bit_for_bit() {
             "evaluation.val_images=50",
             &accumulation,
         ];
-        let whole = in_pieces("whole", &choice, &[20], &settings);
-        let halves = in_pieces("halves", &choice, &[10, 20], &settings);
+        let open = |_| ops::open(&choice).unwrap();
+        let whole = in_pieces("whole", &open, &[20], &settings);
+        let halves = in_pieces("halves", &open, &[10, 20], &settings);
         assert_eq!(whole.0, halves.0, "metrics on {choice:?} with {accumulation}");
         assert!(whole.1 == halves.1, "parameters and moments on {choice:?} with {accumulation}");
         let losses = whole.0.iter().filter(|l| l.get("loss").is_some()).count();
         let evaluated = whole.0.iter().filter(|l| l.get("knn.48x2.10").is_some()).count();
         assert_eq!((losses, evaluated), (8, 3));
         if choice == DeviceChoice::Cpu {
-            let many = in_pieces("many", &choice, &[1, 7, 10, 13, 20], &settings);
+            let many = in_pieces("many", &open, &[1, 7, 10, 13, 20], &settings);
             assert_eq!(whole.0, many.0);
             assert!(whole.1 == many.1);
         }
     }
+}
+
+/// Which kernels products are made by changes no bit: by rule, timed, or as the cache of another machine may say, where
+/// the run goes on there.
+#[test]
+fn a_run_is_the_same_whatever_timing_finds() {
+    let settings = [
+        "train.batch_size_per_gpu=16",
+        "train.total_steps=4",
+        "train.log_every=1",
+        "evaluation.train_images=100",
+        "evaluation.val_images=50",
+    ];
+    // subgroups of no known size: products by tiles, several of which fit
+    let most = Caps { subgroup_size: (4, 64), ..Caps::everything() };
+    let open = |_| ops::open_within(&DeviceChoice::Gpu, &most).unwrap();
+    let by_rule = in_pieces("by-rule", &open, &[4], &settings);
+
+    let cache = folder("cache");
+    let mut tiles = String::new();
+    if let Device::Gpu(gpu) = open(0) {
+        let all = variants(gpu.caps(), Precision::Single);
+        tiles = all
+            .iter()
+            .filter(|v| matches!(v, Variant::Tiled { .. }))
+            .map(|v| format!("{v:?}"))
+            .next_back()
+            .unwrap();
+    }
+    let elsewhere = |piece| {
+        if piece == 1 {
+            let mut files = std::fs::read_dir(&cache).unwrap().map(|file| file.unwrap().path());
+            let file = files.next().expect("something was timed");
+            let mut kept: serde_json::Value =
+                serde_json::from_str(&std::fs::read_to_string(&file).unwrap()).unwrap();
+            kept["choices"]
+                .as_object_mut()
+                .unwrap()
+                .values_mut()
+                .for_each(|choice| *choice = tiles.clone().into());
+            std::fs::write(&file, kept.to_string()).unwrap();
+        }
+        let device = open(piece);
+        by_timing_in(&device, Some(&cache));
+        device
+    };
+    let timed = in_pieces("timed", &elsewhere, &[2, 4], &settings);
+    assert_eq!(by_rule.0, timed.0, "metrics");
+    assert!(by_rule.1 == timed.1, "parameters and moments");
+    std::fs::remove_dir_all(cache).unwrap();
 }
 
 /// Activation checkpointing changes memory and nothing else, with every backbone and stochastic depth.

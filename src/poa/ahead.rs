@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread::JoinHandle;
 
 use crate::error::Result;
-use crate::gpu::{Caps, Kernel, Pipelines};
+use crate::gpu::{Caps, Choices, Kernel, Pipelines};
 use crate::logging;
 use crate::poa::forecast::Rehearsal;
 use crate::poa::settings::Settings;
@@ -37,10 +37,10 @@ impl Ahead {
             let (pipelines, kernels, stop) = (pipelines.clone(), kernels.clone(), stop.clone());
             threads.extend(spawn("compiler", move || compile(&pipelines, &kernels, &stop)));
         }
-        let (settings, stopped) = (settings.clone(), stop.clone());
+        let (settings, stopped, choices) = (settings.clone(), stop.clone(), gpu.choices().cloned());
         threads.extend(spawn("rehearsal", move || {
             // what is wrong with a step is told by the step itself
-            if let Err(e) = rehearse(&settings, &caps, first, &wanted, &stopped) {
+            if let Err(e) = rehearse(&settings, &caps, choices, first, &wanted, &stopped) {
                 logging::debug(format_args!("kernels are not compiled ahead: {e}"));
             }
         }));
@@ -79,11 +79,15 @@ fn compile(pipelines: &Pipelines, kernels: &Mutex<mpsc::Receiver<Kernel>>, stop:
 fn rehearse(
     settings: &Settings,
     caps: &Caps,
+    choices: Option<Arc<Choices>>,
     first: usize,
     wanted: &mpsc::Sender<Kernel>,
     stop: &AtomicBool,
 ) -> Result<()> {
     let mut rehearsal = Rehearsal::new(settings, caps)?;
+    if let (Device::Gpu(gpu), Some(choices)) = (rehearsal.device(), choices) {
+        gpu.set_choices(choices);
+    }
     let draws = rehearsal.draws().clone();
     let (mut networks, mut kernels) = (HashSet::new(), HashSet::new());
     for step in first..first + draws.cycle() {

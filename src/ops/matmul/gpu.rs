@@ -2,6 +2,7 @@
 
 use super::params::MatmulParams;
 use super::plan::COMBINE_WG;
+use super::tune::fastest;
 use super::{Axis, Epilogue, EpilogueKind, Force, Matrix, Options, Plan, Precision, Problem, Variant, plan};
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, Params};
@@ -198,8 +199,8 @@ pub(super) fn product(
             gpu,
             &plan,
             &problem,
-            [a, b].map(|x| &x.tensor),
-            &c.tensor,
+            force,
+            [&c.tensor, &a.tensor, &b.tensor],
             &extras.tensors,
             &params,
         );
@@ -217,7 +218,7 @@ pub(super) fn product(
         alpha: 1.0,
         ..params
     };
-    first_stage(gpu, &plan, &problem, [a, b].map(|x| &x.tensor), &partial, &[], &partial_params)?;
+    first_stage(gpu, &plan, &problem, force, [&partial, &a.tensor, &b.tensor], &[], &partial_params)?;
     let mut tensors = vec![&c.tensor, &partial];
     tensors.extend(&extras.tensors);
     // the scratch's offset travels in a field that the second stage has no other use for
@@ -226,20 +227,25 @@ pub(super) fn product(
     gpu.dispatch(&plan.combine(), &tensors, &params, grid)
 }
 
-/// The product itself, or its partial sums.
+/// The product itself, or its partial sums; C is the first of the operands.
 pub(super) fn first_stage(
     gpu: &GpuDevice,
     plan: &Plan,
     problem: &Problem,
-    [a, b]: [&Tensor; 2],
-    c: &Tensor,
+    force: Force,
+    operands: [&Tensor; 3],
     extras: &[Tensor],
     params: &impl Params,
 ) -> Result<()> {
-    let (rows, cols) = plan.variant.tile();
-    let tiles = problem.m.div_ceil(rows) * problem.n.div_ceil(cols);
-    let grid = gpu.caps().grid(tiles * problem.batch * plan.parts);
-    let mut tensors = vec![c, a, b];
-    tensors.extend(extras);
-    gpu.dispatch(&plan.product(), &tensors, params, grid)
+    let tensors: Vec<&Tensor> = operands.into_iter().chain(extras).collect();
+    let make = |variant: Variant| {
+        let (rows, cols) = variant.tile();
+        let tiles = problem.m.div_ceil(rows) * problem.n.div_ceil(cols);
+        let grid = gpu.caps().grid(tiles * problem.batch * plan.parts);
+        gpu.dispatch(&Plan { variant, ..*plan }.product(), &tensors, params, grid)
+    };
+    make(match force.variant {
+        Some(_) => plan.variant,
+        None => fastest(gpu, plan, problem, operands[0], &make)?,
+    })
 }

@@ -11,6 +11,7 @@ mod matrix;
 mod params;
 mod plan;
 mod self_test;
+mod tune;
 pub mod window;
 mod window_cpu;
 mod window_gpu;
@@ -20,6 +21,7 @@ pub use plan::{EpilogueKind, Force, PLAIN, Plan, Precision, Problem, Variant, ke
 
 pub use bf16::is_supported as multiplies_bf16;
 pub use self_test::{check_products, self_test};
+pub use tune::{VARIABLE, by_timing, by_timing_in};
 
 use crate::error::{Error, Result};
 use crate::profile;

@@ -4,9 +4,9 @@ use super::params::{MatmulParams, WindowParams};
 use crate::gpu::{Caps, Defines, Kernel, Shader, shader};
 use crate::tensor::DType;
 
-const TILED: Shader = shader!("matmul_tiled.wgsl", kernels);
+pub(super) const TILED: Shader = shader!("matmul_tiled.wgsl", kernels);
 const BROADCAST: Shader = shader!("matmul_broadcast.wgsl", kernels);
-const COOPERATIVE: Shader = shader!("matmul_cooperative.wgsl", kernels);
+pub(super) const COOPERATIVE: Shader = shader!("matmul_cooperative.wgsl", kernels);
 const COMBINE: Shader = shader!("matmul_combine.wgsl", kernels);
 
 /// Invocations in a workgroup of the second stage.

@@ -103,7 +103,7 @@ pub(super) fn product(
         alpha,
         ..shared(g, x)
     };
-    first_stage(gpu, &plan, &problem, [x, w], y, &[], &params)
+    first_stage(gpu, &plan, &problem, force, [y, x, w], &[], &params)
 }
 
 pub(super) fn gradient(
@@ -159,7 +159,7 @@ pub(super) fn gradient(
         alpha: if partial.is_some() { 1.0 } else { alpha },
         ..shared(g, x)
     };
-    first_stage(gpu, &plan, &problem, [x, dy], to, &[], &params)?;
+    first_stage(gpu, &plan, &problem, force, [to, x, dy], &[], &params)?;
     let Some(partial) = partial else { return Ok(()) };
     let params = MatmulParams {
         m: c,
