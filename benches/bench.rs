@@ -11,7 +11,7 @@ use std::time::Duration;
 use criterion::Criterion;
 use poa_gpu::bench::{Bench, Case, Event, Set, median};
 use poa_gpu::gpu::DeviceChoice;
-use poa_gpu::ops;
+use poa_gpu::ops::{self, matmul::by_timing};
 use poa_gpu::tensor::Device;
 
 /// Seconds of a call from which it is timed once more, or a few times, and not by criterion.
@@ -56,7 +56,8 @@ fn devices() -> Vec<Device> {
         "" => vec![DeviceChoice::Cpu, DeviceChoice::Gpu],
         one => vec![one.parse().expect("POA_BENCH_DEVICE names a device")],
     };
-    wanted.iter().filter_map(|choice| ops::open(choice).map_err(|e| println!("left out: {e}")).ok()).collect()
+    let open = |choice| ops::open(choice).and_then(|device| by_timing(&device).map(|()| device));
+    wanted.iter().filter_map(|choice| open(choice).map_err(|e| println!("left out: {e}")).ok()).collect()
 }
 
 /// Prints a case's median rate beside the ceilings and, if it is quick, hands it to criterion.

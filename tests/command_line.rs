@@ -4,6 +4,7 @@
 mod support;
 
 use std::path::Path;
+use std::process::Command;
 
 use support::{Folder, printed, program, refused, text};
 
@@ -280,6 +281,10 @@ fn a_device_is_timed() {
     assert!(shown.contains("ceilings:"), "{shown}");
     refused(&["bench", "--device=cpu", "sinkhole"], 2, &["sinkhole", "there are matmul, attention,"]);
     assert!(program(&["bench", "--device=cpu", "sinkhole"]).stdout.starts_with(b"device:"));
+    let mut wrong = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
+    let out = wrong.args(["bench", "--device=cpu"]).env("POA_GPU_TILES", "fast").output().unwrap();
+    assert_eq!(text(&out.stderr), "poa-gpu: POA_GPU_TILES=fast: `timed` or `rule` expected\n");
+    assert_eq!(out.status.code(), Some(2));
 }
 
 #[test]

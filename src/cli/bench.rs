@@ -6,6 +6,7 @@ use crate::bench::{Bench, Event, SHORT, Set, median};
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::ops;
+use crate::ops::matmul::by_timing;
 use crate::shown::shown;
 
 /// Arguments of `bench`.
@@ -29,6 +30,7 @@ pub struct BenchArgs {
 
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
     let device = ops::open(&args.device)?;
+    by_timing(&device)?;
     say!("device:   {}", device.describe());
     let filters = args.filters.iter().filter(|filter| !filter.is_empty()).cloned().collect();
     let bench = Bench::new(device, Set::Short, filters);

@@ -19,6 +19,7 @@ use crate::logging::{info, warn};
 use crate::models::backbone::Cost;
 use crate::models::grid::Network;
 use crate::ops;
+use crate::ops::matmul::by_timing;
 use crate::plot;
 use crate::recipes::teacher::Teacher;
 use crate::shown::shown;
@@ -129,6 +130,7 @@ struct Evaluated {
 impl Evaluated {
     fn open(args: &Common) -> Result<Self> {
         let device = ops::open(&args.device)?;
+        by_timing(&device)?;
         let teacher = Teacher::open(&args.checkpoint, &device)?;
         let reading = teacher.config.data.reading();
         let train = data::open(&args.train, &reading)?;

@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
 use crate::ops;
+use crate::ops::matmul::by_timing;
 use crate::recipes::teacher::Teacher;
 use crate::shown::shown;
 use crate::tensor::Device;
@@ -45,6 +46,7 @@ pub(super) struct Subject {
 impl SubjectArgs {
     pub(super) fn open(&self) -> Result<Subject> {
         let device = ops::open(&self.device)?;
+        by_timing(&device)?;
         let teacher = Teacher::open(&self.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &[&self.network])?;
         let [network] = networks[..] else {

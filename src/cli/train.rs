@@ -12,6 +12,7 @@ use crate::error::{Error, Interruption, Result};
 use crate::files::checkpoint::checkpoints_in;
 use crate::logging;
 use crate::ops;
+use crate::ops::matmul::by_timing;
 use crate::poa::{PoaModel, PoaTask};
 use crate::recipes::Config;
 use crate::shown::shown;
@@ -60,6 +61,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     let source = in_channels(source, config.channels())?;
     config.fit(source.len());
     let device = ops::open(&args.device)?;
+    by_timing(&device)?;
     // before there is a folder: what the device refuses is no run
     let (memory, too_much) = forecast::of_memory(&mut config, &device, earlier.is_none())?;
     let shows = |text: String| {
