@@ -2,7 +2,7 @@
 // multiplies small matrices of FRAGMENT×FRAGMENT as a whole and adds them up in single precision. Subgroups have
 // SUBGROUP invocations or, where it is the driver's to choose, down to LEAST.
 // Shapes, strides, bindings and epilogues: include/matmul.wgsl. WIDE: A and B are read eight elements at a
-// time, C four.
+// time, C is written four or, where C_EIGHT, eight: 16 bytes of half precision.
 // Grid: one workgroup a tile of BM×BN, batch and part of K, folded. Workgroup: SUBGROUP·(BM / SIDE)·(BN / SIDE).
 // Where subgroups are smaller there are more of them, and those over multiply as well, since control flow must be
 // uniform, but write nothing.
@@ -42,8 +42,13 @@ const B_TILE: u32 = BN * B_ROW;
 const B_ROW: u32 = BN / 4u + 2u;
 const B_TILE: u32 = BK * B_ROW;
 #endif
-// A row of parked sums in vectors of four.
+// A row of parked sums in vectors of four, and vectors that go through the epilogue together.
 const PARK_ROW: u32 = FRAGMENT / 4u;
+#ifdef C_EIGHT
+const FOURS: u32 = 2u;
+#else
+const FOURS: u32 = 1u;
+#endif
 // Vectors of the small matrices that are parked at a time, one of every subgroup there may be.
 const PARK: u32 = WG / LEAST * FRAGMENT * PARK_ROW;
 
@@ -229,16 +234,21 @@ fn stage(buffer: u32, lane: u32) {
 // epilogue. They stay there until the next but one is parked.
 fn finish_parked(job: Job, row: u32, col: u32, own: u32, lane: u32, size: u32) {
     workgroupBarrier();
-    for (var i = lane; i < FRAGMENT * FRAGMENT / 4u; i += size) {
-        let r = row + i / (FRAGMENT / 4u);
-        let c = col + i % (FRAGMENT / 4u) * 4u;
+    for (var i = lane; i < FRAGMENT * PARK_ROW / FOURS; i += size) {
+        let r = row + FOURS * i / PARK_ROW;
+        let c = col + FOURS * i % PARK_ROW * 4u;
         if r < p.m && c < p.n {
-            let value = four_parked(own + i / (FRAGMENT / 4u) * PARK_ROW + i % (FRAGMENT / 4u));
+            let at = own + FOURS * i;
             let to = job.c + c_row(r);
+#ifdef C_EIGHT
+            finish(to + c_col(c), r, c, four_parked(at), four_parked(at + 1u));
+#else
+            let value = four_parked(at);
 #ifdef WIDE
             finish(to + c_col(c), r, c, value);
 #else
             for (var e = 0u; e < min(4u, p.n - c); e++) { finish(to + c_col(c + e), r, c + e, value[e]); }
+#endif
 #endif
         }
     }

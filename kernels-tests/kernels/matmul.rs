@@ -160,7 +160,7 @@ fn check_with(case: Case, only: Option<&[Variant]>) {
             let pre_out = Tensor::empty(&device, &[m, n], out_type).unwrap();
             let out = match placing {
                 Placing::Dense => fenced.clone(),
-                Placing::Strided | Placing::Vec4Aligned => {
+                Placing::Strided | Placing::Vec4Aligned | Placing::Vec8Aligned => {
                     placed(&shape, &vec![f32::NAN; batch * m * n], placing, half_out)
                 }
             };
@@ -243,6 +243,19 @@ fn tiles_of_cooperative_products() {
     let case = Case { precision: Precision::Half, alpha: 1.5, ..Case::new(66, 40, 48) };
     check_with(Case { kind: EpilogueKind::BiasGeluSaved, ..case }, Some(&PLAIN[..1]));
     check_with(Case { kind: EpilogueKind::GeluGrad, ..case }, Some(&PLAIN[1..2]));
+    // C, and the epilogue's matrix, in eights with every epilogue and small matrix
+    check_with(Case { kind: EpilogueKind::Bias, ..case }, Some(&PLAIN[1..2]));
+    check_with(Case { kind: EpilogueKind::BiasGelu, ..case }, Some(&PLAIN[2..]));
+    check_with(Case { kind: EpilogueKind::GeluGrad, ..case }, Some(&PLAIN[..1]));
+    check_with(Case { placing: Placing::Vec8Aligned, accumulate: true, ..case }, Some(&PLAIN[..2]));
+    check_with(
+        Case { kind: EpilogueKind::GeluGrad, placing: Placing::Vec8Aligned, ..case },
+        Some(&PLAIN[1..2]),
+    );
+    // in fours where rows of eights do not come out even, though A and B are read in eights
+    let case = Case { transposed: [false, true], ..case };
+    check_with(Case { kind: EpilogueKind::BiasGeluSaved, n: 44, ..case }, Some(&PLAIN[1..2]));
+    check_with(Case { kind: EpilogueKind::GeluGrad, n: 44, ..case }, Some(&PLAIN[..1]));
     // twice as many subgroups as have results
     check_with(
         Case { precision: Precision::Half, accumulate: true, ..Case::new(67, 45, 35) },
@@ -521,6 +534,7 @@ fn problem(m: usize, n: usize, k: usize, precision: Precision) -> Problem {
         window: false,
         precision,
         wide: true,
+        c_wide: true,
         epilogue: matmul::EpilogueKind::Plain,
     }
 }

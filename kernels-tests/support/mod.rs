@@ -95,6 +95,8 @@ pub enum Placing {
     Strided,
     /// The same, everything at multiples of four: rows that vectors can read.
     Vec4Aligned,
+    /// At multiples of eight, where rows have as many elements.
+    Vec8Aligned,
 }
 
 /// An operand of an operation under test.
@@ -176,6 +178,7 @@ fn place_among<T: Element>(
     let rows = shape[..shape.len() - 1].iter().product::<usize>();
     let (before, after) = match placing {
         Placing::Vec4Aligned => (8, 4 + cols.next_multiple_of(4) - cols),
+        Placing::Vec8Aligned => (8, 8),
         _ => (3, 2),
     };
     let wide = cols + before + after;

@@ -5,7 +5,7 @@
 // K may be cut into `parts` of `k_part` (of one group): then C is a scratch of partial sums [batches·parts,
 // m, n], which `combine` of matmul_combine.wgsl sums in order.
 // Where A_VEC4, B_VEC4 or C_VEC4 (C and pre) the operand is aligned for vectors of four and bound as such, where
-// WIDE A and B for vectors of eight.
+// WIDE A and B for vectors of eight, where C_EIGHT C and pre, which are of half precision then.
 // Where WINDOW the rows of A (its columns, where A_ALONG_M) are windows over the pixels of images, as
 // convolutions have them; then the parameters are others and the places are worked out in window.wgsl. C's
 // rows are then pixels too (where A_ALONG_M: dense rows, a matrix for every tap of the window).
@@ -50,7 +50,7 @@ struct Params {
 }
 #endif
 
-// What A, B, and C with pre are bound as.
+// What A, B, and C with pre are bound as: eights are of one type where C has them, since all are halves.
 #ifdef WIDE
 struct Eight { low: vec4<In>, high: vec4<In> }
 alias AUnit = Eight;
@@ -67,10 +67,14 @@ alias BUnit = vec4<In>;
 alias BUnit = In;
 #endif
 #endif
+#ifdef C_EIGHT
+alias CUnit = Eight;
+#else
 #ifdef C_VEC4
 alias CUnit = vec4<Out>;
 #else
 alias CUnit = Out;
+#endif
 #endif
 
 @group(0) @binding(0) var<storage, read_write> c: array<CUnit>;
@@ -157,23 +161,66 @@ fn find_job(index: u32, tile_rows: u32, tile_cols: u32) -> Job {
                first, min(first + p.k_part, p.k), a_from, b_from, c_from);
 }
 
+#ifdef BIAS
+fn four_biases(col: u32) -> vec4<f32> {
+    let first = p.bias_offset + col;
+    return vec4(bias[first], bias[first + 1u], bias[first + 2u], bias[first + 3u]);
+}
+#ifdef GELU
+fn four_gelus(x: vec4<f32>) -> vec4<f32> { return vec4(gelu(x.x), gelu(x.y), gelu(x.z), gelu(x.w)); }
+#endif
+#endif
+#ifdef GELU_GRAD
+fn four_slopes(before: vec4<Out>) -> vec4<f32> {
+    let x = vec4<f32>(before);
+    return vec4(gelu_grad(x.x), gelu_grad(x.y), gelu_grad(x.z), gelu_grad(x.w));
+}
+#endif
+
+#ifdef C_EIGHT
+// Takes eight products of a row through the epilogue; `to` is the place of C[row, col].
+fn finish(to: u32, row: u32, col: u32, low: vec4<f32>, high: vec4<f32>) {
+    var x = p.alpha * low;
+    var y = p.alpha * high;
+#ifdef BIAS
+    x += four_biases(col);
+    y += four_biases(col + 4u);
+#ifdef SAVE_PRE
+    pre[(p.pre_offset + row * p.pre_stride + col) / 8u] = Eight(vec4<Out>(x), vec4<Out>(y));
+#endif
+#ifdef GELU
+    x = four_gelus(x);
+    y = four_gelus(y);
+#endif
+#endif
+#ifdef GELU_GRAD
+    let before = pre[(p.pre_offset + row * p.pre_stride + col) / 8u];
+    x *= four_slopes(before.low);
+    y *= four_slopes(before.high);
+#endif
+#ifdef ACCUMULATE
+    let prior = c[to / 8u];
+    x += vec4<f32>(prior.low);
+    y += vec4<f32>(prior.high);
+#endif
+    c[to / 8u] = Eight(vec4<Out>(x), vec4<Out>(y));
+}
+#else
 #ifdef C_VEC4
 // Takes four products of a row through the epilogue; `to` is the place of C[row, col].
 fn finish(to: u32, row: u32, col: u32, products: vec4<f32>) {
     var value = p.alpha * products;
 #ifdef BIAS
-    let first = p.bias_offset + col;
-    value += vec4(bias[first], bias[first + 1u], bias[first + 2u], bias[first + 3u]);
+    value += four_biases(col);
 #ifdef SAVE_PRE
     pre[(p.pre_offset + row * p.pre_stride + col) / 4u] = vec4<Out>(value);
 #endif
 #ifdef GELU
-    value = vec4(gelu(value.x), gelu(value.y), gelu(value.z), gelu(value.w));
+    value = four_gelus(value);
 #endif
 #endif
 #ifdef GELU_GRAD
-    let before = vec4<f32>(pre[(p.pre_offset + row * p.pre_stride + col) / 4u]);
-    value *= vec4(gelu_grad(before.x), gelu_grad(before.y), gelu_grad(before.z), gelu_grad(before.w));
+    value *= four_slopes(pre[(p.pre_offset + row * p.pre_stride + col) / 4u]);
 #endif
 #ifdef ACCUMULATE
     value += vec4<f32>(c[to / 4u]);
@@ -201,4 +248,5 @@ fn finish(to: u32, row: u32, col: u32, product: f32) {
 #endif
     c[to] = Out(value);
 }
+#endif
 #endif

@@ -65,6 +65,7 @@ pub fn chosen_variants(caps: &Caps) -> Vec<(&'static str, String)> {
             window: false,
             precision,
             wide: true,
+            c_wide: true,
             epilogue: matmul::EpilogueKind::Plain,
         };
         format!("{:?}", matmul::plan(&problem, caps).variant)

@@ -117,8 +117,11 @@ pub(super) fn product(
     let k = Shared::new(a.cols, b.rows)?;
     let (epilogue, extras) = extras(options, m.length, n.length)?;
     let (a_along_m, b_along_k) = (a.rows.stride < a.cols.stride, b.rows.stride < b.cols.stride);
-    let pre = extras.pre.is_none_or(|r| r.offset.is_multiple_of(4) && r.stride.is_multiple_of(4));
-    let c_aligned = pre && in_vectors(&n, 4) && starts_aligned(c, n.second, m.second, 4);
+    let c_in_vectors = |width: usize| {
+        let pre = extras.pre.is_none_or(|r| [r.offset, r.stride].iter().all(|x| x.is_multiple_of(width)));
+        pre && in_vectors(&n, width) && starts_aligned(c, n.second, m.second, width)
+    };
+    let c_aligned = c_in_vectors(4);
     let problem = Problem {
         batch: c.batch,
         m: m.length,
@@ -149,6 +152,7 @@ pub(super) fn product(
                 if b_along_k { eights(b, &k, k.second, n.first) } else { eights(b, &n, n.first, k.second) };
             left && right && c_aligned
         },
+        c_wide: c_in_vectors(8),
         epilogue,
     };
     let mut plan = plan(&problem, gpu.caps());

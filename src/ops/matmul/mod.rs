@@ -12,12 +12,14 @@ mod params;
 mod plan;
 mod self_test;
 mod tune;
+mod variant;
 pub mod window;
 mod window_cpu;
 mod window_gpu;
 
 pub use matrix::{Axis, Epilogue, Matrix, Options};
-pub use plan::{EpilogueKind, Force, PLAIN, Plan, Precision, Problem, Variant, kernels, plan, variants};
+pub use plan::{EpilogueKind, Force, Plan, Precision, Problem, kernels, plan};
+pub use variant::{PLAIN, Variant, variants};
 
 pub use bf16::is_supported as multiplies_bf16;
 pub use self_test::{check_products, self_test};

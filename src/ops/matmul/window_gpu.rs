@@ -75,6 +75,7 @@ pub(super) fn product(
         window: true,
         precision: Precision::of(x.dtype(), y.dtype()),
         wide: false,
+        c_wide: false,
         epilogue: if accumulate { EpilogueKind::Accumulate } else { EpilogueKind::Plain },
     };
     let plan = Plan { parts: 1, ..decide(gpu, &problem, force) };
@@ -130,6 +131,7 @@ pub(super) fn gradient(
         window: true,
         precision: Precision::of(x.dtype(), dw.dtype()),
         wide: false,
+        c_wide: false,
         epilogue: EpilogueKind::Plain,
     };
     let mut plan = decide(gpu, &problem, force);
