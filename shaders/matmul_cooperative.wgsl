@@ -14,7 +14,7 @@
 // and B do in memory (rows of a tile run along K, or where A_ALONG_M along M and unless B_ALONG_K along N),
 // and a small matrix is loaded by rows or by columns.
 // An invocation stages A_EIGHTS and B_EIGHTS times eight elements of a tile; where they lie, but for k, is worked
-// out once.
+// out once (those of A: include/eights.wgsl, where it is windows include/eights_window.wgsl).
 // In the end one small matrix of every subgroup at a time goes through workgroup memory into the epilogue, and the
 // next one into another place there, so that there is one barrier for each.
 // The small matrices themselves: include/cooperative.wgsl; PLAIN has plain arithmetic in their place.
@@ -97,59 +97,42 @@ fn b_place(i: u32) -> vec2<u32> {
 #endif
 }
 
+#ifdef WINDOW
+#include "eights_window.wgsl"
+#else
+#include "eights.wgsl"
+#endif
+
 #ifdef WIDE
-// Where an invocation's eights begin in memory at a tile's first k. Those beyond the edges repeat the last ones,
-// whose results are not written.
-var<private> a_at: array<u32, A_EIGHTS>;
+// As `a_at`, of B.
 var<private> b_at: array<u32, B_EIGHTS>;
 
-fn find_eights(job: Job, lane: u32) {
-#repeat T A_EIGHTS
-    let a$T = a_place(lane + $Tu * WG);
-#ifdef A_ALONG_M
-    a_at[$T] = job.a + a_row(min(job.row + a$T.x, p.m - 8u)) + a$T.y * p.a_k;
-#else
-    a_at[$T] = job.a + a_row(min(job.row + a$T.x, p.m - 1u)) + a$T.y * p.a_k;
-#endif
-#end
+fn find_right(job: Job, lane: u32) {
 #repeat T B_EIGHTS
-    let b$T = b_place(lane + $Tu * WG);
+    let at$T = b_place(lane + $Tu * WG);
 #ifdef B_ALONG_K
-    b_at[$T] = job.b + b_col(min(job.col + b$T.x, p.n - 1u)) + b$T.y * p.b_k;
+    b_at[$T] = job.b + b_col(min(job.col + at$T.x, p.n - 1u)) + at$T.y * p.b_k;
 #else
-    b_at[$T] = job.b + b_col(min(job.col + b$T.x, p.n - 8u)) + b$T.y * p.b_k;
+    b_at[$T] = job.b + b_col(min(job.col + at$T.x, p.n - 8u)) + at$T.y * p.b_k;
 #endif
 #end
-}
-fn a_eight(from_: u32, inside: bool) -> Fetched {
-    if !inside { return Fetched(); }
-    return Fetched(a[from_ / 8u].low, a[from_ / 8u].high);
 }
 fn b_eight(from_: u32, inside: bool) -> Fetched {
     if !inside { return Fetched(); }
     return Fetched(b[from_ / 8u].low, b[from_ / 8u].high);
 }
-#else
-fn a_one(from_: u32, row: u32, k: u32, last: u32) -> f16 {
-    if row >= p.m || k >= last { return f16(); }
-    return a[from_ + a_row(row) + k * p.a_k];
+fn fetch_right(job: Job, group: u32, k0: u32, lane: u32) {
+    let from_ = b_group(group) + k0 * p.b_k;
+#repeat T B_EIGHTS
+    next_b[$T] = b_eight(from_ + b_at[$T], k0 + b_place(lane + $Tu * WG).y < job.last);
+#end
 }
-fn b_one(from_: u32, col: u32, k: u32, last: u32) -> f16 {
-    if col >= p.n || k >= last { return f16(); }
+#else
+fn find_right(job: Job, lane: u32) {}
+
+fn b_one(from_: u32, col: u32, k: u32, last: u32) -> In {
+    if col >= p.n || k >= last { return In(); }
     return b[from_ + b_col(col) + k * p.b_k];
-}
-fn a_eight(from_: u32, row: u32, k: u32, last: u32) -> Fetched {
-    var all: Fetched;
-    for (var e = 0u; e < 4u; e++) {
-#ifdef A_ALONG_M
-        all.low[e] = a_one(from_, row + e, k, last);
-        all.high[e] = a_one(from_, row + e + 4u, k, last);
-#else
-        all.low[e] = a_one(from_, row, k + e, last);
-        all.high[e] = a_one(from_, row, k + e + 4u, last);
-#endif
-    }
-    return all;
 }
 fn b_eight(from_: u32, col: u32, k: u32, last: u32) -> Fetched {
     var all: Fetched;
@@ -164,6 +147,12 @@ fn b_eight(from_: u32, col: u32, k: u32, last: u32) -> Fetched {
     }
     return all;
 }
+fn fetch_right(job: Job, group: u32, k0: u32, lane: u32) {
+    for (var t = 0u; t < B_EIGHTS; t++) {
+        let at = b_place(lane + t * WG);
+        next_b[t] = b_eight(job.b + b_group(group), job.col + at.x, k0 + at.y, job.last);
+    }
+}
 #endif
 
 // Steps of BK in a group of K; the same for all parts, so that control flow is seen to be uniform.
@@ -173,27 +162,8 @@ fn steps() -> u32 { return (p.k_part + BK - 1u) / BK; }
 fn fetch(job: Job, step: u32, lane: u32) {
     let group = step / steps();
     let k0 = job.first + (step % steps()) * BK;
-#ifdef WIDE
-    let a_from = group * p.a_k_far + k0 * p.a_k;
-    let b_from = b_group(group) + k0 * p.b_k;
-#repeat T A_EIGHTS
-    next_a[$T] = a_eight(a_from + a_at[$T], k0 + a_place(lane + $Tu * WG).y < job.last);
-#end
-#repeat T B_EIGHTS
-    next_b[$T] = b_eight(b_from + b_at[$T], k0 + b_place(lane + $Tu * WG).y < job.last);
-#end
-#else
-    let a_from = job.a + group * p.a_k_far;
-    let b_from = job.b + b_group(group);
-    for (var t = 0u; t < A_EIGHTS; t++) {
-        let at = a_place(lane + t * WG);
-        next_a[t] = a_eight(a_from, job.row + at.x, k0 + at.y, job.last);
-    }
-    for (var t = 0u; t < B_EIGHTS; t++) {
-        let at = b_place(lane + t * WG);
-        next_b[t] = b_eight(b_from, job.col + at.x, k0 + at.y, job.last);
-    }
-#endif
+    fetch_left(job, group, k0, lane);
+    fetch_right(job, group, k0, lane);
 }
 
 // Where an invocation's i-th eight is staged, from the start of a tile.
@@ -280,9 +250,8 @@ fn cooperative(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #end
 #end
     let count = p.k_groups * steps();
-#ifdef WIDE
-    find_eights(job, lane);
-#endif
+    find_left(job, lane);
+    find_right(job, lane);
     fetch(job, 0u, lane);
     stage(0u, lane);
     workgroupBarrier();

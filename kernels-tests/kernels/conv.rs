@@ -5,10 +5,10 @@ use poa_gpu::autograd::Var;
 use poa_gpu::gpu::Caps;
 use poa_gpu::ops::conv::{Conv, MapShape, conv_images, conv2d};
 use poa_gpu::ops::matmul::window::{Window, window_gradient, window_product};
-use poa_gpu::ops::matmul::{Force, Precision, Variant, variants};
+use poa_gpu::ops::matmul::{Force, PLAIN, Precision, Variant, variants};
 use poa_gpu::tensor::{DType, Device, Tensor, to_type};
 
-use crate::support::{Operand, Tolerance, assert_close, check, devices, random};
+use crate::support::{Operand, Tolerance, assert_close, check, devices, gpu, random};
 
 /// One convolution.
 #[derive(Clone, Copy, Debug)]
@@ -161,10 +161,10 @@ fn every_variant_in_half_precision() {
     check_variants(Precision::Half);
 }
 
-/// Those that take windows: all but tensor cores.
+/// All that there are, and for halves those with plain arithmetic in cooperative matrices' place.
 fn window_variants(caps: &Caps, precision: Precision) -> impl Iterator<Item = Variant> {
-    let all = variants(caps, precision).into_iter();
-    all.filter(|v| !matches!(v, Variant::Cooperative { .. }))
+    let plain = PLAIN.into_iter().filter(move |_| precision != Precision::Single);
+    variants(caps, precision).into_iter().chain(plain)
 }
 
 fn check_variants(precision: Precision) {
@@ -181,6 +181,8 @@ fn check_variants(precision: Precision) {
         Case::new([2, 9, 7], [8, 36], [3, 2, 1]),
         Case::new([1, 13, 5], [70, 20], [3, 1, 1]),
         Case::new([1, 6, 6], [5, 7], [3, 1, 1]),
+        // all in eights, over the edges of tiles and of what is staged at a time
+        Case::new([2, 9, 11], [40, 72], [3, 2, 1]),
     ];
     for case in cases {
         let Case { shape, channels, out, kernel, stride, padding, .. } = case;
@@ -243,6 +245,37 @@ fn check_variants(precision: Precision) {
                 assert_close(&label, &gradient.to_vec::<f32>().unwrap(), &dw, 4e-5, 2e-6);
                 assert!(gradient.fences_intact().unwrap(), "{label}: written beside the gradient");
             }
+        }
+    }
+}
+
+/// What gradients of inputs ask for, where plain arithmetic stands in for cooperative matrices: taps last first,
+/// turned weights, every other row and pixel of what is added to; a map that is a slice.
+#[test]
+fn turned_windows_of_cooperative_products() {
+    // everything in eights, all but C in eights, nothing
+    for [channels, out] in [[24, 40], [40, 20], [11, 21]] {
+        let run = |device: &Device, variant: Option<Variant>| {
+            let dtype = if device.kind() == "gpu" { DType::F16 } else { DType::F32 };
+            let tensor = |seed, shape: &[usize]| {
+                let values = random(seed, shape.iter().product()).into_iter();
+                let values: Vec<f32> = values.map(|v| f16::from_f32(v).to_f32()).collect();
+                to_type(&Tensor::from_slice(device, shape, &values).unwrap(), dtype).unwrap()
+            };
+            let x = tensor(1, &[2, 6, 7, channels + 8]);
+            let x = x.slice(1, 1..6).unwrap().slice(2, 0..5).unwrap().slice(3, 8..8 + channels).unwrap();
+            let w = tensor(2, &[2, 3, out, channels]).transpose(2, 3);
+            let whole = tensor(3, &[2, 4, 12, 2 * out]);
+            let y = whole.slice(2, 0..6).unwrap().slice(3, 0..out).unwrap();
+            let window = Window { step: 1, start: [-1, 1], reversed: true };
+            let force = Force { variant, parts: None };
+            window_product(&x, window, &w, &y, 0.5, true, force).unwrap();
+            to_type(&whole, DType::F32).unwrap().to_vec::<f32>().unwrap()
+        };
+        let want: Vec<f64> = run(&Device::cpu(), None).into_iter().map(f64::from).collect();
+        for variant in PLAIN {
+            let label = format!("{channels} to {out} channels, {variant:?}");
+            assert_close(&label, &run(&gpu(), Some(variant)), &want, 1e-3, 1e-3);
         }
     }
 }

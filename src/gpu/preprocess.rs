@@ -19,6 +19,8 @@ pub(super) const INCLUDES: &[(&str, &str)] = &[
     ("window.wgsl", include_str!("../../shaders/include/window.wgsl")),
     ("left.wgsl", include_str!("../../shaders/include/left.wgsl")),
     ("left_window.wgsl", include_str!("../../shaders/include/left_window.wgsl")),
+    ("eights.wgsl", include_str!("../../shaders/include/eights.wgsl")),
+    ("eights_window.wgsl", include_str!("../../shaders/include/eights_window.wgsl")),
     ("targets.wgsl", include_str!("../../shaders/include/targets.wgsl")),
     ("sequences.wgsl", include_str!("../../shaders/include/sequences.wgsl")),
     ("attention_rows.wgsl", include_str!("../../shaders/include/attention_rows.wgsl")),

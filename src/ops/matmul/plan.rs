@@ -202,8 +202,7 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
         tiles(*v).div_ceil(CORES) * v.tile().0 * v.tile().1 * cost
     };
     let tensor = [TENSOR, TENSOR_SMALL, TENSOR_EIGHT].into_iter().map(|v| v.on(caps));
-    let tensor =
-        tensor.filter(|v| v.makes(problem.precision, problem.window) && v.fits(caps)).min_by_key(time);
+    let tensor = tensor.filter(|v| v.makes(problem.precision) && v.fits(caps)).min_by_key(time);
     if let Some(variant) = tensor {
         return variant;
     }
@@ -307,14 +306,14 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut seen = std::collections::HashSet::new();
     let mut all = Vec::new();
     for precision in Precision::ALL {
-        let plain = PLAIN.into_iter().filter(|v| v.fits(caps) && v.makes(precision, false));
+        let plain = PLAIN.into_iter().filter(|v| v.fits(caps) && v.makes(precision));
         for variant in variants(caps, precision).into_iter().chain(plain) {
             for bits in 0..128 {
                 let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, c_aligned, window] =
                     [1, 2, 4, 8, 16, 32, 64].map(|b| bits & b != 0);
                 for epilogue in EpilogueKind::ALL {
                     let plain = matches!(epilogue, EpilogueKind::Plain | EpilogueKind::Accumulate);
-                    if window && (grouped || !plain || !variant.makes(precision, true)) {
+                    if window && (grouped || !plain) {
                         continue;
                     }
                     let plan = Plan {

@@ -86,10 +86,10 @@ impl Variant {
         }
     }
 
-    /// Whether it makes products of this precision, over windows or not.
-    pub(super) fn makes(self, precision: Precision, window: bool) -> bool {
+    /// Whether it makes products of this precision.
+    pub(super) fn makes(self, precision: Precision) -> bool {
         match self {
-            Self::Cooperative { .. } => precision != Precision::Single && !window,
+            Self::Cooperative { .. } => precision != Precision::Single,
             _ => true,
         }
     }
@@ -159,7 +159,7 @@ pub fn variants(caps: &Caps, precision: Precision) -> Vec<Variant> {
     [LARGE, MEDIUM, SMALL, FLAT, SHARED, SHARED_FLAT, TENSOR, TENSOR_SMALL, TENSOR_EIGHT]
         .into_iter()
         .map(|v| v.on(caps))
-        .filter(|v| v.fits(caps) && v.makes(precision, false))
+        .filter(|v| v.fits(caps) && v.makes(precision))
         .filter(|_| caps.f16 || precision == Precision::Single)
         .collect()
 }

@@ -9,8 +9,9 @@ use crate::error::Result;
 use crate::gpu::GpuDevice;
 use crate::tensor::{DType, Tensor};
 
-fn vec4_aligned(numbers: &[usize]) -> bool {
-    numbers.iter().all(|n| n.is_multiple_of(4))
+/// Whether all of these offsets, strides and lengths are multiples of `width`.
+fn aligned(width: usize, numbers: &[usize]) -> bool {
+    numbers.iter().all(|n| n.is_multiple_of(width))
 }
 
 /// What both products have in common.
@@ -54,6 +55,15 @@ pub(super) fn product(
     let b_along_k = b_k < b_n;
     let (x_at, w_at) = (x.layout().offset, w.layout().offset);
     let [image, row, pixel] = g.map_strides;
+    let map = [x_at, image, row, pixel];
+    let weights = |width| match b_along_k {
+        true => b_k == 1 && aligned(width, &[w_at, tap_y, tap_x, b_n]),
+        false => b_n == 1 && aligned(width, &[w_at, tap_y, tap_x, b_k, g.outputs]),
+    };
+    let out = |width| {
+        let [image, row, place] = g.grid_strides;
+        aligned(width, &[y.layout().offset, image, row, place, g.outputs])
+    };
     let problem = Problem {
         batch: 1,
         m: g.places(),
@@ -62,20 +72,14 @@ pub(super) fn product(
         k_groups: g.taps[0] * g.taps[1],
         a_along_m: false,
         b_along_k,
-        a_aligned: vec4_aligned(&[x_at, image, row, pixel]),
-        b_aligned: match b_along_k {
-            true => b_k == 1 && vec4_aligned(&[w_at, tap_y, tap_x, b_n]),
-            false => b_n == 1 && vec4_aligned(&[w_at, tap_y, tap_x, b_k, g.outputs]),
-        },
-        c_aligned: {
-            let [image, row, place] = g.grid_strides;
-            vec4_aligned(&[y.layout().offset, image, row, place, g.outputs])
-        },
+        a_aligned: aligned(4, &map),
+        b_aligned: weights(4),
+        c_aligned: out(4),
         grouped: false,
         window: true,
         precision: Precision::of(x.dtype(), y.dtype()),
-        wide: false,
-        c_wide: false,
+        wide: aligned(8, &map) && g.channels.is_multiple_of(8) && weights(8) && out(4),
+        c_wide: out(8),
         epilogue: if accumulate { EpilogueKind::Accumulate } else { EpilogueKind::Plain },
     };
     let plan = Plan { parts: 1, ..decide(gpu, &problem, force) };
@@ -116,6 +120,8 @@ pub(super) fn gradient(
 ) -> Result<()> {
     let (taps, c, n, places) = (g.taps[0] * g.taps[1], g.channels, g.outputs, g.places());
     let [image, row, pixel] = g.map_strides;
+    let (map, places_at) = ([x.layout().offset, image, row, pixel, c], [dy.layout().offset, n]);
+    let out = |to: &Tensor, width| aligned(width, &[to.layout().offset, n]);
     let problem = Problem {
         batch: taps,
         m: c,
@@ -124,14 +130,14 @@ pub(super) fn gradient(
         k_groups: 1,
         a_along_m: true,
         b_along_k: false,
-        a_aligned: vec4_aligned(&[x.layout().offset, image, row, pixel, c]),
-        b_aligned: vec4_aligned(&[dy.layout().offset, n]),
-        c_aligned: vec4_aligned(&[dw.layout().offset, n]),
+        a_aligned: aligned(4, &map),
+        b_aligned: aligned(4, &places_at),
+        c_aligned: out(dw, 4),
         grouped: false,
         window: true,
         precision: Precision::of(x.dtype(), dw.dtype()),
-        wide: false,
-        c_wide: false,
+        wide: aligned(8, &map) && aligned(8, &places_at) && out(dw, 4),
+        c_wide: out(dw, 8),
         epilogue: EpilogueKind::Plain,
     };
     let mut plan = decide(gpu, &problem, force);
@@ -143,7 +149,7 @@ pub(super) fn gradient(
         parts => Some(Tensor::empty(dw.device(), &[taps * parts, c, n], DType::F32)?),
     };
     let to = partial.as_ref().unwrap_or(dw);
-    plan.c_aligned = vec4_aligned(&[to.layout().offset, n]);
+    plan.c_aligned = out(to, 4);
     let params = WindowParams {
         m: c,
         n,
