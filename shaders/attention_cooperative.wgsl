@@ -5,9 +5,11 @@
 // Products of owned and streaming rows are parked in workgroup memory in single precision, where PER_ROW
 // invocations take up a row between them: they make weights of scores, of half precision again, for the
 // second product.
-//   forward       its sums wait in the registers of those invocations, since they shrink as larger scores
-//                 come
-//   backward_*    their sums need not, and stay small matrices to the end
+// Sums stay small matrices to the end. Those of forward would have to shrink whenever a larger score comes: so a row's
+// weights are taken by a level that need not be its largest score so far, but lies at most HEADROOM below it. Then no
+// weight is above 256, which half precision has as exactly as 1, and what is small beside the largest weight is
+// flushed to zero later than if that were 1. In the first tile the level is the largest score; where a later one
+// lies further above it in any row, the workgroup parks its sums, shrinks those rows and takes them back.
 // Which row is an invocation's follows from its place in its subgroup, never from its number in the workgroup: an
 // adapter may put them together as it likes.
 // Rows past a sequence's end are staged as zero; streaming ones weigh nothing, owned ones are not written.
@@ -53,16 +55,11 @@ const ROWS: u32 = FRAGMENT * SUBGROUPS;
 // Invocations of a subgroup that share a row, and vectors of four that one of them takes.
 const PER_ROW: u32 = 32u / FRAGMENT;
 const PAIR_FOURS: u32 = TILE / 4u / PER_ROW;
-const HEAD_FOURS: u32 = HEAD / 4u / PER_ROW;
 
 // Rows in workgroup memory in vectors of four, with padding that puts neighbours into different banks.
 const TILE_ROW: u32 = HEAD / 4u + 2u;
 const PAIR_ROW: u32 = TILE / 4u + 2u;
-#ifdef FORWARD
-const PARK_ROW: u32 = max(HEAD, TILE) / 4u + 1u;
-#else
 const PARK_ROW: u32 = TILE / 4u + 1u;
-#endif
 
 // What is staged, one after the other: owned rows (q, or k in backward_kv; do, or v), streaming rows, and
 // what each pair of them weighs: exp(score − lse) and, in the backward passes, the scores' gradient.
@@ -82,6 +79,12 @@ const WEIGHTS: u32 = GRADIENTS;
 #endif
 var<workgroup> staged: array<Staged, FOUR * (WEIGHTS + ROWS * PAIR_ROW)>;
 var<workgroup> parked: array<Parked, FOUR * ROWS * PARK_ROW>;
+#ifdef FORWARD
+// 8·ln 2.
+const HEADROOM: f32 = 5.545177;
+// Whether the level of any row has changed with this tile.
+var<workgroup> raised: atomic<u32>;
+#endif
 
 #include "cooperative.wgsl"
 
@@ -129,7 +132,36 @@ fn four_scores(products: vec4<f32>, other: u32, length: u32) -> vec4<f32> {
     return select(vec4(NEG_INF), p.scale * products, vec4(other, other + 1u, other + 2u, other + 3u) < vec4(length));
 }
 
+// Writes (=) a small matrix of sums that the subgroup has parked, times a factor: columns from `col` on of the
+// owned rows' results.
+fn write_parked(at: Place, r: u32, part: u32, base: u32, col: u32, factor: f32) {
+    let row = at.start + r;
+    if row < owned_rows(at) {
 #ifdef FORWARD
+        let to = (base + row * p.out_stride + col) / 4u;
+#else
+        let to = (base + row * p.dqkv_stride + col) / 4u;
+#endif
+        for (var i = part; i < FRAGMENT / 4u; i += PER_ROW) {
+            let value = vec4<f16>(factor * four_parked(r * PARK_ROW + i));
+#ifdef FORWARD
+            out[to + i] = value;
+#else
+            dqkv[to + i] = value;
+#endif
+        }
+    }
+}
+
+#ifdef FORWARD
+// Multiplies an invocation's share of a row of a small matrix that is parked from a column on.
+fn scale_parked(r: u32, part: u32, column: u32, factor: f32) {
+    for (var i = part; i < FRAGMENT / 4u; i += PER_ROW) {
+        let at = r * PARK_ROW + column / 4u + i;
+        park_four(at, factor * four_parked(at));
+    }
+}
+
 @compute @workgroup_size(WG)
 fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
 #ifdef PLAIN
@@ -151,42 +183,54 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let r = own + sub / PER_ROW;
     let part = sub % PER_ROW;
     stage_qkv(OWN_X, queries_at(at), p.q_stride, at.start, ROWS, at.queries, lane);
-    var sum: array<vec4<f32>, HEAD_FOURS>;
-    var most = NEG_INF;
+#repeat F FRAGMENTS
+    var o_$F: Sum;
+#end
+    var level = NEG_INF;
     var total = 0.0;
     for (var key = 0u; key < at.keys; key += TILE) {
         workgroupBarrier();
         stage_qkv(TILE_X, k, p.kv_stride, key, TILE, at.keys, lane);
         stage_qkv(TILE_Y, v, p.kv_stride, key, TILE, at.keys, lane);
+        atomicStore(&raised, 0u);
         workgroupBarrier();
         park_products(OWN_X + own * TILE_ROW, TILE_X, own * PARK_ROW);
         workgroupBarrier();
-        var peak = most;
+        var peak = NEG_INF;
         for (var i = 0u; i < TILE / 4u; i++) {
             let s = four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.keys);
             peak = max(peak, max(max(s.x, s.y), max(s.z, s.w)));
         }
-        let shrink = exp_accurate(most - peak);
+        var shrink = 1.0;
+        if peak > level + HEADROOM {
+            shrink = exp_accurate(level - peak);
+            level = peak;
+            // there are no sums before the first tile
+            if key > 0u { atomicStore(&raised, 1u); }
+        }
         total *= shrink;
         for (var t = 0u; t < PAIR_FOURS; t++) {
             let i = part + PER_ROW * t;
-            let weight = exp4(four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.keys) - peak);
+            let weight = exp4(four_scores(four_parked(r * PARK_ROW + i), key + 4u * i, at.keys) - level);
             total += dot(weight, vec4(1.0));
             put_four(WEIGHTS + r * PAIR_ROW + i, vec4<f16>(weight));
         }
-        most = peak;
         workgroupBarrier();
-        for (var f = 0u; f < HEAD; f += FRAGMENT) {
-            var product: Sum;
-            for (var n = 0u; n < TILE; n += FRAGMENT) {
-                let weights = left_by_rows(WEIGHTS + own * PAIR_ROW + n / 4u, PAIR_ROW);
-                product = multiply_add(weights, right_by_rows(TILE_Y + n * TILE_ROW + f / 4u, TILE_ROW), product);
-            }
-            park(product, own * PARK_ROW + f / 4u, PARK_ROW);
+        if atomicLoad(&raised) != 0u {
+            // in two places in turn, since a place is taken back from while the next is parked
+#repeat F FRAGMENTS
+            park(o_$F, own * PARK_ROW + $Fu % 2u * FRAGMENT / 4u, PARK_ROW);
+            workgroupBarrier();
+            scale_parked(r, part, $Fu % 2u * FRAGMENT, shrink);
+            workgroupBarrier();
+            o_$F = take_back(own * PARK_ROW + $Fu % 2u * FRAGMENT / 4u, PARK_ROW);
+#end
         }
-        workgroupBarrier();
-        for (var t = 0u; t < HEAD_FOURS; t++) {
-            sum[t] = shrink * sum[t] + four_parked(r * PARK_ROW + part + PER_ROW * t);
+        for (var n = 0u; n < TILE; n += FRAGMENT) {
+            let weights = left_by_rows(WEIGHTS + own * PAIR_ROW + n / 4u, PAIR_ROW);
+#repeat F FRAGMENTS
+            o_$F = multiply_add(weights, right_by_rows(TILE_Y + n * TILE_ROW + $Fu * FRAGMENT / 4u, TILE_ROW), o_$F);
+#end
         }
     }
     // the invocations of a row have summed weights of different columns
@@ -195,27 +239,16 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     workgroupBarrier();
     var all = 0.0;
     for (var i = 0u; i < PER_ROW; i++) { all += one_parked(r * PER_ROW + i); }
-    let row = at.start + r;
-    if row < at.queries {
-        let to = (out_at(at) + row * p.out_stride) / 4u;
-        for (var t = 0u; t < HEAD_FOURS; t++) { out[to + part + PER_ROW * t] = vec4<f16>(sum[t] / all); }
-        if part == 0u { saved[saved_at(0u, at, row)] = most + log_accurate(all); }
-    }
+    if at.start + r < at.queries && part == 0u { saved[saved_at(0u, at, at.start + r)] = level + log_accurate(all); }
+    let to = out_at(at);
+#repeat F FRAGMENTS
+    workgroupBarrier();
+    park(o_$F, own * PARK_ROW, PARK_ROW);
+    workgroupBarrier();
+    write_parked(at, r, part, to, $Fu * FRAGMENT, 1.0 / all);
+#end
 }
 #else
-
-// Writes (=) a small matrix of sums that the subgroup has parked, times a factor: columns from `col` on of
-// `dqkv`'s rows.
-fn write_parked(at: Place, r: u32, part: u32, base: u32, col: u32, factor: f32) {
-    let row = at.start + r;
-    if row < owned_rows(at) {
-        let to = (base + row * p.dqkv_stride + col) / 4u;
-        for (var i = part; i < FRAGMENT / 4u; i += PER_ROW) {
-            dqkv[to + i] = vec4<f16>(factor * four_parked(r * PARK_ROW + i));
-        }
-    }
-}
-
 @compute @workgroup_size(WG)
 #ifdef BACKWARD_Q
 fn backward_q(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,

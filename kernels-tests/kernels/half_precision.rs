@@ -188,6 +188,30 @@ fn tiles_of_cooperative_attention() {
     assert_eq!(fragments.len(), 2, "only {fragments:?} fit");
 }
 
+/// Rows whose largest score rises from tile to tile by less than what forward sums take without being shrunk, by more,
+/// first one and then the other, and not at all; in one workgroup, so that some shrink by nothing.
+#[test]
+fn rising_scores_of_cooperative_attention() {
+    let groups = [SequenceGroup { count: 1, length: 140 }];
+    let Device::Gpu(device) = gpu() else { unreachable!("gpu() is a GPU") };
+    let (head_dim, scale) = (16, 0.25);
+    // the first element of a row's q and k makes its scores, which are the product of these and the scale
+    let (factor, largest) = ([1.0, -1.0, 0.25, 0.0], [0.0, 16.0, 24.0, 64.0, 62.0]);
+    let rises = largest.windows(2).map(|w| scale * (w[1] - w[0]));
+    assert!(rises.clone().any(|rise| rise > 5.6) && rises.clone().any(|rise| rise > 1.0 && rise < 5.5));
+    let mut qkv = Operand::new(1, &[140, 6 * head_dim]);
+    for (row, values) in qkv.values.chunks_exact_mut(6 * head_dim).enumerate() {
+        for (i, part) in values.chunks_exact_mut(head_dim).take(4).enumerate() {
+            part.fill(0.0);
+            part[0] = if i < 2 { factor[row % 4] } else { largest[row / 32] - (row % 5) as f32 };
+        }
+    }
+    let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
+    let plans = plain_plans(&problem, device.caps());
+    assert_eq!(plans.len(), 2);
+    plans.iter().for_each(|plan| check_attention(qkv.clone(), &groups, plan));
+}
+
 /// What adapters are asked for when they are opened, of kernels that are right: each plan beside the first.
 #[test]
 fn what_is_asked_of_cooperative_attention() {

@@ -1,5 +1,5 @@
 // Small matrices of FRAGMENT×FRAGMENT: of A and of B in half precision, which are read from `staged`, and of
-// sums in single, which are written to `parked`: two arrays of `Staged` and `Parked` that the including shader
+// sums in single, which are written to `parked` and taken back from there: two arrays of `Staged` and `Parked` that the including shader
 // has in workgroup memory, FOUR a vector of four elements. Places and strides count in vectors of four. A
 // matrix lies by rows (an element's right neighbour is next to it) or by columns.
 // The elements of small matrices of 8×8 (EIGHT) are by themselves, since Metal, which has these alone, loads them
@@ -22,6 +22,13 @@ fn four_parked(at: u32) -> vec4<f32> {
     let i = 4u * at;
     return vec4(parked[i], parked[i + 1u], parked[i + 2u], parked[i + 3u]);
 }
+fn park_four(at: u32, value: vec4<f32>) {
+    let i = 4u * at;
+    parked[i] = value.x;
+    parked[i + 1u] = value.y;
+    parked[i + 2u] = value.z;
+    parked[i + 3u] = value.w;
+}
 // One number in a vector's place.
 fn park_one(at: u32, value: f32) { parked[4u * at] = value; }
 fn one_parked(at: u32) -> f32 { return parked[4u * at]; }
@@ -32,6 +39,7 @@ const FOUR: u32 = 1u;
 
 fn put_four(at: u32, value: vec4<f16>) { staged[at] = value; }
 fn four_parked(at: u32) -> vec4<f32> { return parked[at]; }
+fn park_four(at: u32, value: vec4<f32>) { parked[at] = value; }
 fn park_one(at: u32, value: f32) { parked[at] = vec4(value); }
 fn one_parked(at: u32) -> f32 { return parked[at].x; }
 #endif
@@ -53,9 +61,11 @@ fn right_by_columns(at: u32, stride: u32) -> Right { return Right(4u * at, 1u, 4
 #ifdef EIGHT
 fn element(i: u32) -> f32 { return f32(staged[i]); }
 fn park_element(i: u32, value: f32) { parked[i] = value; }
+fn parked_element(i: u32) -> f32 { return parked[i]; }
 #else
 fn element(i: u32) -> f32 { return f32(staged[i / 4u][i % 4u]); }
 fn park_element(i: u32, value: f32) { parked[i / 4u][i % 4u] = value; }
+fn parked_element(i: u32) -> f32 { return parked[i / 4u][i % 4u]; }
 #endif
 
 fn multiply_add(a: Left, b: Right, c: Sum) -> Sum {
@@ -76,6 +86,14 @@ fn park(sum: Sum, at: u32, stride: u32) {
         let e = own_lane + 32u * i;
         park_element(4u * (at + e / FRAGMENT * stride) + e % FRAGMENT, values[i]);
     }
+}
+fn take_back(at: u32, stride: u32) -> Sum {
+    var sum: Sum;
+    for (var i = 0u; i < FRAGMENT * FRAGMENT / 32u; i++) {
+        let e = own_lane + 32u * i;
+        sum[i] = parked_element(4u * (at + e / FRAGMENT * stride) + e % FRAGMENT);
+    }
+    return sum;
 }
 #else
 enable wgpu_cooperative_matrix;
@@ -116,5 +134,10 @@ fn park(sum: Sum, at: u32, stride: u32) {
     let to = FOUR * at;
     let row = FOUR * stride;
     coopStoreT(sum, &parked[to], row);
+}
+fn take_back(at: u32, stride: u32) -> Sum {
+    let from_ = FOUR * at;
+    let row = FOUR * stride;
+    return coopLoadT<Sum>(&parked[from_], row);
 }
 #endif

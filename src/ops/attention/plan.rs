@@ -199,12 +199,13 @@ impl Plan {
         plans.into_iter().find(|plan| possible && fits(plan))
     }
 
-    /// Bytes of workgroup memory on cooperative matrices: those of backward_kv or of forward, see the shader.
+    /// Bytes of workgroup memory on cooperative matrices: those of backward_kv or of forward, with its flag; see the shader.
     fn bytes(&self) -> u32 {
         let (rows, tile, head) = (self.rows() as u32, self.tile, self.head_dim);
         let (staged, pairs) = (2 * head + 16, 2 * tile + 16);
-        let forward = (rows + 2 * tile) * staged + rows * pairs + rows * (4 * head.max(tile) + 16);
-        let backward = 2 * (rows + tile) * staged + 2 * rows * pairs + rows * (4 * tile + 16);
+        let parked = rows * (4 * tile + 16);
+        let forward = (rows + 2 * tile) * staged + rows * pairs + parked + 4;
+        let backward = 2 * (rows + tile) * staged + 2 * rows * pairs + parked;
         forward.max(backward)
     }
 
