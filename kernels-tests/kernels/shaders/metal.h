@@ -65,6 +65,11 @@ template <class T> T simd_broadcast(T x, ushort lane);
 template <class T> T simd_shuffle(T x, ushort lane);
 template <class T> T simd_shuffle_xor(T x, ushort mask);
 
+enum memory_order { memory_order_relaxed };
+struct atomic_uint {};
+void atomic_store_explicit(atomic_uint* to, uint value, memory_order order);
+uint atomic_load_explicit(const atomic_uint* from, memory_order order);
+
 enum class mem_flags { mem_none, mem_device, mem_threadgroup };
 void threadgroup_barrier(mem_flags flags);
 
