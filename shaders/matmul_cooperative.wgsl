@@ -1,5 +1,6 @@
-// C = epilogue(alpha · A·B) for A and B of half precision on cooperative matrices (tensor cores): a subgroup
-// multiplies small matrices of FRAGMENT×FRAGMENT as a whole and adds them up in single precision. Subgroups have
+// C = epilogue(alpha · A·B) on cooperative matrices (tensor cores): a subgroup multiplies small matrices of
+// FRAGMENT×FRAGMENT as a whole and adds them up in single precision. A and B are of half precision or, where
+// SINGLE, of single. Subgroups have
 // SUBGROUP invocations or, where it is the driver's to choose, down to LEAST.
 // Shapes, strides, bindings and epilogues: include/matmul.wgsl. WIDE: A and B are read eight elements at a
 // time, C is written four or, where C_EIGHT, eight: 16 bytes of half precision.
@@ -54,7 +55,7 @@ const PARK: u32 = WG / LEAST * FRAGMENT * PARK_ROW;
 
 // Eight elements on their way from memory. Not the type that buffers have: that one has a layout in SPIR-V, and
 // what has one must not be anywhere else.
-struct Fetched { low: vec4<f16>, high: vec4<f16> }
+struct Fetched { low: vec4<In>, high: vec4<In> }
 
 // Two tiles of A, then two of B.
 var<workgroup> staged: array<Staged, FOUR * 2u * (A_TILE + B_TILE)>;

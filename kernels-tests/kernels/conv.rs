@@ -5,7 +5,7 @@ use poa_gpu::autograd::Var;
 use poa_gpu::gpu::Caps;
 use poa_gpu::ops::conv::{Conv, MapShape, conv_images, conv2d};
 use poa_gpu::ops::matmul::window::{Window, window_gradient, window_product};
-use poa_gpu::ops::matmul::{Force, PLAIN, Precision, Variant, variants};
+use poa_gpu::ops::matmul::{Force, PLAIN, PLAIN_SINGLE, Precision, Variant, variants};
 use poa_gpu::tensor::{DType, Device, Tensor, to_type};
 
 use crate::support::{Operand, Tolerance, assert_close, check, devices, gpu, random};
@@ -161,10 +161,10 @@ fn every_variant_in_half_precision() {
     check_variants(Precision::Half);
 }
 
-/// All that there are, and for halves those with plain arithmetic in cooperative matrices' place.
-fn window_variants(caps: &Caps, precision: Precision) -> impl Iterator<Item = Variant> {
-    let plain = PLAIN.into_iter().filter(move |_| precision != Precision::Single);
-    variants(caps, precision).into_iter().chain(plain)
+/// All that there are, and those with plain arithmetic in cooperative matrices' place.
+fn window_variants(caps: &Caps, precision: Precision) -> Vec<Variant> {
+    let plain: &[Variant] = if precision == Precision::Single { &[PLAIN_SINGLE] } else { &PLAIN };
+    [&variants(caps, precision), plain].concat()
 }
 
 fn check_variants(precision: Precision) {
@@ -218,9 +218,10 @@ fn check_variants(precision: Precision) {
         for device in devices().into_iter().filter(|d| !half || d.kind() == "gpu") {
             let forced = match &device {
                 Device::Cpu(_) => vec![None],
-                Device::Gpu(gpu) => {
-                    [None].into_iter().chain(window_variants(gpu.caps(), precision).map(Some)).collect()
-                }
+                Device::Gpu(gpu) => [None]
+                    .into_iter()
+                    .chain(window_variants(gpu.caps(), precision).into_iter().map(Some))
+                    .collect(),
             };
             let map = |shape: MapShape, values: &[f32], columns: usize| {
                 let dims = [shape.images, shape.height, shape.width, columns];

@@ -4,7 +4,8 @@
 use half::f16;
 use poa_gpu::gpu::{Caps, Cooperative};
 use poa_gpu::ops::matmul::{
-    self, Epilogue, Force, Matrix, Options, PLAIN, Precision, Problem, Variant, matmul_with, plan, variants,
+    self, Epilogue, Force, Matrix, Options, PLAIN, PLAIN_SINGLE, Precision, Problem, Variant, matmul_with,
+    plan, variants,
 };
 use poa_gpu::tensor::{DType, Device, Tensor, to_type};
 
@@ -272,6 +273,27 @@ fn tiles_of_cooperative_products() {
 #[test]
 fn what_is_asked_of_cooperative_products() {
     matmul::check_products(&gpu(), PLAIN[0], 1032, 2).unwrap();
+    matmul::check_products(&gpu(), PLAIN_SINGLE, 1032, 2).unwrap();
+}
+
+/// The kernel for small matrices of single precision, with plain arithmetic in their place.
+#[test]
+fn tiles_of_cooperative_products_in_single_precision() {
+    let only = Some(&[PLAIN_SINGLE][..]);
+    for transposed in [[false, false], [false, true], [true, false], [true, true]] {
+        // over the edges of the tiles, read in vectors and not
+        check_with(Case { transposed, alpha: 0.5, ..Case::new(72, 136, 40) }, only);
+        check_with(Case { transposed, ..Case::new(67, 45, 35) }, only);
+    }
+    let case = Case { accumulate: true, ..Case::new(64, 72, 200) };
+    check_with(Case { batch: 2, shared: [false, true], ..case }, only);
+    check_with(Case { parts: Some(3), placing: Placing::Strided, ..case }, only);
+    check_with(Case { parts: Some(3), placing: Placing::Vec8Aligned, ..case }, only);
+    let case = Case { alpha: 1.5, ..Case::new(66, 40, 48) };
+    for kind in [EpilogueKind::BiasGelu, EpilogueKind::BiasGeluSaved, EpilogueKind::GeluGrad] {
+        check_with(Case { kind, ..case }, only);
+    }
+    check_with(Case { kind: EpilogueKind::Bias, transposed: [false, true], n: 44, ..case }, only);
 }
 
 /// Half precision comes in pairs, and on a GPU.
@@ -549,8 +571,10 @@ fn plans_of_half_precision() {
         workgroup_size: 1024,
         ..Caps::minimal()
     };
-    let with = Caps { cooperative: Cooperative { eight: false, ..Cooperative::ALL }, ..without.clone() };
-    let eight = Caps { cooperative: Cooperative { sixteen: false, ..Cooperative::ALL }, ..without.clone() };
+    let sixteen = Cooperative { eight: false, eight_single: false, ..Cooperative::ALL };
+    let with = Caps { cooperative: sixteen, ..without.clone() };
+    let eight = Cooperative { sixteen: false, eight_single: false, ..Cooperative::ALL };
+    let eight = Caps { cooperative: eight, ..without.clone() };
     let tile = |caps: &Caps, m, n, precision| {
         let variant = plan(&problem(m, n, 1024, precision), caps).variant;
         (matches!(variant, Variant::Cooperative { .. }), variant.tile())
@@ -564,7 +588,14 @@ fn plans_of_half_precision() {
     let little = Caps { workgroup_bytes: 48 * 1024, ..varying.clone() };
     assert_eq!(tile(&little, 8192, 8192, Precision::Half), (true, (64, 64)));
     assert!(!tile(&Caps { subgroup_size: (4, 64), ..varying }, 8192, 8192, Precision::Half).0);
-    assert!(!tile(&with, 8192, 8192, Precision::Single).0, "tensor cores take halves");
+    assert!(!tile(&with, 8192, 8192, Precision::Single).0, "these tensor cores take halves");
+    // of single precision where there are such, and where tiles are not better
+    let single = Cooperative { eight_single: true, ..Cooperative::default() };
+    let single = Caps { cooperative: single, f16: false, workgroup_bytes: 32 * 1024, ..without.clone() };
+    assert_eq!(tile(&single, 788, 384, Precision::Single), (true, (64, 64)));
+    assert!(!tile(&single, 16, 384, Precision::Single).0);
+    let read_singly = Problem { wide: false, ..problem(788, 384, 1024, Precision::Single) };
+    assert!(!matches!(plan(&read_singly, &single).variant, Variant::Cooperative { .. }));
     assert!(!tile(&without, 8192, 8192, Precision::Half).0);
     assert!(variants(&Caps::minimal(), Precision::Half).is_empty());
 }

@@ -1,17 +1,22 @@
-// Small matrices of FRAGMENT×FRAGMENT: of A and of B in half precision, which are read from `staged`, and of
-// sums in single, which are written to `parked` and taken back from there: two arrays of `Staged` and `Parked` that the including shader
+// Small matrices of FRAGMENT×FRAGMENT: of A and of B in half precision, where SINGLE in single, which are read from
+// `staged`, and of sums in single, which are written to `parked` and taken back from there: two arrays of `Staged` and `Parked` that the including shader
 // has in workgroup memory, FOUR a vector of four elements. Places and strides count in vectors of four. A
 // matrix lies by rows (an element's right neighbour is next to it) or by columns.
 // The elements of small matrices of 8×8 (EIGHT) are by themselves, since Metal, which has these alone, loads them
 // from scalars; others are vectors, which are fewer loads and stores.
 // PLAIN does the same with plain arithmetic, the sums of a small matrix spread over the 32 invocations that
 // stand for a subgroup: slow, and a test of everything around it on adapters without cooperative matrices.
+#ifdef SINGLE
+alias Factor = f32;
+#else
+alias Factor = f16;
+#endif
 #ifdef EIGHT
-alias Staged = f16;
+alias Staged = Factor;
 alias Parked = f32;
 const FOUR: u32 = 4u;
 
-fn put_four(at: u32, value: vec4<f16>) {
+fn put_four(at: u32, value: vec4<Factor>) {
     let i = 4u * at;
     staged[i] = value.x;
     staged[i + 1u] = value.y;
@@ -33,11 +38,11 @@ fn park_four(at: u32, value: vec4<f32>) {
 fn park_one(at: u32, value: f32) { parked[4u * at] = value; }
 fn one_parked(at: u32) -> f32 { return parked[4u * at]; }
 #else
-alias Staged = vec4<f16>;
+alias Staged = vec4<Factor>;
 alias Parked = vec4<f32>;
 const FOUR: u32 = 1u;
 
-fn put_four(at: u32, value: vec4<f16>) { staged[at] = value; }
+fn put_four(at: u32, value: vec4<Factor>) { staged[at] = value; }
 fn four_parked(at: u32) -> vec4<f32> { return parked[at]; }
 fn park_four(at: u32, value: vec4<f32>) { parked[at] = value; }
 fn park_one(at: u32, value: f32) { parked[at] = vec4(value); }
@@ -99,8 +104,13 @@ fn take_back(at: u32, stride: u32) -> Sum {
 enable wgpu_cooperative_matrix;
 
 #ifdef EIGHT
+#ifdef SINGLE
+alias Left = coop_mat8x8<f32, A>;
+alias Right = coop_mat8x8<f32, B>;
+#else
 alias Left = coop_mat8x8<f16, A>;
 alias Right = coop_mat8x8<f16, B>;
+#endif
 alias Sum = coop_mat8x8<f32, C>;
 #else
 alias Left = coop_mat16x16<f16, A>;

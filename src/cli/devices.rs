@@ -31,7 +31,7 @@ pub(super) fn run() -> Result<()> {
         };
         let yes = |b: bool| if b { "yes" } else { "no" };
         say!(
-            "   features        subgroups {subgroups}; 16-bit floats {}; tensor cores {}; immediates {}; timestamps {}",
+            "   features        subgroups {subgroups}; 16-bit floats {}; tensor cores {}{}; immediates {}; timestamps {}",
             yes(c.f16),
             match (c.cooperative.sixteen, c.cooperative.eight) {
                 (true, true) => "16×16, 8×8",
@@ -39,6 +39,7 @@ pub(super) fn run() -> Result<()> {
                 (false, true) => "8×8",
                 (false, false) => "no",
             },
+            if c.cooperative.eight_single { ", 8×8 of single precision" } else { "" },
             yes(c.immediates),
             yes(c.timestamps)
         );

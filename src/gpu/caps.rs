@@ -13,7 +13,7 @@ pub struct Caps {
     pub subgroup_size: (u32, u32),
     /// 16-bit floats in shaders.
     pub f16: bool,
-    /// Products of small matrices by a subgroup, of 16-bit floats into sums of 32 bits.
+    /// Products of small matrices by a subgroup, into sums of 32 bits.
     pub cooperative: Cooperative,
     /// Small parameters can travel as immediates.
     pub immediates: bool,
@@ -34,10 +34,12 @@ pub struct Caps {
 /// Cooperative matrices (tensor cores) that an adapter multiplies, and what may use them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Cooperative {
-    /// 16×16 by 16×16.
+    /// 16×16 by 16×16, of 16-bit floats.
     pub sixteen: bool,
-    /// 8×8 by 8×8.
+    /// 8×8 by 8×8, of 16-bit floats.
     pub eight: bool,
+    /// 8×8 by 8×8, of 32-bit floats.
+    pub eight_single: bool,
     /// Whether attention may use them.
     pub attention: bool,
 }
@@ -45,33 +47,37 @@ pub struct Cooperative {
 impl Cooperative {
     fn of(adapter: &wgpu::Adapter) -> Self {
         use wgpu::CooperativeScalarType::{F16, F32};
-        let needed = wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX | wgpu::Features::SHADER_F16;
-        if !adapter.features().contains(needed) {
+        let features = adapter.features();
+        if !features.contains(wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX) {
             return Self::default();
         }
+        let halves = features.contains(wgpu::Features::SHADER_F16);
         let all = adapter.cooperative_matrix_properties();
-        let has = |n: u32| {
-            all.iter()
-                .any(|p| [p.m_size, p.n_size, p.k_size] == [n; 3] && (p.ab_type, p.cr_type) == (F16, F32))
+        let has = |n: u32, factors| {
+            let is = |p: &wgpu::CooperativeMatrixProperties| {
+                [p.m_size, p.n_size, p.k_size] == [n; 3] && (p.ab_type, p.cr_type) == (factors, F32)
+            };
+            (halves || factors == F32) && all.iter().any(is)
         };
-        Self { sixteen: has(16), eight: has(8), attention: true }
+        Self { sixteen: has(16, F16), eight: has(8, F16), eight_single: has(8, F32), attention: true }
     }
 
     /// Every size there may be.
-    pub const ALL: Self = Self { sixteen: true, eight: true, attention: true };
+    pub const ALL: Self = Self { sixteen: true, eight: true, eight_single: true, attention: true };
 
     /// The sizes that both have.
     pub fn and(self, other: Self) -> Self {
         Self {
             sixteen: self.sixteen && other.sixteen,
             eight: self.eight && other.eight,
+            eight_single: self.eight_single && other.eight_single,
             attention: self.attention && other.attention,
         }
     }
 
     /// Whether any size is there.
     pub fn any(self) -> bool {
-        self.sixteen || self.eight
+        self.sixteen || self.eight || self.eight_single
     }
 }
 

@@ -12,9 +12,9 @@ pub struct Profile {
     pub paths: &'static [Path],
 }
 
-/// Small matrices of one size, whose attention works as well.
+/// Small matrices of these sizes, whose attention works as well.
 fn cooperative(sixteen: bool, eight: bool) -> Cooperative {
-    Cooperative { sixteen, eight, attention: true }
+    Cooperative { sixteen, eight, eight_single: eight, attention: true }
 }
 
 /// What Vulkan and DX12 name as the largest binding, in whole vectors.

@@ -19,7 +19,7 @@ mod window_gpu;
 
 pub use matrix::{Axis, Epilogue, Matrix, Options};
 pub use plan::{EpilogueKind, Force, Plan, Precision, Problem, kernels, plan};
-pub use variant::{PLAIN, Variant, variants};
+pub use variant::{PLAIN, PLAIN_SINGLE, Variant, variants};
 
 pub use bf16::is_supported as multiplies_bf16;
 pub use self_test::{check_products, self_test};

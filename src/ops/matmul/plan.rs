@@ -2,8 +2,8 @@
 
 use super::params::{MatmulParams, WindowParams};
 use super::variant::{
-    FLAT, LARGE, MEDIUM, PLAIN, SHARED, SHARED_FLAT, SMALL, TENSOR, TENSOR_EIGHT, TENSOR_SMALL, Variant,
-    variants,
+    FLAT, LARGE, MEDIUM, PLAIN, PLAIN_SINGLE, SHARED, SHARED_FLAT, SMALL, TENSOR, TENSOR_EIGHT,
+    TENSOR_SINGLE, TENSOR_SMALL, Variant, variants,
 };
 use crate::gpu::{Caps, Defines, Kernel, Shader, shader};
 use crate::tensor::DType;
@@ -46,8 +46,8 @@ pub struct Problem {
     pub window: bool,
     /// Of which precision the matrices are.
     pub precision: Precision,
-    /// Whether A and B can be read eight elements at a time and C, and the epilogue's matrix, four; asked of
-    /// matrices of half precision alone.
+    /// Whether A and B can be read eight elements at a time and C, and the epilogue's matrix, four; asked by
+    /// kernels for tensor cores alone.
     pub wide: bool,
     /// Whether C, and the epilogue's matrix, can be written eight columns at a time.
     pub c_wide: bool,
@@ -201,7 +201,10 @@ fn choose_variant(problem: &Problem, caps: &Caps) -> Variant {
         let cost = if v.tile() == TENSOR.tile() { 1 } else { 2 };
         tiles(*v).div_ceil(CORES) * v.tile().0 * v.tile().1 * cost
     };
-    let tensor = [TENSOR, TENSOR_SMALL, TENSOR_EIGHT].into_iter().map(|v| v.on(caps));
+    let tensor = [TENSOR, TENSOR_SMALL, TENSOR_EIGHT, TENSOR_SINGLE].into_iter().map(|v| v.on(caps));
+    // of single precision there are tiles as well, which are better at few rows, few columns and single elements
+    let worth = problem.precision != Precision::Single || (problem.wide && m > 32 && n > 32);
+    let tensor = tensor.filter(|_| worth);
     let tensor = tensor.filter(|v| v.makes(problem.precision) && v.fits(caps)).min_by_key(time);
     if let Some(variant) = tensor {
         return variant;
@@ -273,13 +276,14 @@ impl Plan {
                 defines.push(("ROWS", rows));
                 kernel(BROADCAST, "broadcast", defines)
             }
-            Variant::Cooperative { rows, cols, depth, fragment, fragments, subgroups, plain } => {
+            Variant::Cooperative { rows, cols, depth, single, fragment, fragments, subgroups, plain } => {
                 defines.extend(plain.then_some(("PLAIN", 1)));
                 defines.extend(self.wide.then_some(("WIDE", 1)));
                 // 16 bytes of C at a time: partial sums are single, whatever C is
                 let eights = self.c_wide && self.parts == 1 && self.precision == Precision::Half;
                 defines.extend(self.wide.then_some((if eights { "C_EIGHT" } else { "C_VEC4" }, 1)));
                 defines.extend((fragment == 8).then_some(("EIGHT", 1)));
+                defines.extend(single.then_some(("SINGLE", 1)));
                 defines.extend([("BM", rows), ("BN", cols), ("BK", depth)]);
                 defines.extend([("FRAGMENT", fragment), ("FRAGMENTS", fragments), ("BAND", BAND)]);
                 defines.extend([("SUBGROUP", subgroups.1), ("LEAST", subgroups.0)]);
@@ -306,7 +310,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut seen = std::collections::HashSet::new();
     let mut all = Vec::new();
     for precision in Precision::ALL {
-        let plain = PLAIN.into_iter().filter(|v| v.fits(caps) && v.makes(precision));
+        let plain = PLAIN.into_iter().chain([PLAIN_SINGLE]).filter(|v| v.fits(caps) && v.makes(precision));
         for variant in variants(caps, precision).into_iter().chain(plain) {
             for bits in 0..128 {
                 let [a_along_m, b_along_k, grouped, a_aligned, b_aligned, c_aligned, window] =

@@ -32,12 +32,14 @@ pub fn self_test(device: &Device, gpu: &GpuDevice) -> (Cooperative, Vec<String>)
     let mut failures = Vec::new();
     // a software adapter takes a second for what takes others a millisecond
     let (long, times) = if gpu.caps().software { (LONG / 4, 2) } else { (LONG, TIMES) };
-    for variant in variants(gpu.caps(), Precision::HalfToSingle) {
-        let Variant::Cooperative { fragment, .. } = variant else { continue };
+    let precisions = [Precision::HalfToSingle, Precision::Single];
+    for variant in precisions.into_iter().flat_map(|precision| variants(gpu.caps(), precision)) {
+        let Variant::Cooperative { single, fragment, .. } = variant else { continue };
         if let Err(e) = check_products(device, variant, long, times) {
             failures.push(format!("{variant:?}: {e}"));
-            match fragment {
-                16 => works.sixteen = false,
+            match (fragment, single) {
+                (_, true) => works.eight_single = false,
+                (16, _) => works.sixteen = false,
                 _ => works.eight = false,
             }
         }
@@ -50,17 +52,15 @@ fn value(row: usize, col: usize) -> f32 {
     ((row * 31 + col * 17 + row * col % 23) % 33) as f32 / 16.0 - 1.0
 }
 
-/// A matrix of such values: halves on a GPU, single on the CPU.
-fn matrix(device: &Device, rows: usize, cols: usize, transposed: bool) -> Result<Matrix> {
+/// A matrix of such values, in single precision or half.
+fn matrix(device: &Device, single: bool, rows: usize, cols: usize, transposed: bool) -> Result<Matrix> {
     let [outer, inner] = if transposed { [cols, rows] } else { [rows, cols] };
     let at = |i: usize| (i / inner, i % inner);
     let values = (0..rows * cols).map(at).map(|(x, y)| if transposed { (y, x) } else { (x, y) });
     let values = values.map(|(row, col)| value(row, col));
-    let tensor = match device {
-        Device::Cpu(_) => Tensor::from_slice(device, &[outer, inner], &values.collect::<Vec<_>>())?,
-        Device::Gpu(_) => {
-            Tensor::from_slice(device, &[outer, inner], &values.map(f16::from_f32).collect::<Vec<_>>())?
-        }
+    let tensor = match single {
+        true => Tensor::from_slice(device, &[outer, inner], &values.collect::<Vec<_>>())?,
+        false => Tensor::from_slice(device, &[outer, inner], &values.map(f16::from_f32).collect::<Vec<_>>())?,
     };
     let matrix = Matrix::new(&tensor)?;
     Ok(if transposed { matrix.t() } else { matrix })
@@ -69,14 +69,16 @@ fn matrix(device: &Device, rows: usize, cols: usize, transposed: bool) -> Result
 /// Whether a variant makes known products as they are, those with a `long` K every one of so many times:
 /// every product and every sum of theirs is exact in single precision.
 pub fn check_products(device: &Device, variant: Variant, long: usize, times: usize) -> Result<()> {
+    let single = variant.makes(Precision::Single);
     let short = SHORT.map(|case| (case, 1));
     let long = [[false, true], [true, false]].map(|transposed| (([72, 80, long], transposed), times));
     for (([m, n, k], transposed), times) in short.into_iter().chain(long) {
         let want = Tensor::empty(&Device::cpu(), &[m, n], DType::F32)?;
-        let (a, b) = (matrix(want.device(), m, k, false)?, matrix(want.device(), k, n, false)?);
+        let (a, b) = (matrix(want.device(), true, m, k, false)?, matrix(want.device(), true, k, n, false)?);
         matmul(&a, &b, &Matrix::new(&want)?, &Options::default())?;
         let want = want.to_vec::<f32>()?;
-        let (a, b) = (matrix(device, m, k, transposed[0])?, matrix(device, k, n, transposed[1])?);
+        let a = matrix(device, single, m, k, transposed[0])?;
+        let b = matrix(device, single, k, n, transposed[1])?;
         for time in 1..=times {
             let out = Tensor::empty(device, &[m, n], DType::F32)?;
             // in one part, so that it goes through all of K

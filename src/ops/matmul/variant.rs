@@ -19,8 +19,8 @@ pub enum Variant {
         /// Columns of C an invocation makes, a multiple of four.
         thread_cols: u32,
     },
-    /// Small matrices that subgroups multiply as a whole (tensor cores), of half precision; tiles
-    /// staged through workgroup memory while the ones before are multiplied. **Not yet run on hardware.**
+    /// Small matrices that subgroups multiply as a whole (tensor cores); tiles staged through workgroup
+    /// memory while the ones before are multiplied. **Not yet run on hardware.**
     Cooperative {
         /// Rows of C a workgroup makes.
         rows: u32,
@@ -28,6 +28,8 @@ pub enum Variant {
         cols: u32,
         /// Length of K that is staged at a time.
         depth: u32,
+        /// Whether A and B are of single precision instead of half.
+        single: bool,
         /// Side of the small matrices: 8 or 16.
         fragment: u32,
         /// Small matrices of C a subgroup makes, down and across: 2 or 4.
@@ -52,15 +54,27 @@ impl Variant {
 
     const fn cooperative(side: u32, fragment: u32, fragments: u32) -> Self {
         let subgroups = (32, 32);
-        Self::Cooperative { rows: side, cols: side, depth: 32, fragment, fragments, subgroups, plain: false }
+        let (single, plain) = (false, false);
+        Self::Cooperative { rows: side, cols: side, depth: 32, single, fragment, fragments, subgroups, plain }
+    }
+
+    /// Of single precision, staged half as deep, in as many bytes.
+    const fn single(self) -> Self {
+        match self {
+            Self::Cooperative { rows, cols, depth, fragment, fragments, subgroups, plain, .. } => {
+                let (depth, single) = (depth / 2, true);
+                Self::Cooperative { rows, cols, depth, single, fragment, fragments, subgroups, plain }
+            }
+            other => other,
+        }
     }
 
     /// With plain arithmetic, in subgroups of `least` that are laid out for `most`.
     const fn plainly(self, least: u32, most: u32) -> Self {
         match self {
-            Self::Cooperative { rows, cols, depth, fragment, fragments, .. } => {
-                let subgroups = (least, most);
-                Self::Cooperative { rows, cols, depth, fragment, fragments, subgroups, plain: true }
+            Self::Cooperative { rows, cols, depth, single, fragment, fragments, .. } => {
+                let (subgroups, plain) = ((least, most), true);
+                Self::Cooperative { rows, cols, depth, single, fragment, fragments, subgroups, plain }
             }
             other => other,
         }
@@ -89,7 +103,7 @@ impl Variant {
     /// Whether it makes products of this precision.
     pub(super) fn makes(self, precision: Precision) -> bool {
         match self {
-            Self::Cooperative { .. } => precision != Precision::Single,
+            Self::Cooperative { single, .. } => single == (precision == Precision::Single),
             _ => true,
         }
     }
@@ -113,15 +127,22 @@ impl Variant {
                 let bytes = depth * (rows + cols) * 4;
                 self.invocations() <= caps.workgroup_size && bytes <= caps.workgroup_bytes
             }
-            Self::Cooperative { rows, cols, depth, fragment, subgroups, plain, .. } => {
-                let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
+            Self::Cooperative { rows, cols, depth, single, fragment, subgroups, plain, .. } => {
+                let there = caps.cooperative;
+                let has = match (fragment, single) {
+                    (16, false) => there.sixteen,
+                    (8, false) => there.eight,
+                    (8, true) => there.eight_single,
+                    _ => false,
+                };
                 let runs = plain || (has && caps.cooperative_subgroups() == Some(subgroups));
                 // two tiles of either operand, each row with its padding, and two small matrices of sums a
                 // subgroup
-                let staged = 2 * 2 * ((rows + cols) * (depth + 8)).max(depth * (rows + cols + 16));
+                let bytes = if single { 4 } else { 2 };
+                let staged = 2 * bytes * ((rows + cols) * (depth + 8)).max(depth * (rows + cols + 16));
                 let bytes = staged + 2 * self.invocations() / subgroups.0 * fragment * fragment * 4;
                 let fits = self.invocations() <= caps.workgroup_size && bytes <= caps.workgroup_bytes;
-                runs && caps.f16 && fits
+                runs && (caps.f16 || single) && fits
             }
             Self::Broadcast { rows } => {
                 caps.fixed_subgroup_size() == Some(8) && rows * 8 * 16 <= caps.workgroup_bytes
@@ -149,14 +170,18 @@ pub(super) const TENSOR: Variant = Variant::cooperative(128, 16, 4);
 pub(super) const TENSOR_SMALL: Variant = Variant::cooperative(64, 16, 2);
 /// For adapters with small matrices of 8×8: 32×32 results a subgroup.
 pub(super) const TENSOR_EIGHT: Variant = Variant::cooperative(64, 8, 4);
+/// The same of single precision.
+pub(super) const TENSOR_SINGLE: Variant = TENSOR_EIGHT.single();
 /// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on
 /// adapters without them, the last laid out for larger subgroups than it has: no plan has them.
 pub const PLAIN: [Variant; 3] =
     [TENSOR_SMALL.plainly(32, 32), TENSOR_EIGHT.plainly(32, 32), TENSOR_EIGHT.plainly(32, 64)];
+/// The same of single precision.
+pub const PLAIN_SINGLE: Variant = TENSOR_SINGLE.plainly(32, 32);
 
 /// All variants that an adapter can run for matrices of this precision.
 pub fn variants(caps: &Caps, precision: Precision) -> Vec<Variant> {
-    [LARGE, MEDIUM, SMALL, FLAT, SHARED, SHARED_FLAT, TENSOR, TENSOR_SMALL, TENSOR_EIGHT]
+    [LARGE, MEDIUM, SMALL, FLAT, SHARED, SHARED_FLAT, TENSOR, TENSOR_SMALL, TENSOR_EIGHT, TENSOR_SINGLE]
         .into_iter()
         .map(|v| v.on(caps))
         .filter(|v| v.fits(caps) && v.makes(precision))
