@@ -1,6 +1,8 @@
 // Self-attention as in attention.wgsl, of half precision, on cooperative matrices (tensor cores): a subgroup
-// of 32 owns FRAGMENT rows of one side (queries, or keys in backward_kv), a workgroup SUBGROUPS times as
-// many. The rows of the other side stream past, TILE at a time, staged in workgroup memory as the owned ones
+// owns FRAGMENT rows of one side (queries, or keys in backward_kv), a workgroup SUBGROUPS times as many.
+// Subgroups have SUBGROUP invocations or, where it is the driver's to choose, down to LEAST. Then there are more of
+// them, and those over multiply the rows of others, since control flow must be uniform, and park what comes of
+// it where nobody reads. The rows of the other side stream past, TILE at a time, staged in workgroup memory as the owned ones
 // are.
 // Products of owned and streaming rows are parked in workgroup memory in single precision, where PER_ROW
 // invocations take up a row between them: they make weights of scores, of half precision again, for the
@@ -10,8 +12,8 @@
 // weight is above 256, which half precision has as exactly as 1, and what is small beside the largest weight is
 // flushed to zero later than if that were 1. In the first tile the level is the largest score; where a later one
 // lies further above it in any row, the workgroup parks its sums, shrinks those rows and takes them back.
-// Which row is an invocation's follows from its place in its subgroup, never from its number in the workgroup: an
-// adapter may put them together as it likes.
+// Which row an invocation takes up follows from its number in the workgroup, however an adapter puts subgroups
+// together: barriers lie between it and the subgroup that multiplies that row.
 // Rows past a sequence's end are staged as zero; streaming ones weigh nothing, owned ones are not written.
 // What is computed, bindings and grid: attention.wgsl; rows of all matrices start at multiples of four
 // elements, and HEAD is a multiple of 16. Barriers stand in uniform control flow throughout. The small
@@ -50,10 +52,10 @@ enable f16;
 #endif
 #endif
 
-const WG: u32 = 32u * SUBGROUPS;
+const WG: u32 = SUBGROUP * SUBGROUPS;
 const ROWS: u32 = FRAGMENT * SUBGROUPS;
-// Invocations of a subgroup that share a row, and vectors of four that one of them takes.
-const PER_ROW: u32 = 32u / FRAGMENT;
+// Invocations that share a row, and vectors of four that one of them takes.
+const PER_ROW: u32 = SUBGROUP / FRAGMENT;
 const PAIR_FOURS: u32 = TILE / 4u / PER_ROW;
 
 // Rows in workgroup memory in vectors of four, with padding that puts neighbours into different banks.
@@ -78,7 +80,8 @@ const WEIGHTS: u32 = GRADIENTS + ROWS * PAIR_ROW;
 const WEIGHTS: u32 = GRADIENTS;
 #endif
 var<workgroup> staged: array<Staged, FOUR * (WEIGHTS + ROWS * PAIR_ROW)>;
-var<workgroup> parked: array<Parked, FOUR * ROWS * PARK_ROW>;
+// Rows of the subgroups over come last.
+var<workgroup> parked: array<Parked, FOUR * (SUBGROUP / LEAST * ROWS) * PARK_ROW>;
 #ifdef FORWARD
 // 8·ln 2.
 const HEADROOM: f32 = 5.545177;
@@ -87,6 +90,10 @@ var<workgroup> raised: atomic<u32>;
 #endif
 
 #include "cooperative.wgsl"
+
+// The row that an invocation takes up, and which of those that share it is this one.
+fn row_of(lane: u32) -> u32 { return lane / PER_ROW; }
+fn part_of(lane: u32) -> u32 { return lane % PER_ROW; }
 
 // Stages `rows` rows of a sequence's `length` from `first` on, whose row 0 is at `base`.
 fn stage_qkv(to: u32, base: u32, stride: u32, first: u32, rows: u32, length: u32, lane: u32) {
@@ -166,12 +173,10 @@ fn scale_parked(r: u32, part: u32, column: u32, factor: f32) {
 fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
 #ifdef PLAIN
            @builtin(local_invocation_index) lane: u32) {
-    let subgroup = lane / 32u;
-    let sub = lane % 32u;
-    own_lane = sub;
+    let subgroup = lane / LEAST;
+    own_lane = lane % LEAST;
 #else
-           @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32,
-           @builtin(subgroup_invocation_id) sub: u32) {
+           @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
 #endif
     let workgroup = workgroup_index(wid, nwg);
     if workgroup >= workgroups() { return; }
@@ -179,9 +184,11 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     if at.start >= owned_rows(at) { return; }
     let k = keys_at(at);
     let v = k + p.heads * HEAD;
-    let own = subgroup * FRAGMENT;
-    let r = own + sub / PER_ROW;
-    let part = sub % PER_ROW;
+    // rows that the subgroup multiplies, and where it parks what comes of it
+    let own = subgroup % SUBGROUPS * FRAGMENT;
+    let park_at = subgroup * FRAGMENT * PARK_ROW;
+    let r = row_of(lane);
+    let part = part_of(lane);
     stage_qkv(OWN_X, queries_at(at), p.q_stride, at.start, ROWS, at.queries, lane);
 #repeat F FRAGMENTS
     var o_$F: Sum;
@@ -194,7 +201,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         stage_qkv(TILE_Y, v, p.kv_stride, key, TILE, at.keys, lane);
         atomicStore(&raised, 0u);
         workgroupBarrier();
-        park_products(OWN_X + own * TILE_ROW, TILE_X, own * PARK_ROW);
+        park_products(OWN_X + own * TILE_ROW, TILE_X, park_at);
         workgroupBarrier();
         var peak = NEG_INF;
         for (var i = 0u; i < TILE / 4u; i++) {
@@ -219,11 +226,11 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
         if atomicLoad(&raised) != 0u {
             // in two places in turn, since a place is taken back from while the next is parked
 #repeat F FRAGMENTS
-            park(o_$F, own * PARK_ROW + $Fu % 2u * FRAGMENT / 4u, PARK_ROW);
+            park(o_$F, park_at + $Fu % 2u * FRAGMENT / 4u, PARK_ROW);
             workgroupBarrier();
             scale_parked(r, part, $Fu % 2u * FRAGMENT, shrink);
             workgroupBarrier();
-            o_$F = take_back(own * PARK_ROW + $Fu % 2u * FRAGMENT / 4u, PARK_ROW);
+            o_$F = take_back(park_at + $Fu % 2u * FRAGMENT / 4u, PARK_ROW);
 #end
         }
         for (var n = 0u; n < TILE; n += FRAGMENT) {
@@ -243,7 +250,7 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     let to = out_at(at);
 #repeat F FRAGMENTS
     workgroupBarrier();
-    park(o_$F, own * PARK_ROW, PARK_ROW);
+    park(o_$F, park_at, PARK_ROW);
     workgroupBarrier();
     write_parked(at, r, part, to, $Fu * FRAGMENT, 1.0 / all);
 #end
@@ -257,12 +264,10 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #endif
 #ifdef PLAIN
                @builtin(local_invocation_index) lane: u32) {
-    let subgroup = lane / 32u;
-    let sub = lane % 32u;
-    own_lane = sub;
+    let subgroup = lane / LEAST;
+    own_lane = lane % LEAST;
 #else
-               @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32,
-               @builtin(subgroup_invocation_id) sub: u32) {
+               @builtin(local_invocation_index) lane: u32, @builtin(subgroup_id) subgroup: u32) {
 #endif
     let workgroup = workgroup_index(wid, nwg);
     if workgroup >= workgroups() { return; }
@@ -273,9 +278,11 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let k = keys_at(at);
     let v = k + width;
     let cotangent = dout_at(at);
-    let own = subgroup * FRAGMENT;
-    let r = own + sub / PER_ROW;
-    let part = sub % PER_ROW;
+    // rows that the subgroup multiplies, and where it parks what comes of it
+    let own = subgroup % SUBGROUPS * FRAGMENT;
+    let park_at = subgroup * FRAGMENT * PARK_ROW;
+    let r = row_of(lane);
+    let part = part_of(lane);
 #ifdef BACKWARD_Q
     stage_qkv(OWN_X, q, p.q_stride, at.start, ROWS, at.queries, lane);
     stage_dout(OWN_Y, cotangent, at.start, ROWS, at.queries, lane);
@@ -315,7 +322,7 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
         stage_dout(TILE_Y, cotangent, other, TILE, others, lane);
 #endif
         workgroupBarrier();
-        park_products(OWN_X + own * TILE_ROW, TILE_X, own * PARK_ROW);
+        park_products(OWN_X + own * TILE_ROW, TILE_X, park_at);
         workgroupBarrier();
         var weight: array<vec4<f32>, PAIR_FOURS>;
         for (var t = 0u; t < PAIR_FOURS; t++) {
@@ -331,7 +338,7 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
 #endif
         }
         workgroupBarrier();
-        park_products(OWN_Y + own * TILE_ROW, TILE_Y, own * PARK_ROW);
+        park_products(OWN_Y + own * TILE_ROW, TILE_Y, park_at);
         workgroupBarrier();
         for (var t = 0u; t < PAIR_FOURS; t++) {
             let i = part + PER_ROW * t;
@@ -359,14 +366,14 @@ fn backward_kv(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let to = dqkv_at(at);
 #repeat F FRAGMENTS
     workgroupBarrier();
-    park(x_$F, own * PARK_ROW, PARK_ROW);
+    park(x_$F, park_at, PARK_ROW);
     workgroupBarrier();
 #ifdef BACKWARD_Q
     write_parked(at, r, part, to, $Fu * FRAGMENT, p.scale);
 #else
     write_parked(at, r, part, to, $Fu * FRAGMENT, p.scale);
     workgroupBarrier();
-    park(y_$F, own * PARK_ROW, PARK_ROW);
+    park(y_$F, park_at, PARK_ROW);
     workgroupBarrier();
     write_parked(at, r, part, to + width, $Fu * FRAGMENT, 1.0);
 #endif

@@ -3,9 +3,10 @@
 
 use std::collections::HashSet;
 
+use poa_gpu::gpu::{Caps, Cooperative};
 use poa_gpu::ops::attention::{
-    Plan, Problem, Queries, SequenceGroup, attention, attention_of, attention_of_planned, attention_planned,
-    plain_plans, plans,
+    Plan, Problem, Queries, SequenceGroup, Variant, attention, attention_of, attention_of_planned,
+    attention_planned, plain_plans, plans,
 };
 use poa_gpu::ops::avg_pool::{Run, avg_pool};
 use poa_gpu::ops::conv::{Conv, MapShape, conv_images, conv2d};
@@ -139,7 +140,7 @@ fn attention_of_some_queries() {
         let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
         // of those without such matrices the first says as much as all
         let mut all = plain_plans(&problem, device.caps());
-        assert_eq!(all.len(), if head_dim == 16 { 2 } else { 0 });
+        assert_eq!(all.len(), if head_dim == 16 { 3 } else { 0 });
         all.extend(plans(&problem, device.caps()).into_iter().take(1));
         for plan in all {
             let operand = Operand::new(1, &[(41 + 2 * 117) * 2 * head_dim]);
@@ -185,7 +186,7 @@ fn tiles_of_cooperative_attention() {
             check_attention(Operand { placing, ..Operand::new(1, &[117, 6 * head_dim]) }, &groups, &plan);
         }
     }
-    assert_eq!(fragments.len(), 2, "only {fragments:?} fit");
+    assert_eq!(fragments.len(), 3, "only {fragments:?} fit");
 }
 
 /// Rows whose largest score rises from tile to tile by less than what forward sums take without being shrunk, by more,
@@ -208,7 +209,7 @@ fn rising_scores_of_cooperative_attention() {
     }
     let problem = Problem { groups: groups.to_vec(), heads: 2, head_dim, half: true };
     let plans = plain_plans(&problem, device.caps());
-    assert_eq!(plans.len(), 2);
+    assert_eq!(plans.len(), 3);
     plans.iter().for_each(|plan| check_attention(qkv.clone(), &groups, plan));
 }
 
@@ -222,6 +223,33 @@ fn what_is_asked_of_cooperative_attention() {
     for plan in plain_plans(&problem, adapter.caps()) {
         poa_gpu::ops::attention::check_attention(&device, &plan, plain, 131, 2).unwrap();
     }
+}
+
+/// Attention of heads of 64 where subgroups are of one size and where the driver chooses: in how many invocations,
+/// and in none where there may be too many subgroups or too little memory.
+#[test]
+fn plans_of_cooperative_attention() {
+    let problem = Problem { groups: Vec::new(), heads: 2, head_dim: 64, half: true };
+    let lanes = |least: u32, most: u32, kibibytes: u32| {
+        let caps = Caps {
+            f16: true,
+            subgroups: true,
+            subgroup_size: (least, most),
+            cooperative: Cooperative { eight: false, ..Cooperative::ALL },
+            workgroup_bytes: kibibytes << 10,
+            workgroup_size: 1024,
+            ..Caps::minimal()
+        };
+        let all = plans(&problem, &caps).into_iter();
+        let cooperative = all.filter(|plan| matches!(plan.variant, Variant::Cooperative { .. }));
+        cooperative.map(|plan| plan.lanes).collect::<Vec<_>>()
+    };
+    assert_eq!(lanes(32, 32, 48), [128]);
+    assert_eq!(lanes(64, 64, 48), [256]);
+    assert_eq!(lanes(32, 64, 64), [256]);
+    assert_eq!(lanes(32, 64, 48), [128]);
+    assert_eq!(lanes(32, 64, 16), [0; 0]);
+    assert_eq!(lanes(4, 64, 64), [0; 0]);
 }
 
 /// Two heads by this plan on a GPU, or by the one that would be chosen, in windows that are shifted by half.

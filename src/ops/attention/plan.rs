@@ -87,11 +87,13 @@ pub enum Variant {
     Tiled,
     /// Through subgroup broadcasts; subgroups of eight.
     Broadcast,
-    /// Through workgroup memory, to subgroups of 32 that multiply small matrices as a whole (tensor cores),
-    /// of half precision. **Not yet run on hardware.**
+    /// Through workgroup memory, to subgroups that multiply small matrices as a whole (tensor cores), of half
+    /// precision. **Not yet run on hardware.**
     Cooperative {
         /// Side of the small matrices: 8 or 16.
         fragment: u32,
+        /// Invocations of a subgroup, at least and at most.
+        subgroups: (u32, u32),
         /// Plain arithmetic in their place; see [`plain_plans`].
         plain: bool,
     },
@@ -180,12 +182,18 @@ impl Plan {
     }
 
     /// On cooperative matrices, with as many subgroups as the adapter has workgroup memory for.
-    fn cooperative(head_dim: usize, fragment: u32, plain: bool, caps: &Caps) -> Option<Self> {
-        let variant = Variant::Cooperative { fragment, plain };
+    fn cooperative(
+        head_dim: usize,
+        fragment: u32,
+        subgroups: (u32, u32),
+        plain: bool,
+        caps: &Caps,
+    ) -> Option<Self> {
+        let variant = Variant::Cooperative { fragment, subgroups, plain };
         let tile = 32;
-        let plans = [4, 2, 1].map(|subgroups| Self {
+        let plans = [4, 2, 1].map(|count| Self {
             variant,
-            lanes: 32 * subgroups,
+            lanes: subgroups.1 * count,
             own: 1,
             tile,
             step: tile,
@@ -193,7 +201,7 @@ impl Plan {
             kv_apart: false,
         });
         let has = if fragment == 16 { caps.cooperative.sixteen } else { caps.cooperative.eight };
-        let runs = plain || (has && caps.cooperative.attention && caps.fixed_subgroup_size() == Some(32));
+        let runs = plain || (has && caps.cooperative.attention);
         let possible = runs && caps.f16 && head_dim.is_multiple_of(16) && head_dim as u32 <= 8 * fragment;
         let fits = |plan: &Self| plan.lanes <= caps.workgroup_size && plan.bytes() <= caps.workgroup_bytes;
         plans.into_iter().find(|plan| possible && fits(plan))
@@ -203,7 +211,11 @@ impl Plan {
     fn bytes(&self) -> u32 {
         let (rows, tile, head) = (self.rows() as u32, self.tile, self.head_dim);
         let (staged, pairs) = (2 * head + 16, 2 * tile + 16);
-        let parked = rows * (4 * tile + 16);
+        let over = match self.variant {
+            Variant::Cooperative { subgroups: (least, most), .. } => most / least,
+            _ => 1,
+        };
+        let parked = over * rows * (4 * tile + 16);
         let forward = (rows + 2 * tile) * staged + rows * pairs + parked + 4;
         let backward = 2 * (rows + tile) * staged + 2 * rows * pairs + parked;
         forward.max(backward)
@@ -241,7 +253,9 @@ impl Plan {
     /// Rows of a workgroup.
     pub(in crate::ops) fn rows(&self) -> usize {
         match self.variant {
-            Variant::Cooperative { fragment, .. } => (self.lanes / 32 * fragment) as usize,
+            Variant::Cooperative { fragment, subgroups, .. } => {
+                (self.lanes / subgroups.1 * fragment) as usize
+            }
             _ => (self.lanes * self.own) as usize,
         }
     }
@@ -256,10 +270,12 @@ impl Plan {
     pub(super) fn kernel(&self, pass: Pass, dtype: DType, vec4: bool, queries: bool) -> Kernel {
         let (entry, flags) = pass.names();
         let (shader, mut defines) = match self.variant {
-            Variant::Cooperative { fragment, plain } => {
+            Variant::Cooperative { fragment, subgroups: (least, most), plain } => {
                 let mut defines = vec![("FRAGMENT", fragment), ("FRAGMENTS", self.head_dim / fragment)];
                 defines.extend([
-                    ("SUBGROUPS", self.lanes / 32),
+                    ("SUBGROUP", most),
+                    ("LEAST", least),
+                    ("SUBGROUPS", self.lanes / most),
                     ("TILE", self.tile),
                     ("HEAD", self.head_dim),
                 ]);
@@ -318,16 +334,18 @@ pub fn plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
         let own = [1, 2, 4].into_iter().filter(|own| *own == 1 || own * chunks <= 16);
         all.extend(own.map(|own| Plan::broadcast(problem.head_dim, own as u32)));
     }
-    if problem.half {
-        all.extend([16, 8].iter().filter_map(|&n| Plan::cooperative(problem.head_dim, n, false, caps)));
+    if let (true, Some(subgroups)) = (problem.half, caps.cooperative_subgroups()) {
+        let cooperative = |n| Plan::cooperative(problem.head_dim, n, subgroups, false, caps);
+        all.extend([16, 8].into_iter().filter_map(cooperative));
     }
     all
 }
 
 /// The kernels for cooperative matrices with plain arithmetic in their place, for tests of all the rest on
-/// adapters without them: no plan has them.
+/// adapters without them, the last laid out for larger subgroups than it has: no plan has them.
 pub fn plain_plans(problem: &Problem, caps: &Caps) -> Vec<Plan> {
-    [16, 8].iter().filter_map(|&n| Plan::cooperative(problem.head_dim, n, true, caps)).collect()
+    let all = [(16, 32), (8, 32), (16, 64)].into_iter();
+    all.filter_map(|(n, most)| Plan::cooperative(problem.head_dim, n, (32, most), true, caps)).collect()
 }
 
 /// The plan for a problem.
