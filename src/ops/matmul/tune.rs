@@ -59,16 +59,20 @@ pub fn by_timing_in(device: &Device, folder: Option<&Path>) {
 
 /// What there is to choose from; a choice is a number in it.
 fn all(caps: &Caps) -> Vec<Variant> {
-    variants(caps, if caps.f16 { Precision::HalfToSingle } else { Precision::Single })
+    let mut all = variants(caps, Precision::Single);
+    let halves = variants(caps, Precision::HalfToSingle);
+    all.extend(halves.into_iter().filter(|variant| !variant.makes(Precision::Single)));
+    all
 }
 
 /// Whether two kernels give the same bits.
 fn alike(one: Variant, other: Variant) -> bool {
     match (one, other) {
         (Variant::Tiled { .. }, Variant::Tiled { .. }) => true,
-        (Variant::Cooperative { fragment, .. }, Variant::Cooperative { fragment: size, .. }) => {
-            fragment == size
-        }
+        (
+            Variant::Cooperative { fragment, single, .. },
+            Variant::Cooperative { fragment: size, single: exact, .. },
+        ) => (fragment, single) == (size, exact),
         _ => one == other,
     }
 }
@@ -268,4 +272,36 @@ fn sample(c: &Tensor) -> Result<Vec<u8>> {
         DType::F16 => bytemuck::cast_slice(&part.to_vec::<f16>()?).to_vec(),
         _ => bytemuck::cast_slice(&part.to_vec::<f32>()?).to_vec(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gpu::Cooperative;
+
+    /// On adapters with matrices of halves, of single precision, and of both.
+    #[test]
+    fn kernels_compete_with_those_that_make_the_same_product() {
+        let matrices = Cooperative { sixteen: false, ..Cooperative::ALL };
+        for cooperative in [
+            Cooperative::ALL,
+            matrices,
+            Cooperative { eight: false, ..matrices },
+            Cooperative { eight_single: false, ..matrices },
+        ] {
+            for f16 in [false, true] {
+                let caps =
+                    Caps { cooperative, f16, subgroups: true, subgroup_size: (32, 32), ..Caps::everything() };
+                let all = all(&caps);
+                for precision in [Precision::Single, Precision::HalfToSingle, Precision::Half] {
+                    for by_rule in variants(&caps, precision) {
+                        assert!(all.contains(&by_rule), "{by_rule:?} has no number");
+                        for other in all.iter().filter(|other| alike(by_rule, **other)) {
+                            assert!(other.makes(precision), "{other:?} beside {by_rule:?} for {precision:?}");
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
