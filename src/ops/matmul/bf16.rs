@@ -22,7 +22,7 @@ pub fn is_supported() -> bool {
 /// Multiplies, unless it would not pay: `false` where nothing was done.
 ///
 /// # Safety
-/// As [`Block::multiply`].
+/// All elements of A and B can be read, those of C written, and C is nobody else's meanwhile.
 pub(super) unsafe fn multiply(block: Block) -> bool {
     // C in rows
     let block = if block.c.col == 1 { block } else { block.t() };
@@ -45,7 +45,7 @@ mod x86 {
 
     use rayon::prelude::*;
 
-    use super::Block;
+    use crate::ops::matmul::block::Block;
 
     /// Rows of a tile of C, and columns: 24 vectors of sums, of the 32 there are.
     const ROWS: usize = 12;
@@ -84,7 +84,7 @@ mod x86 {
     }
 
     /// # Safety
-    /// As [`Block::multiply`], with the columns of C next to each other, on a processor with AVX512-BF16.
+    /// As [`super::multiply`], with the columns of C next to each other, on a processor with AVX512-BF16.
     pub(super) unsafe fn multiply(block: Block) {
         let mut packed = grown(PACKED_B.take(), WIDE.min(block.n.next_multiple_of(COLS)) * DEPTH / 2);
         for col in (0..block.n).step_by(WIDE) {

@@ -1,7 +1,4 @@
-//! A product of three matrices in memory, as all products on the CPU come down to: by the `gemm` crate, or of operands
-//! rounded to bfloat16 where the device says so and the processor can.
-
-use super::bf16;
+//! A product of three matrices in memory, as all products on the CPU come down to.
 
 /// A matrix in memory: its first element, distance of rows, distance of columns.
 #[derive(Clone, Copy)]
@@ -53,27 +50,5 @@ impl Block {
     /// The same product by columns: Cᵀ (+)= α·Bᵀ·Aᵀ.
     pub fn t(self) -> Self {
         Self { m: self.n, n: self.m, c: self.c.t(), a: self.b.t(), b: self.a.t(), ..self }
-    }
-
-    /// Multiplies.
-    ///
-    /// # Safety
-    /// All elements of A and B can be read, those of C written, and C is nobody else's meanwhile.
-    pub unsafe fn multiply(self) {
-        // SAFETY: as promised
-        if unsafe { self.bf16 && bf16::multiply(self) } {
-            return;
-        }
-        let Self { m, n, k, c, a, b, alpha, accumulate, all_cores, .. } = self;
-        let cores = if all_cores { gemm::Parallelism::Rayon(0) } else { gemm::Parallelism::None };
-        let [c_row, c_col, a_row, a_col, b_row, b_col] =
-            [c.row, c.col, a.row, a.col, b.row, b.col].map(|stride| stride as isize);
-        // SAFETY: as promised
-        unsafe {
-            gemm::gemm(
-                m, n, k, c.first, c_col, c_row, accumulate, a.first, a_col, a_row, b.first, b_col, b_row,
-                1.0f32, alpha, false, false, false, cores,
-            );
-        }
     }
 }

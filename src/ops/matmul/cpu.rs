@@ -1,6 +1,7 @@
 //! The CPU path: a product of every evenly spaced block, then the epilogue row by row.
 
 use super::block::{At, Block};
+use super::multiply::multiply_block;
 use super::{Axis, Epilogue, Matrix, Options};
 use crate::cpu::for_rows;
 use crate::error::{Error, Result};
@@ -57,7 +58,7 @@ fn multiply(a: &Matrix, b: &Matrix, c: &Matrix, options: &Options) -> Result<()>
                         bf16,
                     };
                     // SAFETY: axes and batches are those of the tensors, whose elements are lent, C's to this alone.
-                    unsafe { block.multiply() };
+                    unsafe { multiply_block(block) };
                 }
             }
         }

@@ -8,8 +8,10 @@ mod cpu;
 mod geometry;
 mod gpu;
 mod matrix;
+mod multiply;
 mod params;
 mod plan;
+mod precision;
 mod self_test;
 mod tune;
 mod variant;
@@ -18,7 +20,8 @@ mod window_cpu;
 mod window_gpu;
 
 pub use matrix::{Axis, Epilogue, Matrix, Options};
-pub use plan::{EpilogueKind, Force, Plan, Precision, Problem, kernels, plan};
+pub use plan::{EpilogueKind, Force, Plan, Problem, kernels, plan};
+pub use precision::Precision;
 pub use variant::{PLAIN, PLAIN_SINGLE, Variant, variants};
 
 pub use bf16::is_supported as multiplies_bf16;

@@ -1,12 +1,12 @@
 //! Which kernel a product gets: one pure function of the problem and the adapter's capabilities.
 
 use super::params::{MatmulParams, WindowParams};
+use super::precision::Precision;
 use super::variant::{
     FLAT, LARGE, MEDIUM, PLAIN, PLAIN_SINGLE, SHARED, SHARED_FLAT, SMALL, TENSOR, TENSOR_EIGHT,
     TENSOR_SINGLE, TENSOR_SMALL, Variant, variants,
 };
 use crate::gpu::{Caps, Defines, Kernel, Shader, shader};
-use crate::tensor::DType;
 
 pub(super) const TILED: Shader = shader!("matmul_tiled.wgsl", kernels);
 const BROADCAST: Shader = shader!("matmul_broadcast.wgsl", kernels);
@@ -53,38 +53,6 @@ pub struct Problem {
     pub c_wide: bool,
     /// The epilogue.
     pub epilogue: EpilogueKind,
-}
-
-/// Of which precision the matrices of a product are. Sums are always single.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Precision {
-    /// All are single.
-    Single,
-    /// A and B are half, C is single.
-    HalfToSingle,
-    /// All are half.
-    Half,
-}
-
-impl Precision {
-    const ALL: [Self; 3] = [Self::Single, Self::HalfToSingle, Self::Half];
-
-    /// That of products of matrices like A into matrices like C.
-    pub(super) fn of(a: DType, c: DType) -> Self {
-        match [a, c] {
-            [DType::F16, DType::F16] => Self::Half,
-            [DType::F16, _] => Self::HalfToSingle,
-            _ => Self::Single,
-        }
-    }
-
-    fn defines(self) -> &'static [(&'static str, u32)] {
-        match self {
-            Self::Single => &[],
-            Self::HalfToSingle => &[("HALF", 1)],
-            Self::Half => &[("HALF", 1), ("C_HALF", 1)],
-        }
-    }
 }
 
 /// The epilogues, as kernels know them.

@@ -1,6 +1,6 @@
 //! The ways to make a product, and what each needs of an adapter.
 
-use super::Precision;
+use super::precision::Precision;
 use crate::gpu::Caps;
 
 /// A way to make the product.

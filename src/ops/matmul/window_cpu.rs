@@ -8,6 +8,7 @@ use rayon::prelude::*;
 
 use super::block::{At, Block};
 use super::geometry::Geometry;
+use super::multiply::multiply_block;
 use crate::cpu::{Outputs, RowsMut, even_cuts, par_parts};
 use crate::error::Result;
 use crate::tensor::Tensor;
@@ -88,7 +89,7 @@ fn multiply(
         bf16,
     };
     // SAFETY: the last elements of a and b are within their slices, and c is borrowed.
-    unsafe { block.multiply() };
+    unsafe { multiply_block(block) };
 }
 
 pub(super) fn product(
