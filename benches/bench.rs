@@ -56,7 +56,7 @@ fn devices() -> Vec<Device> {
         "" => vec![DeviceChoice::Cpu, DeviceChoice::Gpu],
         one => vec![one.parse().expect("POA_BENCH_DEVICE names a device")],
     };
-    let open = |choice| ops::open(choice).and_then(|device| by_timing(&device).map(|()| device));
+    let open = |choice| ops::open(choice).and_then(by_timing);
     wanted.iter().filter_map(|choice| open(choice).map_err(|e| println!("left out: {e}")).ok()).collect()
 }
 

@@ -29,8 +29,7 @@ pub struct BenchArgs {
 }
 
 pub(super) fn run(args: &BenchArgs) -> Result<()> {
-    let device = ops::open(&args.device)?;
-    by_timing(&device)?;
+    let device = by_timing(ops::open(&args.device)?)?;
     say!("device:   {}", device.describe());
     let filters = args.filters.iter().filter(|filter| !filter.is_empty()).cloned().collect();
     let bench = Bench::new(device, Set::Short, filters);

@@ -129,8 +129,7 @@ struct Evaluated {
 
 impl Evaluated {
     fn open(args: &Common) -> Result<Self> {
-        let device = ops::open(&args.device)?;
-        by_timing(&device)?;
+        let device = by_timing(ops::open(&args.device)?)?;
         let teacher = Teacher::open(&args.checkpoint, &device)?;
         let reading = teacher.config.data.reading();
         let train = data::open(&args.train, &reading)?;

@@ -45,8 +45,7 @@ pub(super) struct Subject {
 
 impl SubjectArgs {
     pub(super) fn open(&self) -> Result<Subject> {
-        let device = ops::open(&self.device)?;
-        by_timing(&device)?;
+        let device = by_timing(ops::open(&self.device)?)?;
         let teacher = Teacher::open(&self.checkpoint, &device)?;
         let networks = choose(&teacher.grid, &[&self.network])?;
         let [network] = networks[..] else {

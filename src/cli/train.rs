@@ -60,8 +60,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     let source = data::open_setting("data.spec", &config.data.spec, &config.data.reading())?;
     let source = in_channels(source, config.channels())?;
     config.fit(source.len());
-    let device = ops::open(&args.device)?;
-    by_timing(&device)?;
+    let device = by_timing(ops::open(&args.device)?)?;
     // before there is a folder: what the device refuses is no run
     let (memory, too_much) = forecast::of_memory(&mut config, &device, earlier.is_none())?;
     let shows = |text: String| {

@@ -47,6 +47,8 @@ pub struct Choices {
 struct Found {
     /// The number of the kernel.
     known: HashMap<String, usize>,
+    /// What was decided, by a number that stands for what is to be done: names are long to make.
+    decided: HashMap<u64, Option<usize>>,
     spent: Duration,
     /// What is new, and how long it took.
     untold: Vec<(String, Gain)>,
@@ -80,6 +82,16 @@ impl Choices {
     /// The choice for something, where there is one.
     pub fn get(&self, what: &str) -> Option<usize> {
         self.found().known.get(what).copied()
+    }
+
+    /// What was decided for something, by a number that stands for it: a kernel's number, or that rules say it.
+    pub fn decided(&self, what: u64) -> Option<Option<usize>> {
+        self.found().decided.get(&what).copied()
+    }
+
+    /// Takes what is decided from now on.
+    pub fn decide(&self, what: u64, choice: Option<usize>) {
+        self.found().decided.insert(what, choice);
     }
 
     /// How much longer kernels may be timed.

@@ -5,6 +5,7 @@
 //! parts K is cut, since that changes sums. The tiled kernels add up every sum in the order of K, and so do those for
 //! cooperative matrices of one size; an adapter on which one has other bits all the same is not given that one.
 
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
@@ -33,19 +34,19 @@ const MARGIN: f64 = 0.97;
 /// Elements that are compared to the bit.
 const COMPARED: usize = 1 << 20;
 
-/// Has a GPU time its products, unless the environment forbids it ([`VARIABLE`]); choices are kept in the user's cache.
+/// The device, which times its products if it is a GPU, unless the environment forbids it ([`VARIABLE`]); choices are kept in the user's cache.
 ///
 /// # Errors
 /// Where the variable says something else.
-pub fn by_timing(device: &Device) -> Result<()> {
+pub fn by_timing(device: Device) -> Result<Device> {
     match std::env::var_os(VARIABLE).map(|wish| wish.to_string_lossy().into_owned()).as_deref() {
-        None | Some("" | "timed") => by_timing_in(device, cache_folder().as_deref()),
+        None | Some("" | "timed") => by_timing_in(&device, cache_folder().as_deref()),
         Some("rule") => {}
         Some(other) => {
             return Err(Error::Usage(format!("{VARIABLE}={}: `timed` or `rule` expected", shown(other))));
         }
     }
-    Ok(())
+    Ok(device)
 }
 
 /// Has a GPU time its products, and keeps the choices in this folder, or nowhere.
@@ -89,21 +90,45 @@ pub(super) fn fastest(
     let Some(choices) = gpu.choices().filter(|_| batch * m * n * k * k_groups > LEAST_WORK) else {
         return Ok(plan.variant);
     };
-    let all = all(gpu.caps());
-    let name = name(plan, problem);
     if !gpu.is_rehearsal() {
         choices.settle();
     }
-    let known = choices.get(&name).and_then(|number| all.get(number));
-    if let Some(known) = known.filter(|known| alike(**known, plan.variant)) {
-        return Ok(*known);
+    let key = key(plan, problem);
+    let choice = match choices.decided(key) {
+        Some(choice) => choice,
+        None => {
+            let decision = decide(gpu, choices, plan, problem, c, make)?;
+            decision.inspect(|choice| choices.decide(key, *choice)).flatten()
+        }
+    };
+    let chosen = choice.and_then(|number| all(gpu.caps()).get(number).copied());
+    Ok(chosen.filter(|chosen| alike(*chosen, plan.variant)).unwrap_or(plan.variant))
+}
+
+/// Decides for a kernel by its number, or for the rule's; `None` where it is to be asked again, as nothing can be timed now.
+fn decide(
+    gpu: &GpuDevice,
+    choices: &Choices,
+    plan: &Plan,
+    problem: &Problem,
+    c: &Tensor,
+    make: &dyn Fn(Variant) -> Result<()>,
+) -> Result<Option<Option<usize>>> {
+    let all = all(gpu.caps());
+    let name = name(plan, problem);
+    let known = choices.get(&name).filter(|number| all.get(*number).is_some_and(|v| alike(*v, plan.variant)));
+    if known.is_some() {
+        return Ok(Some(known));
     }
     // the rule's first
     let mut numbers: Vec<usize> = (0..all.len()).filter(|i| alike(all[*i], plan.variant)).collect();
     numbers.sort_by_key(|i| all[*i] != plan.variant);
     let left = choices.left();
-    if numbers.len() < 2 || gpu.is_rehearsal() || profile::is_on() || left.is_zero() {
-        return Ok(plan.variant);
+    if numbers.len() < 2 || left.is_zero() {
+        return Ok(Some(None));
+    }
+    if gpu.is_rehearsal() || profile::is_on() {
+        return Ok(None);
     }
     let start = Instant::now();
     let candidates: Vec<Variant> = numbers.iter().map(|i| all[*i]).collect();
@@ -124,7 +149,15 @@ pub(super) fn fastest(
         Gain { by_rule: times[0], chosen: times[best] }
     });
     choices.put(name, numbers[best], start.elapsed(), gain);
-    Ok(all[numbers[best]])
+    Ok(Some(Some(numbers[best])))
+}
+
+/// A number that stands for a plan and a product of about its size.
+fn key(plan: &Plan, problem: &Problem) -> u64 {
+    let Problem { batch, m, n, k, k_groups, .. } = *problem;
+    let mut hasher = DefaultHasher::new();
+    (plan, [m, n, k].map(about), k_groups, batch).hash(&mut hasher);
+    hasher.finish()
 }
 
 /// What a choice is made for: the kernel but for its tiles, and about how large the product is.
