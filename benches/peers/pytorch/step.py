@@ -177,7 +177,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("step", nargs="?", choices=recipes.STEPS, help="which recipe")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--precision", choices=timing.PRECISIONS, default="f32", help="f32, and bf16 by autocast, on both; others on cuda alone")
+    parser.add_argument("--precision", choices=timing.PRECISIONS, default="f32",
+                        help="f32, and bf16 by autocast, on both; others on cuda alone")
     parser.add_argument("--threads", type=int, help="threads of PyTorch on the CPU")
     parser.add_argument("--batch", type=int, help="images, instead of the recipe's")
     parser.add_argument("--samples", type=int, default=5, help="steps that are timed")
