@@ -46,6 +46,12 @@ pub enum Error {
     /// Numbers that are not those expected (a self-test or a verification that failed).
     #[error("{0}")]
     Mismatch(String),
+    /// A run of several ranks that cannot go on: one of them is silent, or differs from the others.
+    #[error("{0}")]
+    Ranks(String),
+    /// What ended another rank, which tells it.
+    #[error("another rank has ended: {0}")]
+    Elsewhere(String),
     /// Something that was asked to end before it was done.
     #[error("{0}")]
     Interrupted(Interruption),
@@ -134,7 +140,12 @@ impl Error {
             Self::Config { problem, .. } | Self::File { problem, .. } | Self::Shape { problem, .. } => {
                 problem
             }
-            Self::Usage(text) | Self::Device(text) | Self::Diverged(text) | Self::Mismatch(text) => text,
+            Self::Usage(text)
+            | Self::Device(text)
+            | Self::Diverged(text)
+            | Self::Mismatch(text)
+            | Self::Ranks(text)
+            | Self::Elsewhere(text) => text,
             Self::Interrupted(_) => return self,
         };
         *text = tell(text);

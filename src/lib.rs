@@ -56,6 +56,7 @@
 // the engine
 pub mod autograd;
 pub mod checks;
+pub mod collective;
 pub mod cpu;
 pub mod error;
 pub mod files;

@@ -1,0 +1,270 @@
+//! Several ranks as one run. A rank is a thread or a process with a device of its own; all run the same
+//! program on their own images and meet here: for sums in rank order, messages and the end.
+//!
+//! ```text
+//! rank's thread ── sum, gather, ... ──> queue ──> thread of the exchanges ── Transport ──> other ranks
+//! ```
+//! Everything goes through a thread of its own, in the order in which it was asked for, so that what was begun
+//! ([`Collective::sum_later`]) is done while the device computes. All ranks must ask for the same in the same
+//! order. A [`Transport`] carries bytes alone: [`Threads`] through memory, MPI (feature `mpi`) over a network.
+
+mod exchanger;
+mod threads;
+mod transport;
+
+pub use exchanger::Exchanger;
+pub use threads::Threads;
+pub use transport::{Message, Transport, Watch};
+
+use std::cell::Cell;
+use std::fmt::Display;
+use std::rc::Rc;
+use std::sync::mpsc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use crate::cpu::no_thread;
+use crate::error::{Error, Result};
+use crate::files::own;
+use crate::profile;
+
+/// How long others may be late unless something else is asked for.
+pub const PATIENCE: Duration = Duration::from_secs(600);
+
+/// One rank's way to the others. A handle; it stays on the rank's thread.
+#[derive(Clone, Default)]
+pub struct Collective(Option<Rc<Together>>);
+
+/// One of several ranks.
+struct Together {
+    rank: usize,
+    size: usize,
+    watch: Watch,
+    jobs: mpsc::Sender<Job>,
+    thread: Cell<Option<JoinHandle<()>>>,
+    waited: Cell<Duration>,
+}
+
+type Job = Box<dyn FnOnce(&mut Exchanger) + Send>;
+
+/// A result that is on its way; see [`Collective::sum_later`].
+#[must_use = "the other ranks wait for what this one does with it"]
+pub struct Pending<T> {
+    result: mpsc::Receiver<Result<T>>,
+    ranks: Rc<Together>,
+}
+
+impl<T> Pending<T> {
+    /// Waits for the result.
+    pub fn wait(self) -> Result<T> {
+        let _phase = profile::phase("wait for other ranks");
+        let begun = Instant::now();
+        let result = self.result.recv();
+        self.ranks.waited.set(self.ranks.waited.get() + begun.elapsed());
+        result.unwrap_or_else(|_| Err(Error::Elsewhere("the exchange with other ranks has ended".into())))
+    }
+}
+
+impl Collective {
+    /// A run of one rank: nothing is exchanged, and nothing is waited for.
+    pub fn alone() -> Self {
+        Self(None)
+    }
+
+    /// One of several ranks. `open` makes its transport, on the thread that will use it. A rank lets the others be
+    /// late for `patience`; zero for ever. A transport of one rank makes a run that is alone.
+    pub fn over<T: Transport + 'static>(
+        open: impl FnOnce() -> Result<T> + Send + 'static,
+        patience: Duration,
+    ) -> Result<Self> {
+        let (jobs, queue) = mpsc::channel::<Job>();
+        let (opened, ready) = mpsc::channel();
+        let watch = Watch::new(patience);
+        let first = watch.clone();
+        let run = move || {
+            let mut exchanger = match open() {
+                Ok(transport) => Exchanger::new(Box::new(transport), first),
+                Err(e) => return drop(opened.send(Err(e))),
+            };
+            let _ = opened.send(Ok((exchanger.rank(), exchanger.size())));
+            drop(opened);
+            for job in queue {
+                job(&mut exchanger);
+            }
+        };
+        let thread =
+            std::thread::Builder::new().name("ranks".into()).spawn(run).map_err(|e| no_thread(&e))?;
+        let gone = |_| Error::Ranks("the thread that talks to other ranks has ended".into());
+        let (rank, size) = ready.recv().map_err(gone)??;
+        if size <= 1 {
+            return Ok(Self::alone());
+        }
+        let mut together =
+            Together { rank, size, watch, jobs, thread: Cell::new(Some(thread)), waited: Cell::default() };
+        let host = own::host().map_or_else(String::new, |host| format!("host {host}, "));
+        let own = format!("rank {rank} ({host}process {})", std::process::id());
+        let names = together.ask(move |x| x.gather(own.into_bytes()))?;
+        let names = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        together.watch = together.watch.clone().of_rank(rank, names);
+        let named = together.watch.clone();
+        together.ask(move |x| {
+            x.set_watch(named);
+            Ok(())
+        })?;
+        Ok(Self(Some(Rc::new(together))))
+    }
+
+    /// The number of this rank, from 0.
+    pub fn rank(&self) -> usize {
+        self.0.as_ref().map_or(0, |all| all.rank)
+    }
+
+    /// How many ranks there are.
+    pub fn size(&self) -> usize {
+        self.0.as_ref().map_or(1, |all| all.size)
+    }
+
+    /// Whether this is the only rank.
+    pub fn is_alone(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// Whether this is the rank that speaks for all: the first one.
+    pub fn leads(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// What a rank is called in messages: its number, host and process.
+    pub fn name(&self, rank: usize) -> String {
+        self.0.as_ref().map_or_else(|| format!("rank {rank}"), |all| all.watch.name(rank))
+    }
+
+    /// How long this rank has waited for others so far.
+    pub fn waited(&self) -> Duration {
+        self.0.as_ref().map_or(Duration::ZERO, |all| all.waited.get())
+    }
+
+    /// Begins to add up `values` over all ranks, element by element, in rank order; all ranks get the same bits.
+    /// `None` where there is one rank, whose values are the sum.
+    pub fn sum_later(&self, values: Vec<f32>) -> Result<Option<Pending<Vec<f32>>>> {
+        let Some(ranks) = &self.0 else { return Ok(None) };
+        let result = ranks.begin(move |x| x.sum(values))?;
+        Ok(Some(Pending { result, ranks: ranks.clone() }))
+    }
+
+    /// The sums over all ranks, in the place of `values`.
+    pub fn sum(&self, values: &mut [f32]) -> Result<()> {
+        if let Some(sums) = self.sum_later(values.to_vec())? {
+            values.copy_from_slice(&sums.wait()?);
+        }
+        Ok(())
+    }
+
+    /// log Σ exp over all ranks, element by element; −∞ stands for a rank that has nothing.
+    pub fn log_sum_exp(&self, values: Vec<f64>) -> Result<Vec<f64>> {
+        self.all(values, |x, values| x.log_sum_exp(values))
+    }
+
+    /// What every rank says, in rank order.
+    pub fn gather(&self, own: Vec<u8>) -> Result<Vec<Message>> {
+        match self.0 {
+            None => Ok(vec![Message::new(own)]),
+            Some(_) => self.all(Vec::new(), move |x, _: Vec<Message>| x.gather(own)),
+        }
+    }
+
+    /// What rank 0 says; other ranks' words are passed over.
+    pub fn broadcast(&self, own: Vec<u8>) -> Result<Message> {
+        self.all(Message::new(own), |x, own| x.broadcast(0, own.to_vec()))
+    }
+
+    /// Waits until all ranks are here.
+    pub fn barrier(&self) -> Result<()> {
+        self.gather(Vec::new()).map(|_| ())
+    }
+
+    /// An error on all ranks where one of them has another value than rank 0 for something that must be the same:
+    /// it names the first such rank and what differs. Rank 0 tells it; the error of the others says so.
+    pub fn agree(&self, values: &[(&str, String)]) -> Result<()> {
+        let own = values.iter().flat_map(|(name, value)| [(*name).to_string(), value.clone()]);
+        let own: Vec<String> = own.collect();
+        let text = serde_json::to_vec(&own).map_err(|e| Error::Ranks(e.to_string()))?;
+        let all = self.gather(text)?;
+        let read = |m: &Message| serde_json::from_slice::<Vec<String>>(m).unwrap_or_default();
+        let first = read(&all[0]);
+        for (rank, other) in all.iter().map(read).enumerate().skip(1) {
+            let differs = first.chunks(2).zip(other.chunks(2)).find(|(a, b)| a != b);
+            let problem = match differs {
+                Some((a, b)) => {
+                    format!("{} is {} on {} and {} on {}", a[0], a[1], self.name(0), b[1], self.name(rank))
+                }
+                None if other.len() != first.len() => {
+                    format!("{} compares other things than {}", self.name(rank), self.name(0))
+                }
+                None => continue,
+            };
+            return Err(match self.leads() {
+                true => Error::Ranks(format!("{problem}; all ranks of a run must have the same")),
+                false => Error::Elsewhere(problem),
+            });
+        }
+        Ok(())
+    }
+
+    /// Ends the run on all ranks. Where ranks are processes it tells why and does not return; threads end with an
+    /// error, which whoever has started them tells.
+    pub fn abort(&self, why: impl Display) {
+        if let Some(all) = &self.0 {
+            let why = why.to_string();
+            all.watch.give_up(&why);
+            let (done, told) = mpsc::channel::<()>();
+            let _ = all.jobs.send(Box::new(move |x| {
+                x.abort(&why);
+                drop(done);
+            }));
+            let _ = told.recv_timeout(Duration::from_secs(5));
+        }
+    }
+
+    fn all<T: Send + 'static>(
+        &self,
+        own: T,
+        job: impl FnOnce(&mut Exchanger, T) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let Some(ranks) = &self.0 else { return Ok(own) };
+        let result = ranks.begin(move |x| job(x, own))?;
+        Pending { result, ranks: ranks.clone() }.wait()
+    }
+}
+
+impl Together {
+    fn begin<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Exchanger) -> Result<T> + Send + 'static,
+    ) -> Result<mpsc::Receiver<Result<T>>> {
+        let (reply, result) = mpsc::channel();
+        let job: Job = Box::new(move |x| drop(reply.send(job(x))));
+        let gone = |_| Error::Elsewhere("the exchange with other ranks has ended".into());
+        self.jobs.send(job).map_err(gone)?;
+        Ok(result)
+    }
+
+    fn ask<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&mut Exchanger) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let gone = |_| Error::Elsewhere("the exchange with other ranks has ended".into());
+        self.begin(job)?.recv().map_err(gone)?
+    }
+}
+
+impl Drop for Together {
+    fn drop(&mut self) {
+        // no more jobs: the thread ends, and with it the transport
+        let (nobody, _) = mpsc::channel();
+        self.jobs = nobody;
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
