@@ -2,7 +2,8 @@
 // stored.
 //   columns  parts[s, 0, j], parts[s, 1, j] = m, Σ exp(l/τ + a − m) over a strip of rows, m their maximum (=)
 //   merge    b[j] = LSE over the strips of column 0 − that of column j (=); the common factor is the row
-//            pass'
+//            pass'; OPEN: b[0, j], b[1, j] = maximum and log of the sum relative to it of column j (=), of which
+//            the host makes the LSE over ranks
 //   rows     a[i] = −LSE_j(l/τ + b) as two f32: −maximum and −log of the sum relative to it (=)
 //   entropy  parts[i] = −Σ_j p log p (=), for reports
 // l: rows of `cols` elements, x_stride apart; a: [R, 2]; parts: [strips, 2, cols]. 1/τ = inverse +
@@ -87,8 +88,14 @@ fn merged(c: u32) -> vec2<f32> {
 fn merge(@builtin(workgroup_id) wid: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let c = wid.x * WG + lane;
     if c >= p.cols { return; }
+#ifdef OPEN
+    let own = merged(c);
+    b[p.b_offset + c] = own.x;
+    b[p.b_offset + p.cols + c] = own.y;
+#else
     let difference = merged(0u) - merged(c);
     b[p.b_offset + c] = difference.x + difference.y;
+#endif
 }
 #endif
 

@@ -173,3 +173,57 @@ fn teacher_logits_are_products() {
         assert_close("teacher logits", &all[0].to_vec::<f32>().unwrap(), &want, 1e-5, 1e-5);
     }
 }
+
+/// Two matrices whose rows lie on three ranks, one of which has no row of the second; `(rows of each rank, K)`.
+const SHARED: [([usize; 3], usize); 2] = [([3, 1, 40], 24), ([7, 0, 2], 1000)];
+
+#[test]
+fn rows_on_several_ranks_have_the_targets_of_all_rows_together() {
+    use poa_gpu::collective::{Collective, Threads};
+    use poa_gpu::ops::joint_sinkhorn::{OwnRows, sinkhorn_jointly};
+
+    let temperature = 0.05;
+    // every rank's logits have a size of their own: a maximum of one rank would drown the others
+    let logits: Vec<Vec<f32>> = SHARED
+        .iter()
+        .enumerate()
+        .map(|(m, (rows, cols))| {
+            let all = random(m as u64 + 5, rows.iter().sum::<usize>() * cols);
+            let rank_of = |row: usize| (0..3).find(|r| row < rows[..=*r].iter().sum()).unwrap();
+            all.iter().enumerate().map(|(i, v)| v * 0.3 + [0.0, 3.0, -2.0][rank_of(i / cols)]).collect()
+        })
+        .collect();
+    let want: Vec<Vec<f64>> =
+        logits.iter().zip(SHARED).map(|(l, (_, cols))| reference(l, cols, temperature, 3)).collect();
+    let kinds = devices().len();
+    for kind in 0..kinds {
+        std::thread::scope(|scope| {
+            for side in Threads::meeting(3) {
+                let (logits, want) = (&logits, &want);
+                scope.spawn(move || {
+                    let ranks =
+                        Collective::over(move || Ok(side), std::time::Duration::from_secs(120)).unwrap();
+                    let device = devices().swap_remove(kind);
+                    let range = |(rows, cols): ([usize; 3], usize)| {
+                        let first: usize = rows[..ranks.rank()].iter().sum();
+                        first * cols..(first + rows[ranks.rank()]) * cols
+                    };
+                    let own = SHARED.iter().zip(logits).map(|(shape, l)| OwnRows {
+                        logits: chunks(&device, &l[range(*shape)], shape.1, 4).unwrap(),
+                        prototypes: shape.1,
+                    });
+                    let mut combine = |sums| ranks.log_sum_exp(sums);
+                    let all = sinkhorn_jointly(own.collect(), temperature, 3, &mut combine).unwrap();
+                    for ((targets, shape), want) in all.iter().zip(SHARED).zip(want) {
+                        let what = format!("rank {} on {}", ranks.rank(), device.kind());
+                        match targets {
+                            None => assert_eq!(shape.0[ranks.rank()], 0, "{what}"),
+                            Some(targets) => compare(&what, targets, &want[range(shape)], 4e-6),
+                        }
+                    }
+                    ranks.barrier().unwrap();
+                });
+            }
+        });
+    }
+}

@@ -12,6 +12,7 @@ pub mod cross_entropy;
 pub mod gather;
 pub mod gelu;
 pub mod group_norm;
+pub mod joint_sinkhorn;
 pub mod koleo;
 pub mod l2_normalize;
 pub mod label_cross_entropy;

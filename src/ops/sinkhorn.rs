@@ -17,12 +17,12 @@ use rayon::prelude::*;
 use crate::cpu::math::Math;
 use crate::cpu::{Arch, math, par_parts};
 use crate::error::{Error, Result};
-use crate::gpu::{Caps, Kernel, Shader, params, shader};
+use crate::gpu::{Caps, GpuDevice, Kernel, Shader, params, shader};
 use crate::ops::matmul::{Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::rows::{RowPlan, Team, long_plan, long_plans};
 use crate::profile;
-use crate::tensor::{self, DType, Device, ELEMENT_BYTES, Rows, Tensor, fill, vec4_aligned};
+use crate::tensor::{self, DType, Device, ELEMENT_BYTES, PendingRead, Rows, Tensor, vec4_aligned};
 
 const SHADER: Shader = shader!("sinkhorn.wgsl", kernels);
 
@@ -55,6 +55,8 @@ const ROW_BLOCK: usize = 1024;
 enum Pass {
     Columns,
     Merge,
+    /// The merge of columns that other ranks have rows of.
+    OpenMerge,
     Rows,
     Entropy,
 }
@@ -62,12 +64,13 @@ enum Pass {
 fn kernel(pass: Pass, plan: RowPlan) -> Kernel {
     let (entry, define) = match pass {
         Pass::Columns => ("columns", "COLUMN_PASS"),
-        Pass::Merge => ("merge", "MERGE_PASS"),
+        Pass::Merge | Pass::OpenMerge => ("merge", "MERGE_PASS"),
         Pass::Rows => ("rows", "ROW_PASS"),
         Pass::Entropy => ("entropy", "ENTROPY_PASS"),
     };
     let mut defines = plan.defines();
     defines.push((define, 1));
+    defines.extend((pass == Pass::OpenMerge).then_some(("OPEN", 1)));
     Kernel::new::<SinkhornParams>(SHADER, entry, defines)
 }
 
@@ -82,6 +85,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         kernel(Pass::Columns, columns(false)),
         kernel(Pass::Columns, columns(true)),
         kernel(Pass::Merge, columns(false)),
+        kernel(Pass::OpenMerge, columns(false)),
     ];
     for plan in long_plans(caps) {
         all.extend([Pass::Rows, Pass::Entropy].map(|pass| kernel(pass, plan)));
@@ -226,7 +230,7 @@ impl Targets {
         Ok(out)
     }
 
-    fn new(logits: Vec<Tensor>, temperature: f64) -> Result<Self> {
+    pub(super) fn new(logits: Vec<Tensor>, temperature: f64) -> Result<Self> {
         let bad = |what: String| Error::shape("targets", what);
         let Some(first) = logits.first() else { return Err(bad("no logits".into())) };
         let (device, prototypes) = (first.device().clone(), first.shape().last().copied().unwrap_or(0));
@@ -242,7 +246,7 @@ impl Targets {
             return Err(bad(format!("temperature {temperature}")));
         }
         let row_scale = Tensor::zeros(&device, &[firsts[logits.len()], 2], DType::F32)?;
-        let column_scale = Tensor::empty(&device, &[prototypes], DType::F32)?;
+        let column_scale = Tensor::zeros(&device, &[prototypes], DType::F32)?;
         Ok(Self { logits, firsts, row_scale, column_scale, temperature })
     }
 
@@ -269,48 +273,89 @@ impl Targets {
     /// matter, as the row pass follows; relative to a column of its own kind b is small and rounds little.
     fn column_pass(&self) -> Result<()> {
         match self.device() {
-            Device::Cpu(_) => self.column_pass_cpu(),
+            Device::Cpu(_) => self.set_columns(&self.column_sums_cpu()?),
             Device::Gpu(gpu) => {
-                let strip = STRIP.max(self.rows().div_ceil(STRIPS));
-                let strips: usize = self.firsts.windows(2).map(|w| (w[1] - w[0]).div_ceil(strip)).sum();
-                let k = self.prototypes();
-                let parts = Tensor::empty(self.device(), &[strips, 2, k], DType::F32)?;
-                let mut at = 0;
-                for (chunk, first) in self.logits.iter().zip(&self.firsts) {
-                    let x = chunk.rows("sinkhorn")?;
-                    let own = self.params(x);
-                    let count = x.rows.div_ceil(strip);
-                    let params = SinkhornParams {
-                        a_offset: own.a_offset + 2 * *first,
-                        parts_offset: parts.layout().offset,
-                        strip,
-                        strips,
-                        first_strip: at,
-                        ..own
-                    };
-                    let vec4 = vec4_aligned(&[x], &[&parts]);
-                    let units = if vec4 { k / 4 } else { k };
-                    let grid = [units.div_ceil(COLUMNS as usize), count, 1];
-                    let tensors = [&parts, chunk, &self.row_scale];
-                    profile::flops(TERM * (x.rows * x.cols) as f64);
-                    gpu.dispatch(&kernel(Pass::Columns, columns(vec4)), &tensors, &params, grid)?;
-                    at += count;
-                }
-                let params = SinkhornParams {
-                    cols: k,
-                    b_offset: self.column_scale.layout().offset,
-                    parts_offset: parts.layout().offset,
-                    strips,
-                    ..Default::default()
-                };
-                let grid = [k.div_ceil(COLUMNS as usize), 1, 1];
-                let tensors = [&self.column_scale, &parts];
-                gpu.dispatch(&kernel(Pass::Merge, columns(false)), &tensors, &params, grid)
+                let parts = self.column_parts(gpu)?;
+                self.merge(gpu, Pass::Merge, &parts, &self.column_scale)
             }
         }
     }
 
-    fn column_pass_cpu(&self) -> Result<()> {
+    /// LSE_i(l[i, j]/τ + a) of every column's rows here, on its way to the host.
+    pub(super) fn column_sums(&self) -> Result<ColumnSums> {
+        match self.device() {
+            Device::Cpu(_) => Ok(ColumnSums::Known(self.column_sums_cpu()?)),
+            Device::Gpu(gpu) => {
+                let parts = self.column_parts(gpu)?;
+                let sums = Tensor::empty(self.device(), &[2, self.prototypes()], DType::F32)?;
+                self.merge(gpu, Pass::OpenMerge, &parts, &sums)?;
+                Ok(ColumnSums::Coming(sums.read_later()?))
+            }
+        }
+    }
+
+    /// The row pass, and then what [`Self::column_sums`] gives.
+    pub(super) fn rows_and_column_sums(&self) -> Result<ColumnSums> {
+        match self.device() {
+            Device::Cpu(_) => Ok(ColumnSums::Known(self.row_pass_cpu(true)?)),
+            Device::Gpu(_) => {
+                self.row_pass()?;
+                self.column_sums()
+            }
+        }
+    }
+
+    /// b for columns with these log-sum-exps; see [`Self::column_pass`].
+    pub(super) fn set_columns(&self, sums: &[f64]) -> Result<()> {
+        let scales: Vec<f32> = sums.iter().map(|own| (sums[0] - own) as f32).collect();
+        self.column_scale.upload(&scales)
+    }
+
+    /// Maximum, and sum relative to it, of every strip of rows `[strips, 2, K]`.
+    fn column_parts(&self, gpu: &GpuDevice) -> Result<Tensor> {
+        let strip = STRIP.max(self.rows().div_ceil(STRIPS));
+        let strips: usize = self.firsts.windows(2).map(|w| (w[1] - w[0]).div_ceil(strip)).sum();
+        let k = self.prototypes();
+        let parts = Tensor::empty(self.device(), &[strips, 2, k], DType::F32)?;
+        let mut at = 0;
+        for (chunk, first) in self.logits.iter().zip(&self.firsts) {
+            let x = chunk.rows("sinkhorn")?;
+            let own = self.params(x);
+            let count = x.rows.div_ceil(strip);
+            let params = SinkhornParams {
+                a_offset: own.a_offset + 2 * *first,
+                parts_offset: parts.layout().offset,
+                strip,
+                strips,
+                first_strip: at,
+                ..own
+            };
+            let vec4 = vec4_aligned(&[x], &[&parts]);
+            let units = if vec4 { k / 4 } else { k };
+            let grid = [units.div_ceil(COLUMNS as usize), count, 1];
+            let tensors = [&parts, chunk, &self.row_scale];
+            profile::flops(TERM * (x.rows * x.cols) as f64);
+            gpu.dispatch(&kernel(Pass::Columns, columns(vec4)), &tensors, &params, grid)?;
+            at += count;
+        }
+        Ok(parts)
+    }
+
+    fn merge(&self, gpu: &GpuDevice, pass: Pass, parts: &Tensor, to: &Tensor) -> Result<()> {
+        let k = self.prototypes();
+        let params = SinkhornParams {
+            cols: k,
+            b_offset: to.layout().offset,
+            parts_offset: parts.layout().offset,
+            strips: parts.dim(0),
+            ..Default::default()
+        };
+        let grid = [k.div_ceil(COLUMNS as usize), 1, 1];
+        gpu.dispatch(&kernel(pass, columns(false)), &[to, parts], &params, grid)
+    }
+
+    /// LSE_i(l/τ + a) of every column.
+    fn column_sums_cpu(&self) -> Result<Vec<f64>> {
         const BLOCK: usize = COLUMN_BLOCK;
         const GROUP: usize = 8;
         profile::flops(TERM * (self.rows() * self.prototypes()) as f64);
@@ -364,15 +409,12 @@ impl Targets {
                 },
             );
         });
-        for (b, own) in self.column_scale.cpu_write::<f32>("sinkhorn")?.iter_mut().zip(&lse) {
-            *b = (lse[0] - own) as f32;
-        }
-        Ok(())
+        Ok(lse)
     }
 
     /// a[i] = −LSE_j(l/τ + b): every row sums to one.
-    fn row_pass(&self) -> Result<()> {
-        let Device::Gpu(gpu) = self.device() else { return self.row_pass_cpu(false) };
+    pub(super) fn row_pass(&self) -> Result<()> {
+        let Device::Gpu(gpu) = self.device() else { return self.row_pass_cpu(false).map(|_| ()) };
         for (chunk, range) in self.logits.iter().zip(self.firsts.windows(2)) {
             let x = chunk.rows("sinkhorn")?;
             let a = self.row_scale.slice(0, range[0]..range[1])?;
@@ -385,10 +427,10 @@ impl Targets {
         Ok(())
     }
 
-    /// The row pass, and where asked for the next column pass at once: a column's sum of probabilities, for
+    /// The row pass, and where asked for the columns' log-sum-exps at once: a column's sum of probabilities, for
     /// which the exponentials of the row pass do. Columns were equal before it and no row's factor can be
-    /// less than 1/K of the others', so no sum vanishes.
-    fn row_pass_cpu(&self, columns: bool) -> Result<()> {
+    /// less than 1/K of the others', so no sum over all ranks vanishes; one that does here counts little there.
+    fn row_pass_cpu(&self, columns: bool) -> Result<Vec<f64>> {
         let k = self.prototypes();
         profile::flops(TERM * (self.rows() * k) as f64);
         let (inverse, arch) = (inverse_temperature(self.temperature), Arch::get());
@@ -432,28 +474,49 @@ impl Targets {
             )
             .collect();
         drop(column_scale);
-        if columns { self.scale_columns(&parts) } else { Ok(()) }
+        if columns { self.sums_of_columns(&parts) } else { Ok(Vec::new()) }
     }
 
-    /// b[j] for columns whose probabilities add up to the sum of `parts`: as in [`Self::column_pass`], where
-    /// LSE_i(l/τ + a) is that sum's logarithm without b[j].
-    fn scale_columns(&self, parts: &[Vec<f32>]) -> Result<()> {
-        let (b, arch) = (&mut *self.column_scale.cpu_write::<f32>("sinkhorn")?, Arch::get());
-        let first = parts.iter().map(|part| part[0] as f64).sum::<f64>().ln() - b[0] as f64;
-        b.par_chunks_mut(COLUMN_BLOCK).enumerate().for_each(|(block, b)| {
-            arch.run(
-                #[inline(always)]
-                |_| {
-                    let mut sums = [0.0f64; COLUMN_BLOCK];
-                    for part in parts {
-                        let own = &part[block * COLUMN_BLOCK..][..b.len()];
-                        sums.iter_mut().zip(own).for_each(|(s, p)| *s += *p as f64);
-                    }
-                    b.iter_mut().zip(&sums).for_each(|(b, s)| *b = (first - (s.ln() - *b as f64)) as f32);
-                },
-            );
-        });
-        Ok(())
+    /// LSE_i(l/τ + a) of columns whose probabilities add up to the sum of `parts`: that sum's logarithm without b[j].
+    fn sums_of_columns(&self, parts: &[Vec<f32>]) -> Result<Vec<f64>> {
+        let (b, arch) = (&*self.column_scale.cpu_read::<f32>("sinkhorn")?, Arch::get());
+        let mut all = vec![0.0f64; b.len()];
+        all.par_chunks_mut(COLUMN_BLOCK).zip(b.par_chunks(COLUMN_BLOCK)).enumerate().for_each(
+            |(block, (all, b))| {
+                arch.run(
+                    #[inline(always)]
+                    |_| {
+                        for part in parts {
+                            let own = &part[block * COLUMN_BLOCK..][..b.len()];
+                            all.iter_mut().zip(own).for_each(|(s, p)| *s += *p as f64);
+                        }
+                        all.iter_mut().zip(b).for_each(|(s, b)| *s = s.ln() - *b as f64);
+                    },
+                );
+            },
+        );
+        Ok(all)
+    }
+}
+
+/// Columns' log-sum-exps, known or on their way.
+pub(super) enum ColumnSums {
+    Known(Vec<f64>),
+    /// Their two parts, `[2, K]`.
+    Coming(PendingRead),
+}
+
+impl ColumnSums {
+    /// Waits for them.
+    pub(super) fn wait(self) -> Result<Vec<f64>> {
+        Ok(match self {
+            Self::Known(sums) => sums,
+            Self::Coming(parts) => {
+                let parts = parts.wait()?;
+                let (high, low) = parts.split_at(parts.len() / 2);
+                high.iter().zip(low).map(|(high, low)| f64::from(*high) + f64::from(*low)).collect()
+            }
+        })
     }
 }
 
@@ -492,7 +555,6 @@ fn row_entropy(math: Math, l: &[f32], b: &[f32], inverse: (f32, f32), (a, a_low)
 pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Result<Targets> {
     let _span = profile::operation("sinkhorn");
     let targets = Targets::new(logits, temperature)?;
-    fill(&targets.column_scale, 0)?;
     if targets.rows() == 0 {
         return Ok(targets);
     }
@@ -501,7 +563,7 @@ pub fn sinkhorn(logits: Vec<Tensor>, temperature: f64, iterations: usize) -> Res
     }
     for _ in 1..iterations {
         match targets.device() {
-            Device::Cpu(_) => targets.row_pass_cpu(true)?,
+            Device::Cpu(_) => targets.set_columns(&targets.row_pass_cpu(true)?)?,
             Device::Gpu(_) => {
                 targets.row_pass()?;
                 targets.column_pass()?;
