@@ -119,7 +119,7 @@ impl Run {
             true => RunFolder::open(&self.0).unwrap(),
             false => RunFolder::create(Some(&self.0), "demo", &text).unwrap(),
         };
-        let task = PoaTask::new(config.clone(), text, &Device::cpu(), source, &self.0).unwrap();
+        let task = PoaTask::new(config.clone(), text, &Device::cpu(), source, self.0.as_path()).unwrap();
         let start = Start { resume, stop: stop.clone(), ..Start::default() };
         let outcome = Trainer::new(task, config.plan(), folder, &start).unwrap().run().unwrap();
         assert!(outcome.checkpoint.join("manifest.json").is_file());

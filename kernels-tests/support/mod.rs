@@ -3,7 +3,6 @@
 //! differences.
 #![allow(dead_code)]
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use half::f16;
@@ -293,7 +292,7 @@ fn run(
             (true, false) => tape.leaf(value),
             (true, true) => {
                 let gradient = place(device, &o.shape, &prior, o.placing)?;
-                Var::parameter(value, gradient, Rc::new(Cell::new(false)))
+                Var::parameter(value, gradient, Rc::default())
             }
         });
         before.push(prior);
@@ -367,7 +366,7 @@ pub fn check_half(name: &str, operands: &[(Operand, bool)], op: impl Fn(&Tape, &
                 (true, true) => {
                     // gradients of parameters are single
                     let zeros = place(&device, &o.shape, &vec![0.0; values.len()], o.placing).unwrap();
-                    Var::parameter(value, zeros, Rc::new(Cell::new(false)))
+                    Var::parameter(value, zeros, Rc::default())
                 }
             });
         }

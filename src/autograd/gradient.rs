@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use crate::autograd::arrival::Arrival;
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, Tensor, add_assign, fill};
 
@@ -14,8 +15,8 @@ pub(super) enum Gradient {
     None,
     /// Into this slot of the tape.
     Slot(Rc<Slot>),
-    /// Added to this view of the parameters' gradients; the flag says that it happened.
-    Parameter(Tensor, Rc<Cell<bool>>),
+    /// Added to this view of the parameters' gradients, which is noted.
+    Parameter(Tensor, Rc<Arrival>),
 }
 
 /// Place for the gradient of an activation, which is allocated when a gradient arrives. It does not keep the
@@ -65,8 +66,8 @@ impl Cotangents {
     fn target(&self, gradient: &Gradient) -> Result<Option<Target>> {
         Ok(match gradient {
             Gradient::None => None,
-            Gradient::Parameter(tensor, touched) => {
-                touched.set(true);
+            Gradient::Parameter(tensor, arrival) => {
+                arrival.touch();
                 Some(Target { tensor: tensor.clone(), accumulate: true })
             }
             Gradient::Slot(slot) => {

@@ -8,8 +8,10 @@
 //! for each, in the same order. One that is wanted and that the operation does not settle is an error, so no
 //! gradient can be forgotten.
 
+mod arrival;
 mod gradient;
 
+pub use arrival::{Arrival, Listener, Listeners};
 pub use gradient::{InputGradient, Target};
 
 use std::cell::{Cell, RefCell};
@@ -19,6 +21,7 @@ use std::rc::Rc;
 use crate::error::{Error, Result};
 use crate::profile;
 use crate::tensor::Tensor;
+use arrival::FirstUses;
 use gradient::{Cotangents, Gradient, Slot};
 
 /// A value under the tape: a tensor and where its gradient goes.
@@ -34,11 +37,11 @@ impl Var {
         Self { value, gradient: Gradient::None }
     }
 
-    /// A parameter: gradients are added to `gradient`, a view shaped like `value`, and `touched` is set when
+    /// A parameter: gradients are added to `gradient`, a view shaped like `value`, and `arrival` notes when
     /// one arrives.
-    pub fn parameter(value: Tensor, gradient: Tensor, touched: Rc<Cell<bool>>) -> Self {
+    pub fn parameter(value: Tensor, gradient: Tensor, arrival: Rc<Arrival>) -> Self {
         debug_assert_eq!(value.shape(), gradient.shape());
-        Self { value, gradient: Gradient::Parameter(gradient, touched) }
+        Self { value, gradient: Gradient::Parameter(gradient, arrival) }
     }
 
     /// The tensor.
@@ -56,7 +59,7 @@ impl Var {
     pub fn view(&self, f: impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
         let gradient = match &self.gradient {
             Gradient::None => Gradient::None,
-            Gradient::Parameter(t, touched) => Gradient::Parameter(f(t)?, touched.clone()),
+            Gradient::Parameter(t, arrival) => Gradient::Parameter(f(t)?, arrival.clone()),
             Gradient::Slot(_) => {
                 return Err(Error::shape(
                     "view",
@@ -84,12 +87,14 @@ pub struct Tape {
     recomputing: bool,
     nodes: RefCell<Vec<Node>>,
     slots: Cell<usize>,
+    /// Of a tape that tells when the gradients of parameters are complete: not of one that runs a segment anew.
+    first_uses: Option<Rc<FirstUses>>,
 }
 
 impl Tape {
     /// A tape that records.
     pub fn new() -> Self {
-        Self { recording: true, recomputing: false, nodes: RefCell::default(), slots: Cell::new(0) }
+        Self { recording: true, first_uses: Some(Rc::default()), ..Self::no_grad() }
     }
 
     /// A tape that records, and of every [`Tape::segment`] keeps the input alone (activation checkpointing,
@@ -100,7 +105,13 @@ impl Tape {
 
     /// A tape that records nothing: operations save nothing and work in place where they can.
     pub fn no_grad() -> Self {
-        Self { recording: false, ..Self::new() }
+        Self {
+            recording: false,
+            recomputing: false,
+            nodes: RefCell::default(),
+            slots: Cell::new(0),
+            first_uses: None,
+        }
     }
 
     /// Whether an operation on `inputs` must save what its gradient needs.
@@ -131,6 +142,7 @@ impl Tape {
         backward: impl FnOnce([InputGradient; N], Tensor) -> Result<()> + 'static,
     ) -> Var {
         let inputs = inputs.map(V::into);
+        self.note_uses(inputs.into_iter().flatten());
         if !self.needs(inputs) {
             return Var::constant(output);
         }
@@ -149,6 +161,7 @@ impl Tape {
         output: Tensor,
         backward: impl FnOnce(Vec<InputGradient>, Tensor) -> Result<()> + 'static,
     ) -> Var {
+        self.note_uses(inputs.iter().copied());
         if !self.needs(inputs.iter().copied()) {
             return Var::constant(output);
         }
@@ -157,6 +170,19 @@ impl Tape {
             let each = wanted.into_iter().enumerate();
             backward(each.map(|(i, g)| InputGradient::new(cotangents, g, Some(i))).collect(), dy)
         })
+    }
+
+    /// Notes the parameters among the inputs of the node that is about to be recorded.
+    fn note_uses<'v>(&self, inputs: impl Iterator<Item = &'v Var>) {
+        let Some(uses) = &self.first_uses else { return };
+        if self.recording {
+            uses.at.set(self.nodes.borrow().len());
+        }
+        for input in inputs {
+            if let Gradient::Parameter(_, arrival) = &input.gradient {
+                uses.note(arrival);
+            }
+        }
     }
 
     fn push(
@@ -180,11 +206,14 @@ impl Tape {
         if !self.recording || !self.recomputing {
             return f(self, input);
         }
-        let output = f(&Tape::no_grad(), &Var::constant(input.value.clone()))?;
+        self.note_uses(std::iter::once(input));
+        // its parameters are this node's
+        let inner = Tape { first_uses: self.first_uses.clone(), ..Tape::no_grad() };
+        let output = f(&inner, &Var::constant(input.value.clone()))?;
         let (saved, wanted) = (input.value.clone(), input.gradient.clone());
         // also where the input is a constant: what `f` brings with it has gradients
         Ok(self.push("segment", output.value, move |cotangents, dy| {
-            let tape = Tape::new();
+            let tape = Tape { first_uses: None, ..Tape::new() };
             let leaf = tape.leaf(saved);
             let output = f(&tape, &leaf)?;
             let gradient = tape.backward(vec![(&output, dy)])?.take(&leaf);
@@ -205,10 +234,12 @@ impl Tape {
             }
             cotangents.add(&var.gradient, cotangent)?;
         }
-        for Node { name, output, backward } in self.nodes.into_inner().into_iter().rev() {
-            let _span = profile::gradient(name);
+        for (node, Node { name, output, backward }) in self.nodes.into_inner().into_iter().enumerate().rev() {
+            let span = profile::gradient(name);
             let done = backward(&cotangents).and_then(|()| cotangents.check_settled());
             done.map_err(|e| e.during(format!("backward of {name} (output {output})")))?;
+            drop(span);
+            self.first_uses.as_ref().map_or(Ok(()), |uses| uses.passed(node))?;
         }
         Ok(Gradients { slots: cotangents.slots.into_inner() })
     }

@@ -97,7 +97,7 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     }
     let task = task?;
     shows(format!("data:    {}", task.data()));
-    let start = Start { resume, profile, stop: signals.stop().clone() };
+    let start = Start { resume, profile, stop: signals.stop().clone(), ..Start::default() };
     let mut trainer = Trainer::new(task, plan, folder, &start).map_err(|e| with_changes(e, &changes))?;
     match args.init.as_deref() {
         Some(path) if trainer.resumed() => {

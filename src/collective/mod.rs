@@ -23,6 +23,9 @@ use std::sync::mpsc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
 use crate::cpu::no_thread;
 use crate::error::{Error, Result};
 use crate::files::own;
@@ -55,6 +58,11 @@ pub struct Pending<T> {
 }
 
 impl<T> Pending<T> {
+    /// The result, where it is here.
+    pub fn poll(&self) -> Option<Result<T>> {
+        self.result.try_recv().ok()
+    }
+
     /// Waits for the result.
     pub fn wait(self) -> Result<T> {
         let _phase = profile::phase("wait for other ranks");
@@ -178,6 +186,22 @@ impl Collective {
         self.all(Message::new(own), |x, own| x.broadcast(0, own.to_vec()))
     }
 
+    /// What every rank tells, in rank order. Numbers that are not finite do not survive it.
+    pub fn tell<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<Vec<T>> {
+        match self.is_alone() {
+            true => Ok(vec![own]),
+            false => self.gather(serde_json::to_vec(&own).map_err(broken)?)?.iter().map(read).collect(),
+        }
+    }
+
+    /// What rank 0 tells.
+    pub fn hear_first<T: Serialize + DeserializeOwned>(&self, own: T) -> Result<T> {
+        match self.is_alone() {
+            true => Ok(own),
+            false => read(&self.broadcast(serde_json::to_vec(&own).map_err(broken)?)?),
+        }
+    }
+
     /// Waits until all ranks are here.
     pub fn barrier(&self) -> Result<()> {
         self.gather(Vec::new()).map(|_| ())
@@ -186,21 +210,13 @@ impl Collective {
     /// An error on all ranks where one of them has another value than rank 0 for something that must be the same:
     /// it names the first such rank and what differs. Rank 0 tells it; the error of the others says so.
     pub fn agree(&self, values: &[(&str, String)]) -> Result<()> {
-        let own = values.iter().flat_map(|(name, value)| [(*name).to_string(), value.clone()]);
-        let own: Vec<String> = own.collect();
-        let text = serde_json::to_vec(&own).map_err(|e| Error::Ranks(e.to_string()))?;
-        let all = self.gather(text)?;
-        let read = |m: &Message| serde_json::from_slice::<Vec<String>>(m).unwrap_or_default();
-        let first = read(&all[0]);
-        for (rank, other) in all.iter().map(read).enumerate().skip(1) {
-            let differs = first.chunks(2).zip(other.chunks(2)).find(|(a, b)| a != b);
-            let problem = match differs {
-                Some((a, b)) => {
-                    format!("{} is {} on {} and {} on {}", a[0], a[1], self.name(0), b[1], self.name(rank))
-                }
-                None if other.len() != first.len() => {
-                    format!("{} compares other things than {}", self.name(rank), self.name(0))
-                }
+        let own = values.iter().map(|(name, value)| ((*name).to_string(), value.clone()));
+        let all = self.tell(own.collect::<Vec<(String, String)>>())?;
+        for (rank, other) in all.iter().enumerate().skip(1) {
+            let (here, there) = (self.name(0), self.name(rank));
+            let problem = match all[0].iter().zip(other).find(|(a, b)| a != b) {
+                Some((a, b)) => format!("{} is {} on {here} and {} on {there}", a.0, a.1, b.1),
+                None if other.len() != all[0].len() => format!("{there} compares other things than {here}"),
                 None => continue,
             };
             return Err(match self.leads() {
@@ -235,6 +251,14 @@ impl Collective {
         let result = ranks.begin(move |x| job(x, own))?;
         Pending { result, ranks: ranks.clone() }.wait()
     }
+}
+
+fn broken(e: serde_json::Error) -> Error {
+    Error::Ranks(format!("a message between ranks is damaged: {e}"))
+}
+
+fn read<T: DeserializeOwned>(message: &Message) -> Result<T> {
+    serde_json::from_slice(message).map_err(broken)
 }
 
 impl Together {

@@ -3,10 +3,14 @@
 use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
+use crate::collective::Collective;
+use crate::error::Result;
 use crate::shown::shown;
 
 /// Why an image cannot be used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum BadKind {
     /// The file is not there.
     Missing,
@@ -81,7 +85,7 @@ impl From<std::io::Error> for Fault {
 }
 
 /// An image that cannot be used, and why.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BadSample {
     /// The name of the image within its source.
     pub name: String,
@@ -89,6 +93,13 @@ pub struct BadSample {
     pub kind: BadKind,
     /// Why it cannot be used, in one line of words.
     pub reason: String,
+}
+
+impl BadSample {
+    /// Those of all ranks, in rank order.
+    pub fn of_all_ranks(own: Vec<Self>, ranks: &Collective) -> Result<Vec<Self>> {
+        Ok(ranks.tell(own)?.concat())
+    }
 }
 
 /// The bad images that a loader has met.

@@ -3,14 +3,13 @@
 //! Values, gradients, moments and the teacher share one [`FlatLayout`], so the optimiser, the EMA and
 //! checkpoints run over whole buffers. A buffer is split only where an adapter cannot bind it.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
 use rand::{Rng, RngExt};
 
-use crate::autograd::Var;
+use crate::autograd::{Arrival, Listener, Listeners, Var};
 use crate::error::{Error, Result};
 use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor, convert};
 
@@ -250,7 +249,8 @@ fn normal(rng: &mut impl Rng) -> f32 {
 pub struct Parameters {
     values: FlatBuffers,
     gradients: Option<FlatBuffers>,
-    touched: Rc<[Rc<Cell<bool>>]>,
+    arrivals: Rc<[Rc<Arrival>]>,
+    listeners: Rc<Listeners>,
     /// The values in half precision, where products take those.
     halves: Option<FlatBuffers>,
 }
@@ -258,14 +258,16 @@ pub struct Parameters {
 impl Parameters {
     /// Parameters without gradients: the teacher's, or those of an evaluated network.
     pub fn frozen(values: FlatBuffers) -> Self {
-        Self { values, gradients: None, touched: Rc::new([]), halves: None }
+        Self { values, gradients: None, arrivals: Rc::new([]), listeners: Rc::default(), halves: None }
     }
 
     /// Parameters whose gradients are added up in a second set of buffers.
     pub fn trained(values: FlatBuffers) -> Result<Self> {
         let gradients = FlatBuffers::zeros(values.layout(), values.buffers[0].device())?;
-        let touched = values.layout.places.iter().map(|_| Rc::new(Cell::new(false))).collect();
-        Ok(Self { values, gradients: Some(gradients), touched, halves: None })
+        let listeners = Rc::default();
+        let places = 0..values.layout.places.len();
+        let arrivals = places.map(|place| Rc::new(Arrival::of(place, &listeners))).collect();
+        Ok(Self { values, gradients: Some(gradients), arrivals, listeners, halves: None })
     }
 
     /// The same parameters with products in half precision: [`Self::operand`] gives halves. They are rounded
@@ -311,15 +313,49 @@ impl Parameters {
         match &self.gradients {
             None => Ok(Var::constant(value)),
             Some(g) => {
-                let touched = self.touched[self.values.layout.index(name)?].clone();
-                Ok(Var::parameter(value, g.get(name)?, touched))
+                let arrival = self.arrivals[self.values.layout.index(name)?].clone();
+                Ok(Var::parameter(value, g.get(name)?, arrival))
             }
         }
     }
 
-    /// Whether a gradient arrived at each parameter since the last call, in the layout's order.
+    /// Tells `listener` when gradients are complete, by the places of the layout; `None` tells nobody.
+    pub fn listen(&self, listener: Option<Rc<dyn Listener>>) {
+        self.listeners.set(listener);
+    }
+
+    /// Whether a gradient arrived at any parameter of each module, in the layout's order, since they were taken.
+    pub fn touched_modules(&self) -> Vec<bool> {
+        let layout = self.values.layout();
+        let touched = |module: &String| {
+            let mut own =
+                layout.places.iter().zip(&*self.arrivals).filter(|(p, _)| p.spec.module() == module);
+            own.any(|(_, arrival)| arrival.touched())
+        };
+        layout.modules.iter().map(touched).collect()
+    }
+
+    /// Notes that a gradient arrived at the modules that `touched` says, in the layout's order: on another rank.
+    pub fn touch_modules(&self, touched: &[bool]) {
+        let layout = self.values.layout();
+        for (place, arrival) in layout.places.iter().zip(&*self.arrivals) {
+            let module = layout.modules.iter().position(|module| module == place.spec.module());
+            if module.is_some_and(|module| touched[module]) {
+                arrival.touch();
+            }
+        }
+    }
+
+    /// Whether each parameter takes part in an update, in the layout's order: where a gradient arrived at any of
+    /// its module since the last call. One without counts as zero then, as in official runs (poa-facts
+    /// "Parameters without a gradient").
     pub fn take_touched(&self) -> Vec<bool> {
-        self.touched.iter().map(|t| t.replace(false)).collect()
+        let (layout, modules) = (self.values.layout(), self.touched_modules());
+        for arrival in &*self.arrivals {
+            arrival.take();
+        }
+        let of = |place: &Place| layout.modules.iter().position(|module| module == place.spec.module());
+        layout.places.iter().map(|place| of(place).is_some_and(|module| modules[module])).collect()
     }
 }
 

@@ -150,7 +150,7 @@ impl<'a> Rehearsal<'a> {
     pub fn step(&mut self, step: usize, network: Network) -> Result<()> {
         let Self { settings, model, stepper, .. } = self;
         let rates = StepSettings { lr: 0.0, last_layer_lr: 0.0, weight_decay: 0.0, teacher_momentum: 1.0 };
-        let loss = accumulate(settings.plan().accumulation, |batch| {
+        let loss = accumulate(settings.plan().accumulation, 1, |batch| {
             let mut rng = stream(settings.train.seed, Purpose::DropPath, step as u64, batch.index as u64);
             let inputs = StepInputs { share: batch.share, ..StepInputs::new(network, 0.05) };
             let images = black(settings, model, (step + batch.index) as u64)?;

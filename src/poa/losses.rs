@@ -5,9 +5,11 @@
 //! crop by crop) and its masked patch tokens (M). Target rows are the teacher's cls tokens with the views
 //! exchanged, so that row i of the students meets row i, and its masked patch tokens.
 
+use crate::collective::Collective;
 use crate::error::Result;
 use crate::ops::cross_entropy::NO_TARGET;
 use crate::ops::prototype_loss::{HeadLoss, LossRow, LossRows};
+use crate::ops::sinkhorn::Targets;
 use crate::poa::settings::{KoleoMix, Settings};
 use crate::tensor::{Device, PendingRead, Tensor};
 
@@ -154,6 +156,9 @@ impl Part {
     }
 }
 
+/// Targets of a head's cls rows and of its masked rows, where it has them.
+pub type HeadTargets = [Option<Targets>; 2];
+
 /// One head's losses of a step, still on the device.
 pub struct HeadRecord {
     /// Number of the head.
@@ -166,6 +171,8 @@ pub struct HeadRecord {
     pub loss: HeadLoss,
     /// Entropy of every cls target `[2B]`, where the step's health was asked for.
     pub entropy: Option<Tensor>,
+    /// Its targets, where they were asked for.
+    pub targets: Option<HeadTargets>,
 }
 
 /// Everything a step's losses are read from, still on the device.
@@ -388,7 +395,26 @@ impl LossReport {
         }
         Self { total: reports.iter().map(|r| share * r.total).sum(), components }
     }
+
+    /// The reports of all ranks, which have equally many, in rank order.
+    pub fn of_all_ranks(own: Vec<Self>, ranks: &Collective) -> Result<Vec<Self>> {
+        let all = ranks.tell(own.iter().map(Self::as_bits).collect::<Vec<_>>())?;
+        Ok(all.into_iter().flatten().map(Self::from_bits).collect())
+    }
+
+    /// Numbers as their bits: JSON has none for those that are not finite.
+    fn as_bits(&self) -> Bits {
+        let components = self.components.iter().map(|(name, value)| (name.clone(), value.to_bits()));
+        (self.total.to_bits(), components.collect())
+    }
+
+    fn from_bits((total, components): Bits) -> Self {
+        let components = components.into_iter().map(|(name, bits)| (name, f64::from_bits(bits)));
+        Self { total: f64::from_bits(total), components: components.collect() }
+    }
 }
+
+type Bits = (u64, Vec<(String, u64)>);
 
 fn mean(values: impl ExactSizeIterator<Item = f32>) -> f64 {
     let count = values.len().max(1) as f64;

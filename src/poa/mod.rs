@@ -12,6 +12,7 @@ pub mod numbers;
 pub mod schedules;
 pub mod settings;
 pub mod step;
+mod targets;
 pub mod task;
 
 pub use model::PoaModel;

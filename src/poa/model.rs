@@ -3,6 +3,7 @@
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
+use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::models::backbone::Backbone;
 use crate::models::encoder::Encoder;
@@ -66,6 +67,8 @@ pub struct PoaModel {
     pub optimizer: AdamW,
     /// Settings of the losses.
     pub settings: StepConstants,
+    /// The ranks that train the same model.
+    pub ranks: Collective,
 }
 
 impl PoaModel {
@@ -116,7 +119,13 @@ impl PoaModel {
                 checkpoint_blocks: step.checkpoint_blocks,
                 bf16: lower == Precision::Bf16,
             },
+            ranks: Collective::alone(),
         })
+    }
+
+    /// The model as that of one of several ranks: its steps are theirs together.
+    pub fn on(self, ranks: &Collective) -> Self {
+        Self { ranks: ranks.clone(), ..self }
     }
 
     /// The teacher's backbone, to be evaluated, in single precision.

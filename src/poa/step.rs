@@ -11,17 +11,13 @@ use crate::ops::cast::cast;
 use crate::ops::gather::narrow_rows;
 use crate::ops::koleo::koleo;
 use crate::ops::prototype_loss::{LossRows, PrototypeLoss, Segment, prototype_loss, scale_by};
-use crate::ops::sinkhorn::{Targets, centering, sinkhorn, teacher_logits, update_center};
-use crate::ops::weight_norm;
 use crate::optim::loss_scale::LossScale;
 use crate::poa::PoaModel;
-use crate::poa::losses::{HeadRecord, Part, RowCounts, StepRecord};
+use crate::poa::losses::{HeadRecord, HeadTargets, Part, RowCounts, StepRecord};
 use crate::poa::model::PoaHead;
+use crate::poa::targets::TargetInputs;
 use crate::profile;
 use crate::tensor::{DType, Tensor, add_scaled, to_type};
-
-/// Momentum of the centres in `centering` mode.
-const CENTER_MOMENTUM: f32 = 0.9;
 
 /// What a step depends on beside its images.
 pub struct StepInputs<'a> {
@@ -31,17 +27,19 @@ pub struct StepInputs<'a> {
     pub teacher_temp: f64,
     /// Where stochastic depth comes from; `None` leaves it off.
     pub drop_path: Option<&'a mut ChaCha8Rng>,
-    /// What the batch's gradients count in the step: 1, or with gradient accumulation its share of the
-    /// images.
+    /// What the batch's gradients count in the step: 1, or with gradient accumulation or several ranks its share
+    /// of the images.
     pub share: f64,
     /// Whether [`StepRecord::health`] is wanted.
     pub health: bool,
+    /// Whether the targets are to be kept in the record.
+    pub keep_targets: bool,
 }
 
 impl<'a> StepInputs<'a> {
     /// A step of one batch, without stochastic depth.
     pub fn new(network: Network, teacher_temp: f64) -> Self {
-        Self { network, teacher_temp, drop_path: None, share: 1.0, health: false }
+        Self { network, teacher_temp, drop_path: None, share: 1.0, health: false, keep_targets: false }
     }
 
     /// The same step with stochastic depth drawn from `rng`.
@@ -57,6 +55,8 @@ struct Prepared {
     crops: Vec<CropBatch>,
     /// (crop, patch) of every masked patch.
     masked: Vec<(usize, usize)>,
+    /// Whether there are masks, on whatever rank.
+    has_masks: bool,
 }
 
 impl PoaModel {
@@ -66,7 +66,8 @@ impl PoaModel {
     /// In mixed precision the gradients come multiplied by the optimiser's loss scale.
     ///
     /// With gradient accumulation this is called once for each batch of a step, each with its share:
-    /// Sinkhorn-Knopp and KoLeo see one batch at a time, all else is the mean over the batches.
+    /// Sinkhorn-Knopp and KoLeo see one batch at a time, all else is the mean over the batches. With several ranks
+    /// all call it at once, and Sinkhorn-Knopp and the centres see the rows of all of them.
     pub fn forward_backward(&self, batch: &Batch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let _products = self.device.bf16_products(self.settings.bf16);
         let prepared = self.prepare(batch)?;
@@ -91,19 +92,33 @@ impl PoaModel {
         let share = inputs.share as f32;
         let mut heads = Vec::new();
         let mut tables: Vec<(Part, LossRows)> = Vec::new();
-        for head in &self.heads {
-            if head.part == Part::Masked && prepared.masked.is_empty() {
-                continue;
+        let target_inputs = TargetInputs {
+            counts: &prepared.counts,
+            has_masks: prepared.has_masks,
+            teacher: &teacher,
+            temperature: inputs.teacher_temp,
+        };
+        for group in self.heads.chunks(self.heads_together()) {
+            let targets = {
+                let _phase = profile::phase("head");
+                self.targets(group, &target_inputs)?
+            };
+            for (head, targets) in group.iter().zip(targets) {
+                if head.part == Part::Masked && prepared.masked.is_empty() {
+                    continue;
+                }
+                if !tables.iter().any(|(part, _)| *part == head.part) {
+                    let count = self.heads.iter().filter(|h| h.part == head.part).count();
+                    let rows =
+                        head.part.rows(&self.device, &prepared.counts, &self.settings.weights, count)?;
+                    tables.push((head.part, rows));
+                }
+                let rows = &tables.iter().find(|(part, _)| *part == head.part).expect("just made").1;
+                let record =
+                    self.head_loss(&tape, head, &prepared.counts, targets, &students, rows, inputs)?;
+                seeds.push((record.loss.total.clone(), 1.0, true));
+                heads.push(record);
             }
-            if !tables.iter().any(|(part, _)| *part == head.part) {
-                let count = self.heads.iter().filter(|h| h.part == head.part).count();
-                let rows = head.part.rows(&self.device, &prepared.counts, &self.settings.weights, count)?;
-                tables.push((head.part, rows));
-            }
-            let rows = &tables.iter().find(|(part, _)| *part == head.part).expect("just made").1;
-            let record = self.head_loss(&tape, head, &prepared.counts, &teacher, &students, rows, inputs)?;
-            seeds.push((record.loss.total.clone(), 1.0, true));
-            heads.push(record);
         }
         let mut koleos = Vec::new();
         if self.settings.weights.koleo > 0.0 {
@@ -170,6 +185,7 @@ impl PoaModel {
             counts: RowCounts { images, locals, masked_weights: weights },
             crops: CropBatch::upload(&self.device, crops)?,
             masked,
+            has_masks: global.masks.is_some(),
         })
     }
 
@@ -190,7 +206,7 @@ impl PoaModel {
         tape: &Tape,
         head: &PoaHead,
         counts: &RowCounts,
-        teacher: &Var,
+        targets: HeadTargets,
         students: &[Var],
         rows: &LossRows,
         inputs: &StepInputs,
@@ -201,7 +217,6 @@ impl PoaModel {
             Part::Cls => narrow_rows(tape, features, 0, cls),
             Part::Masked => narrow_rows(tape, features, cls, counts.masked()),
         };
-        let targets = self.targets(head, counts, teacher, inputs.teacher_temp)?;
         let bottleneck = |features: &Var| -> Result<Var> {
             head.projection.forward(tape, &self.student, &part(tape, features, counts.cls())?)
         };
@@ -244,39 +259,8 @@ impl PoaModel {
             prototypes: head.projection.sizes.prototypes,
             loss,
             entropy,
+            targets: inputs.keep_targets.then_some(targets),
         })
-    }
-
-    /// The targets of a head's cls rows and masked rows, where it has them.
-    fn targets(
-        &self,
-        head: &PoaHead,
-        counts: &RowCounts,
-        teacher: &Var,
-        temperature: f64,
-    ) -> Result<[Option<Targets>; 2]> {
-        let tape = Tape::no_grad();
-        let (v, g) = head.projection.prototypes(&self.teacher)?;
-        let norm = weight_norm::effective(v.value(), g.value())?;
-        let operands = if self.optimizer.loss_scale().is_some() { DType::F16 } else { DType::F32 };
-        let weight = to_type(norm.weight(), operands)?;
-        let make = |start: usize, count: usize, kind: usize| -> Result<Option<Targets>> {
-            if count == 0 {
-                return Ok(None);
-            }
-            let z =
-                head.projection.forward(&tape, &self.teacher, &narrow_rows(&tape, teacher, start, count)?)?;
-            let logits = teacher_logits(&to_type(z.value(), operands)?, &weight)?;
-            let Some(centers) = &head.centers else {
-                return sinkhorn(logits, temperature, self.settings.sinkhorn_iterations).map(Some);
-            };
-            let targets = centering(logits, &centers[kind], temperature)?;
-            update_center(&centers[kind], targets.logits(), CENTER_MOMENTUM)?;
-            Ok(Some(targets))
-        };
-        let cls = if head.part.has_cls() { counts.global() } else { 0 };
-        let masked = if head.part.has_masked() { counts.masked() } else { 0 };
-        Ok([make(0, cls, 0)?, make(counts.global(), masked, 1)?])
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::collective::Collective;
 use crate::data::bad_samples_file::BadSamplesFile;
 use crate::data::{BadSample, HeldOut, Loader, LoaderConfig, Source, split};
 use crate::error::{Error, Result};
@@ -46,21 +47,24 @@ pub struct PoaTask {
     health: HealthMonitor,
     /// Or why there is none.
     evaluation: Result<Evaluation, String>,
-    bad: BadSamplesFile,
+    /// Of rank 0, which hears of those of the others.
+    bad: Option<BadSamplesFile>,
     /// Compiles the kernels of the steps to come.
     ahead: Option<Ahead>,
 }
 
 impl PoaTask {
     /// The task of resolved settings, `config` as TOML, on the images of `source`, some of which may be held
-    /// out for evaluation. `dir` is where lists of unusable images and charts go: the run's folder.
-    pub fn new(
+    /// out for evaluation. `dir` is where lists of unusable images and charts go: the run's folder, which of several
+    /// ranks the first has.
+    pub fn new<'a>(
         settings: Settings,
         config: String,
         device: &Device,
         source: Arc<dyn Source>,
-        dir: &Path,
+        dir: impl Into<Option<&'a Path>>,
     ) -> Result<Self> {
+        let dir: Option<&Path> = dir.into();
         let held_out = HeldOut { fraction: settings.data.held_out, at_most: settings.data.held_out_at_most };
         let all = source.len();
         // with images of its own to evaluate on there is no use for others
@@ -69,13 +73,14 @@ impl PoaTask {
             false => (source, None),
         };
         let model = PoaModel::new(&settings, device, settings.train.seed)?;
-        let evaluation = Evaluation::prepare(&settings, &model, (&source, val.as_ref()), chart_in(dir))?;
+        let chart = chart_in(dir.unwrap_or(Path::new("")));
+        let evaluation = Evaluation::prepare(&settings, &model, (&source, val.as_ref()), chart)?;
         Ok(Self {
             schedules: Schedules::new(&settings.optim, &settings.length()),
             teacher_schedules: TeacherSchedules::new(&settings),
             draws: Draws::new(&settings, &model.grid)?,
             health: HealthMonitor::new(&settings),
-            bad: BadSamplesFile::open(&dir.join("bad_samples.txt"))?,
+            bad: dir.map(|dir| BadSamplesFile::open(&dir.join("bad_samples.txt"))).transpose()?,
             loader: None,
             ahead: None,
             held_out: all - source.len(),
@@ -85,6 +90,11 @@ impl PoaTask {
             settings,
             config,
         })
+    }
+
+    /// The task as that of one of several ranks.
+    pub fn on(self, ranks: &Collective) -> Self {
+        Self { model: self.model.on(ranks), ..self }
     }
 
     /// k-NN accuracies before training and after `done` steps, where there are labels.
@@ -108,8 +118,9 @@ impl PoaTask {
         if found.is_empty() || !matches!(e, Error::File { .. }) {
             return e;
         }
-        match self.bad.add(found) {
-            Ok(_) => e.and(format!("{}; {} names them", self.bad.summary(), shown(self.bad.path()))),
+        let Some(bad) = &mut self.bad else { return e };
+        match bad.add(found) {
+            Ok(_) => e.and(format!("{}; {} names them", bad.summary(), shown(bad.path()))),
             Err(problem) => e.and(problem),
         }
     }
@@ -160,7 +171,7 @@ impl Task for PoaTask {
     }
 
     fn samples_per_step(&self) -> usize {
-        self.settings.images_per_step()
+        self.settings.images_per_step() * self.model.ranks.size()
     }
 
     fn trained(&mut self) -> Trained<'_> {
@@ -197,7 +208,7 @@ impl Task for PoaTask {
         reports.note(&format!("{networks} sub-networks; {parameters} parameters"));
         source.remarks().iter().for_each(|remark| reports.say(remark));
         if !start.resumed {
-            self.bad.clear()?;
+            self.bad.as_mut().map_or(Ok(()), BadSamplesFile::clear)?;
         }
         match separate_heads(&self.settings) {
             Some((Level::Warn, text)) => reports.warn(&text),
@@ -205,13 +216,13 @@ impl Task for PoaTask {
             None => {}
         }
         if let Ok(evaluation) = &mut self.evaluation {
-            evaluation.stopped_by(start.stop);
+            evaluation.stopped_by(start.wish);
         }
         match &mut self.evaluation {
             Ok(evaluation) => {
                 evaluation.remarks().iter().for_each(|remark| reports.say(remark));
                 if start.resumed {
-                    evaluation.resume(&start.folder.metrics());
+                    start.folder.iter().for_each(|folder| evaluation.resume(&folder.metrics()));
                 }
             }
             Err(why) => reports.say(why),
@@ -279,7 +290,7 @@ impl Task for PoaTask {
         let weights = &self.model.settings.weights;
         let all = records.into_iter().flatten().map(PendingStep::wait).collect::<Result<Vec<_>>>()?;
         let losses: Vec<LossReport> = all.iter().map(|numbers| numbers.losses(weights)).collect();
-        let losses = LossReport::mean(&losses);
+        let losses = LossReport::mean(&LossReport::of_all_ranks(losses, &self.model.ranks)?);
         let health = all.first().and_then(StepNumbers::health);
         let epoch = ((s.step + 1) * self.samples_per_step()) as f64 / self.samples() as f64;
         let effective_epoch = epoch * self.settings.crops.effective_epochs_per_epoch();
@@ -289,7 +300,7 @@ impl Task for PoaTask {
     }
 
     fn learning_rate_key(&self) -> &'static str {
-        let follows = self.settings.optim.scaled_lr(self.settings.images_per_step());
+        let follows = self.settings.optim.scaled_lr(self.samples_per_step());
         if self.settings.optim.lr == follows { "optim.base_lr" } else { "optim.lr" }
     }
 
@@ -299,6 +310,9 @@ impl Task for PoaTask {
 
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let Ok(evaluation) = &mut self.evaluation else { return Ok(false) };
+        if !self.model.ranks.leads() {
+            return Ok(false);
+        }
         match evaluation.run(&self.model, done, reports) {
             Ok(()) => Ok(true),
             Err(e) => {
@@ -311,15 +325,14 @@ impl Task for PoaTask {
     /// Names new unusable images; too many of them end the run.
     fn after_step(&mut self, reports: &mut Reports) -> Result<()> {
         let found = self.loader.as_mut().map_or_else(Vec::new, Loader::take_bad_samples);
-        if found.is_empty() {
-            return Ok(());
-        }
-        match self.bad.add(&found) {
+        let found = BadSample::of_all_ranks(found, &self.model.ranks)?;
+        let Some(bad) = self.bad.as_mut().filter(|_| !found.is_empty()) else { return Ok(()) };
+        match bad.add(&found) {
             Ok(false) => return Ok(()),
             Ok(true) => {}
             Err(e) => reports.warn(&format!("{e}; training goes on")),
         }
-        let (count, summary, path) = (self.bad.len(), self.bad.summary(), shown(self.bad.path()));
+        let (count, summary, path) = (bad.len(), bad.summary(), shown(bad.path()));
         reports.say(&format!("{count} unusable images left out so far ({summary}); {path} names them"));
         let (images, allowed) = (self.source.len(), self.settings.data.max_bad_fraction);
         if count as f64 > allowed * images as f64 {
@@ -335,7 +348,7 @@ impl Task for PoaTask {
     }
 
     fn folder_moved(&mut self, dir: &Path) {
-        self.bad.move_to(dir);
+        self.bad.iter_mut().for_each(|bad| bad.move_to(dir));
         if let Ok(evaluation) = &mut self.evaluation {
             evaluation.draw_to(chart_in(dir));
         }
@@ -347,6 +360,6 @@ impl Task for PoaTask {
 
     fn clock_numbers(&self) -> Vec<(&'static str, f64)> {
         // how far ahead the loader is depends on the clock
-        vec![("bad_samples", self.bad.len() as f64)]
+        vec![("bad_samples", self.bad.as_ref().map_or(0, BadSamplesFile::len) as f64)]
     }
 }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use crate::error::{Error, Result};
 use crate::files::checkpoint::{checkpoint_dir, point_latest, prune};
 use crate::shown::shown;
+use crate::train::run_folder::RunFolder;
 use crate::train::save::{RunState, save};
 use crate::train::task::Task;
 use crate::train::trainer::Trainer;
@@ -28,7 +29,8 @@ impl<T: Task> Trainer<T> {
                     Some(dir) => format!("; the newest complete checkpoint is {}", shown(dir)),
                     None => String::new(),
                 };
-                let dir = checkpoint_dir(self.folder.checkpoints(), done);
+                let Some(folder) = &self.folder else { return Err(e) };
+                let dir = checkpoint_dir(folder.checkpoints(), done);
                 return Err(Error::file(dir, format!("{e}{newest}; make room and go on with --resume")));
             }
         };
@@ -47,13 +49,14 @@ impl<T: Task> Trainer<T> {
 
     /// Sees that the run's folder and its files are still there; one that was renamed is followed, which is then true.
     pub(super) fn follow_folder(&mut self) -> Result<bool> {
-        let former = self.folder.follow()?;
+        let Some(folder) = &mut self.folder else { return Ok(false) };
+        let former = folder.follow()?;
         if let Some(former) = &former {
-            self.task.folder_moved(self.folder.dir());
-            let (former, now) = (shown(former), shown(self.folder.dir()));
+            self.task.folder_moved(folder.dir());
+            let (former, now) = (shown(former), shown(folder.dir()));
             self.reports.warn(&format!("{former} was renamed while the run was on: it goes on in {now}"));
         }
-        self.reports.reopen(&self.folder);
+        self.reports.reopen(folder);
         Ok(former.is_some())
     }
 
@@ -65,6 +68,9 @@ impl<T: Task> Trainer<T> {
 
     /// Ends a run that only skips steps; its last good state is saved.
     pub(super) fn halt(&mut self, done: usize) -> Error {
+        if !self.ranks.leads() {
+            return Error::Elsewhere("loss or gradients are not finite".into());
+        }
         let saved = match self.save(done) {
             Ok(dir) => format!("the last good state is in {}", shown(&dir)),
             Err(e) => format!("the last good state could not be saved: {e}"),
@@ -87,12 +93,15 @@ impl<T: Task> Trainer<T> {
         early || (minutes > 0 && self.saved.elapsed() >= Duration::from_secs(60 * minutes))
     }
 
-    /// Writes a checkpoint and removes those that are not kept.
+    /// Writes a checkpoint and removes those that are not kept. A rank without the run's folder writes none.
     fn save(&mut self, done: usize) -> Result<PathBuf> {
         self.saved = Instant::now();
         self.follow_folder()?;
+        let Some(checkpoints) = self.folder.as_ref().map(RunFolder::checkpoints) else {
+            return Ok(PathBuf::new());
+        };
         // somebody may have removed it with all that was in it; where that fails, so does what follows, and says why
-        let _ = fs::create_dir(self.folder.checkpoints());
+        let _ = fs::create_dir(&checkpoints);
         let state = RunState {
             step: done as u64,
             skipped: self.skipped.0,
@@ -103,17 +112,20 @@ impl<T: Task> Trainer<T> {
             seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
             ..RunState::default()
         };
-        let saved = save(&mut self.task, state.clone(), &checkpoint_dir(self.folder.checkpoints(), done));
+        let saved = save(&mut self.task, state.clone(), &checkpoint_dir(&checkpoints, done));
         let path = match saved {
             // renamed since it was looked for
             Err(_) if self.follow_folder()? => {
-                save(&mut self.task, state, &checkpoint_dir(self.folder.checkpoints(), done))?
+                let now = self.folder.as_ref().map_or(checkpoints, RunFolder::checkpoints);
+                save(&mut self.task, state, &checkpoint_dir(now, done))?
             }
             saved => saved?,
         };
         // the checkpoint is there, whatever becomes of the older ones
-        let tidied =
-            [point_latest(&path), prune(self.folder.checkpoints(), self.plan.keep, self.plan.keep_every)];
+        let tidied = [
+            point_latest(&path),
+            prune(path.parent().unwrap_or(&path), self.plan.keep, self.plan.keep_every),
+        ];
         for problem in tidied.into_iter().filter_map(Result::err) {
             self.reports.warn(&problem.to_string());
         }
@@ -151,11 +163,14 @@ impl<T: Task> Trainer<T> {
             Err(Error::Interrupted(_)) => {
                 let text = format!("the evaluation after {done} steps is left for when the run goes on");
                 self.reports.say(&text);
+                // rank 0 evaluates, and the others hear that it has not
+                self.consult(false)?;
                 return Ok(());
             }
             evaluated => evaluated?,
         };
         self.owes_evaluation = false;
+        self.consult(false)?;
         if evaluated {
             self.reports.progress.pause_over(self.plan.evaluate_every);
         }

@@ -1,6 +1,8 @@
 //! The training loop for any task, and what it leaves on disk.
 
 mod boundaries;
+mod bulletin;
+pub mod gradient_sum;
 pub mod metrics;
 mod numbers;
 pub mod plan;

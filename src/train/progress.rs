@@ -21,6 +21,8 @@ pub struct Shown {
 /// Shows how far a run is, with loss, learning rate, images a second and the time left.
 pub struct Progress {
     bar: Option<Bar>,
+    /// Whether nothing is shown.
+    silent: bool,
     total: usize,
     images: usize,
     last: Instant,
@@ -40,8 +42,14 @@ impl Progress {
         if let Some(bar) = &bar {
             bar.set(done, total, String::new());
         }
+        Self { bar, silent: false, ..Self::silent(total, images) }
+    }
+
+    /// The progress of a rank that shows none.
+    pub fn silent(total: usize, images: usize) -> Self {
         Self {
-            bar,
+            bar: None,
+            silent: true,
             total,
             images,
             last: Instant::now(),
@@ -72,7 +80,7 @@ impl Progress {
             }
             Some(bar) => bar.set(done, self.total, format!("{}  {left} left", self.summary)),
             // the run's log has lines of its own, which are not shown beside these
-            None if shown.is_some() => {
+            None if shown.is_some() && !self.silent => {
                 let text = format_args!("step {done}/{}  {}  {left} left", self.total, self.summary);
                 logging::show(Level::Info, text);
             }
@@ -82,7 +90,7 @@ impl Progress {
 
     /// Whether steps are shown as lines, where there is no bar.
     pub fn has_lines(&self) -> bool {
-        self.bar.is_none()
+        self.bar.is_none() && !self.silent
     }
 
     /// Images a second of late; 0 before the first step.

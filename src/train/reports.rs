@@ -136,9 +136,34 @@ fn events_from(folder: &RunFolder, resumed: Option<u64>) -> Result<EventLog> {
     Ok(events)
 }
 
+/// The warnings of a rank that has no log: rank 0 fetches them.
+#[derive(Default)]
+struct Relay(RefCell<Vec<String>>);
+
+impl Listener for Relay {
+    fn message(&self, level: Level, text: &str) {
+        if level <= Level::Warn {
+            self.0.borrow_mut().push(text.to_string());
+        }
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        // nobody fetches them any more
+        self.0.take().iter().for_each(|text| logging::show(Level::Warn, text));
+    }
+}
+
+/// Where reports go.
+enum To {
+    Files(Rc<RefCell<Files>>),
+    Relay(Rc<Relay>),
+}
+
 /// All reports of a run. While they live, what the library says on this thread goes to the run's log too.
 pub struct Reports {
-    files: Rc<RefCell<Files>>,
+    to: To,
     /// What the terminal shows.
     pub progress: Progress,
 }
@@ -154,14 +179,42 @@ impl Reports {
             failing: HashSet::new(),
         }));
         logging::attach(&files);
-        Ok(Self { files, progress })
+        Ok(Self { to: To::Files(files), progress })
+    }
+
+    /// The reports of a rank that has no folder: its warnings wait for [`Reports::take_relayed`].
+    pub fn relayed(progress: Progress) -> Self {
+        let relay = Rc::<Relay>::default();
+        logging::attach(&relay);
+        Self { to: To::Relay(relay), progress }
+    }
+
+    /// The warnings since the last call, on a rank that has no folder.
+    pub fn take_relayed(&mut self) -> Vec<String> {
+        match &self.to {
+            To::Files(_) => Vec::new(),
+            To::Relay(relay) => relay.0.take(),
+        }
+    }
+
+    fn message(&self, level: Level, text: &str) {
+        match &self.to {
+            To::Files(files) => files.message(level, text),
+            To::Relay(relay) => relay.message(level, text),
+        }
+    }
+
+    fn event(&self, event: &Event) {
+        if let To::Files(files) = &self.to {
+            files.borrow_mut().take(event);
+        }
     }
 
     /// Begins files anew that were removed or replaced while the run was on, as by a tool that rotates logs.
     pub fn reopen(&mut self, folder: &RunFolder) {
         let mut lost = Vec::new();
-        {
-            let files = &mut *self.files.borrow_mut();
+        if let To::Files(files) = &self.to {
+            let files = &mut *files.borrow_mut();
             for (name, reopened) in [
                 ("train.log", files.log.reopen(&folder.log())),
                 ("metrics.jsonl", files.metrics.reopen(&folder.metrics())),
@@ -177,32 +230,33 @@ impl Reports {
 
     /// A line for `train.log` alone: the terminal shows the same in its own way.
     pub fn keep(&mut self, text: &str) {
-        self.files.borrow_mut().take(&Event::Message { level: Level::Debug, text });
+        self.event(&Event::Message { level: Level::Debug, text });
     }
 
     /// A line for `train.log`, and for consoles that show everything.
     pub fn note(&mut self, text: &str) {
-        self.files.message(Level::Debug, text);
+        self.message(Level::Debug, text);
     }
 
     /// A line for `train.log` and the terminal.
     pub fn say(&mut self, text: &str) {
-        self.files.message(Level::Info, text);
+        self.message(Level::Info, text);
     }
 
     /// A line for `train.log` and the terminal, which quiet runs show too.
     pub fn warn(&mut self, text: &str) {
-        self.files.message(Level::Warn, text);
+        self.message(Level::Warn, text);
     }
 
     /// The numbers of a step (from 0); `time` depends on the clock.
     pub fn values(&mut self, step: usize, values: &[(String, Value)], time: &[(&str, f64)]) {
-        self.files.borrow_mut().take(&Event::Numbers { step, values, time });
+        self.event(&Event::Numbers { step, values, time });
     }
 
     /// Forces the metrics to disk and returns their length, for a checkpoint.
     pub fn synced_metrics(&mut self) -> Result<u64> {
-        let files = &mut *self.files.borrow_mut();
+        let To::Files(files) = &self.to else { return Ok(0) };
+        let files = &mut *files.borrow_mut();
         guard(&mut files.failing, files.events.name(), files.events.flush());
         files.metrics.synced_bytes()
     }

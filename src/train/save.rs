@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::files::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::TensorSpec;
-use crate::nn::parameters::FlatBuffers;
+use crate::nn::parameters::{FlatBuffers, Parameters};
 use crate::optim::loss_scale::{LossScale, ScaleState};
+use crate::tensor::Tensor;
 pub use crate::train::run_folder::CONFIG;
 use crate::train::task::Task;
 
@@ -114,6 +116,45 @@ pub fn load<T: Task>(task: &mut T, dir: &Path) -> Result<RunState> {
     }
     trained.values_changed()?;
     Ok(state)
+}
+
+/// Elements that are sent to other ranks at a time.
+const PIECE: usize = 4 << 20;
+
+/// Gives all ranks what rank 0 starts from: parameters, teacher, moments, and what else the task goes on from.
+pub(super) fn share<T: Task>(task: &mut T, ranks: &Collective) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let mut all: Vec<Tensor> = task.tensors().into_iter().map(|(_, tensor)| tensor).collect();
+    let trained = task.trained();
+    let teacher = trained.teacher.map(Parameters::values);
+    let moments = [&trained.optimizer.m, &trained.optimizer.v];
+    for buffers in [trained.parameters.values()].into_iter().chain(teacher).chain(moments) {
+        all.extend(buffers.buffers().iter().cloned());
+    }
+    for tensor in &all {
+        let flat = tensor.reshape(&[tensor.elements()])?;
+        for start in (0..flat.elements()).step_by(PIECE) {
+            let piece = flat.slice(0, start..(start + PIECE).min(flat.elements()))?;
+            let own = if ranks.leads() {
+                bytemuck::cast_slice(&piece.to_vec::<f32>()?).to_vec()
+            } else {
+                Vec::new()
+            };
+            let values = ranks.broadcast(own)?;
+            if !ranks.leads() {
+                piece.upload(&bytemuck::pod_collect_to_vec::<u8, f32>(&values))?;
+            }
+        }
+    }
+    let scale = trained.optimizer.loss_scale().map(LossScale::get).transpose()?;
+    let (applied, scale) = ranks.hear_first((trained.optimizer.applied, scale))?;
+    trained.optimizer.applied = applied;
+    if let (Some(own), Some(scale)) = (trained.optimizer.loss_scale(), scale) {
+        own.set(scale)?;
+    }
+    trained.values_changed()
 }
 
 /// Overwrites parameters with those of a file, which has them under their names after `prefix`.

@@ -31,22 +31,34 @@ impl Trained<'_> {
 pub struct MicroBatch {
     /// Its number within the step.
     pub index: usize,
-    /// What its loss and its gradients count in the step's mean.
+    /// What its gradients count in the step's mean, over all micro-batches of all ranks.
     pub share: f64,
+    /// Whether it is the last of the step on its rank.
+    pub last: bool,
 }
 
-/// Runs `batches` micro-batches. Each adds its share of the gradients to the gradient buffers and returns its
-/// own loss (one element, whole); the mean of the losses is returned.
-pub fn accumulate(batches: usize, mut run: impl FnMut(MicroBatch) -> Result<Tensor>) -> Result<Tensor> {
-    let share = 1.0 / batches.max(1) as f64;
-    let first = run(MicroBatch { index: 0, share })?;
+/// Runs `batches` micro-batches on each of `ranks` ranks. Each adds its share of the gradients to the gradient buffers
+/// and returns its own loss (one element, whole); the mean of this rank's losses is returned.
+pub fn accumulate(
+    batches: usize,
+    ranks: usize,
+    mut run: impl FnMut(MicroBatch) -> Result<Tensor>,
+) -> Result<Tensor> {
+    let batches = batches.max(1);
+    let of = |index| MicroBatch {
+        index,
+        share: 1.0 / (batches * ranks.max(1)) as f64,
+        last: index + 1 == batches,
+    };
+    let share = 1.0 / batches as f64;
+    let first = run(of(0))?;
     if batches <= 1 {
         return Ok(first);
     }
     let sum = Tensor::zeros(first.device(), &[1], DType::F32)?;
     add_scaled(&sum, &first, share as f32)?;
     for index in 1..batches {
-        add_scaled(&sum, &run(MicroBatch { index, share })?, share as f32)?;
+        add_scaled(&sum, &run(of(index))?, share as f32)?;
     }
     Ok(sum)
 }

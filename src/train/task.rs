@@ -120,10 +120,13 @@ pub struct Started<'a> {
     pub batches: u64,
     /// Whether a checkpoint was loaded.
     pub resumed: bool,
-    /// The run's folder.
-    pub folder: &'a RunFolder,
-    /// The wish to end, to be looked at by what takes long.
+    /// The run's folder, where this rank has it.
+    pub folder: Option<&'a RunFolder>,
+    /// The wish to end, to be looked at by what takes long. With several ranks it moves between steps alone, on all
+    /// of them at once.
     pub stop: &'a Stop,
+    /// The wish of this rank, to be looked at by what it does alone.
+    pub wish: &'a Stop,
 }
 
 /// The numbers of a step, on the host.

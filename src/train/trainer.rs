@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::files::checkpoint::{Newest, newest_whole};
 use crate::optim::adamw::StepSettings;
@@ -10,17 +11,18 @@ use crate::profile;
 use crate::shown::shown;
 use crate::stop::Stop;
 use crate::tensor::{Tensor, copy};
+use crate::train::gradient_sum::GradientSum;
 use crate::train::plan::RunPlan;
 use crate::train::profiling::Profiling;
 use crate::train::progress::Progress;
 use crate::train::reports::Reports;
 use crate::train::run_folder::RunFolder;
-use crate::train::save::{RunState, load};
+use crate::train::save::{load, share};
 use crate::train::step::{Stepper, accumulate};
 use crate::train::task::{Started, Task};
 
 /// How a run starts and shows itself.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Start {
     /// Goes on from the newest whole checkpoint of the folder, if there is one.
     pub resume: bool,
@@ -28,11 +30,13 @@ pub struct Start {
     pub profile: Option<Profiling>,
     /// The wish to end. The run leaves what it is doing, and saves the steps that are done.
     pub stop: Stop,
+    /// The ranks that train together, of which this is one.
+    pub ranks: Collective,
 }
 
 /// What a finished (or interrupted) run leaves.
 pub struct Outcome<T> {
-    /// The last checkpoint.
+    /// The last checkpoint; empty on a rank that writes none.
     pub checkpoint: PathBuf,
     /// Steps done.
     pub steps: usize,
@@ -60,7 +64,11 @@ pub struct Trainer<T: Task> {
     pub(super) task: T,
     pub(super) plan: RunPlan,
     pub(super) reports: Reports,
-    pub(super) folder: RunFolder,
+    /// Of rank 0: the others write nothing.
+    pub(super) folder: Option<RunFolder>,
+    pub(super) ranks: Collective,
+    /// Adds up gradients, where there are several ranks.
+    sum: Option<GradientSum>,
     stepper: Stepper<StepFacts<T>>,
     profiling: Option<Profiling>,
     /// What it has found.
@@ -69,8 +77,10 @@ pub struct Trainer<T: Task> {
     resumed: bool,
     /// The newest whole checkpoint: loaded, or written since.
     pub(super) checkpoint: Option<PathBuf>,
-    /// What asks for the end of the run.
+    /// What asks for the end of the run: with several ranks, once all know it.
     pub(super) stop: Stop,
+    /// What asks for it on this rank.
+    pub(super) wish: Stop,
     /// Whether the evaluation before the next step is still to be done.
     pub(super) owes_evaluation: bool,
     /// Steps done when this process began, and after which it ends.
@@ -88,20 +98,33 @@ pub struct Trainer<T: Task> {
 }
 
 impl<T: Task> Trainer<T> {
-    /// Prepares a run in its folder, or goes on with it.
-    pub fn new(mut task: T, plan: RunPlan, folder: RunFolder, start: &Start) -> Result<Self> {
-        let Newest { whole, damaged, strays } = match start.resume {
-            true => newest_whole(folder.checkpoints())?,
-            false => Newest { whole: None, damaged: Vec::new(), strays: Vec::new() },
+    /// Prepares a run in its folder, or goes on with it. Of several ranks the first has the folder, and the others
+    /// have none.
+    pub fn new(
+        mut task: T,
+        plan: RunPlan,
+        folder: impl Into<Option<RunFolder>>,
+        start: &Start,
+    ) -> Result<Self> {
+        let (folder, ranks): (Option<RunFolder>, _) = (folder.into(), start.ranks.clone());
+        let Newest { whole, damaged, strays } = match &folder {
+            Some(folder) if start.resume => newest_whole(folder.checkpoints())?,
+            _ => Newest { whole: None, damaged: Vec::new(), strays: Vec::new() },
         };
-        let state = match &whole {
-            Some((_, dir)) => load(&mut task, dir)?,
-            None => RunState::default(),
+        let own = match &whole {
+            Some((_, dir)) => Some(load(&mut task, dir)?),
+            None => None,
         };
-        let (total, first, resumed) = (plan.steps, state.step as usize, whole.is_some());
-        let progress = Progress::new(total, first, task.samples_per_step());
-        let mut reports =
-            Reports::open(&folder, progress, resumed.then_some((state.step, state.metrics_bytes)))?;
+        let state = ranks.hear_first(own)?;
+        let (resumed, state) = (state.is_some(), state.unwrap_or_default());
+        let (total, first) = (plan.steps, state.step as usize);
+        let mut reports = match &folder {
+            Some(folder) => {
+                let progress = Progress::new(total, first, task.samples_per_step());
+                Reports::open(folder, progress, resumed.then_some((state.step, state.metrics_bytes)))?
+            }
+            None => Reports::relayed(Progress::silent(total, task.samples_per_step())),
+        };
         for problem in damaged {
             reports.warn(&format!("a damaged checkpoint is passed over and set aside: {problem}"));
         }
@@ -111,7 +134,11 @@ impl<T: Task> Trainer<T> {
         if plan.keep == 0 {
             reports.say("every checkpoint is kept (train.keep_checkpoints=0)");
         }
-        reports.note(&format!("device: {}", task.device().describe()));
+        let devices = ranks.gather(task.device().describe().into_bytes())?;
+        for (rank, device) in devices.iter().enumerate() {
+            let of = if ranks.is_alone() { String::new() } else { format!(" of {}", ranks.name(rank)) };
+            reports.note(&format!("device{of}: {}", String::from_utf8_lossy(device)));
+        }
         match &whole {
             Some((step, dir)) => {
                 reports.say(&format!("resumed after {step} of {total} steps from {}", shown(dir)));
@@ -129,23 +156,29 @@ impl<T: Task> Trainer<T> {
             ));
         }
         let batches = first as u64 * plan.accumulation as u64;
-        let stop = &start.stop;
-        task.start(&Started { step: first, batches, resumed, folder: &folder, stop }, &mut reports)?;
-        if start.resume {
+        let wish = start.stop.clone();
+        let stop = if ranks.is_alone() { wish.clone() } else { Stop::new() };
+        let started =
+            Started { step: first, batches, resumed, folder: folder.as_ref(), stop: &stop, wish: &wish };
+        task.start(&started, &mut reports)?;
+        if let Some(folder) = folder.as_ref().filter(|_| start.resume) {
             // other settings than before, which have proved to fit the checkpoint
             folder.write_config(&task.config()?)?;
         }
         Ok(Self {
             profiling: start.profile.clone().map(|p| p.of_steps(total.saturating_sub(first))),
+            sum: GradientSum::new(&ranks, task.trained().parameters),
             task,
             plan,
             reports,
             folder,
+            ranks,
             stepper: Stepper::default(),
             profile: None,
             resumed,
             checkpoint: whole.map(|(_, dir)| dir),
-            stop: stop.clone(),
+            stop,
+            wish,
             owes_evaluation: first == 0 || state.evaluation_is_due,
             first,
             unsaved: first == 0,
@@ -198,6 +231,9 @@ impl<T: Task> Trainer<T> {
     /// Runs all steps; returns how many are done.
     fn steps(&mut self) -> Result<usize> {
         let mut done = self.first;
+        // the weights may have come from a file since the run was prepared
+        share(&mut self.task, &self.ranks)?;
+        self.consult(false)?;
         if self.owes_evaluation {
             self.evaluate(done)?;
         }
@@ -209,6 +245,7 @@ impl<T: Task> Trainer<T> {
             done += 1;
             let evaluates = self.plan.evaluates(done);
             let saves = self.plan.saves(done) || (self.save_is_due(done) && done < self.plan.steps);
+            let saves = self.consult(saves)?;
             if evaluates || saves || self.plan.reports(done - 1) {
                 self.follow_folder()?;
             }
@@ -266,9 +303,12 @@ impl<T: Task> Trainer<T> {
         let settings = self.task.settings(&plan);
         let mut records = Vec::new();
         let before = self.state_of_task()?;
-        let loss = accumulate(self.plan.accumulation, |batch| {
+        let loss = accumulate(self.plan.accumulation, self.ranks.size(), |batch| {
             if batch.index > 0 {
                 self.stop.check()?;
+            }
+            if let Some(sum) = self.sum.as_ref().filter(|_| batch.last) {
+                sum.begin();
             }
             let (loss, record) = self.task.forward_backward(&plan, batch, due)?;
             records.extend(due.then_some(record));
@@ -278,7 +318,10 @@ impl<T: Task> Trainer<T> {
             // as if the step had not begun; gradients are in no checkpoint
             self.task.tensors().iter().zip(&before).try_for_each(|((_, now), before)| copy(now, before))?;
         }
-        let loss = loss?;
+        let loss = match &self.sum {
+            Some(sum) => sum.finish(&loss?)?,
+            None => loss?,
+        };
         let facts = StepFacts { step, plan, settings, records };
         let before = self.stepper.apply(&mut self.task.trained(), &loss, settings, facts)?;
         self.note(before)?;

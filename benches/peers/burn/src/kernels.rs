@@ -1,7 +1,6 @@
 //! The kernels, at the sizes and under the names of `cargo bench`. burn gets operands in the layout that suits it: the
 //! second factor of a product as `[k, n]`, queries, keys and values apart.
 
-use std::cell::Cell;
 use std::rc::Rc;
 
 use burn::tensor::activation::{gelu, softmax};
@@ -119,7 +118,7 @@ pub fn norm(backward: bool, devices: &Devices) -> Case {
         true => {
             let parameter = |t: Tensor| {
                 let gradient = Tensor::zeros(t.device(), t.shape(), DType::F32).expect("zeros");
-                (Var::parameter(t, gradient.clone(), Rc::new(Cell::new(false))), gradient)
+                (Var::parameter(t, gradient.clone(), Rc::default()), gradient)
             };
             let ((g, dg), (b, db)) = (parameter(g), parameter(b));
             Box::new(move || {
