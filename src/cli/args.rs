@@ -10,6 +10,7 @@ use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
 use crate::cli::man::ManArgs;
+use crate::cli::ranks::Devices;
 use crate::cli::subject::data_spec;
 use crate::cli::version;
 use crate::cli::visualize::VisualizeArgs;
@@ -111,6 +112,8 @@ Examples:
   poa-gpu train --config my.toml optim.epochs=50 'dino.head_n_prototypes=[1024, 2048]'
   poa-gpu train --config my.toml --out runs/a --resume goes on where runs/a ended, or starts it
   poa-gpu train --out runs/a --resume optim.epochs=400 goes on with a setting changed
+  poa-gpu train --config vit_ee1200 --data folder:./images --devices all
+                                                       on all GPUs of this machine
   poa-gpu train --config bench_vit_s --steps 8 --profile trace.json
                                                        where the time of a step goes
   poa-gpu train --config vit_ee1200 --data 'webdataset:shards/{000..146}.tar' --init vit_large.safetensors")]
@@ -147,6 +150,10 @@ pub struct TrainArgs {
     /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
     #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
     pub device: DeviceChoice,
+    /// Trains on several devices of this machine, one rank each: all (GPUs), or a list such as 0,1 or cpu:2 (two ranks on
+    /// one device). The batch of a step is that of all ranks
+    #[arg(long, value_name = "DEVICES", conflicts_with = "device")]
+    pub devices: Option<Devices>,
     /// Steps of the whole run; what the recipe counts in epochs shrinks in proportion (sets
     /// train.total_steps)
     #[arg(long, value_name = "N", allow_negative_numbers = true)]

@@ -15,6 +15,7 @@ mod features;
 mod forecast;
 mod man;
 mod progress;
+pub mod ranks;
 mod signals;
 mod subject;
 mod train;

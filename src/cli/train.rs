@@ -1,13 +1,17 @@
 //! `poa-gpu train`.
 
 use std::path::Path;
+use std::time::Duration;
 
 use crate::cli::args::TrainArgs;
 use crate::cli::environment;
 use crate::cli::forecast;
+use crate::cli::ranks::{self, Asked, Rank, agree_on_settings, tell_devices};
 use crate::cli::signals::Signals;
-use crate::data;
+use crate::cli::version;
+use crate::collective::PATIENCE;
 use crate::data::channels::in_channels;
+use crate::data::{self, Source};
 use crate::error::{Error, Interruption, Result};
 use crate::files::checkpoint::checkpoints_in;
 use crate::logging;
@@ -18,13 +22,35 @@ use crate::recipes::Config;
 use crate::shown::shown;
 use crate::tensor::Device;
 use crate::train::profiling::Profiling;
-use crate::train::run_folder::RunFolder;
+use crate::train::run_folder::{CONFIG, RunFolder};
 use crate::train::trainer::{Outcome, Start, Trainer};
 use crate::weights::import::Import;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()> {
     environment::open_files()?;
-    let earlier = match args.run_to_resume() {
+    let asked = Asked { device: &args.device, devices: args.devices.as_ref() };
+    ranks::run(&asked, patience(args), |rank| train(args, quiet, signals, rank))
+}
+
+/// How long ranks wait for each other, as far as it is known before there is a configuration: what is wrong with that is
+/// told later.
+fn patience(args: &TrainArgs) -> Duration {
+    let seconds = args.run_to_resume().and_then(|dir| {
+        let text = std::fs::read_to_string(dir.join(CONFIG)).ok()?;
+        let mut config = Config::from_stored(&text, &dir).ok()?;
+        config.apply(&args.settings).ok()?;
+        Some(config.train.rank_timeout)
+    });
+    let seconds = seconds.or_else(|| args.load_config(1).ok().map(|config| config.train.rank_timeout));
+    seconds.map_or(PATIENCE, |seconds| Duration::from_secs(seconds as u64))
+}
+
+/// The run as one of its ranks. The first has the run's folder and speaks for all.
+fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Result<()> {
+    let ranks = &rank.ranks;
+    ranks.agree(&[("the version", version::SHORT.to_string())])?;
+    let quiet = quiet || !ranks.leads();
+    let earlier = match args.run_to_resume().filter(|_| ranks.leads()) {
         None => None,
         Some(dir) => {
             let folder = RunFolder::open(&dir)?;
@@ -38,11 +64,19 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
             Some((folder, stored))
         }
     };
-    let mut config = match &earlier {
-        None => args.load_config(1)?,
-        Some((_, stored)) => args.resumed_config(stored.clone(), 1)?,
+    // other ranks need not see the folder
+    let stored = earlier.as_ref().map(|(_, stored)| stored.to_toml()).transpose()?;
+    let stored = match ranks.hear_first(stored)? {
+        None => None,
+        Some(text) => Some(Config::from_stored(&text, CONFIG.as_ref())?),
     };
-    if let Some(init) = args.init.as_deref().filter(|path| !path.exists()) {
+    let resume = stored.is_some();
+    let mut config = match &stored {
+        None => args.load_config(ranks.size())?,
+        Some(stored) => args.resumed_config(stored.clone(), ranks.size())?,
+    };
+    agree_on_settings(ranks, &config)?;
+    if let Some(init) = args.init.as_deref().filter(|path| ranks.leads() && !path.exists()) {
         return Err(Error::file(
             init,
             "no such file; --init takes a safetensors file or a checkpoint's folder",
@@ -52,54 +86,70 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     let begun = |(folder, _): &(RunFolder, Config)| {
         checkpoints_in(folder.checkpoints()).is_ok_and(|found| !found.is_empty())
     };
-    if let Some(init) = args.init.as_deref().filter(|_| !earlier.as_ref().is_some_and(begun)) {
+    let wanted = |_: &&Path| ranks.leads() && !earlier.as_ref().is_some_and(begun);
+    if let Some(init) = args.init.as_deref().filter(wanted) {
         let backbone = config.backbone()?;
         Import::open(init, &*backbone, &backbone.specs())?.demand(args.init_partial)?;
     }
-    let profile = args.profile.clone().map(Profiling::create).transpose()?;
+    let profile = args.profile.clone().filter(|_| ranks.leads()).map(Profiling::create).transpose()?;
     let source = data::open_setting("data.spec", &config.data.spec, &config.data.reading())?;
     let source = in_channels(source, config.channels())?;
+    if !ranks.is_alone() {
+        let images = format!("{} ({})", source.len(), source.describe());
+        ranks.agree(&[("the data set", source.len().to_string())]).map_err(|e| e.and(images))?;
+        ranks.agree(&[("the checksum of the images' names", format!("{:08x}", names(&*source)))])?;
+    }
     config.fit(source.len());
-    let device = by_timing(ops::open(&args.device)?)?;
+    let device = by_timing(ops::open(&rank.device)?)?;
+    tell_devices(ranks, &device.describe())?;
     // before there is a folder: what the device refuses is no run
-    let (memory, too_much) = forecast::of_memory(&mut config, &device, earlier.is_none())?;
+    let (memory, too_much) = forecast::of_memory(&mut config, &device, !resume && ranks.leads())?;
+    let config = match ranks.is_alone() {
+        true => config,
+        false => Config::from_stored(&ranks.hear_first(config.to_toml()?)?, CONFIG.as_ref())?,
+    };
     let shows = |text: String| {
         if !quiet {
             mention!("{text}");
         }
     };
-    let resume = earlier.is_some();
     let mut changes = Vec::new();
     let folder = match earlier {
+        _ if !ranks.leads() => None,
         Some((folder, stored)) => {
             changes = config.differences(&stored)?;
             for (key, new, old) in &changes {
                 shows(format!("changed: {key} = {new} (was {old})"));
             }
-            folder
+            Some(folder)
         }
         // what an attempt left that was ended before it had a configuration is no run
-        None => match (&args.out, args.resume) {
+        None => Some(match (&args.out, args.resume) {
             (Some(dir), true) => RunFolder::start(dir, &config.to_toml()?)?,
             _ => RunFolder::create(args.out.as_deref(), &args.recipe(), &config.to_toml()?)?,
-        },
+        }),
     };
-    shows(format!("device:  {}", device.describe()));
-    shows(format!("run:     {}", shown(folder.dir())));
+    match ranks.size() {
+        1 => shows(format!("device:  {}", device.describe())),
+        size => shows(format!("device:  {} and those of {} other ranks", device.describe(), size - 1)),
+    }
+    if let Some(folder) = &folder {
+        shows(format!("run:     {}", shown(folder.dir())));
+    }
     let (plan, text) = (config.plan(), config.to_toml()?);
     shows(format!("memory:  {memory}"));
     if let Some(warning) = too_much {
         logging::warn(warning);
     }
-    let task = PoaTask::new(config, text, &device, source, folder.dir());
-    if task.is_err() && !resume {
+    let task = PoaTask::new(config, text, &device, source, folder.as_ref().map(RunFolder::dir));
+    if let Some(folder) = folder.as_ref().filter(|_| task.is_err() && !resume) {
         folder.withdraw();
     }
-    let task = task?;
+    let task = task?.on(ranks);
     shows(format!("data:    {}", task.data()));
-    let start = Start { resume, profile, stop: signals.stop().clone(), ..Start::default() };
+    let start = Start { resume, profile, stop: signals.stop().clone(), ranks: ranks.clone() };
     let mut trainer = Trainer::new(task, plan, folder, &start).map_err(|e| with_changes(e, &changes))?;
-    match args.init.as_deref() {
+    match args.init.as_deref().filter(|_| ranks.leads()) {
         Some(path) if trainer.resumed() => {
             trainer
                 .say(&format!("the run goes on from its checkpoint: --init {} is passed over", shown(path)));
@@ -117,11 +167,18 @@ pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()
     if let Some(table) = outcome.profile.as_ref().filter(|_| quiet) {
         mention!("{table}");
     }
-    report(&outcome, &device);
+    if ranks.leads() {
+        report(&outcome, &device);
+    }
     match outcome.interrupted {
         true => Err(Error::Interrupted(stop.asked().unwrap_or(Interruption::Asked))),
         false => Ok(()),
     }
+}
+
+/// A checksum of the names of all images.
+fn names(source: &dyn Source) -> u32 {
+    (0..source.len()).fold(0, |sum, i| crc32c::crc32c_append(sum, source.name(i).as_bytes()))
 }
 
 /// What is wrong with a checkpoint, with the settings that were changed since: sizes of another network do not fit it.

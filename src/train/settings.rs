@@ -31,6 +31,9 @@ settings! {
         pub halt_after_skips: usize = 100,
         /// Steps between reports.
         pub log_every: usize = 10,
+        /// Seconds that a rank waits for the others, of a run on several devices or machines, before it takes them
+        /// for hung and ends all; 0 waits for ever. Longer than the slowest checkpoint and evaluation take.
+        pub rank_timeout: usize = 600,
     }
 }
 
@@ -46,6 +49,7 @@ impl Train {
         problems.within("train.saveckp_freq", self.saveckp_freq, 1..=1_000_000, 20);
         problems.within("train.saveckp_minutes", self.saveckp_minutes, 0..=1 << 20, 30);
         problems.within("train.log_every", self.log_every, 1..=1_000_000, 10);
+        problems.within("train.rank_timeout", self.rank_timeout, 0..=1_000_000, 600);
     }
 
     /// The length of a run of so many epochs, or of `total_steps` in their place.

@@ -1,0 +1,239 @@
+//! The ranks of a run: one, threads of this process with a device each (`--devices`), or the processes that mpirun or
+//! srun has started.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::collective::{Collective, Threads};
+use crate::cpu::no_thread;
+use crate::error::{Error, Result};
+use crate::gpu::{DeviceChoice, adapters};
+use crate::logging;
+use crate::recipes::Config;
+
+/// Bytes of stack of a rank's threads, as the program's own has them.
+const STACK: usize = 8 << 20;
+
+/// What `--devices` names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Devices {
+    /// Every GPU.
+    All,
+    /// One rank on each of these.
+    List(Vec<DeviceChoice>),
+}
+
+impl FromStr for Devices {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        if text.trim().eq_ignore_ascii_case("all") {
+            return Ok(Self::All);
+        }
+        let mut all: Vec<DeviceChoice> = Vec::new();
+        for item in text.split(',').map(str::trim) {
+            let (name, count) = match item.rsplit_once(':') {
+                Some((name, count)) if count.bytes().all(|b| b.is_ascii_digit()) => {
+                    (name, count.parse().ok())
+                }
+                _ => (item, Some(1)),
+            };
+            let Some(count @ 1..=1024) = count else {
+                return Err(Error::Usage(format!(
+                    "--devices: `{item}` asks for no number of ranks from 1 to 1024"
+                )));
+            };
+            let choice = match name {
+                "" => return Err(Error::Usage("--devices: all, or a list such as 0,1 or cpu:2".into())),
+                name => name.parse::<DeviceChoice>()?,
+            };
+            if all.contains(&choice) {
+                return Err(Error::Usage(format!(
+                    "--devices names {name} twice; ranks that are to share a device are asked for by their number, as in \
+                     {name}:2"
+                )));
+            }
+            all.extend(std::iter::repeat_n(choice, count));
+        }
+        Ok(Self::List(all))
+    }
+}
+
+impl Devices {
+    /// The device of every rank.
+    fn choices(&self) -> Result<Vec<DeviceChoice>> {
+        match self {
+            Self::List(all) => Ok(all.clone()),
+            Self::All => {
+                let all = adapters();
+                let hardware = all.iter().take_while(|adapter| adapter.kind != "software").count();
+                match hardware {
+                    0 => Err(Error::Device(
+                        "--devices all: no GPU was found; `poa-gpu devices` lists what there is, and --devices cpu:2 takes \
+                         the processor twice"
+                            .into(),
+                    )),
+                    count => Ok((0..count).map(DeviceChoice::Index).collect()),
+                }
+            }
+        }
+    }
+}
+
+/// One rank of a run, on its thread.
+pub(super) struct Rank {
+    /// The way to the others.
+    pub ranks: Collective,
+    /// Its device.
+    pub device: DeviceChoice,
+}
+
+/// What a command is told of its ranks.
+pub(super) struct Asked<'a> {
+    /// The device of a run of one rank, or of each process.
+    pub device: &'a DeviceChoice,
+    /// One rank for each of these.
+    pub devices: Option<&'a Devices>,
+}
+
+/// Runs `body` as every rank that is asked for; the error is that of the rank that failed first of itself. A rank lets
+/// the others be late for `patience`.
+pub(super) fn run(
+    asked: &Asked,
+    patience: Duration,
+    body: impl Fn(&Rank) -> Result<()> + Sync,
+) -> Result<()> {
+    match asked.devices {
+        Some(devices) => match devices.choices()?.as_slice() {
+            [one] => body(&Rank { ranks: Collective::alone(), device: one.clone() }),
+            all => on_threads(all, patience, &body),
+        },
+        None => body(&Rank { ranks: Collective::alone(), device: asked.device.clone() }),
+    }
+}
+
+fn on_threads(
+    devices: &[DeviceChoice],
+    patience: Duration,
+    body: &(impl Fn(&Rank) -> Result<()> + Sync),
+) -> Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let threads = (cores / devices.len()).max(1);
+    let rank = |side: Threads, device: DeviceChoice| -> Result<()> {
+        // of its own: a rank that waits for others must not hold up their kernels
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
+        let pool =
+            pool.map_err(|e| Error::Device(format!("the threads of a rank cannot be started: {e}")))?;
+        pool.install(|| {
+            let ranks = Collective::over(move || Ok(side), patience)?;
+            told(&ranks, body(&Rank { ranks: ranks.clone(), device }))
+        })
+    };
+    let results: Vec<Result<()>> = std::thread::scope(|scope| {
+        let mut all = Vec::new();
+        for (i, side) in Threads::meeting(devices.len()).into_iter().enumerate() {
+            let (rank, device) = (&rank, devices[i].clone());
+            let thread = std::thread::Builder::new().name(format!("rank {i}")).stack_size(STACK);
+            all.push(thread.spawn_scoped(scope, move || rank(side, device)));
+        }
+        let ended = |thread: std::io::Result<std::thread::ScopedJoinHandle<'_, Result<()>>>| match thread {
+            Ok(thread) => {
+                thread.join().unwrap_or_else(|_| Err(Error::Ranks("a rank has ended by a panic".into())))
+            }
+            Err(e) => Err(no_thread(&e)),
+        };
+        all.into_iter().map(ended).collect()
+    });
+    first_cause(results)
+}
+
+/// The error of a rank, which ends the others where they do not know it.
+fn told(ranks: &Collective, result: Result<()>) -> Result<()> {
+    match result {
+        Err(e @ (Error::Elsewhere(_) | Error::Interrupted(_))) => Err(e),
+        Err(e) => {
+            let e = if ranks.leads() { e } else { e.during(ranks.name(ranks.rank())) };
+            ranks.abort(&e);
+            Err(e)
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// What ended several ranks: the first error that does not speak of another rank's.
+fn first_cause(results: Vec<Result<()>>) -> Result<()> {
+    let mut elsewhere = None;
+    for result in results {
+        match result {
+            Ok(()) => {}
+            Err(e @ Error::Elsewhere(_)) => drop(elsewhere.get_or_insert(e)),
+            Err(e) => return Err(e),
+        }
+    }
+    elsewhere.map_or(Ok(()), Err)
+}
+
+/// An error where ranks have other settings than rank 0, which names the first such rank and key.
+pub(super) fn agree_on_settings(ranks: &Collective, config: &Config) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let first = ranks.hear_first(config.to_toml()?)?;
+    let first = Config::from_stored(&first, "rank 0".as_ref())?;
+    let differs = config.differences(&first)?.into_iter().next();
+    let all = ranks.tell(differs)?;
+    let Some((rank, (key, there, here))) =
+        all.into_iter().enumerate().find_map(|(rank, differs)| Some((rank, differs?)))
+    else {
+        return Ok(());
+    };
+    let problem = format!("is {here} on {} and {there} on {}", ranks.name(0), ranks.name(rank));
+    Err(match ranks.leads() {
+        true => Error::config(key, format!("{problem}; all ranks of a run must have the same settings")),
+        false => Error::Elsewhere(format!("{key} {problem}")),
+    })
+}
+
+/// Says so where ranks train on devices of different kinds.
+pub(super) fn tell_devices(ranks: &Collective, device: &str) -> Result<()> {
+    let all = ranks.tell(device.to_string())?;
+    if ranks.leads() && all.iter().any(|other| *other != all[0]) {
+        let each: Vec<String> =
+            all.iter().enumerate().map(|(rank, device)| format!("{rank}: {device}")).collect();
+        logging::warn(format_args!(
+            "ranks have different devices ({}): every step takes as long as the slowest",
+            each.join(", ")
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_are_named_once_or_with_a_number_of_ranks() {
+        let list = |all: &[DeviceChoice]| Devices::List(all.to_vec());
+        assert_eq!("all".parse::<Devices>().unwrap(), Devices::All);
+        assert_eq!(
+            "0, 1".parse::<Devices>().unwrap(),
+            list(&[DeviceChoice::Index(0), DeviceChoice::Index(1)])
+        );
+        assert_eq!("cpu:2".parse::<Devices>().unwrap(), list(&[DeviceChoice::Cpu, DeviceChoice::Cpu]));
+        let twice = "0,0".parse::<Devices>().unwrap_err().to_string();
+        assert!(twice.contains("names 0 twice") && twice.contains("0:2"), "{twice}");
+        for bad in ["", "0,,1", "cpu:0", "cpu:99999999999999999999", ":2"] {
+            assert!(matches!(bad.parse::<Devices>(), Err(Error::Usage(_))), "{bad}");
+        }
+    }
+
+    #[test]
+    fn the_cause_is_told_and_not_its_echo() {
+        let echo = || Err(Error::Elsewhere("x".into()));
+        assert!(first_cause(vec![Ok(()), Ok(())]).is_ok());
+        let cause = first_cause(vec![echo(), Err(Error::Device("gone".into())), echo()]);
+        assert!(matches!(cause, Err(Error::Device(_))));
+        assert!(matches!(first_cause(vec![Ok(()), echo()]), Err(Error::Elsewhere(_))));
+    }
+}
