@@ -175,7 +175,7 @@ fn black(settings: &Settings, model: &PoaModel, step: u64) -> Result<Batch> {
     let masks = match settings.ibot.loss_weight > 0.0 && settings.ibot_start_step() < settings.total_steps() {
         true => {
             let config = settings.loader()?.masks;
-            let values = config.masks(settings.train.seed, step, 2 * images);
+            let values = config.masks(settings.train.seed, step, 0, 2 * images);
             Some(Masks { side: model.backbone.cells(crops.global_crops_size), values })
         }
         false => None,
