@@ -129,8 +129,9 @@ impl<T: Task> Trainer<T> {
             ));
         }
         let batches = first as u64 * plan.accumulation as u64;
-        let stop = &start.stop;
-        task.start(&Started { step: first, batches, resumed, folder: &folder, stop }, &mut reports)?;
+        let (stop, place, ranks) = (&start.stop, state.place, state.ranks);
+        let started = Started { step: first, batches, place, ranks, resumed, folder: &folder, stop };
+        task.start(&started, &mut reports)?;
         if start.resume {
             // other settings than before, which have proved to fit the checkpoint
             folder.write_config(&task.config()?)?;
