@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use poa_gpu::Result;
 use poa_gpu::data::{self, CropConfig, Loader, LoaderConfig, MaskConfig, Reading};
+use poa_gpu::share::Share;
 
 const USAGE: &str = "usage: cargo bench --bench loader -- DIR [--threads N] [--seconds S] [--batch B]\n\
     Measures images/s of 2 crops of 224 and 8 of 96 pixels from the images under DIR. Nothing measured.";
@@ -65,6 +66,8 @@ fn measure(request: &Request) -> Result<()> {
         crops: CropConfig::default(),
         masks: MaskConfig::new(14),
         start_step: 0,
+        start: None,
+        share: Share::ALL,
     };
     let mut loader = Loader::new(source, config)?;
     // Threads and buffers in place, and the batches made ahead out of the way.

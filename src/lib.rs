@@ -71,6 +71,7 @@ pub mod optim;
 mod pool;
 pub mod profile;
 pub mod rng;
+pub mod share;
 pub mod shown;
 pub mod stop;
 pub mod tensor;

@@ -11,11 +11,11 @@ pub enum Purpose {
     Order = 1,
     /// The crops of one image: (epoch, index).
     Crops = 2,
-    /// The masks of one step: (step, 0).
+    /// The masks of one batch: (its number, rank).
     Masks = 3,
     /// The picture of one generated image: (part, index).
     Shapes = 4,
-    /// Stochastic depth of a step.
+    /// Stochastic depth of a micro-batch: (step, its number in the step, counted through all ranks).
     DropPath = 5,
     /// The crop of one image in the training of a linear probe: (epoch, index).
     ProbeCrops = 6,

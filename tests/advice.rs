@@ -6,7 +6,7 @@ use poa_gpu::recipes::Config;
 
 fn of(recipe: &str, overrides: &[&str], images: Option<usize>) -> Vec<String> {
     let overrides: Vec<String> = overrides.iter().map(ToString::to_string).collect();
-    advice(&Config::load(recipe, &overrides).unwrap(), images)
+    advice(&Config::load(recipe, &overrides).unwrap(), images, 1)
 }
 
 #[test]
@@ -51,6 +51,18 @@ fn what_is_proposed_fits() {
     }
 }
 
+/// The targets are made of the rows of all ranks.
+#[test]
+fn small_batches_of_many_ranks_are_large_enough() {
+    let config = Config::load("vit_ee1200", &["train.batch_size_per_gpu=4".to_string()]).unwrap();
+    assert_eq!(advice(&config, None, 4), Vec::<String>::new());
+    let found = advice(&config, None, 3);
+    assert!(
+        found.len() == 1 && found[0].contains("is 4 on each of 3 ranks") && found[0].contains("take 6"),
+        "{found:?}"
+    );
+}
+
 #[test]
 fn prototypes_follow_from_the_images() {
     // the paper's largest head on ImageNet, the demo's on its images, CIFAR-10, folders of a person's own
@@ -68,10 +80,10 @@ fn prototypes_follow_from_the_images() {
     }
     let mut config = Config::load("small", &["dino.head_n_prototypes=[]".into()]).unwrap();
     config.resolve(1).unwrap();
-    assert_eq!(advice(&config, None), Vec::<String>::new());
+    assert_eq!(advice(&config, None, 1), Vec::<String>::new());
     config.fit(1_422);
     assert_eq!(config.dino.heads.head_n_prototypes, [256, 512]);
-    assert_eq!(advice(&config, Some(1_422)), Vec::<String>::new());
+    assert_eq!(advice(&config, Some(1_422), 1), Vec::<String>::new());
     // what is given stays
     config.fit(1_000_000);
     assert_eq!(config.dino.heads.head_n_prototypes, [256, 512]);

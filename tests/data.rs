@@ -20,6 +20,8 @@ mod loader;
 mod masks;
 #[path = "data/odd_images.rs"]
 mod odd_images;
+#[path = "data/ranks.rs"]
+mod ranks;
 #[path = "data/shards.rs"]
 mod shards;
 #[path = "data/sources.rs"]

@@ -7,6 +7,7 @@ use poa_gpu::ops;
 use poa_gpu::poa::ahead::Ahead;
 use poa_gpu::poa::forecast::{Forecast, LARGE_PIECES, Rehearsal, pieces, remedy};
 use poa_gpu::recipes::Config;
+use poa_gpu::share::Share;
 use poa_gpu::tensor::Device;
 
 fn config(recipe: &str, settings: &[&str]) -> Config {
@@ -43,7 +44,7 @@ fn kernels_that_are_compiled_ahead_are_all_that_a_run_wants() {
     // what preparing the weights takes
     let mut run = Rehearsal::on(&config, &device).unwrap();
     let before = gpu.compiled();
-    Ahead::start(&config, &device, 0).expect("this is an adapter").finish();
+    Ahead::start(&config, &device, Share::ALL, 0).expect("this is an adapter").finish();
     let ahead = gpu.compiled();
     for step in 0..run.draws().cycle() {
         run.step(step, run.draws().at(step)).unwrap();

@@ -7,6 +7,10 @@ use poa_gpu::models::grid::{DrawCycle, ElasticGrid, Network, block_ids};
 use poa_gpu::models::resnet::{self, resnet_grid};
 use poa_gpu::models::swin::{self, swin_grid};
 use poa_gpu::models::vit::{self, vit_grid};
+use poa_gpu::poa::draws::{Draws, drop_path};
+use poa_gpu::recipes::Config;
+use poa_gpu::rng::{Purpose, stream};
+use poa_gpu::share::Share;
 use serde_json::{Value, json};
 
 fn fixture(path: &str) -> Value {
@@ -120,6 +124,60 @@ fn a_cycle_draws_every_place_but_the_last_once() {
 
 /// The first draws of seed 7 from the paper's grid.
 const PINNED: [usize; 6] = [208, 66, 28, 293, 546, 110];
+
+/// Rank 0 draws what a run of one rank does; every other has cycles of its own, none of them another's.
+#[test]
+fn ranks_draw_by_themselves() {
+    let grid = vit_grid(&vit::Settings::default()).unwrap();
+    let cycle = grid.cycle();
+    let mut orders: Vec<Vec<usize>> = Vec::new();
+    for rank in [0, 1, 2, 3, 255, 256, 1 << 40] {
+        let draws = DrawCycle::new(grid.clone(), 7).of_rank(rank);
+        for round in 0..3 {
+            let order: Vec<usize> = (0..cycle).map(|i| draws.id_at(round * cycle + i)).collect();
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert_eq!(sorted, (0..cycle).collect::<Vec<_>>());
+            assert!(!orders.contains(&order), "cycle {round} of rank {rank} was there before");
+            orders.push(order);
+        }
+    }
+    assert_eq!(orders[0][..6], PINNED);
+    // nor those of other seeds
+    let other = DrawCycle::new(grid, 8).of_rank(1);
+    let other: Vec<usize> = (0..cycle).map(|i| other.id_at(i)).collect();
+    assert!(!orders.contains(&other));
+}
+
+#[test]
+fn ranks_share_a_network_where_they_are_told_to() {
+    let mut config = Config::recipe("vit_ee1200").unwrap();
+    let grid = config.backbone().unwrap().grid().clone();
+    let networks = |config: &Config, share| -> Vec<Network> {
+        let draws = Draws::new(config, &grid, share).unwrap();
+        (0..50).map(|step| draws.at(step)).collect()
+    };
+    let ranks = [Share { rank: 0, ranks: 2 }, Share { rank: 1, ranks: 2 }];
+    let one = networks(&config, Share::ALL);
+    let own = ranks.map(|share| networks(&config, share));
+    assert!(own[0] == one && own[1] != one);
+    config.apply(&["train.network_per_rank=false"]).unwrap();
+    assert!(ranks.iter().all(|share| networks(&config, *share) == one));
+}
+
+/// No two micro-batches of a step have the same stochastic depth, whichever rank they are on.
+#[test]
+fn ranks_have_stochastic_depth_of_their_own() {
+    let mut config = Config::recipe("demo").unwrap();
+    config.apply(&["train.accumulation_steps=3", "train.seed=7"]).unwrap();
+    let all = (0..4).flat_map(|rank| (0..3).map(move |index| (Share { rank, ranks: 4 }, index)));
+    let all: Vec<_> = all.map(|(share, index)| drop_path(&config, share, 5, index)).collect();
+    for (number, rng) in all.iter().enumerate() {
+        assert!(*rng == stream(7, Purpose::DropPath, 5, number as u64));
+        assert!(!all[..number].contains(rng));
+    }
+    assert!(drop_path(&config, Share::ALL, 5, 2) == all[2]);
+}
 
 #[test]
 fn a_grid_of_one_draws_the_intact_network() {

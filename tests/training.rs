@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::data::batch::GLOBAL;
 use poa_gpu::data::{self, Batch, Loader};
+use poa_gpu::files::checkpoint::Checkpoint;
 use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::models::encoder::Encoder;
 use poa_gpu::models::grid::Network;
@@ -15,6 +16,7 @@ use poa_gpu::poa::losses::{LossReport, LossWeights, StepRecord};
 use poa_gpu::poa::{PoaModel, PoaTask, StepInputs};
 use poa_gpu::recipes::Config;
 use poa_gpu::recipes::teacher::Teacher;
+use poa_gpu::share::{Place, Share};
 use poa_gpu::tensor::{Device, Tensor};
 use poa_gpu::train::run_folder::RunFolder;
 use poa_gpu::train::save::{RunState, load, save};
@@ -356,6 +358,44 @@ fn a_resumed_run_continues_bit_for_bit() {
             assert!(whole.1 == many.1);
         }
     }
+}
+
+/// A checkpoint says how far its ranks have come together, and ranks of another number go on there.
+#[test]
+fn a_run_goes_on_on_another_number_of_ranks() {
+    let out = folder("ranks");
+    let settings = ["train.total_steps=20", "train.centering=\"centering\"", "evaluation.train_images=100"];
+    let (mut place, mut before) = (Place::default(), None);
+    for (share, batch, accumulation, done) in [
+        (Share { rank: 1, ranks: 4 }, 4, 1, 3),
+        (Share { rank: 0, ranks: 2 }, 3, 2, 5),
+        (Share { rank: 1, ranks: 2 }, 3, 2, 6),
+        (Share::ALL, 8, 1, 7),
+    ] {
+        let mut config = demo(&settings);
+        config.loading.batch_size_per_gpu = batch;
+        config.train.accumulation_steps = accumulation;
+        let run = match before {
+            None => RunFolder::create(Some(&out), "demo", &config.to_toml().unwrap()).unwrap(),
+            Some(_) => RunFolder::open(&out).unwrap(),
+        };
+        let task = task(&config, &Device::cpu(), run.dir()).with_share(share).unwrap();
+        let start = Start { resume: before.is_some(), ..Start::default() };
+        let mut trainer = Trainer::new(task, config.plan(), run, &start).unwrap();
+        trainer.stop_after(done);
+        let outcome = trainer.run().unwrap();
+        let state: RunState = Checkpoint::open(&outcome.checkpoint).unwrap().state().unwrap();
+        let steps = done as u64 - before.map_or(0, |(_, steps)| steps);
+        place.position += steps * (share.ranks * batch * accumulation) as u64;
+        assert_eq!((state.step, state.ranks, state.place), (done as u64, share.ranks as u64, Some(place)));
+        let log = std::fs::read_to_string(out.join("train.log")).unwrap();
+        if let Some((ranks, _)) = before {
+            let said = format!("goes on on {} ranks and had {ranks}: the rest of this epoch", share.ranks);
+            assert_eq!(log.contains(&said), share.ranks != ranks, "{log}");
+        }
+        before = Some((share.ranks, done as u64));
+    }
+    std::fs::remove_dir_all(out).unwrap();
 }
 
 /// Which kernels products are made by changes no bit: by rule, timed, or as the cache of another machine may say, where

@@ -94,6 +94,6 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         too_much.iter().for_each(|text| say!("  note              {text}"));
     }
     // how many images there are is not known here
-    advice(&config, None).iter().for_each(|text| say!("  note              {text}"));
+    advice(&config, None, 1).iter().for_each(|text| say!("  note              {text}"));
     Ok(())
 }

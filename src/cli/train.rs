@@ -145,7 +145,7 @@ fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Resul
     if let Some(folder) = folder.as_ref().filter(|_| task.is_err() && !resume) {
         folder.withdraw();
     }
-    let task = task?.on(ranks);
+    let task = task?.on(ranks)?;
     shows(format!("data:    {}", task.data()));
     let start = Start { resume, profile, stop: signals.stop().clone(), ranks: ranks.clone() };
     let mut trainer = Trainer::new(task, plan, folder, &start).map_err(|e| with_changes(e, &changes))?;

@@ -43,7 +43,7 @@ impl Assembly {
     pub fn finish(self, config: &LoaderConfig, source: &dyn Source) -> Result<Batch> {
         let crops = &config.crops;
         let channels = crops.normalization.channels();
-        let masks = config.masks.masks(config.seed, self.step, 2 * config.batch);
+        let masks = config.masks.masks(config.seed, self.step, config.share.rank, 2 * config.batch);
         let mut groups = vec![CropGroup {
             name: GLOBAL,
             views: 2,

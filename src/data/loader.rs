@@ -19,6 +19,7 @@ use crate::data::waiting::InWork;
 use crate::error::{Error, Result};
 use crate::logging;
 use crate::rng::{Purpose, stream};
+use crate::share::{Place, Share};
 use crate::stop::{LOOK_EVERY, Stop};
 
 /// How long to wait for workers at the end.
@@ -54,7 +55,16 @@ impl Loader {
         if config.crops.global.size == 0 || (config.crops.local_count > 0 && config.crops.local.size == 0) {
             return Err(Error::Usage("crops must be at least one pixel a side".into()));
         }
-        let order = Order::new(source.len(), config.batch, config.seed);
+        let Share { rank, ranks } = config.share;
+        if rank >= ranks {
+            return Err(Error::Usage(format!(
+                "there is no rank {rank} among {ranks} ranks, which count from 0"
+            )));
+        }
+        let mut order = Order::new(source.len(), config.batch.saturating_mul(ranks), config.seed);
+        if let Some(place) = config.start {
+            order = order.starting(config.start_step, place);
+        }
         let progress = Progress { next: config.start_step, slot: 0, open: VecDeque::new(), halt: None };
         let (count, prefetch) = (config.threads, config.prefetch.max(1) as u64);
         let shared = Arc::new(Shared {
@@ -151,9 +161,14 @@ impl Loader {
         assembly.finish(&shared.config, &*shared.source)
     }
 
-    /// Steps of one epoch.
+    /// Steps of one epoch: its batches of all ranks together.
     pub fn steps_per_epoch(&self) -> u64 {
         self.shared.order.steps_per_epoch()
+    }
+
+    /// Where in the images a step begins; not before the first one that is made.
+    pub fn place(&self, step: u64) -> Place {
+        self.shared.order.place(step)
     }
 
     /// The images found unusable since the last call, by number. Each was replaced by the next usable one,
@@ -333,7 +348,8 @@ impl Shared {
 
     /// Makes all crops of image `slot` of a batch.
     fn fill(&self, assembly: &Assembly, slot: usize, scratch: &mut Scratch) -> Result<(), Halt> {
-        let Pick { epoch, index, repeat } = self.order.pick(assembly.step, slot);
+        let place = self.config.share.number(self.config.batch, slot);
+        let Pick { epoch, index, repeat } = self.order.pick(assembly.step, place);
         let (shown, image) = self.load(index, assembly.step)?;
         assembly.note(slot, shown);
         let (width, height) = (image.width(), image.height());

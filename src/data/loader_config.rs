@@ -2,11 +2,12 @@
 
 use crate::data::augment::CropConfig;
 use crate::data::masks::MaskConfig;
+use crate::share::{Place, Share};
 
 /// What the loader makes.
 #[derive(Clone, Debug)]
 pub struct LoaderConfig {
-    /// Images a batch, B.
+    /// Images a batch of one rank, B.
     pub batch: usize,
     /// The seed of order, crops and masks.
     pub seed: u64,
@@ -20,4 +21,8 @@ pub struct LoaderConfig {
     pub masks: MaskConfig,
     /// The first step to make: where a resumed run goes on.
     pub start_step: u64,
+    /// Where in the images that step begins; `None` where all steps before it were such batches on as many ranks.
+    pub start: Option<Place>,
+    /// Which rank's part of each batch of `ranks`·B images is made: rank r's are those from r·B on.
+    pub share: Share,
 }

@@ -34,9 +34,9 @@ impl MaskConfig {
         Self { side, probability: 0.5, ratio: (0.1, 0.5) }
     }
 
-    /// The masks of step `step` for `crops` = 2B global crops: [crops, side²], 1 where hidden.
-    pub fn masks(&self, seed: u64, step: u64, crops: usize) -> Vec<u8> {
-        let mut rng = stream(seed, Purpose::Masks, step, 0);
+    /// The masks of step `step` for the `crops` = 2B global crops of a rank: [crops, side²], 1 where hidden.
+    pub fn masks(&self, seed: u64, step: u64, rank: usize, crops: usize) -> Vec<u8> {
+        let mut rng = stream(seed, Purpose::Masks, step, rank as u64);
         let cells = self.side * self.side;
         let masked = (crops as f64 * self.probability.clamp(0.0, 1.0)) as usize;
         let (low, high) = self.ratio;

@@ -14,13 +14,13 @@
 //!   normalization.rs  means and deviations
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
 //! masks.rs     which patches of which global crop are hidden
-//! order.rs     which images make up which step
+//! order.rs     which images make up which step, on any number of ranks
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
 //! loader.rs    worker threads           assembly.rs  the batch they write to
 //!   waiting.rs  the images in work
 //! settings.rs  the sections of a recipe; loader_config.rs  what the loader is told
 //! ```
-//! Every random choice follows from (seed, epoch, index) or (seed, step) alone, so a batch has the same bits
+//! Every random choice follows from (seed, epoch, index) or (seed, step, rank) alone, so a batch has the same bits
 //! for any number of threads and after a resume.
 
 mod assembly;

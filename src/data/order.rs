@@ -1,4 +1,5 @@
-//! Which images make up which step: a fresh seeded permutation every epoch.
+//! Which images make up which step: a fresh seeded permutation every epoch, the same for all ranks, which take the
+//! places of each batch in turn.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -6,12 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use rand::seq::SliceRandom;
 
 use crate::rng::{Purpose, stream};
+use crate::share::Place;
 
 /// The order of the images of every epoch.
 pub struct Order {
     len: usize,
     batch: usize,
     seed: u64,
+    /// A step and the place where it begins; what follows is counted from there.
+    start: (u64, Place),
     /// The last permutations asked for: batches around the end of an epoch need two.
     recent: Mutex<VecDeque<(u64, Arc<[u32]>)>>,
 }
@@ -28,9 +32,15 @@ pub struct Pick {
 }
 
 impl Order {
-    /// The order of `len` images in batches of `batch`, both at least 1.
+    /// The order of `len` images in batches of `batch`, both at least 1. A batch is that of all ranks together.
     pub fn new(len: usize, batch: usize, seed: u64) -> Self {
-        Self { len, batch, seed, recent: Mutex::default() }
+        Self { len, batch, seed, start: Default::default(), recent: Mutex::default() }
+    }
+
+    /// The same order, with step `step` at `place`, wherever batches of another size have led to: whole batches of
+    /// the rest of that epoch, then whole epochs. Where less than a batch is left, the next epoch begins.
+    pub fn starting(self, step: u64, place: Place) -> Self {
+        Self { start: (step, place), ..self }
     }
 
     /// Steps of one epoch: whole batches only, the rest of a permutation is left out; at least one.
@@ -38,10 +48,30 @@ impl Order {
         (self.len / self.batch).max(1) as u64
     }
 
+    /// Where step `step` begins; the first one is the first there is.
+    pub fn place(&self, step: u64) -> Place {
+        let (first, start) = self.start;
+        let (ahead, rest) = (step.saturating_sub(first), self.steps_left(start));
+        if ahead < rest {
+            return Place { position: start.position + ahead * self.batch as u64, ..start };
+        }
+        let (ahead, each) = (ahead - rest, self.steps_per_epoch());
+        let epoch = start.epoch.saturating_add(1 + ahead / each);
+        Place { epoch, position: ahead % each * self.batch as u64 }
+    }
+
+    /// Steps of an epoch from a place in it on.
+    fn steps_left(&self, place: Place) -> u64 {
+        match place.position {
+            0 => self.steps_per_epoch(),
+            used => (self.len as u64).saturating_sub(used) / self.batch as u64,
+        }
+    }
+
     /// Image `slot` of step `step`.
     pub fn pick(&self, step: u64, slot: usize) -> Pick {
-        let epoch = step / self.steps_per_epoch();
-        let position = (step % self.steps_per_epoch()) as usize * self.batch + slot;
+        let Place { epoch, position } = self.place(step);
+        let position = position as usize + slot;
         let index = self.permutation(epoch)[position % self.len] as usize;
         Pick { epoch, index, repeat: position / self.len }
     }

@@ -6,6 +6,7 @@ use crate::checks::{Problems, settings};
 use crate::data::reading::MAX_PIXELS;
 use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig, Normalization, Reading};
 use crate::error::Result;
+use crate::share::Share;
 
 /// Batches made ahead by the loader.
 const PREFETCH: usize = 2;
@@ -218,6 +219,8 @@ impl Loading {
             crops,
             masks,
             start_step: 0,
+            start: None,
+            share: Share::ALL,
         }
     }
 }

@@ -135,18 +135,24 @@ impl ElasticGrid {
     }
 }
 
-/// The order in which sub-networks are drawn: a function of seed and step alone, so a resumed run needs no
+/// The order in which sub-networks are drawn: a function of seed, rank and step alone, so a resumed run needs no
 /// state.
 #[derive(Debug, Clone)]
 pub struct DrawCycle {
     grid: ElasticGrid,
     seed: u64,
+    rank: u64,
 }
 
 impl DrawCycle {
-    /// Draws from `grid`; equal seeds give equal orders on every machine.
+    /// Draws from `grid`, for rank 0; equal seeds give equal orders on every machine.
     pub fn new(grid: ElasticGrid, seed: u64) -> Self {
-        Self { grid, seed }
+        Self { grid, seed, rank: 0 }
+    }
+
+    /// The cycle of another rank, which is shuffled by itself.
+    pub fn of_rank(self, rank: usize) -> Self {
+        Self { rank: rank as u64, ..self }
     }
 
     /// The grid drawn from.
@@ -162,6 +168,10 @@ impl DrawCycle {
         }
         let mut key = *b"........sub-networks of the grid";
         key[..8].copy_from_slice(&self.seed.to_le_bytes());
+        // the last eight bytes are the rank's: no two ranks have the same key, and rank 0 has the text as it is
+        for (byte, of_rank) in key[24..].iter_mut().zip(self.rank.to_le_bytes()) {
+            *byte ^= of_rank;
+        }
         let mut rng = ChaCha8Rng::from_seed(key);
         rng.set_stream((step / length) as u64);
         let mut order: Vec<usize> = (0..length).collect();

@@ -8,19 +8,22 @@ const FEWEST_ROWS: usize = 32;
 /// The teacher averages the student over at most this share of the run, or it keeps much of its random start.
 const AVERAGED: f64 = 0.25;
 
-/// What does not fit a run with these settings, on `images` images where that is known.
-pub fn advice(settings: &Settings, images: Option<usize>) -> Vec<String> {
+/// What does not fit a run with these settings on `ranks` ranks, on `images` images where that is known.
+pub fn advice(settings: &Settings, images: Option<usize>, ranks: usize) -> Vec<String> {
     let mut all = Vec::new();
     short_runs(settings, &mut all);
     prototypes(settings, images, &mut all);
-    let batch = settings.loading.batch_size_per_gpu;
+    let each = settings.loading.batch_size_per_gpu;
+    // it goes over the rows of all ranks
+    let batch = each.saturating_mul(ranks);
     if settings.step.centering == Centering::SinkhornKnopp && batch < FEWEST_ROWS / 2 {
+        let on = if ranks == 1 { String::new() } else { format!(" on each of {ranks} ranks") };
         all.push(format!(
-            "train.batch_size_per_gpu is {batch}: Sinkhorn-Knopp makes the targets of {} crops at a time, too few to \
+            "train.batch_size_per_gpu is {each}{on}: Sinkhorn-Knopp makes the targets of {} crops at a time, too few to \
              tell which are alike (train.accumulation_steps does not help); take {} or more, or \
              train.centering=centering",
             2 * batch,
-            FEWEST_ROWS / 2
+            (FEWEST_ROWS / 2).div_ceil(ranks)
         ));
     }
     all

@@ -12,6 +12,7 @@ use crate::gpu::{Caps, Choices, Kernel, Pipelines};
 use crate::logging;
 use crate::poa::forecast::Rehearsal;
 use crate::poa::settings::Settings;
+use crate::share::Share;
 use crate::tensor::Device;
 
 /// Threads that compile at most; drivers do not compile in more at a time.
@@ -24,8 +25,8 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    /// Begins with the kernels of step `first`; nothing is to be done on the CPU device.
-    pub fn start(settings: &Settings, device: &Device, first: usize) -> Option<Self> {
+    /// Begins with the kernels of a rank's step `first`; nothing is to be done on the CPU device.
+    pub fn start(settings: &Settings, device: &Device, share: Share, first: usize) -> Option<Self> {
         let Device::Gpu(gpu) = device else { return None };
         let (pipelines, caps) = (gpu.pipelines()?, gpu.caps().clone());
         let stop = Arc::new(AtomicBool::new(false));
@@ -40,7 +41,7 @@ impl Ahead {
         let (settings, stopped, choices) = (settings.clone(), stop.clone(), gpu.choices().cloned());
         threads.extend(spawn("rehearsal", move || {
             // what is wrong with a step is told by the step itself
-            if let Err(e) = rehearse(&settings, &caps, choices, first, &wanted, &stopped) {
+            if let Err(e) = rehearse(&settings, &caps, choices, (share, first), &wanted, &stopped) {
                 logging::debug(format_args!("kernels are not compiled ahead: {e}"));
             }
         }));
@@ -75,12 +76,12 @@ fn compile(pipelines: &Pipelines, kernels: &Mutex<mpsc::Receiver<Kernel>>, stop:
     }
 }
 
-/// Sends the kernels of all sub-networks, each once.
+/// Sends the kernels of all sub-networks of a rank from a step on, each once.
 fn rehearse(
     settings: &Settings,
     caps: &Caps,
     choices: Option<Arc<Choices>>,
-    first: usize,
+    (share, first): (Share, usize),
     wanted: &mpsc::Sender<Kernel>,
     stop: &AtomicBool,
 ) -> Result<()> {
@@ -88,7 +89,7 @@ fn rehearse(
     if let (Device::Gpu(gpu), Some(choices)) = (rehearsal.device(), choices) {
         gpu.set_choices(choices);
     }
-    let draws = rehearsal.draws().clone();
+    let draws = rehearsal.draws_of(share)?;
     let (mut networks, mut kernels) = (HashSet::new(), HashSet::new());
     for step in first..first + draws.cycle() {
         let network = draws.at(step);

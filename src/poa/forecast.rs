@@ -7,10 +7,10 @@ use crate::gpu::{Caps, Tally};
 use crate::memory::{gib, zeros};
 use crate::models::grid::Network;
 use crate::optim::adamw::StepSettings;
-use crate::poa::draws::Draws;
+use crate::poa::draws::{Draws, drop_path};
 use crate::poa::settings::{Precision, Settings};
 use crate::poa::{PoaModel, StepInputs};
-use crate::rng::{Purpose, stream};
+use crate::share::Share;
 use crate::tensor::Device;
 use crate::train::step::{Stepper, accumulate};
 
@@ -124,7 +124,7 @@ impl<'a> Rehearsal<'a> {
     /// The same steps on any device; a device that is no rehearsal computes them, with black images.
     pub fn on(settings: &'a Settings, device: &Device) -> Result<Self> {
         let model = PoaModel::new(settings, device, settings.train.seed)?;
-        let draws = Draws::new(settings, &model.grid)?;
+        let draws = Draws::new(settings, &model.grid, Share::ALL)?;
         Ok(Self { settings, device: device.clone(), model, draws, stepper: Stepper::default() })
     }
 
@@ -133,9 +133,14 @@ impl<'a> Rehearsal<'a> {
         &self.device
     }
 
-    /// The run's sub-networks.
+    /// The run's sub-networks, those of its first rank.
     pub fn draws(&self) -> &Draws {
         &self.draws
+    }
+
+    /// The sub-networks of any rank.
+    pub fn draws_of(&self, share: Share) -> Result<Draws> {
+        Draws::new(self.settings, &self.model.grid, share)
     }
 
     /// What was asked of the device since this was called last.
@@ -151,7 +156,7 @@ impl<'a> Rehearsal<'a> {
         let Self { settings, model, stepper, .. } = self;
         let rates = StepSettings { lr: 0.0, last_layer_lr: 0.0, weight_decay: 0.0, teacher_momentum: 1.0 };
         let loss = accumulate(settings.plan().accumulation, 1, |batch| {
-            let mut rng = stream(settings.train.seed, Purpose::DropPath, step as u64, batch.index as u64);
+            let mut rng = drop_path(settings, Share::ALL, step, batch.index);
             let inputs = StepInputs { share: batch.share, ..StepInputs::new(network, 0.05) };
             let images = black(settings, model, (step + batch.index) as u64)?;
             Ok(model.forward_backward(&images, &mut inputs.with_drop_path(&mut rng))?.total)
@@ -175,7 +180,7 @@ fn black(settings: &Settings, model: &PoaModel, step: u64) -> Result<Batch> {
     let masks = match settings.ibot.loss_weight > 0.0 && settings.ibot_start_step() < settings.total_steps() {
         true => {
             let config = settings.loader()?.masks;
-            let values = config.masks(settings.train.seed, step, 2 * images);
+            let values = config.masks(settings.train.seed, step, 0, 2 * images);
             Some(Masks { side: model.backbone.cells(crops.global_crops_size), values })
         }
         false => None,

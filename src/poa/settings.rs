@@ -150,6 +150,9 @@ settings! {
         /// Bytes of a student's logits that are in memory at a time; 0 takes as many as suit the device: a new
         /// run on a GPU with memory for it writes down 512 MiB. The order of sums depends on it.
         pub prototype_chunk_bytes: usize = 0,
+        /// Whether on several ranks each draws its own sub-network in a step, as the official code does; false
+        /// shares one.
+        pub network_per_rank: bool = true,
     }
 }
 
@@ -237,7 +240,7 @@ impl Settings {
         self.ibot.heads.fit(images);
     }
 
-    /// Images of a step on one device.
+    /// Images of a step on one rank.
     pub fn images_per_step(&self) -> usize {
         self.loading.batch_size_per_gpu.saturating_mul(self.train.accumulation_steps)
     }

@@ -13,7 +13,7 @@ use crate::optim::adamw::StepSettings;
 use crate::optim::schedules::Schedules;
 use crate::poa::advice::advice;
 use crate::poa::ahead::Ahead;
-use crate::poa::draws::Draws;
+use crate::poa::draws::{Draws, drop_path};
 use crate::poa::evaluation::{Evaluation, KnnGain};
 use crate::poa::health::HealthMonitor;
 use crate::poa::losses::{LossReport, PendingStep, StepNumbers};
@@ -23,7 +23,7 @@ use crate::poa::schedules::TeacherSchedules;
 use crate::poa::settings::{Heads, Settings};
 use crate::poa::{PoaModel, StepInputs};
 use crate::profile;
-use crate::rng::{Purpose, stream};
+use crate::share::{Place, Share};
 use crate::shown::shown;
 use crate::tensor::{Device, Tensor};
 use crate::train::reports::Reports;
@@ -44,6 +44,7 @@ pub struct PoaTask {
     schedules: Schedules,
     teacher_schedules: TeacherSchedules,
     draws: Draws,
+    share: Share,
     health: HealthMonitor,
     /// Or why there is none.
     evaluation: Result<Evaluation, String>,
@@ -78,7 +79,8 @@ impl PoaTask {
         Ok(Self {
             schedules: Schedules::new(&settings.optim, &settings.length()),
             teacher_schedules: TeacherSchedules::new(&settings),
-            draws: Draws::new(&settings, &model.grid)?,
+            draws: Draws::new(&settings, &model.grid, Share::ALL)?,
+            share: Share::ALL,
             health: HealthMonitor::new(&settings),
             bad: dir.map(|dir| BadSamplesFile::open(&dir.join("bad_samples.txt"))).transpose()?,
             loader: None,
@@ -92,9 +94,19 @@ impl PoaTask {
         })
     }
 
-    /// The task as that of one of several ranks.
-    pub fn on(self, ranks: &Collective) -> Self {
-        Self { model: self.model.on(ranks), ..self }
+    /// The task as that of one of several ranks, which train together.
+    pub fn on(self, ranks: &Collective) -> Result<Self> {
+        let share = Share { rank: ranks.rank(), ranks: ranks.size() };
+        let task = self.with_share(share)?;
+        Ok(Self { model: task.model.on(ranks), ..task })
+    }
+
+    /// The task with the share of one of several ranks, which see other images, masks and, unless `train.network_per_rank` says
+    /// otherwise, sub-networks.
+    pub fn with_share(mut self, share: Share) -> Result<Self> {
+        self.draws = Draws::new(&self.settings, &self.model.grid, share)?;
+        self.share = share;
+        Ok(self)
     }
 
     /// k-NN accuracies before training and after `done` steps, where there are labels.
@@ -148,6 +160,20 @@ fn separate_heads(settings: &Settings) -> Option<(Level, String)> {
     Some((level, text))
 }
 
+/// What it means that a run goes on on `ranks` ranks, and not as many as wrote its checkpoint.
+fn other_ranks(start: &Started, ranks: usize) -> String {
+    let images = match start.place {
+        Some(_) => "the rest of this epoch is shared out anew, no image is lost or doubled",
+        None => {
+            "its checkpoint does not say which images were used: in this epoch some come twice, others not at all"
+        }
+    };
+    let before = start.ranks;
+    format!(
+        "the run goes on on {ranks} ranks and had {before}: {images}; its numbers differ from those of a run on {before}"
+    )
+}
+
 /// Where the chart of the evaluations goes, without an extension.
 fn chart_in(dir: &Path) -> PathBuf {
     dir.join("knn")
@@ -171,7 +197,15 @@ impl Task for PoaTask {
     }
 
     fn samples_per_step(&self) -> usize {
-        self.settings.images_per_step() * self.model.ranks.size()
+        self.settings.images_per_step().saturating_mul(self.share.ranks)
+    }
+
+    fn share(&self) -> Share {
+        self.share
+    }
+
+    fn place(&self, batches: u64) -> Option<Place> {
+        self.loader.as_ref().map(|loader| loader.place(batches))
     }
 
     fn trained(&mut self) -> Trained<'_> {
@@ -227,21 +261,31 @@ impl Task for PoaTask {
             }
             Err(why) => reports.say(why),
         }
-        let (images, batch) = (self.source.len(), self.settings.loading.batch_size_per_gpu);
+        let (images, batch, ranks) =
+            (self.source.len(), self.settings.loading.batch_size_per_gpu, self.share.ranks);
         if !start.resumed {
-            advice(&self.settings, Some(images)).iter().for_each(|text| reports.warn(text));
+            advice(&self.settings, Some(images), ranks).iter().for_each(|text| reports.warn(text));
         }
-        if batch > images {
+        if batch.saturating_mul(ranks) > images {
+            let on = if ranks == 1 { String::new() } else { format!(" on each of {ranks} ranks") };
             reports.warn(&format!(
-                "train.batch_size_per_gpu is {batch}, and there are {images} images to train on: a batch has the same \
-                 image more than once"
+                "train.batch_size_per_gpu is {batch}{on}, and there are {images} images to train on: a batch has the \
+                 same image more than once"
             ));
         }
-        let config = LoaderConfig { start_step: start.batches, ..self.settings.loader()? };
+        if start.resumed && start.ranks != ranks as u64 {
+            reports.say(&other_ranks(start, ranks));
+        }
+        let (start_step, share) = (start.batches, self.share);
+        let mut config = LoaderConfig { start_step, start: start.place, share, ..self.settings.loader()? };
+        if ranks > 1 && self.settings.loading.num_workers == 0 {
+            // as many as this rank has cores
+            config.threads = config.threads.min(rayon::current_num_threads());
+        }
         let mut loader = Loader::new(self.source.clone(), config)?;
         loader.stopped_by(start.stop);
         self.loader = Some(loader);
-        self.ahead = Ahead::start(&self.settings, &self.model.device, start.step);
+        self.ahead = Ahead::start(&self.settings, &self.model.device, self.share, start.step);
         Ok(())
     }
 
@@ -277,7 +321,7 @@ impl Task for PoaTask {
         };
         let settings = &self.settings;
         let masked = s.step >= settings.ibot_start_step() && settings.ibot.loss_weight > 0.0;
-        let mut rng = stream(settings.train.seed, Purpose::DropPath, s.step as u64, batch.index as u64);
+        let mut rng = drop_path(settings, self.share, s.step, batch.index);
         let health = due && batch.index == 0;
         let inputs = StepInputs { share: batch.share, health, ..StepInputs::new(s.network, s.teacher_temp) };
         let images = if masked { images } else { images.without_masks() };

@@ -108,6 +108,8 @@ impl<T: Task> Trainer<T> {
             seed: self.plan.seed,
             images: self.task.samples() as u64,
             metrics_bytes: self.reports.synced_metrics()?,
+            ranks: self.task.share().ranks as u64,
+            place: self.task.place(done as u64 * self.plan.accumulation as u64),
             evaluation_is_due: self.owes_evaluation && done < self.plan.steps,
             seconds: (self.earlier + self.started.elapsed()).as_secs_f64(),
             ..RunState::default()

@@ -12,12 +12,13 @@ use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::TensorSpec;
 use crate::nn::parameters::{FlatBuffers, Parameters};
 use crate::optim::loss_scale::{LossScale, ScaleState};
+use crate::share::Place;
 use crate::tensor::Tensor;
 pub use crate::train::run_folder::CONFIG;
 use crate::train::task::Task;
 
 /// The numbers beside the tensors.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct RunState {
     /// Steps done.
@@ -40,6 +41,34 @@ pub struct RunState {
     /// The loss scale, in mixed precision.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub loss_scale: Option<ScaleState>,
+    /// Ranks that trained together.
+    #[serde(skip_serializing_if = "is_one")]
+    pub ranks: u64,
+    /// Where in the samples the next step begins, for a task that goes on there on any number of ranks.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub place: Option<Place>,
+}
+
+impl Default for RunState {
+    fn default() -> Self {
+        Self {
+            step: 0,
+            applied: 0,
+            skipped: 0,
+            seed: 0,
+            images: 0,
+            metrics_bytes: 0,
+            seconds: 0.0,
+            evaluation_is_due: false,
+            loss_scale: None,
+            ranks: 1,
+            place: None,
+        }
+    }
+}
+
+fn is_one(value: &u64) -> bool {
+    *value == 1
 }
 
 fn is_false(value: &bool) -> bool {

@@ -11,6 +11,7 @@ use serde_json::Value;
 
 use crate::error::Result;
 use crate::optim::adamw::StepSettings;
+use crate::share::{Place, Share};
 use crate::stop::Stop;
 use crate::tensor::{Device, Tensor};
 use crate::train::reports::Reports;
@@ -34,8 +35,20 @@ pub trait Task {
     /// Samples of the data set.
     fn samples(&self) -> usize;
 
-    /// Samples of a step, all its micro-batches together.
+    /// Samples of a step, all its micro-batches on all ranks together.
     fn samples_per_step(&self) -> usize;
+
+    /// Which of how many ranks this is.
+    fn share(&self) -> Share {
+        Share::ALL
+    }
+
+    /// Where in the samples the micro-batch after so many begins: a checkpoint holds it, and [`Started::place`] hands
+    /// it back, so that a run goes on there with batches of another size or on another number of ranks. `None` where
+    /// the number of micro-batches is all that a task goes by.
+    fn place(&self, _batches: u64) -> Option<Place> {
+        None
+    }
 
     /// What is trained: parameters with their gradients, a teacher that follows them, the optimiser.
     fn trained(&mut self) -> Trained<'_>;
@@ -116,8 +129,13 @@ pub trait Task {
 pub struct Started<'a> {
     /// Steps done.
     pub step: usize,
-    /// Micro-batches done.
+    /// Micro-batches done, as this run counts them.
     pub batches: u64,
+    /// What [`Task::place`] said when the checkpoint was written; not of a checkpoint from before there was such a
+    /// thing. The data set may have another size since.
+    pub place: Option<Place>,
+    /// Ranks that the checkpoint was written by.
+    pub ranks: u64,
     /// Whether a checkpoint was loaded.
     pub resumed: bool,
     /// The run's folder, where this rank has it.

@@ -158,8 +158,16 @@ impl<T: Task> Trainer<T> {
         let batches = first as u64 * plan.accumulation as u64;
         let wish = start.stop.clone();
         let stop = if ranks.is_alone() { wish.clone() } else { Stop::new() };
-        let started =
-            Started { step: first, batches, resumed, folder: folder.as_ref(), stop: &stop, wish: &wish };
+        let started = Started {
+            step: first,
+            batches,
+            place: state.place,
+            ranks: state.ranks,
+            resumed,
+            folder: folder.as_ref(),
+            stop: &stop,
+            wish: &wish,
+        };
         task.start(&started, &mut reports)?;
         if let Some(folder) = folder.as_ref().filter(|_| start.resume) {
             // other settings than before, which have proved to fit the checkpoint

@@ -8,6 +8,7 @@ use poa_gpu::data::batch::GLOBAL;
 use poa_gpu::data::channels::in_channels;
 use poa_gpu::data::normalization::{MEAN, STD};
 use poa_gpu::data::*;
+use poa_gpu::share::Share;
 
 use crate::{folder, open, picture, save, spec};
 
@@ -27,6 +28,8 @@ fn config(channels: usize) -> LoaderConfig {
         crops,
         masks: MaskConfig::new(4),
         start_step: 0,
+        start: None,
+        share: Share::ALL,
     }
 }
 

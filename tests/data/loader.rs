@@ -6,20 +6,23 @@ use std::sync::Arc;
 use poa_gpu::Error;
 use poa_gpu::data::batch::{GLOBAL, LOCAL};
 use poa_gpu::data::*;
+use poa_gpu::share::Share;
 
 use crate::{folder, open, picture, save, spec};
 
-fn small(batch: usize, threads: usize) -> LoaderConfig {
+pub fn small(batch: usize, threads: usize) -> LoaderConfig {
     let crops = CropConfig {
         global: Crop { size: 32, scale: (0.32, 1.0) },
         local: Crop { size: 16, scale: (0.05, 0.32) },
         local_count: 3,
         ..CropConfig::default()
     };
-    LoaderConfig { batch, seed: 5, threads, prefetch: 2, crops, masks: MaskConfig::new(4), start_step: 0 }
+    let masks = MaskConfig::new(4);
+    let share = Share::ALL;
+    LoaderConfig { batch, seed: 5, threads, prefetch: 2, crops, masks, start_step: 0, start: None, share }
 }
 
-fn batches(source: &Arc<dyn Source>, config: LoaderConfig, count: usize) -> Vec<Batch> {
+pub fn batches(source: &Arc<dyn Source>, config: LoaderConfig, count: usize) -> Vec<Batch> {
     let mut loader = Loader::new(source.clone(), config).unwrap();
     (0..count).map(|_| loader.next().unwrap()).collect()
 }

@@ -14,6 +14,7 @@ use image::{DynamicImage, ImageBuffer, Luma};
 use poa_gpu::data::decode::{decode, decode_file, is_junk};
 use poa_gpu::data::*;
 use poa_gpu::logging::{self, Level, Listener, show};
+use poa_gpu::share::Share;
 
 use crate::{folder, names, open, picture, save, spec};
 
@@ -543,6 +544,8 @@ fn the_image_that_is_waited_for_is_named() {
         crops: CropConfig { local_count: 0, ..CropConfig::default() },
         masks: MaskConfig::new(14),
         start_step: 0,
+        start: None,
+        share: Share::ALL,
     };
     let mut loader = Loader::new(Arc::new(Slow { ready }), config).unwrap();
     loader.tell_after(Duration::from_millis(20));

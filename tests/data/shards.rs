@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use poa_gpu::Error;
 use poa_gpu::data::*;
+use poa_gpu::share::Share;
 use tar::{Builder, EntryType, Header};
 
 use crate::{folder, labels, names, open, picture};
@@ -441,7 +442,18 @@ fn shards_train_like_a_folder() {
     let batch = |source, threads| {
         let crops = CropConfig { local_count: 1, ..CropConfig::default() };
         let masks = MaskConfig::new(14);
-        let config = LoaderConfig { batch: 6, seed: 1, threads, prefetch: 1, crops, masks, start_step: 1 };
+        let share = Share::ALL;
+        let config = LoaderConfig {
+            batch: 6,
+            seed: 1,
+            threads,
+            prefetch: 1,
+            crops,
+            masks,
+            start_step: 1,
+            start: None,
+            share,
+        };
         Loader::new(source, config).unwrap().next().unwrap()
     };
     let from_folder = batch(open(&crate::spec(&images)).unwrap(), 0);
