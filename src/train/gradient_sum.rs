@@ -13,7 +13,7 @@ use std::rc::Rc;
 use crate::autograd::Listener;
 use crate::collective::{Collective, Pending};
 use crate::error::Result;
-use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
+use crate::nn::parameters::{FlatBuffers, FlatLayout, NORM_BLOCK, Parameters, Place};
 use crate::profile;
 use crate::tensor::{Device, PendingRead, Tensor};
 
@@ -173,26 +173,26 @@ impl Listener for Buckets {
     }
 }
 
-/// Parts of buffers of about [`BUCKET`] elements, those of the last parameters first, and which of them each parameter
-/// has elements in.
+/// Parts of buffers of [`BUCKET`] elements at most, those of the last parameters first, and which of them each parameter
+/// has elements in. They begin at multiples of [`NORM_BLOCK`].
 fn buckets_of(layout: &FlatLayout) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
-    let (mut buckets, mut of_parameter) = (Vec::new(), vec![0..0; layout.places().len()]);
-    let mut places = layout.places().iter().enumerate().rev().peekable();
-    while let Some((last, place)) = places.next() {
-        let (buffer, mut range, mut members) = (place.buffer, place.range.clone(), vec![last]);
-        while let Some((i, next)) =
-            places.next_if(|(_, p)| p.buffer == buffer && range.end - p.range.start <= BUCKET)
-        {
-            range.start = next.range.start;
-            members.push(i);
-        }
-        let first = buckets.len();
-        // a parameter that is larger goes in pieces
-        let pieces = range.len().div_ceil(BUCKET).max(1);
-        let at = |piece: usize| range.start + range.len() * piece / pieces;
-        buckets.extend((0..pieces).map(|piece| (buffer, at(piece)..at(piece + 1))));
-        members.into_iter().for_each(|i| of_parameter[i] = first..buckets.len());
+    const { assert!(BUCKET.is_multiple_of(NORM_BLOCK)) };
+    let (mut buckets, mut firsts) = (Vec::new(), Vec::new());
+    for (buffer, &elements) in layout.buffers().iter().enumerate().rev() {
+        firsts.push((buffer, buckets.len()));
+        let starts = (0..elements).step_by(BUCKET).rev();
+        buckets.extend(starts.map(|start| (buffer, start..(start + BUCKET).min(elements))));
     }
+    let of = |place: &Place| {
+        let first = firsts.iter().find(|(buffer, _)| *buffer == place.buffer).map_or(0, |(_, first)| *first);
+        let last = layout.buffers()[place.buffer].div_ceil(BUCKET) - 1;
+        let at = |element: usize| first + last - element / BUCKET;
+        match place.range.is_empty() {
+            true => 0..0,
+            false => at(place.range.end - 1)..at(place.range.start) + 1,
+        }
+    };
+    let of_parameter = layout.places().iter().map(of).collect();
     (buckets, of_parameter)
 }
 
@@ -209,18 +209,21 @@ mod tests {
             let layout =
                 FlatLayout::new(&sizes.iter().enumerate().map(spec).collect::<Vec<_>>(), limit).unwrap();
             let (buckets, of_parameter) = buckets_of(&layout);
-            assert!(buckets.iter().all(|(_, range)| !range.is_empty() && range.len() <= BUCKET));
             for (place, own) in layout.places().iter().zip(&of_parameter) {
-                let covered: usize = buckets[own.clone()]
-                    .iter()
-                    .filter(|(buffer, _)| *buffer == place.buffer)
-                    .map(|(_, r)| r.end.min(place.range.end).saturating_sub(r.start.max(place.range.start)))
-                    .sum();
-                assert_eq!(covered, place.range.len(), "{place:?} in {own:?}");
+                let shares = |(buffer, r): &(usize, Range<usize>)| {
+                    *buffer == place.buffer && r.start < place.range.end && place.range.start < r.end
+                };
+                for (i, bucket) in buckets.iter().enumerate() {
+                    assert_eq!(shares(bucket), own.contains(&i), "{place:?} and {bucket:?}");
+                }
             }
             let mut all = buckets.clone();
             all.sort_by_key(|(buffer, range)| (*buffer, range.start));
-            assert!(all.windows(2).all(|w| w[0].0 != w[1].0 || w[0].1.end <= w[1].1.start), "{all:?}");
+            for (buffer, elements) in layout.buffers().iter().enumerate() {
+                let own: Vec<_> = all.iter().filter(|(b, _)| *b == buffer).map(|(_, r)| r.clone()).collect();
+                assert_eq!((own[0].start, own[own.len() - 1].end), (0, *elements));
+                assert!(own.windows(2).all(|w| w[0].end == w[1].start));
+            }
             assert!(of_parameter[0].start > of_parameter[5].start);
         }
     }
