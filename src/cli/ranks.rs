@@ -4,6 +4,7 @@
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::cli::launch::{Launch, launched};
 use crate::collective::{Collective, Threads};
 use crate::cpu::no_thread;
 use crate::error::{Error, Result};
@@ -103,13 +104,73 @@ pub(super) fn run(
     patience: Duration,
     body: impl Fn(&Rank) -> Result<()> + Sync,
 ) -> Result<()> {
-    match asked.devices {
-        Some(devices) => match devices.choices()?.as_slice() {
+    match (launched()?, asked.devices) {
+        (Some(launch), _) => as_process(&launch, asked, patience, &body),
+        (None, None) => body(&Rank { ranks: Collective::alone(), device: asked.device.clone() }),
+        (None, Some(devices)) => match devices.choices()?.as_slice() {
             [one] => body(&Rank { ranks: Collective::alone(), device: one.clone() }),
             all => on_threads(all, patience, &body),
         },
-        None => body(&Rank { ranks: Collective::alone(), device: asked.device.clone() }),
     }
+}
+
+/// As one of several processes.
+fn as_process(
+    launch: &Launch,
+    asked: &Asked,
+    patience: Duration,
+    body: &(impl Fn(&Rank) -> Result<()> + Sync),
+) -> Result<()> {
+    rank_threads(launch.cores())?.install(|| {
+        let ranks = launch.collective(patience)?;
+        let run = || body(&Rank { ranks: ranks.clone(), device: device_of(&ranks, asked)? });
+        match told(&ranks, run()) {
+            // one of them speaks for all
+            Err(e @ Error::Interrupted(_)) if !ranks.leads() => Err(Error::Elsewhere(e.to_string())),
+            Err(e @ Error::Elsewhere(_)) => {
+                // the rank that failed ends this process too, once it has told why
+                std::thread::sleep(LAST_WORDS);
+                Err(e)
+            }
+            result => result,
+        }
+    })
+}
+
+/// The device of one of several processes.
+fn device_of(ranks: &Collective, asked: &Asked) -> Result<DeviceChoice> {
+    let (place, on_host) = ranks.on_host();
+    let Some(devices) = asked.devices else { return Ok(own_device(asked.device, place)) };
+    let all = devices.choices()?;
+    all.get(place).cloned().ok_or_else(|| {
+        Error::Usage(format!(
+            "--devices names {} devices, and {on_host} ranks are on this machine; name one for each",
+            all.len()
+        ))
+    })
+}
+
+/// How long a rank leaves the word to the one that failed.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The device of the process that is number `place` on its machine: where none is named, one GPU each.
+fn own_device(asked: &DeviceChoice, place: usize) -> DeviceChoice {
+    match asked {
+        DeviceChoice::Auto => {
+            let hardware = adapters().iter().filter(|adapter| adapter.kind != "software").count();
+            match hardware {
+                0 => DeviceChoice::Auto,
+                count => DeviceChoice::Index(place % count),
+            }
+        }
+        named => named.clone(),
+    }
+}
+
+/// The threads of one rank's kernels. They are its own: a rank that waits for others must not hold up their kernels.
+fn rank_threads(count: usize) -> Result<rayon::ThreadPool> {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(count).stack_size(STACK).build();
+    pool.map_err(|e| Error::Device(format!("the threads of a rank cannot be started: {e}")))
 }
 
 fn on_threads(
@@ -170,7 +231,8 @@ fn first_cause(results: Vec<Result<()>>) -> Result<()> {
             Err(e) => return Err(e),
         }
     }
-    elsewhere.map_or(Ok(()), Err)
+    // that one has not told its own is a fault of the program, and all the more to be told
+    elsewhere.map_or(Ok(()), |e| Err(Error::Ranks(e.to_string())))
 }
 
 /// An error where ranks have other settings than rank 0, which names the first such rank and key.
@@ -234,6 +296,6 @@ mod tests {
         assert!(first_cause(vec![Ok(()), Ok(())]).is_ok());
         let cause = first_cause(vec![echo(), Err(Error::Device("gone".into())), echo()]);
         assert!(matches!(cause, Err(Error::Device(_))));
-        assert!(matches!(first_cause(vec![Ok(()), echo()]), Err(Error::Elsewhere(_))));
+        assert!(matches!(first_cause(vec![Ok(()), echo()]), Err(Error::Ranks(_))));
     }
 }
