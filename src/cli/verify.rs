@@ -1,11 +1,12 @@
 //! `poa-gpu verify`: replays records and prints how far this machine is from them.
 
 use crate::cli::args::VerifyArgs;
+use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::files::whole::destination;
 use crate::ops;
 use crate::shown::shown;
-use crate::verify::{Fixture, Replay, replay};
+use crate::verify::{Fixture, Replay, replay, replay_on_threads};
 
 pub(super) fn run(args: &VerifyArgs) -> Result<()> {
     if args.dump.is_some() && args.dirs.len() > 1 {
@@ -24,7 +25,13 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
     let mut failed = Vec::new();
     for fixture in &fixtures {
         say!("\n{}", fixture.name);
-        let done = replay(fixture, &device, precision)?;
+        let done = match fixture.ranks() {
+            1 => replay(fixture, &device, precision, &Collective::alone())?,
+            ranks => {
+                say!("  {ranks} ranks, a thread and a device each");
+                replay_on_threads(fixture, || ops::open(&args.device), precision)?
+            }
+        };
         print(&done);
         if let Some(path) = &args.dump {
             done.dump(path)?;
