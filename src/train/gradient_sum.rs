@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::autograd::Listener;
 use crate::collective::{Collective, Pending};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
 use crate::profile;
 use crate::tensor::{Device, PendingRead, Tensor};
@@ -53,8 +53,13 @@ struct State {
 impl GradientSum {
     /// For the parameters of a task; `None` where there is one rank, whose gradients are the sum.
     pub fn new(ranks: &Collective, parameters: &Parameters) -> Option<Self> {
+        Self::in_buckets(ranks, parameters, BUCKET)
+    }
+
+    /// As [`Self::new`] in buckets of so many elements, which change no bit.
+    pub fn in_buckets(ranks: &Collective, parameters: &Parameters, elements: usize) -> Option<Self> {
         let gradients = parameters.gradients().filter(|_| !ranks.is_alone())?.clone();
-        let (buckets, of_parameter) = buckets_of(gradients.layout());
+        let (buckets, of_parameter) = buckets_of(gradients.layout(), elements);
         let (ranks, parameters) = (ranks.clone(), parameters.clone());
         let state = RefCell::default();
         Some(Self(Rc::new(Buckets { ranks, parameters, gradients, buckets, of_parameter, state })))
@@ -65,6 +70,11 @@ impl GradientSum {
         let open = vec![0; self.0.buckets.len()];
         *self.0.state.borrow_mut() = State { open, ..State::default() };
         self.0.parameters.listen(Some(self.0.clone()));
+    }
+
+    /// How many buckets have left, and how many there are.
+    pub fn sent(&self) -> (usize, usize) {
+        (self.0.state.borrow().next, self.0.buckets.len())
     }
 
     /// After that pass: all gradients become the sums over ranks, and a parameter whose module got a gradient on any
@@ -171,24 +181,34 @@ impl Listener for Buckets {
             self.send()?;
         }
     }
+
+    fn arrives(&self, parameter: usize) -> Result<()> {
+        if self.state.borrow().next <= self.of_parameter[parameter].start {
+            return Ok(());
+        }
+        let name = &self.gradients.layout().places()[parameter].spec.name;
+        let problem =
+            format!("that of {name} comes after it was sent: an operation has not recorded its use");
+        Err(Error::shape("gradients of ranks", problem))
+    }
 }
 
-/// Parts of buffers of about [`BUCKET`] elements, those of the last parameters first, and which of them each parameter
+/// Parts of buffers of at most `most` elements, those of the last parameters first, and which of them each parameter
 /// has elements in.
-fn buckets_of(layout: &FlatLayout) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
+fn buckets_of(layout: &FlatLayout, most: usize) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
     let (mut buckets, mut of_parameter) = (Vec::new(), vec![0..0; layout.places().len()]);
     let mut places = layout.places().iter().enumerate().rev().peekable();
     while let Some((last, place)) = places.next() {
         let (buffer, mut range, mut members) = (place.buffer, place.range.clone(), vec![last]);
         while let Some((i, next)) =
-            places.next_if(|(_, p)| p.buffer == buffer && range.end - p.range.start <= BUCKET)
+            places.next_if(|(_, p)| p.buffer == buffer && range.end - p.range.start <= most)
         {
             range.start = next.range.start;
             members.push(i);
         }
         let first = buckets.len();
         // a parameter that is larger goes in pieces
-        let pieces = range.len().div_ceil(BUCKET).max(1);
+        let pieces = range.len().div_ceil(most).max(1);
         let at = |piece: usize| range.start + range.len() * piece / pieces;
         buckets.extend((0..pieces).map(|piece| (buffer, at(piece)..at(piece + 1))));
         members.into_iter().for_each(|i| of_parameter[i] = first..buckets.len());
@@ -208,7 +228,7 @@ mod tests {
         for limit in [usize::MAX, 4 * 3 * BUCKET] {
             let layout =
                 FlatLayout::new(&sizes.iter().enumerate().map(spec).collect::<Vec<_>>(), limit).unwrap();
-            let (buckets, of_parameter) = buckets_of(&layout);
+            let (buckets, of_parameter) = buckets_of(&layout, BUCKET);
             assert!(buckets.iter().all(|(_, range)| !range.is_empty() && range.len() <= BUCKET));
             for (place, own) in layout.places().iter().zip(&of_parameter) {
                 let covered: usize = buckets[own.clone()]
