@@ -129,14 +129,16 @@ fn on_ranks<T: Send>(size: usize, rank: impl Fn(&Collective) -> T + Sync) -> Vec
     })
 }
 
+/// A parameter's name and values.
+type Named = (String, Vec<f32>);
+
 /// What a rank holds after the gradients of a step are complete.
 #[derive(Clone)]
 struct Step {
     /// Means over micro-batches and ranks.
     losses: LossReport,
     loss: f32,
-    /// (name, gradient)
-    gradients: Vec<(String, Vec<f32>)>,
+    gradients: Vec<Named>,
     /// Of every head: of cls rows, of masked rows.
     centers: Vec<[Vec<f32>; 2]>,
     /// Targets of masked patches, head by head, of the last micro-batch.
@@ -181,7 +183,7 @@ fn step(model: &PoaModel, batches: &[Batch], network: Network) -> (Step, poa_gpu
     (done, loss)
 }
 
-fn named(values: &FlatBuffers) -> Vec<(String, Vec<f32>)> {
+fn named(values: &FlatBuffers) -> Vec<Named> {
     let places = values.layout().places().iter();
     places.map(|place| (place.spec.name.clone(), values.read(&place.spec.name).unwrap())).collect()
 }
@@ -316,7 +318,7 @@ fn a_rank_without_masked_patches_takes_part() {
                     StepSettings { lr: 1e-3, last_layer_lr: 1e-3, weight_decay: 0.1, teacher_momentum: 0.9 };
                 let before = named(model.student.values());
                 assert!(apply(&mut model.trained(), &loss, how).unwrap().finite, "{what}");
-                let moved = |(a, b): (&(String, Vec<f32>), &(String, Vec<f32>))| (a.0.clone(), a.1 != b.1);
+                let moved = |(a, b): (&Named, &Named)| (a.0.clone(), a.1 != b.1);
                 let after = named(model.student.values());
                 let moved: Vec<_> = before.iter().zip(&after).map(moved).collect();
                 (done, after, moved)

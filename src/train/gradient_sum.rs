@@ -24,6 +24,9 @@ const BUCKET: usize = 1 << 20;
 /// Buckets that a device may be behind before their copies are waited for: so much work it has meanwhile.
 const LAG: usize = 3;
 
+/// A buffer, and elements of it.
+type Bucket = (usize, Range<usize>);
+
 /// Adds up gradients over ranks, step by step.
 pub struct GradientSum(Rc<Buckets>);
 
@@ -32,7 +35,7 @@ struct Buckets {
     parameters: Parameters,
     gradients: FlatBuffers,
     /// In the order in which they are sent: parts of buffers.
-    buckets: Vec<(usize, Range<usize>)>,
+    buckets: Vec<Bucket>,
     /// Those that each parameter has elements in.
     of_parameter: Vec<Range<usize>>,
     state: RefCell<State>,
@@ -195,7 +198,7 @@ impl Listener for Buckets {
 
 /// Parts of buffers of at most `most` elements, those of the last parameters first, and which of them each parameter
 /// has elements in.
-fn buckets_of(layout: &FlatLayout, most: usize) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
+fn buckets_of(layout: &FlatLayout, most: usize) -> (Vec<Bucket>, Vec<Range<usize>>) {
     let (mut buckets, mut of_parameter) = (Vec::new(), vec![0..0; layout.places().len()]);
     let mut places = layout.places().iter().enumerate().rev().peekable();
     while let Some((last, place)) = places.next() {
