@@ -5,15 +5,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::cli::launch::{Launch, launched};
-use crate::collective::{Collective, Threads};
-use crate::cpu::no_thread;
+use crate::collective::{Collective, ends_all, kernel_threads, on_threads};
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceChoice, adapters};
 use crate::logging;
 use crate::recipes::Config;
-
-/// Bytes of stack of a rank's threads, as the program's own has them.
-const STACK: usize = 8 << 20;
 
 /// What `--devices` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -109,7 +105,13 @@ pub(super) fn run(
         (None, None) => body(&Rank { ranks: Collective::alone(), device: asked.device.clone() }),
         (None, Some(devices)) => match devices.choices()?.as_slice() {
             [one] => body(&Rank { ranks: Collective::alone(), device: one.clone() }),
-            all => on_threads(all, patience, &body),
+            all => {
+                let rank = |ranks: &Collective| {
+                    let device = all.get(ranks.rank()).cloned().unwrap_or(DeviceChoice::Auto);
+                    body(&Rank { ranks: ranks.clone(), device })
+                };
+                on_threads(all.len(), patience, rank).map(|_| ())
+            }
         },
     }
 }
@@ -121,10 +123,10 @@ fn as_process(
     patience: Duration,
     body: &(impl Fn(&Rank) -> Result<()> + Sync),
 ) -> Result<()> {
-    rank_threads(launch.cores())?.install(|| {
+    kernel_threads(launch.cores())?.install(|| {
         let ranks = launch.collective(patience)?;
         let run = || body(&Rank { ranks: ranks.clone(), device: device_of(&ranks, asked)? });
-        match told(&ranks, run()) {
+        match ends_all(&ranks, run()) {
             // one of them speaks for all
             Err(e @ Error::Interrupted(_)) if !ranks.leads() => Err(Error::Elsewhere(e.to_string())),
             Err(e @ Error::Elsewhere(_)) => {
@@ -165,74 +167,6 @@ fn own_device(asked: &DeviceChoice, place: usize) -> DeviceChoice {
         }
         named => named.clone(),
     }
-}
-
-/// The threads of one rank's kernels. They are its own: a rank that waits for others must not hold up their kernels.
-fn rank_threads(count: usize) -> Result<rayon::ThreadPool> {
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(count).stack_size(STACK).build();
-    pool.map_err(|e| Error::Device(format!("the threads of a rank cannot be started: {e}")))
-}
-
-fn on_threads(
-    devices: &[DeviceChoice],
-    patience: Duration,
-    body: &(impl Fn(&Rank) -> Result<()> + Sync),
-) -> Result<()> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = (cores / devices.len()).max(1);
-    let rank = |side: Threads, device: DeviceChoice| -> Result<()> {
-        // of its own: a rank that waits for others must not hold up their kernels
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
-        let pool =
-            pool.map_err(|e| Error::Device(format!("the threads of a rank cannot be started: {e}")))?;
-        pool.install(|| {
-            let ranks = Collective::over(move || Ok(side), patience)?;
-            told(&ranks, body(&Rank { ranks: ranks.clone(), device }))
-        })
-    };
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let mut all = Vec::new();
-        for (i, side) in Threads::meeting(devices.len()).into_iter().enumerate() {
-            let (rank, device) = (&rank, devices[i].clone());
-            let thread = std::thread::Builder::new().name(format!("rank {i}")).stack_size(STACK);
-            all.push(thread.spawn_scoped(scope, move || rank(side, device)));
-        }
-        let ended = |thread: std::io::Result<std::thread::ScopedJoinHandle<'_, Result<()>>>| match thread {
-            Ok(thread) => {
-                thread.join().unwrap_or_else(|_| Err(Error::Ranks("a rank has ended by a panic".into())))
-            }
-            Err(e) => Err(no_thread(&e)),
-        };
-        all.into_iter().map(ended).collect()
-    });
-    first_cause(results)
-}
-
-/// The error of a rank, which ends the others where they do not know it.
-fn told(ranks: &Collective, result: Result<()>) -> Result<()> {
-    match result {
-        Err(e @ (Error::Elsewhere(_) | Error::Interrupted(_))) => Err(e),
-        Err(e) => {
-            let e = if ranks.leads() { e } else { e.during(ranks.name(ranks.rank())) };
-            ranks.abort(&e);
-            Err(e)
-        }
-        Ok(()) => Ok(()),
-    }
-}
-
-/// What ended several ranks: the first error that does not speak of another rank's.
-fn first_cause(results: Vec<Result<()>>) -> Result<()> {
-    let mut elsewhere = None;
-    for result in results {
-        match result {
-            Ok(()) => {}
-            Err(e @ Error::Elsewhere(_)) => drop(elsewhere.get_or_insert(e)),
-            Err(e) => return Err(e),
-        }
-    }
-    // that one has not told its own is a fault of the program, and all the more to be told
-    elsewhere.map_or(Ok(()), |e| Err(Error::Ranks(e.to_string())))
 }
 
 /// An error where ranks have other settings than rank 0, which names the first such rank and key.
@@ -288,14 +222,5 @@ mod tests {
         for bad in ["", "0,,1", "cpu:0", "cpu:99999999999999999999", ":2"] {
             assert!(matches!(bad.parse::<Devices>(), Err(Error::Usage(_))), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_cause_is_told_and_not_its_echo() {
-        let echo = || Err(Error::Elsewhere("x".into()));
-        assert!(first_cause(vec![Ok(()), Ok(())]).is_ok());
-        let cause = first_cause(vec![echo(), Err(Error::Device("gone".into())), echo()]);
-        assert!(matches!(cause, Err(Error::Device(_))));
-        assert!(matches!(first_cause(vec![Ok(()), echo()]), Err(Error::Ranks(_))));
     }
 }

@@ -11,12 +11,14 @@
 mod exchanger;
 #[cfg(feature = "mpi")]
 mod mpi;
+mod team;
 mod threads;
 mod transport;
 
 pub use exchanger::Exchanger;
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
+pub use team::{ends_all, kernel_threads, on_threads};
 pub use threads::Threads;
 pub use transport::{Message, Transport, Watch};
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 
 use crate::autograd::Listener;
 use crate::collective::{Collective, Pending};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, NORM_BLOCK, Parameters, Place};
 use crate::profile;
 use crate::tensor::{Device, PendingRead, Tensor};
@@ -24,6 +24,9 @@ const BUCKET: usize = 1 << 20;
 /// Buckets that a device may be behind before their copies are waited for: so much work it has meanwhile.
 const LAG: usize = 3;
 
+/// A buffer, and elements of it.
+type Bucket = (usize, Range<usize>);
+
 /// Adds up gradients over ranks, step by step.
 pub struct GradientSum(Rc<Buckets>);
 
@@ -32,7 +35,7 @@ struct Buckets {
     parameters: Parameters,
     gradients: FlatBuffers,
     /// In the order in which they are sent: parts of buffers.
-    buckets: Vec<(usize, Range<usize>)>,
+    buckets: Vec<Bucket>,
     /// Those that each parameter has elements in.
     of_parameter: Vec<Range<usize>>,
     state: RefCell<State>,
@@ -53,8 +56,13 @@ struct State {
 impl GradientSum {
     /// For the parameters of a task; `None` where there is one rank, whose gradients are the sum.
     pub fn new(ranks: &Collective, parameters: &Parameters) -> Option<Self> {
+        Self::in_buckets(ranks, parameters, BUCKET)
+    }
+
+    /// As [`Self::new`] in buckets of so many elements, which change no bit.
+    pub fn in_buckets(ranks: &Collective, parameters: &Parameters, elements: usize) -> Option<Self> {
         let gradients = parameters.gradients().filter(|_| !ranks.is_alone())?.clone();
-        let (buckets, of_parameter) = buckets_of(gradients.layout());
+        let (buckets, of_parameter) = buckets_of(gradients.layout(), elements);
         let (ranks, parameters) = (ranks.clone(), parameters.clone());
         let state = RefCell::default();
         Some(Self(Rc::new(Buckets { ranks, parameters, gradients, buckets, of_parameter, state })))
@@ -65,6 +73,11 @@ impl GradientSum {
         let open = vec![0; self.0.buckets.len()];
         *self.0.state.borrow_mut() = State { open, ..State::default() };
         self.0.parameters.listen(Some(self.0.clone()));
+    }
+
+    /// How many buckets have left, and how many there are.
+    pub fn sent(&self) -> (usize, usize) {
+        (self.0.state.borrow().next, self.0.buckets.len())
     }
 
     /// After that pass: all gradients become the sums over ranks, and a parameter whose module got a gradient on any
@@ -171,22 +184,32 @@ impl Listener for Buckets {
             self.send()?;
         }
     }
+
+    fn arrives(&self, parameter: usize) -> Result<()> {
+        if self.state.borrow().next <= self.of_parameter[parameter].start {
+            return Ok(());
+        }
+        let name = &self.gradients.layout().places()[parameter].spec.name;
+        let problem =
+            format!("that of {name} comes after it was sent: an operation has not recorded its use");
+        Err(Error::shape("gradients of ranks", problem))
+    }
 }
 
-/// Parts of buffers of [`BUCKET`] elements at most, those of the last parameters first, and which of them each parameter
+/// Parts of buffers of at most `most` elements, those of the last parameters first, and which of them each parameter
 /// has elements in. They begin at multiples of [`NORM_BLOCK`].
-fn buckets_of(layout: &FlatLayout) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
-    const { assert!(BUCKET.is_multiple_of(NORM_BLOCK)) };
+fn buckets_of(layout: &FlatLayout, most: usize) -> (Vec<Bucket>, Vec<Range<usize>>) {
+    let most = most.next_multiple_of(NORM_BLOCK);
     let (mut buckets, mut firsts) = (Vec::new(), Vec::new());
     for (buffer, &elements) in layout.buffers().iter().enumerate().rev() {
         firsts.push((buffer, buckets.len()));
-        let starts = (0..elements).step_by(BUCKET).rev();
-        buckets.extend(starts.map(|start| (buffer, start..(start + BUCKET).min(elements))));
+        let starts = (0..elements).step_by(most).rev();
+        buckets.extend(starts.map(|start| (buffer, start..(start + most).min(elements))));
     }
     let of = |place: &Place| {
         let first = firsts.iter().find(|(buffer, _)| *buffer == place.buffer).map_or(0, |(_, first)| *first);
-        let last = layout.buffers()[place.buffer].div_ceil(BUCKET) - 1;
-        let at = |element: usize| first + last - element / BUCKET;
+        let last = layout.buffers()[place.buffer].div_ceil(most) - 1;
+        let at = |element: usize| first + last - element / most;
         match place.range.is_empty() {
             true => 0..0,
             false => at(place.range.end - 1)..at(place.range.start) + 1,
@@ -208,7 +231,7 @@ mod tests {
         for limit in [usize::MAX, 4 * 3 * BUCKET] {
             let layout =
                 FlatLayout::new(&sizes.iter().enumerate().map(spec).collect::<Vec<_>>(), limit).unwrap();
-            let (buckets, of_parameter) = buckets_of(&layout);
+            let (buckets, of_parameter) = buckets_of(&layout, BUCKET);
             for (place, own) in layout.places().iter().zip(&of_parameter) {
                 let shares = |(buffer, r): &(usize, Range<usize>)| {
                     *buffer == place.buffer && r.start < place.range.end && place.range.start < r.end
