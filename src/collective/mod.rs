@@ -12,7 +12,7 @@ mod exchanger;
 mod threads;
 mod transport;
 
-pub use exchanger::Exchanger;
+pub use exchanger::{Exchanger, SumCost};
 pub use threads::Threads;
 pub use transport::{Message, Transport, Watch};
 

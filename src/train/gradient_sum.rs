@@ -173,6 +173,11 @@ impl Listener for Buckets {
     }
 }
 
+/// Elements of each list that the gradients of such parameters are added up in, in the order in which they are sent.
+pub fn lists_of(layout: &FlatLayout) -> Vec<usize> {
+    buckets_of(layout).0.into_iter().map(|(_, range)| range.len()).collect()
+}
+
 /// Parts of buffers of about [`BUCKET`] elements, those of the last parameters first, and which of them each parameter
 /// has elements in.
 fn buckets_of(layout: &FlatLayout) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
