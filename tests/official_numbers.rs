@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use poa_gpu::collective::Collective;
 use poa_gpu::gpu::{Caps, DeviceChoice};
 use poa_gpu::ops;
 use poa_gpu::ops::matmul::multiplies_bf16;
@@ -16,7 +17,7 @@ fn check(record: &Fixture, device: &Device, compared: usize) {
 }
 
 fn check_in(record: &Fixture, device: &Device, precision: Precision, compared: usize) {
-    let done = replay(record, device, precision).unwrap();
+    let done = replay(record, device, precision, &Collective::alone()).unwrap();
     let qkv = done.checks.iter().filter(|c| c.kind.contains("qkv")).count();
     assert_eq!(
         done.checks.len() - qkv,
@@ -69,7 +70,7 @@ fn hold_in_bfloat16_on_the_cpu_device() {
     // where there is no bfloat16 it is not done in single precision instead
     let without = [(!multiplies_bf16()).then(Device::cpu), Some(adapter())];
     for device in without.into_iter().flatten() {
-        let error = replay(&vit, &device, Precision::Bf16).err().unwrap().to_string();
+        let error = replay(&vit, &device, Precision::Bf16, &Collective::alone()).err().unwrap().to_string();
         assert!(error.contains("bfloat16") && error.contains("--precision"), "{error}");
     }
 }
@@ -79,8 +80,10 @@ fn hold_in_bfloat16_on_the_cpu_device() {
 fn mixed_precision_is_refused_where_it_cannot_be() {
     let single = ops::open_within(&DeviceChoice::Gpu, &Caps { f16: false, ..Caps::everything() }).unwrap();
     for (device, why) in [(Device::cpu(), "half precision"), (single, "16-bit floats")] {
-        let error =
-            replay(&Fixture::embedded().unwrap(), &device, Precision::Mixed).err().unwrap().to_string();
+        let error = replay(&Fixture::embedded().unwrap(), &device, Precision::Mixed, &Collective::alone())
+            .err()
+            .unwrap()
+            .to_string();
         assert!(error.contains(why) && error.contains("--precision"), "{error}");
     }
 }
@@ -130,7 +133,8 @@ fn hold_with_the_kernels_of_a_card() {
 #[test]
 fn the_dump_holds_every_recorded_name() {
     let folder = folder("vit");
-    let done = replay(&Fixture::open(&folder).unwrap(), &Device::cpu(), Precision::F32).unwrap();
+    let done = replay(&Fixture::open(&folder).unwrap(), &Device::cpu(), Precision::F32, &Collective::alone())
+        .unwrap();
     let path = std::env::temp_dir().join(format!("poa-dump-{}.safetensors", std::process::id()));
     done.dump(&path).unwrap();
     let written = poa_gpu::files::tensor_file::TensorFile::open(&path).unwrap();

@@ -12,6 +12,8 @@ pub trait Listener {
     fn used(&self, parameter: usize);
     /// All gradients that the tape has for it are added up. It is the caller that runs [`super::Tape::backward`].
     fn complete(&self, parameter: usize) -> Result<()>;
+    /// A gradient is about to be added to the parameter; an error where it was complete already.
+    fn arrives(&self, parameter: usize) -> Result<()>;
 }
 
 /// Where the parameters of one network find who listens.
@@ -46,6 +48,12 @@ impl Arrival {
     /// Notes that a gradient has arrived.
     pub fn touch(&self) {
         self.touched.set(true);
+    }
+
+    /// A gradient arrives on the way back: notes it, and tells who listens.
+    pub(super) fn arrive(&self) -> Result<()> {
+        self.touch();
+        self.listeners.get().map_or(Ok(()), |listener| listener.arrives(self.parameter))
     }
 
     /// Whether one has.

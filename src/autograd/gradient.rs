@@ -67,7 +67,7 @@ impl Cotangents {
         Ok(match gradient {
             Gradient::None => None,
             Gradient::Parameter(tensor, arrival) => {
-                arrival.touch();
+                arrival.arrive()?;
                 Some(Target { tensor: tensor.clone(), accumulate: true })
             }
             Gradient::Slot(slot) => {

@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::harness::{median, wrong};
 use crate::collective::Collective;
 use crate::error::Result;
-use crate::files::own;
 use crate::memory;
 
 /// Bytes of the smallest and of the largest list that is added up.
@@ -63,8 +62,7 @@ pub fn meeting(ranks: &Collective, bytes: usize) -> Result<f64> {
 
 /// How long the sum of lists of so many bytes takes; `None` where some rank has too little memory for it.
 pub fn sum(ranks: &Collective, bytes: usize) -> Result<Option<Sum>> {
-    let hosts = ranks.tell(own::host())?;
-    let beside = hosts.iter().filter(|host| **host == hosts[ranks.rank()]).count() as u64;
+    let beside = ranks.on_host().1 as u64;
     let fits = memory::available().is_none_or(|free| beside * HELD * bytes as u64 <= free);
     if ranks.tell(fits)?.contains(&false) {
         return Ok(None);

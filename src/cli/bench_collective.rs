@@ -6,7 +6,6 @@ use crate::bench::collective::{SIZES, meeting, sum};
 use crate::cli::ranks::{self, Asked, Devices};
 use crate::collective::{Collective, PATIENCE};
 use crate::error::{Error, Result};
-use crate::files::own;
 use crate::gpu::{Caps, DeviceChoice};
 use crate::poa::traffic::Traffic;
 use crate::recipes::Config;
@@ -27,12 +26,12 @@ pub(super) fn run(devices: Option<&Devices>, recipe: Option<&str>) -> Result<()>
         })
     };
     ranks(devices)?;
-    match (alone.load(Ordering::Relaxed), devices) {
-        (false, _) => Ok(()),
-        (true, None) => ranks(Some(&Devices::List(vec![DeviceChoice::Cpu; 2]))),
-        (true, Some(_)) => Err(Error::Usage(
-            "--devices asks for one rank, which exchanges nothing; cpu:2 asks for two".into(),
-        )),
+    if devices.is_none() && alone.load(Ordering::Relaxed) {
+        ranks(Some(&Devices::List(vec![DeviceChoice::Cpu; 2])))?;
+    }
+    match alone.load(Ordering::Relaxed) {
+        false => Ok(()),
+        true => Err(Error::Usage("one rank exchanges nothing; --devices cpu:2 asks for two".into())),
     }
 }
 
@@ -44,11 +43,10 @@ fn time(ranks: &Collective, recipe: Option<&str>) -> Result<()> {
     };
     let traffic =
         recipe.map(|recipe| Ok::<_, Error>((recipe, traffic(recipe, ranks.size())?))).transpose()?;
-    let mut hosts = ranks.tell(own::host())?;
-    hosts.sort_unstable();
-    hosts.dedup();
+    // the first rank of each
+    let hosts = ranks.tell(ranks.on_host().0)?.iter().filter(|place| **place == 0).count();
     let of = ranks.size();
-    says(format!("ranks:           {of} on {} host{}", hosts.len(), if hosts.len() == 1 { "" } else { "s" }));
+    says(format!("ranks:           {of} on {hosts} host{}", if hosts == 1 { "" } else { "s" }));
     says(format!("barrier:         {:.1} us", 1e6 * meeting(ranks, 0)?));
     says(format!("gather of 64 B:  {:.1} us", 1e6 * meeting(ranks, 64)?));
     if let Some((recipe, traffic)) = &traffic {

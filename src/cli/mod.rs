@@ -14,6 +14,7 @@ pub mod eval;
 mod extract;
 mod features;
 mod forecast;
+mod launch;
 mod man;
 mod progress;
 pub mod ranks;
@@ -32,7 +33,7 @@ use clap::error::{ContextKind, ErrorKind};
 use clap::{CommandFactory, Parser};
 
 use crate::cli::signals::Signals;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::logging::console;
 use crate::shown::shown;
 
@@ -50,6 +51,8 @@ fn program() -> ExitCode {
     };
     match console::install(cli.verbosity.level()).and_then(|()| run(cli)) {
         Ok(()) => output::status(),
+        // the rank that knows more tells it
+        Err(e @ Error::Elsewhere(_)) => ExitCode::from(e.exit_status()),
         Err(e) => {
             console::line(&format!("poa-gpu: {e}{}", environment::advice(&e)));
             ExitCode::from(e.exit_status())

@@ -4,15 +4,12 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use crate::collective::{Collective, Threads};
-use crate::cpu::no_thread;
+use crate::cli::launch::{Launch, launched};
+use crate::collective::{Collective, ends_all, kernel_threads, on_threads};
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceChoice, adapters};
 use crate::logging;
 use crate::recipes::Config;
-
-/// Bytes of stack of a rank's threads, as the program's own has them.
-const STACK: usize = 8 << 20;
 
 /// What `--devices` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -103,74 +100,73 @@ pub(super) fn run(
     patience: Duration,
     body: impl Fn(&Rank) -> Result<()> + Sync,
 ) -> Result<()> {
-    match asked.devices {
-        Some(devices) => match devices.choices()?.as_slice() {
+    match (launched()?, asked.devices) {
+        (Some(launch), _) => as_process(&launch, asked, patience, &body),
+        (None, None) => body(&Rank { ranks: Collective::alone(), device: asked.device.clone() }),
+        (None, Some(devices)) => match devices.choices()?.as_slice() {
             [one] => body(&Rank { ranks: Collective::alone(), device: one.clone() }),
-            all => on_threads(all, patience, &body),
+            all => {
+                let rank = |ranks: &Collective| {
+                    let device = all.get(ranks.rank()).cloned().unwrap_or(DeviceChoice::Auto);
+                    body(&Rank { ranks: ranks.clone(), device })
+                };
+                on_threads(all.len(), patience, rank).map(|_| ())
+            }
         },
-        None => body(&Rank { ranks: Collective::alone(), device: asked.device.clone() }),
     }
 }
 
-fn on_threads(
-    devices: &[DeviceChoice],
+/// As one of several processes.
+fn as_process(
+    launch: &Launch,
+    asked: &Asked,
     patience: Duration,
     body: &(impl Fn(&Rank) -> Result<()> + Sync),
 ) -> Result<()> {
-    let cores = std::thread::available_parallelism().map_or(1, usize::from);
-    let threads = (cores / devices.len()).max(1);
-    let rank = |side: Threads, device: DeviceChoice| -> Result<()> {
-        // of its own: a rank that waits for others must not hold up their kernels
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).stack_size(STACK).build();
-        let pool =
-            pool.map_err(|e| Error::Device(format!("the threads of a rank cannot be started: {e}")))?;
-        pool.install(|| {
-            let ranks = Collective::over(move || Ok(side), patience)?;
-            told(&ranks, body(&Rank { ranks: ranks.clone(), device }))
-        })
-    };
-    let results: Vec<Result<()>> = std::thread::scope(|scope| {
-        let mut all = Vec::new();
-        for (i, side) in Threads::meeting(devices.len()).into_iter().enumerate() {
-            let (rank, device) = (&rank, devices[i].clone());
-            let thread = std::thread::Builder::new().name(format!("rank {i}")).stack_size(STACK);
-            all.push(thread.spawn_scoped(scope, move || rank(side, device)));
-        }
-        let ended = |thread: std::io::Result<std::thread::ScopedJoinHandle<'_, Result<()>>>| match thread {
-            Ok(thread) => {
-                thread.join().unwrap_or_else(|_| Err(Error::Ranks("a rank has ended by a panic".into())))
+    kernel_threads(launch.cores())?.install(|| {
+        let ranks = launch.collective(patience)?;
+        let run = || body(&Rank { ranks: ranks.clone(), device: device_of(&ranks, asked)? });
+        match ends_all(&ranks, run()) {
+            // one of them speaks for all
+            Err(e @ Error::Interrupted(_)) if !ranks.leads() => Err(Error::Elsewhere(e.to_string())),
+            Err(e @ Error::Elsewhere(_)) => {
+                // the rank that failed ends this process too, once it has told why
+                std::thread::sleep(LAST_WORDS);
+                Err(e)
             }
-            Err(e) => Err(no_thread(&e)),
-        };
-        all.into_iter().map(ended).collect()
-    });
-    first_cause(results)
+            result => result,
+        }
+    })
 }
 
-/// The error of a rank, which ends the others where they do not know it.
-fn told(ranks: &Collective, result: Result<()>) -> Result<()> {
-    match result {
-        Err(e @ (Error::Elsewhere(_) | Error::Interrupted(_))) => Err(e),
-        Err(e) => {
-            let e = if ranks.leads() { e } else { e.during(ranks.name(ranks.rank())) };
-            ranks.abort(&e);
-            Err(e)
-        }
-        Ok(()) => Ok(()),
-    }
+/// The device of one of several processes.
+fn device_of(ranks: &Collective, asked: &Asked) -> Result<DeviceChoice> {
+    let (place, on_host) = ranks.on_host();
+    let Some(devices) = asked.devices else { return Ok(own_device(asked.device, place)) };
+    let all = devices.choices()?;
+    all.get(place).cloned().ok_or_else(|| {
+        Error::Usage(format!(
+            "--devices names {} devices, and {on_host} ranks are on this machine; name one for each",
+            all.len()
+        ))
+    })
 }
 
-/// What ended several ranks: the first error that does not speak of another rank's.
-fn first_cause(results: Vec<Result<()>>) -> Result<()> {
-    let mut elsewhere = None;
-    for result in results {
-        match result {
-            Ok(()) => {}
-            Err(e @ Error::Elsewhere(_)) => drop(elsewhere.get_or_insert(e)),
-            Err(e) => return Err(e),
+/// How long a rank leaves the word to the one that failed.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// The device of the process that is number `place` on its machine: where none is named, one GPU each.
+fn own_device(asked: &DeviceChoice, place: usize) -> DeviceChoice {
+    match asked {
+        DeviceChoice::Auto => {
+            let hardware = adapters().iter().filter(|adapter| adapter.kind != "software").count();
+            match hardware {
+                0 => DeviceChoice::Auto,
+                count => DeviceChoice::Index(place % count),
+            }
         }
+        named => named.clone(),
     }
-    elsewhere.map_or(Ok(()), Err)
 }
 
 /// An error where ranks have other settings than rank 0, which names the first such rank and key.
@@ -226,14 +222,5 @@ mod tests {
         for bad in ["", "0,,1", "cpu:0", "cpu:99999999999999999999", ":2"] {
             assert!(matches!(bad.parse::<Devices>(), Err(Error::Usage(_))), "{bad}");
         }
-    }
-
-    #[test]
-    fn the_cause_is_told_and_not_its_echo() {
-        let echo = || Err(Error::Elsewhere("x".into()));
-        assert!(first_cause(vec![Ok(()), Ok(())]).is_ok());
-        let cause = first_cause(vec![echo(), Err(Error::Device("gone".into())), echo()]);
-        assert!(matches!(cause, Err(Error::Device(_))));
-        assert!(matches!(first_cause(vec![Ok(()), echo()]), Err(Error::Elsewhere(_))));
     }
 }

@@ -1,11 +1,13 @@
 //! `poa-gpu verify`: replays records and prints how far this machine is from them.
 
 use crate::cli::args::VerifyArgs;
+use crate::cli::ranks::{self, Asked, Rank};
+use crate::collective::PATIENCE;
 use crate::error::{Error, Result};
 use crate::files::whole::destination;
 use crate::ops;
 use crate::shown::shown;
-use crate::verify::{Fixture, Replay, replay};
+use crate::verify::{Fixture, Replay, replay, replay_on_threads};
 
 pub(super) fn run(args: &VerifyArgs) -> Result<()> {
     if args.dump.is_some() && args.dirs.len() > 1 {
@@ -18,13 +20,36 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
         true => vec![Fixture::embedded()?],
         false => args.dirs.iter().map(|d| Fixture::open(d)).collect::<Result<_>>()?,
     };
-    let device = ops::open(&args.device)?;
+    let asked = Asked { device: &args.device, devices: None };
+    ranks::run(&asked, PATIENCE, |rank| verify(args, &fixtures, rank))
+}
+
+/// Replays the records as one of several processes, or alone: then a record of several ranks gets a thread for each.
+fn verify(args: &VerifyArgs, fixtures: &[Fixture], Rank { ranks, device: choice }: &Rank) -> Result<()> {
+    let device = ops::open(choice)?;
     let precision = args.precision.into();
-    say!("device: {}", device.describe());
+    let leads = ranks.leads();
+    macro_rules! says {
+        ($($text:tt)*) => { if leads { say!($($text)*); } };
+    }
+    says!("device: {}", device.describe());
     let mut failed = Vec::new();
-    for fixture in &fixtures {
-        say!("\n{}", fixture.name);
-        let done = replay(fixture, &device, precision)?;
+    for fixture in fixtures {
+        says!("\n{}", fixture.name);
+        let done = match fixture.ranks() {
+            _ if !ranks.is_alone() => {
+                says!("  {} ranks, a process each", ranks.size());
+                replay(fixture, &device, precision, ranks)?
+            }
+            1 => replay(fixture, &device, precision, ranks)?,
+            ranks => {
+                say!("  {ranks} ranks, a thread and a device each");
+                replay_on_threads(fixture, || ops::open(&args.device), precision)?
+            }
+        };
+        if !leads {
+            continue;
+        }
         print(&done);
         if let Some(path) = &args.dump {
             done.dump(path)?;

@@ -9,10 +9,16 @@
 //! order. A [`Transport`] carries bytes alone: [`Threads`] through memory, MPI (feature `mpi`) over a network.
 
 mod exchanger;
+#[cfg(feature = "mpi")]
+mod mpi;
+mod team;
 mod threads;
 mod transport;
 
 pub use exchanger::{Exchanger, SumCost};
+#[cfg(feature = "mpi")]
+pub use mpi::Mpi;
+pub use team::{ends_all, kernel_threads, on_threads};
 pub use threads::Threads;
 pub use transport::{Message, Transport, Watch};
 
@@ -30,6 +36,7 @@ use crate::cpu::no_thread;
 use crate::error::{Error, Result};
 use crate::files::own;
 use crate::profile;
+use crate::shown::shown;
 
 /// How long others may be late unless something else is asked for.
 pub const PATIENCE: Duration = Duration::from_secs(600);
@@ -42,6 +49,7 @@ pub struct Collective(Option<Rc<Together>>);
 struct Together {
     rank: usize,
     size: usize,
+    on_host: (usize, usize),
     watch: Watch,
     jobs: mpsc::Sender<Job>,
     thread: Cell<Option<JoinHandle<()>>>,
@@ -107,12 +115,25 @@ impl Collective {
         if size <= 1 {
             return Ok(Self::alone());
         }
-        let mut together =
-            Together { rank, size, watch, jobs, thread: Cell::new(Some(thread)), waited: Cell::default() };
-        let host = own::host().map_or_else(String::new, |host| format!("host {host}, "));
-        let own = format!("rank {rank} ({host}process {})", std::process::id());
-        let names = together.ask(move |x| x.gather(own.into_bytes()))?;
-        let names = names.iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect();
+        let mut together = Together {
+            rank,
+            size,
+            on_host: (0, 1),
+            watch,
+            jobs,
+            thread: Cell::new(Some(thread)),
+            waited: Cell::default(),
+        };
+        let own = serde_json::to_vec(&(own::host(), std::process::id())).map_err(broken)?;
+        let all = together.ask(move |x| x.gather(own))?;
+        let all: Vec<(Option<String>, u32)> = all.iter().map(read).collect::<Result<_>>()?;
+        let here = |before: usize| all[..before].iter().filter(|(host, _)| *host == all[rank].0).count();
+        together.on_host = (here(rank), here(size));
+        let name = |(rank, (host, process)): (usize, &(Option<String>, u32))| match host {
+            Some(host) => format!("rank {rank} (host {}, process {process})", shown(host)),
+            None => format!("rank {rank} (process {process})"),
+        };
+        let names = all.iter().enumerate().map(name).collect();
         together.watch = together.watch.clone().of_rank(rank, names);
         let named = together.watch.clone();
         together.ask(move |x| {
@@ -145,6 +166,11 @@ impl Collective {
     /// What a rank is called in messages: its number, host and process.
     pub fn name(&self, rank: usize) -> String {
         self.0.as_ref().map_or_else(|| format!("rank {rank}"), |all| all.watch.name(rank))
+    }
+
+    /// Which of the ranks on its machine this one is, and how many they are.
+    pub fn on_host(&self) -> (usize, usize) {
+        self.0.as_ref().map_or((0, 1), |all| all.on_host)
     }
 
     /// How long this rank has waited for others so far.

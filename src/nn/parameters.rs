@@ -121,6 +121,11 @@ impl FlatLayout {
         &self.places
     }
 
+    /// Elements of each buffer, a multiple of [`NORM_BLOCK`].
+    pub fn buffers(&self) -> &[usize] {
+        &self.buffers
+    }
+
     /// Top modules in order.
     pub fn modules(&self) -> &[String] {
         &self.modules

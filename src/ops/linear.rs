@@ -154,9 +154,10 @@ pub fn mlp(tape: &Tape, x: &Var, fc1: &LinearWeights, fc2: &LinearWeights) -> Re
     fc1.forward(x.value(), &hidden, Epilogue::BiasGelu { bias, pre: pre.clone() })?;
     let y = Tensor::empty(device, &[rows, fc2.outputs()], dtype)?;
     fc2.forward(&hidden, &y, bias_epilogue(fc2.bias_vector()?))?;
-    let Some(pre) = pre else { return Ok(Var::constant(y)) };
     let (input, first, second) = (x.value().clone(), fc1.clone(), fc2.clone());
+    // also where nothing is saved: the tape notes the parameters that are used
     Ok(tape.record("mlp", inputs, y, move |[dx, dw1, db1, dw2, db2], dy| {
+        let pre = pre.ok_or_else(|| Error::shape("mlp", "a gradient of what was not saved"))?;
         second.backward_parameters([dw2, db2], &hidden, &dy)?;
         // the hidden activation is not needed any more: its memory takes the gradient of the pre-activation
         let dpre = hidden;

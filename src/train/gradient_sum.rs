@@ -12,8 +12,8 @@ use std::rc::Rc;
 
 use crate::autograd::Listener;
 use crate::collective::{Collective, Pending};
-use crate::error::Result;
-use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
+use crate::error::{Error, Result};
+use crate::nn::parameters::{FlatBuffers, FlatLayout, NORM_BLOCK, Parameters, Place};
 use crate::profile;
 use crate::tensor::{Device, PendingRead, Tensor};
 
@@ -24,6 +24,9 @@ const BUCKET: usize = 1 << 20;
 /// Buckets that a device may be behind before their copies are waited for: so much work it has meanwhile.
 const LAG: usize = 3;
 
+/// A buffer, and elements of it.
+type Bucket = (usize, Range<usize>);
+
 /// Adds up gradients over ranks, step by step.
 pub struct GradientSum(Rc<Buckets>);
 
@@ -32,7 +35,7 @@ struct Buckets {
     parameters: Parameters,
     gradients: FlatBuffers,
     /// In the order in which they are sent: parts of buffers.
-    buckets: Vec<(usize, Range<usize>)>,
+    buckets: Vec<Bucket>,
     /// Those that each parameter has elements in.
     of_parameter: Vec<Range<usize>>,
     state: RefCell<State>,
@@ -53,8 +56,13 @@ struct State {
 impl GradientSum {
     /// For the parameters of a task; `None` where there is one rank, whose gradients are the sum.
     pub fn new(ranks: &Collective, parameters: &Parameters) -> Option<Self> {
+        Self::in_buckets(ranks, parameters, BUCKET)
+    }
+
+    /// As [`Self::new`] in buckets of so many elements, which change no bit.
+    pub fn in_buckets(ranks: &Collective, parameters: &Parameters, elements: usize) -> Option<Self> {
         let gradients = parameters.gradients().filter(|_| !ranks.is_alone())?.clone();
-        let (buckets, of_parameter) = buckets_of(gradients.layout());
+        let (buckets, of_parameter) = buckets_of(gradients.layout(), elements);
         let (ranks, parameters) = (ranks.clone(), parameters.clone());
         let state = RefCell::default();
         Some(Self(Rc::new(Buckets { ranks, parameters, gradients, buckets, of_parameter, state })))
@@ -65,6 +73,11 @@ impl GradientSum {
         let open = vec![0; self.0.buckets.len()];
         *self.0.state.borrow_mut() = State { open, ..State::default() };
         self.0.parameters.listen(Some(self.0.clone()));
+    }
+
+    /// How many buckets have left, and how many there are.
+    pub fn sent(&self) -> (usize, usize) {
+        (self.0.state.borrow().next, self.0.buckets.len())
     }
 
     /// After that pass: all gradients become the sums over ranks, and a parameter whose module got a gradient on any
@@ -171,33 +184,43 @@ impl Listener for Buckets {
             self.send()?;
         }
     }
+
+    fn arrives(&self, parameter: usize) -> Result<()> {
+        if self.state.borrow().next <= self.of_parameter[parameter].start {
+            return Ok(());
+        }
+        let name = &self.gradients.layout().places()[parameter].spec.name;
+        let problem =
+            format!("that of {name} comes after it was sent: an operation has not recorded its use");
+        Err(Error::shape("gradients of ranks", problem))
+    }
 }
 
 /// Elements of each list that the gradients of such parameters are added up in, in the order in which they are sent.
 pub fn lists_of(layout: &FlatLayout) -> Vec<usize> {
-    buckets_of(layout).0.into_iter().map(|(_, range)| range.len()).collect()
+    buckets_of(layout, BUCKET).0.into_iter().map(|(_, range)| range.len()).collect()
 }
 
-/// Parts of buffers of about [`BUCKET`] elements, those of the last parameters first, and which of them each parameter
-/// has elements in.
-fn buckets_of(layout: &FlatLayout) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
-    let (mut buckets, mut of_parameter) = (Vec::new(), vec![0..0; layout.places().len()]);
-    let mut places = layout.places().iter().enumerate().rev().peekable();
-    while let Some((last, place)) = places.next() {
-        let (buffer, mut range, mut members) = (place.buffer, place.range.clone(), vec![last]);
-        while let Some((i, next)) =
-            places.next_if(|(_, p)| p.buffer == buffer && range.end - p.range.start <= BUCKET)
-        {
-            range.start = next.range.start;
-            members.push(i);
-        }
-        let first = buckets.len();
-        // a parameter that is larger goes in pieces
-        let pieces = range.len().div_ceil(BUCKET).max(1);
-        let at = |piece: usize| range.start + range.len() * piece / pieces;
-        buckets.extend((0..pieces).map(|piece| (buffer, at(piece)..at(piece + 1))));
-        members.into_iter().for_each(|i| of_parameter[i] = first..buckets.len());
+/// Parts of buffers of at most `most` elements, those of the last parameters first, and which of them each parameter
+/// has elements in. They begin at multiples of [`NORM_BLOCK`].
+fn buckets_of(layout: &FlatLayout, most: usize) -> (Vec<Bucket>, Vec<Range<usize>>) {
+    let most = most.next_multiple_of(NORM_BLOCK);
+    let (mut buckets, mut firsts) = (Vec::new(), Vec::new());
+    for (buffer, &elements) in layout.buffers().iter().enumerate().rev() {
+        firsts.push((buffer, buckets.len()));
+        let starts = (0..elements).step_by(most).rev();
+        buckets.extend(starts.map(|start| (buffer, start..(start + most).min(elements))));
     }
+    let of = |place: &Place| {
+        let first = firsts.iter().find(|(buffer, _)| *buffer == place.buffer).map_or(0, |(_, first)| *first);
+        let last = layout.buffers()[place.buffer].div_ceil(most) - 1;
+        let at = |element: usize| first + last - element / most;
+        match place.range.is_empty() {
+            true => 0..0,
+            false => at(place.range.end - 1)..at(place.range.start) + 1,
+        }
+    };
+    let of_parameter = layout.places().iter().map(of).collect();
     (buckets, of_parameter)
 }
 
@@ -213,19 +236,22 @@ mod tests {
         for limit in [usize::MAX, 4 * 3 * BUCKET] {
             let layout =
                 FlatLayout::new(&sizes.iter().enumerate().map(spec).collect::<Vec<_>>(), limit).unwrap();
-            let (buckets, of_parameter) = buckets_of(&layout);
-            assert!(buckets.iter().all(|(_, range)| !range.is_empty() && range.len() <= BUCKET));
+            let (buckets, of_parameter) = buckets_of(&layout, BUCKET);
             for (place, own) in layout.places().iter().zip(&of_parameter) {
-                let covered: usize = buckets[own.clone()]
-                    .iter()
-                    .filter(|(buffer, _)| *buffer == place.buffer)
-                    .map(|(_, r)| r.end.min(place.range.end).saturating_sub(r.start.max(place.range.start)))
-                    .sum();
-                assert_eq!(covered, place.range.len(), "{place:?} in {own:?}");
+                let shares = |(buffer, r): &(usize, Range<usize>)| {
+                    *buffer == place.buffer && r.start < place.range.end && place.range.start < r.end
+                };
+                for (i, bucket) in buckets.iter().enumerate() {
+                    assert_eq!(shares(bucket), own.contains(&i), "{place:?} and {bucket:?}");
+                }
             }
             let mut all = buckets.clone();
             all.sort_by_key(|(buffer, range)| (*buffer, range.start));
-            assert!(all.windows(2).all(|w| w[0].0 != w[1].0 || w[0].1.end <= w[1].1.start), "{all:?}");
+            for (buffer, elements) in layout.buffers().iter().enumerate() {
+                let own: Vec<_> = all.iter().filter(|(b, _)| *b == buffer).map(|(_, r)| r.clone()).collect();
+                assert_eq!((own[0].start, own[own.len() - 1].end), (0, *elements));
+                assert!(own.windows(2).all(|w| w[0].end == w[1].start));
+            }
             assert!(of_parameter[0].start > of_parameter[5].start);
         }
     }

@@ -20,6 +20,9 @@ use crate::shown::shown;
 #[derive(Deserialize)]
 pub(super) struct Record {
     arch: String,
+    /// How many ranks took part.
+    #[serde(default = "one")]
+    pub ranks: usize,
     student: Map<String, Value>,
     pub crops: CropsRecord,
     heads: HeadsRecord,
@@ -27,12 +30,16 @@ pub(super) struct Record {
     pub optim: OptimRecord,
     pub steps: Vec<StepExpectation>,
     pub features: Vec<FeatureExpectation>,
-    pub pytorch_float32_error: BTreeMap<String, Value>,
+    pytorch_float32_error: BTreeMap<String, Value>,
     /// What single precision promises where the usual tolerance is no bound: by kind, the worst of a hundred
     /// replays in double precision with the result of every operation rounded to single; docs/devices.md has
     /// the argument.
     #[serde(default)]
     single_precision: BTreeMap<String, Value>,
+}
+
+fn one() -> usize {
+    1
 }
 
 #[derive(Deserialize)]
@@ -79,10 +86,31 @@ pub(super) struct OptimRecord {
 /// What a step gave.
 #[derive(Deserialize)]
 pub(super) struct StepExpectation {
+    /// Of one rank; of several each has its own.
+    network: Option<NetworkRecord>,
+    /// Losses of one rank, or means over several.
+    #[serde(flatten)]
+    pub losses: LossExpectation,
+    /// Norms of the gradients, of several ranks averaged, before clipping.
+    pub grad_norm: BTreeMap<String, f64>,
+    /// What each of several ranks did.
+    #[serde(default)]
+    pub ranks: Vec<RankExpectation>,
+}
+
+/// What a step gave on one of several ranks.
+#[derive(Deserialize)]
+pub(super) struct RankExpectation {
     network: NetworkRecord,
+    #[serde(flatten)]
+    pub losses: LossExpectation,
+}
+
+/// The losses of a step.
+#[derive(Deserialize)]
+pub(super) struct LossExpectation {
     pub total: f64,
     pub components: BTreeMap<String, f64>,
-    pub grad_norm: BTreeMap<String, f64>,
 }
 
 /// Which network's features were recorded under which number.
@@ -112,8 +140,24 @@ impl NetworkRecord {
 }
 
 impl StepExpectation {
-    pub fn network(&self) -> Network {
-        self.network.network()
+    /// The network that a rank trains.
+    pub fn network(&self, rank: usize) -> Option<Network> {
+        let of_rank = self.ranks.get(rank).map(|own| &own.network);
+        of_rank.or(self.network.as_ref()).map(NetworkRecord::network)
+    }
+
+    /// What is wrong with it in a record of so many ranks.
+    fn problem(&self, ranks: usize) -> Option<String> {
+        match (ranks, self.ranks.len(), &self.network) {
+            (0, ..) => Some("is of 0 ranks".into()),
+            (1, 0, Some(_)) => None,
+            (1, 0, None) => Some("names no network".into()),
+            (1, count, _) => {
+                Some(format!("has {count} ranks, and the record does not say that it has several"))
+            }
+            (_, count, _) if count != ranks => Some(format!("has {count} ranks, the record {ranks}")),
+            _ => None,
+        }
     }
 }
 
@@ -123,14 +167,15 @@ impl FeatureExpectation {
     }
 }
 
-/// A recorded run.
+/// A recorded run. Ranks that are threads share it.
 pub struct Fixture {
     /// What it is called in reports: the folder, or "embedded".
     pub name: String,
     pub(super) record: Record,
     pub(super) student: TensorFile,
     pub(super) teacher: TensorFile,
-    pub(super) batch: TensorFile,
+    /// Every rank's images.
+    pub(super) batches: Vec<TensorFile>,
     pub(super) expected: TensorFile,
     pub(super) teacher_temp: f64,
 }
@@ -144,18 +189,16 @@ macro_rules! embedded {
 impl Fixture {
     /// The ViT's record that is built into the program.
     pub fn embedded() -> Result<Self> {
-        let file = |name: &str, bytes: &'static [u8]| TensorFile::from_static(name, bytes);
-        Self::new(
-            "embedded ViT record",
-            Path::new("fixture.json"),
-            embedded!("fixture.json"),
-            [
-                file("student.safetensors", embedded!("student.safetensors"))?,
-                file("teacher.safetensors", embedded!("teacher.safetensors"))?,
-                file("batch.safetensors", embedded!("batch.safetensors"))?,
-                file("expected.safetensors", embedded!("expected.safetensors"))?,
-            ],
-        )
+        let file = |name: &str| {
+            let bytes: &'static [u8] = match name {
+                "student.safetensors" => embedded!("student.safetensors"),
+                "teacher.safetensors" => embedded!("teacher.safetensors"),
+                "batch.safetensors" => embedded!("batch.safetensors"),
+                _ => embedded!("expected.safetensors"),
+            };
+            TensorFile::from_static(name, bytes)
+        };
+        Self::new("embedded ViT record", Path::new("fixture.json"), embedded!("fixture.json"), file)
     }
 
     /// The record in a folder.
@@ -167,21 +210,10 @@ impl Fixture {
                 format!("cannot be read ({e}); a record is a folder with fixture.json and its tensors"),
             )
         })?;
-        let file = |name: &str| TensorFile::open(folder.join(name));
-        Self::new(
-            &shown(folder),
-            &path,
-            &json,
-            [
-                file("student.safetensors")?,
-                file("teacher.safetensors")?,
-                file("batch.safetensors")?,
-                file("expected.safetensors")?,
-            ],
-        )
+        Self::new(&shown(folder), &path, &json, |name| TensorFile::open(folder.join(name)))
     }
 
-    fn new(name: &str, path: &Path, json: &[u8], files: [TensorFile; 4]) -> Result<Self> {
+    fn new(name: &str, path: &Path, json: &[u8], file: impl Fn(&str) -> Result<TensorFile>) -> Result<Self> {
         // the architecture first: a record of something else has other fields
         #[derive(Deserialize)]
         struct Arch {
@@ -199,36 +231,72 @@ impl Fixture {
         if record.steps.is_empty() {
             return Err(Error::file(path, "records no steps"));
         }
-        let [student, teacher, batch, expected] = files;
-        let teacher_temp = record.loss.teacher_temp;
-        Ok(Self { name: name.to_string(), record, student, teacher, batch, expected, teacher_temp })
+        let problem = |(s, step): (usize, &StepExpectation)| Some((s, step.problem(record.ranks)?));
+        if let Some((s, problem)) = record.steps.iter().enumerate().find_map(problem) {
+            return Err(Error::file(path, format!("step {s} {problem}")));
+        }
+        let batch = |rank: usize| match record.ranks {
+            1 => file("batch.safetensors"),
+            _ => file(&format!("batch.rank{rank}.safetensors")),
+        };
+        Ok(Self {
+            name: name.to_string(),
+            student: file("student.safetensors")?,
+            teacher: file("teacher.safetensors")?,
+            batches: (0..record.ranks).map(batch).collect::<Result<_>>()?,
+            expected: file("expected.safetensors")?,
+            teacher_temp: record.loss.teacher_temp,
+            record,
+        })
+    }
+
+    /// How many ranks the record is of.
+    pub fn ranks(&self) -> usize {
+        self.record.ranks
     }
 
     /// Largest error of a kind of quantity that passes in single precision, of which other records are asked
     /// `usual`: twice what single precision promises of this record, where that is known, for half of the
     /// error may come from the order of sums. The Swin's gradients and what follows from them are noisier than
-    /// a ViT's by half, as they are in PyTorch's own float32 (docs/performance.md).
+    /// a ViT's by half, as they are in PyTorch's own float32 (docs/performance.md). Of several ranks' losses after
+    /// updates as much is asked as of the ViT's of one.
     pub(super) fn tolerance(&self, kind: &str, usual: f64) -> f64 {
         let promised = self.record.single_precision.get(kind).and_then(Value::as_f64);
         match (promised, self.record.arch.as_str(), kind) {
             (Some(promised), ..) => usual.max(2.0 * promised),
+            (None, ..) if self.record.ranks > 1 && kind == "losses after updates" => 2.5 * usual,
             (None, "swin", "gradients" | "features" | "teacher parameters") => 1.5 * usual,
             _ => usual,
         }
     }
 
-    /// The recorded images of a step, of so many channels, whose global crops have masks of `cells` a side.
-    pub(super) fn step(&self, step: usize, cells: usize, channels: usize) -> Result<Batch> {
+    /// PyTorch's own error in single precision that stands under `key`, or the largest of those behind a step, as
+    /// `step0.targets`.
+    pub(super) fn pytorch_error(&self, key: &str) -> Option<f64> {
+        let of_step = |name: &str| {
+            let step = name.strip_prefix("step").and_then(|rest| rest.split_once('.'));
+            step.is_some_and(|(step, rest)| rest == key && step.parse::<usize>().is_ok())
+        };
+        let known = self.record.pytorch_float32_error.iter();
+        known
+            .filter(|(name, _)| *name == key || of_step(name))
+            .filter_map(|(_, e)| e.as_f64())
+            .reduce(f64::max)
+    }
+
+    /// A rank's recorded images of a step, of so many channels, whose global crops have masks of `cells` a side.
+    pub(super) fn step(&self, step: usize, rank: usize, cells: usize, channels: usize) -> Result<Batch> {
+        let file = &self.batches[rank];
         let CropsRecord { batch: images, global_size, local_size, local_number } = self.record.crops;
         let group = |name: &'static str, views: usize, size: usize| -> Result<CropGroup> {
             let stored = format!("step{step}.{name}_crops");
             let shape = [views * images, channels, size, size];
-            let pixels = self.batch.read_f32_as(&stored, &shape)?;
+            let pixels = file.read_f32_as(&stored, &shape)?;
             Ok(CropGroup { name, views, channels, size, pixels: pixels.into(), masks: None })
         };
         let stored = format!("step{step}.masks");
-        self.batch.expect_shape(&stored, &[2 * images, cells * cells])?;
-        let masks = Some(Masks { side: cells, values: self.batch.read_u8(&stored)? });
+        file.expect_shape(&stored, &[2 * images, cells * cells])?;
+        let masks = Some(Masks { side: cells, values: file.read_u8(&stored)? });
         let mut groups = vec![CropGroup { masks, ..group(GLOBAL, 2, global_size)? }];
         if local_number > 0 {
             groups.push(group(LOCAL, local_number, local_size)?);

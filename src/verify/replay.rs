@@ -1,9 +1,13 @@
 //! Running the recorded steps and comparing.
 
-use std::collections::BTreeMap;
 use std::path::Path;
 
 use super::Fixture;
+use super::compare::{
+    CENTERS, Check, Comparison, FEATURES, GRADIENTS, LATER_LOSSES, LOSSES, NORMS, STUDENT, TARGETS, TEACHER,
+    Values,
+};
+use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors};
@@ -11,42 +15,20 @@ use crate::files::whole::write_whole;
 use crate::nn::parameters::FlatBuffers;
 use crate::optim::adamw::StepSettings;
 use crate::optim::loss_scale::ScaleState;
+use crate::poa::losses::{HeadRecord, LossReport};
 use crate::poa::model::why_single;
 use crate::poa::settings::Precision;
 use crate::poa::{PoaModel, StepInputs};
 use crate::tensor::{Device, Tensor};
+use crate::train::gradient_sum::GradientSum;
 use crate::train::step::apply;
-
-/// One kind of quantity and how far it is from the record.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Check {
-    /// The kind.
-    pub kind: &'static str,
-    /// How many numbers or tensors of it were compared.
-    pub compared: usize,
-    /// The worst relative error, |a−b|/|b| or ‖a−b‖/‖b‖.
-    pub worst: f64,
-    /// Where that was.
-    pub at: String,
-    /// PyTorch's own error in float32, where it was recorded.
-    pub pytorch: Option<f64>,
-    /// Largest error that passes.
-    pub tolerance: f64,
-}
-
-impl Check {
-    /// Whether the kind passes; NaN does not.
-    pub fn passes(&self) -> bool {
-        self.compared > 0 && self.worst <= self.tolerance
-    }
-}
 
 /// What a replay computed.
 pub struct Replay {
     /// All kinds of quantities.
     pub checks: Vec<Check>,
     /// Every number, by the record's names.
-    values: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
+    values: Values,
 }
 
 impl Replay {
@@ -69,108 +51,9 @@ impl Replay {
     }
 }
 
-/// Worst errors by kind.
-struct Comparison<'a> {
-    fixture: &'a Fixture,
-    precision: Precision,
-    checks: Vec<Check>,
-    values: BTreeMap<String, (Vec<usize>, Vec<f32>)>,
-}
-
-/// A kind of quantity.
-struct Kind {
-    name: &'static str,
-    /// Largest error that passes in single precision, but for the record's slack.
-    single: f64,
-    /// The same in mixed precision.
-    mixed: f64,
-    /// Key of PyTorch's own error in the record.
-    key: &'static str,
-}
-
-const fn kind(name: &'static str, single: f64, mixed: f64, key: &'static str) -> Kind {
-    Kind { name, single, mixed, key }
-}
-
-// Of mixed precision: of losses, norms and gradients of a first step what tests/mixed_precision.rs asks; of the
-// rest three to six times what llvmpipe's drivers differ by (docs/devices.md). Features are always single.
-const LOSSES: Kind = kind("losses", 2e-6, 5e-3, "losses");
-const LATER_LOSSES: Kind = kind("losses after updates", 2e-6, 1e-2, "losses");
-const NORMS: Kind = kind("gradient norms", 2e-5, 1e-2, "grad_norm");
-const GRADIENTS: Kind = kind("gradients", 2e-5, 3e-2, "step0.grad");
-const FEATURES: Kind = kind("features", 2e-5, 5e-4, "features");
-const STUDENT: Kind = kind("student parameters", 5e-5, 2e-2, "student");
-const STUDENT_QKV: Kind = kind("student qkv biases", 2e-3, 1e-1, "student.qkv_bias");
-const TEACHER: Kind = kind("teacher parameters", 2e-6, 1e-3, "teacher");
-const TEACHER_QKV: Kind = kind("teacher qkv biases", 1e-4, 2e-3, "teacher.qkv_bias");
-
-/// How much wider the tolerances of mixed precision are for products of bfloat16, which has three bits less than half
-/// precision; not eight times, as nothing but products' operands is rounded.
-const BF16: f64 = 4.0;
-
 /// The loss scale of a replay in mixed precision: as much as the gradients of all records bear, so that no step
 /// is skipped.
 const LOSS_SCALE: f32 = 256.0;
-
-impl Comparison<'_> {
-    fn note(&mut self, kind: &Kind, at: &str, error: f64) {
-        let Kind { name: kind, single, mixed, key } = *kind;
-        let tolerance = match self.precision {
-            Precision::F32 => self.fixture.tolerance(kind, single),
-            Precision::Mixed => mixed,
-            Precision::Bf16 => mixed * BF16,
-        };
-        let check = match self.checks.iter_mut().find(|c| c.kind == kind) {
-            Some(check) => check,
-            None => {
-                let last = self.fixture.record.steps.len() - 1;
-                let recorded = &self.fixture.record.pytorch_float32_error;
-                let value = recorded.get(key).or_else(|| recorded.get(&format!("step{last}.{key}")));
-                self.checks.push(Check {
-                    kind,
-                    compared: 0,
-                    worst: -1.0,
-                    at: String::new(),
-                    pytorch: value
-                        .and_then(serde_json::Value::as_f64)
-                        .filter(|_| self.precision == Precision::F32),
-                    tolerance,
-                });
-                self.checks.last_mut().expect("just pushed")
-            }
-        };
-        check.compared += 1;
-        // NaN counts as worst
-        if error.is_nan() || error > check.worst {
-            (check.worst, check.at) = (error, at.to_string());
-        }
-    }
-
-    fn number(&mut self, kind: &Kind, name: String, got: f64, want: f64) {
-        self.note(kind, &name, (got - want).abs() / want.abs().max(1e-30));
-        self.values.insert(name, (vec![1], vec![got as f32]));
-    }
-
-    fn tensor(&mut self, kind: &Kind, name: &str, shape: &[usize], got: Vec<f32>) -> Result<()> {
-        let want = self.fixture.expected.read_f32_as(name, shape)?;
-        let distance: f64 = got.iter().zip(&want).map(|(a, b)| (*a as f64 - *b as f64).powi(2)).sum();
-        let norm: f64 = want.iter().map(|b| (*b as f64).powi(2)).sum();
-        let error = if norm > 0.0 { (distance / norm).sqrt() } else { distance.sqrt() };
-        self.note(kind, name, error);
-        self.values.insert(name.to_string(), (shape.to_vec(), got));
-        Ok(())
-    }
-
-    fn parameters(&mut self, what: &str, values: &FlatBuffers, kinds: [&Kind; 2]) -> Result<()> {
-        let last = self.fixture.record.steps.len() - 1;
-        for place in values.layout().places() {
-            let name = &place.spec.name;
-            let kind = kinds[name.ends_with("qkv.linear.bias") as usize];
-            self.tensor(kind, &format!("step{last}.{what}.{name}"), &place.spec.shape, values.read(name)?)?;
-        }
-        Ok(())
-    }
-}
 
 fn load(buffers: &FlatBuffers, file: &TensorFile) -> Result<()> {
     for place in buffers.layout().places() {
@@ -180,59 +63,116 @@ fn load(buffers: &FlatBuffers, file: &TensorFile) -> Result<()> {
     Ok(())
 }
 
-/// Replays a recorded run on `device` in this precision, where the device can.
-pub fn replay(fixture: &Fixture, device: &Device, precision: Precision) -> Result<Replay> {
-    let record = &fixture.record;
-    let mut config = fixture.config()?;
-    let mut scale = 1.0;
+/// Replays a recorded run on `device` in this precision, where the device can. `ranks` are as many as the record is
+/// of; each replays its own part, and what the first returns has the checks and numbers of all.
+pub fn replay(
+    fixture: &Fixture,
+    device: &Device,
+    precision: Precision,
+    ranks: &Collective,
+) -> Result<Replay> {
+    let (recorded, here) = (fixture.ranks(), ranks.size());
+    if recorded != here {
+        return Err(Error::Usage(format!(
+            "{} is a record of {recorded} rank{}, and this is a run of {here}: start it with as many as the record has, \
+             or without others, when ranks are threads",
+            fixture.name,
+            if recorded == 1 { "" } else { "s" }
+        )));
+    }
     if let Some(why) = why_single(device, precision) {
         return Err(Error::Usage(format!("{}: {why}; leave --precision out", fixture.name)));
     }
+    let mut config = fixture.config()?;
     config.step.precision = precision;
-    if precision == Precision::Mixed {
-        scale = LOSS_SCALE;
-    }
-    let mut model = PoaModel::new(&config, device, 0)?;
+    let model = PoaModel::new(&config, device, 0)?.on(ranks);
+    let scale = if precision == Precision::Mixed { LOSS_SCALE } else { 1.0 };
     if let Some(state) = model.optimizer.loss_scale() {
         state.set(ScaleState { scale, good_steps: 0 })?;
     }
     load(model.student.values(), &fixture.student)?;
     load(model.teacher.values(), &fixture.teacher)?;
-    model.trained().values_changed()?;
-    let mut all = Comparison { fixture, precision, checks: Vec::new(), values: BTreeMap::new() };
-    let cells = model.backbone.cells(record.crops.global_size);
-    for (s, step) in record.steps.iter().enumerate() {
-        let batch = fixture.step(s, cells, config.channels())?;
-        let network = model.grid.named(&step.network().to_string()).map_err(|e| {
+    let sum = GradientSum::new(ranks, &model.student);
+    let mut own = Own { fixture, model, sum, scale, channels: config.channels() };
+    own.model.trained().values_changed()?;
+    let mut all = Comparison::new(fixture, precision, ranks);
+    let steps = fixture.record.steps.len();
+    for s in 0..steps {
+        own.step(&mut all, s)?;
+        let model = &own.model;
+        if s + 1 == steps || all.knows_parameters(model, s) {
+            all.parameters(&format!("step{s}.student"), model.student.values(), &STUDENT)?;
+            all.parameters(&format!("step{s}.teacher"), model.teacher.values(), &TEACHER)?;
+        }
+    }
+    if ranks.leads() {
+        features(&mut all, fixture, &own.model)?;
+    }
+    let (checks, values) = all.finish(ranks)?;
+    Ok(Replay { checks, values })
+}
+
+/// This rank's part of a run.
+struct Own<'a> {
+    fixture: &'a Fixture,
+    model: PoaModel,
+    sum: Option<GradientSum>,
+    /// The loss scale.
+    scale: f32,
+    /// Of the images.
+    channels: usize,
+}
+
+impl Own<'_> {
+    fn step(&mut self, all: &mut Comparison, s: usize) -> Result<()> {
+        let Self { fixture, model, .. } = self;
+        let (record, ranks) = (&fixture.record, model.ranks.clone());
+        let (step, rank) = (&record.steps[s], ranks.rank());
+        let cells = model.backbone.cells(record.crops.global_size);
+        let batch = fixture.step(s, rank, cells, self.channels)?;
+        let network = step.network(rank).map_or_else(String::new, |network| network.to_string());
+        let network = model.grid.named(&network).map_err(|e| {
             Error::file(&fixture.name, format!("step {s} names a network outside the recorded grid: {e}"))
         })?;
-        let mut inputs = StepInputs::new(network, fixture.teacher_temp);
-        let done = model.forward_backward(&batch, &mut inputs)?;
-        let report = done.read(&model.settings.weights)?;
-        let losses = if s == 0 { &LOSSES } else { &LATER_LOSSES };
-        all.number(losses, format!("step{s}.loss.total"), report.total, step.total);
-        for (name, value) in report.components {
-            let want = step
-                .components
-                .get(&name)
-                .ok_or_else(|| Error::file(&fixture.name, format!("step {s} has no component `{name}`")))?;
-            all.number(losses, format!("step{s}.loss.{name}"), value, *want);
+        let mut inputs = StepInputs {
+            share: 1.0 / ranks.size() as f64,
+            keep_targets: !ranks.is_alone(),
+            ..StepInputs::new(network, fixture.teacher_temp)
+        };
+        if let Some(sum) = &self.sum {
+            sum.begin();
         }
+        let done = model.forward_backward(&batch, &mut inputs)?;
+        let loss = match &self.sum {
+            Some(sum) => sum.finish(&done.total)?,
+            None => done.total.clone(),
+        };
+
+        let kind = if s == 0 { &LOSSES } else { &LATER_LOSSES };
+        let own = done.read(&model.settings.weights)?;
+        if let Some(expected) = step.ranks.get(rank) {
+            all.losses(kind, &format!("step{s}.rank{rank}"), own.clone(), &expected.losses)?;
+            all.targets(&format!("step{s}.rank{rank}.targets"), &done.heads)?;
+        }
+        let mean = LossReport::mean(&LossReport::of_all_ranks(vec![own], &ranks)?);
+        all.losses(kind, &format!("step{s}"), mean, &step.losses)?;
+        all.centers(&format!("step{s}.center"), model)?;
         if s == 0 {
             let gradients = model.student.gradients().expect("students are trained");
             for place in gradients.layout().places() {
                 let name = &place.spec.name;
-                let values = gradients.read(name)?.into_iter().map(|g| g / scale).collect();
+                let values = gradients.read(name)?.into_iter().map(|g| g / self.scale).collect();
                 all.tensor(&GRADIENTS, &format!("step0.grad.{name}"), &place.spec.shape, values)?;
             }
         }
+
         let settings = StepSettings {
             lr: record.optim.lr,
             last_layer_lr: record.optim.lr,
             weight_decay: record.optim.weight_decay,
             teacher_momentum: record.optim.teacher_momentum,
         };
-        let measured = apply(&mut model.trained(), &done.total, settings)?;
+        let measured = apply(&mut model.trained(), &loss, settings)?;
         for (module, norm) in model.student.values().layout().modules().iter().zip(&measured.norms) {
             let want = step.grad_norm.get(module).copied().unwrap_or(f64::NAN);
             all.number(&NORMS, format!("step{s}.grad_norm.{module}"), *norm, want);
@@ -240,12 +180,51 @@ pub fn replay(fixture: &Fixture, device: &Device, precision: Precision) -> Resul
         if !measured.finite {
             return Err(Error::Mismatch(format!("{}: step {s} is not finite", fixture.name)));
         }
+        Ok(())
     }
-    all.parameters("student", model.student.values(), [&STUDENT, &STUDENT_QKV])?;
-    all.parameters("teacher", model.teacher.values(), [&TEACHER, &TEACHER_QKV])?;
-    let shape = fixture.batch.shape("features.images")?.to_vec();
-    let images = Tensor::from_slice(device, &shape, &fixture.batch.read_f32("features.images")?)?;
-    for f in &record.features {
+}
+
+impl Comparison<'_> {
+    /// Every head's targets, which a record of several ranks has.
+    fn targets(&mut self, what: &str, heads: &[HeadRecord]) -> Result<()> {
+        for head in heads {
+            for (targets, rows) in head.targets.iter().flatten().zip(["cls", "patch"]) {
+                let Some(targets) = targets else { continue };
+                let values = targets.to_vec()?.into_iter().map(|p| p as f32).collect();
+                let shape = [targets.rows(), targets.prototypes()];
+                self.tensor(&TARGETS, &format!("{what}.{rows}.{}", head.index), &shape, values)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The centres after a step, where there are some and the record has them.
+    fn centers(&mut self, what: &str, model: &PoaModel) -> Result<()> {
+        for head in &model.heads {
+            let seen = [head.part.has_cls(), head.part.has_masked()];
+            for ((center, rows), seen) in head.centers.iter().flatten().zip(["cls", "patch"]).zip(seen) {
+                let name = format!("{what}.{rows}.{}", head.projection.index);
+                if seen && self.knows(&name) {
+                    self.tensor(&CENTERS, &name, center.shape(), center.to_vec()?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the record has the parameters after step `s`.
+    fn knows_parameters(&self, model: &PoaModel, s: usize) -> bool {
+        let first = model.student.values().layout().places().first();
+        first.is_some_and(|place| self.knows(&format!("step{s}.student.{}", place.spec.name)))
+    }
+}
+
+/// Features of the final teacher's sub-networks.
+fn features(all: &mut Comparison, fixture: &Fixture, model: &PoaModel) -> Result<()> {
+    let file = &fixture.batches[0];
+    let shape = file.shape("features.images")?.to_vec();
+    let images = Tensor::from_slice(&model.device, &shape, &file.read_f32("features.images")?)?;
+    for f in &fixture.record.features {
         let network = f.network();
         let (cls, tokens) = model.teacher_encoder().features(network, &images, true)?;
         let tokens = tokens.expect("asked for").to_vec()?;
@@ -255,5 +234,5 @@ pub fn replay(fixture: &Fixture, device: &Device, precision: Precision) -> Resul
         all.tensor(&FEATURES, &name("clstoken"), &[shape[0], width], cls.to_vec()?)?;
         all.tensor(&FEATURES, &name("patchtokens"), &[shape[0], per_image, width], tokens)?;
     }
-    Ok(Replay { checks: all.checks, values: all.values })
+    Ok(())
 }
