@@ -281,6 +281,9 @@ fn a_device_is_timed() {
     assert!(shown.contains("ceilings:"), "{shown}");
     refused(&["bench", "--device=cpu", "sinkhole"], 2, &["sinkhole", "there are matmul, attention,"]);
     assert!(program(&["bench", "--device=cpu", "sinkhole"]).stdout.starts_with(b"device:"));
+    refused(&["bench", "collective", "--devices=cpu"], 2, &["one rank exchanges nothing", "cpu:2"]);
+    refused(&["bench", "step", "--devices=cpu:2"], 2, &["bench collective"]);
+    refused(&["bench", "collective", "--devices=cpu:2", "--config=none"], 2, &["none"]);
     let mut wrong = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
     let out = wrong.args(["bench", "--device=cpu"]).env("POA_GPU_TILES", "fast").output().unwrap();
     assert_eq!(text(&out.stderr), "poa-gpu: POA_GPU_TILES=fast: `timed` or `rule` expected\n");

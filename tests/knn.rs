@@ -4,6 +4,7 @@
 use std::path::Path;
 use std::sync::Arc;
 
+use poa_gpu::collective::Collective;
 use poa_gpu::data::batch::WHOLE;
 use poa_gpu::data::{BadKind, BadSample, EvaluationView, HeldOut, Image, Reading, Source, open, split};
 use poa_gpu::eval::knn::{FeatureBlocks, KnnSearch};
@@ -321,7 +322,8 @@ fn networks_together_score_as_each_alone() {
             let mut told = Vec::new();
             let mut progress = |_: &str, done: usize, total: usize| told.push((done, total));
             let encoder = model.teacher_encoder();
-            let scores = knn_accuracies(encoder, &networks, (&train, &val), &options, &mut progress).unwrap();
+            let (images, alone) = ((&train, &val), Collective::alone());
+            let scores = knn_accuracies(encoder, &networks, images, &options, &alone, &mut progress).unwrap();
             (scores, told[told.len() - 1])
         };
         let readable = train.len() - train.bad_samples().len();

@@ -4,6 +4,7 @@
 
 mod attention;
 pub mod block;
+pub mod collective;
 mod harness;
 mod losses;
 mod optimizer;

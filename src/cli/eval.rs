@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use crate::cli::progress::bar;
 use crate::cli::subject::{data_spec, image_size};
+use crate::collective::Collective;
 use crate::data;
 use crate::data::labels::first_three;
 use crate::error::{Error, Result};
@@ -272,6 +273,7 @@ fn knn(args: &KnnArgs) -> Result<()> {
         &subject.networks,
         (&subject.train, &subject.val),
         &options,
+        &Collective::alone(),
         &mut bar(),
     )?;
     subject.note_unreadable();

@@ -5,6 +5,7 @@ mod output;
 
 pub mod args;
 mod bench;
+mod bench_collective;
 mod completions;
 mod config;
 mod devices;

@@ -168,6 +168,30 @@ pub(super) fn part_of(count: usize, rank: usize, ranks: usize) -> Range<usize> {
     at(rank)..at(rank + 1)
 }
 
+/// What one rank sends so that a list is added up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SumCost {
+    /// Times that all ranks send each other a message.
+    pub exchanges: usize,
+    /// Bytes to all other ranks together.
+    pub sent: usize,
+}
+
+impl SumCost {
+    /// What rank `rank` of `ranks` sends for a sum of `count` elements of `bytes` bytes each.
+    pub fn of(count: usize, bytes: usize, rank: usize, ranks: usize) -> Self {
+        let others = ranks.saturating_sub(1);
+        if others == 0 {
+            return Self::default();
+        }
+        if count <= FEW.max(ranks) {
+            return Self { exchanges: 1, sent: count * bytes * others };
+        }
+        let own = part_of(count, rank, ranks).len();
+        Self { exchanges: 2, sent: (count - own + own * others) * bytes }
+    }
+}
+
 /// Adds up the elements of all ranks in rank order, in double precision.
 fn add_up(parts: &[&[u8]], sums: &mut Vec<f32>) {
     let arch = Arch::get();

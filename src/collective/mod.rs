@@ -15,7 +15,7 @@ mod team;
 mod threads;
 mod transport;
 
-pub use exchanger::Exchanger;
+pub use exchanger::{Exchanger, SumCost};
 #[cfg(feature = "mpi")]
 pub use mpi::Mpi;
 pub use team::{ends_all, kernel_threads, on_threads};

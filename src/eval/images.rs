@@ -1,15 +1,16 @@
 //! Labelled images for evaluation. They are decoded by all cores a few batches ahead of the device and never
 //! all held in memory, unless they are few.
 
-use std::cell::OnceCell;
+use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rand::SeedableRng;
 use rand::seq::index::sample;
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
+use crate::collective::Collective;
 use crate::data::augment::{Scratch, apply_into};
 use crate::data::batch::{Batch, CropGroup, Pixels, WHOLE};
 use crate::data::channels::in_channels;
@@ -50,7 +51,10 @@ pub struct LabelledImages {
     decoder: Arc<Decoder>,
     picked: Arc<[u32]>,
     unlabelled: usize,
-    kept: OnceCell<Vec<Batch>>,
+    /// Batches of a pass over few images, and their numbers.
+    kept: OnceCell<(Vec<usize>, Vec<Batch>)>,
+    /// Images that other ranks have found unreadable.
+    heard: RefCell<BTreeMap<usize, BadSample>>,
     stop: Stop,
 }
 
@@ -75,7 +79,8 @@ impl LabelledImages {
         let unlabelled = source.len() - labelled.len();
         let decoder = Arc::new(Decoder { source, view: view.clone(), joined: None, bad: Mutex::default() });
         let picked = picked.into();
-        Ok(Self { decoder, picked, unlabelled, kept: OnceCell::new(), stop: Stop::new() })
+        let (kept, heard) = (OnceCell::new(), RefCell::default());
+        Ok(Self { decoder, picked, unlabelled, kept, heard, stop: Stop::new() })
     }
 
     /// The same images with the classes of `others`, found by their names. A class that `others` do not have is
@@ -160,45 +165,81 @@ impl LabelledImages {
         self.decoder.source.describe()
     }
 
-    /// The images found unreadable so far, by number. They are left out.
+    /// The images found unreadable so far, by number, on any rank that has told. They are left out.
     pub fn bad_samples(&self) -> Vec<BadSample> {
-        self.decoder.bad.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+        let mut all = self.decoder.bad().clone();
+        all.extend(self.heard.borrow().iter().map(|(i, bad)| (*i, bad.clone())));
+        all.into_values().collect()
+    }
+
+    /// Lets all ranks know which images each has found unreadable.
+    pub(super) fn share_bad_samples(&self, ranks: &Collective) -> Result<()> {
+        let own: Vec<(usize, BadSample)> =
+            self.decoder.bad().iter().map(|(i, bad)| (*i, bad.clone())).collect();
+        self.heard.borrow_mut().extend(ranks.tell(own)?.into_iter().flatten());
+        Ok(())
+    }
+
+    /// An error that says that none of the images is readable.
+    pub(super) fn nothing(&self) -> Error {
+        self.decoder.nothing()
     }
 
     /// Hands every image to `take`, in order, as [`EvaluationView`] shows it. An error of `take` ends the
     /// pass.
     pub fn for_each_batch(&self, mut take: impl FnMut(&Batch) -> Result<()>) -> Result<()> {
-        if let Some(kept) = self.kept.get() {
+        let mut readable = 0;
+        self.for_these_batches((0..self.batches()).collect(), |batch| {
+            if batch.images() == 0 {
+                return Ok(()); // not one of them is readable
+            }
+            readable += batch.images();
+            take(batch)
+        })?;
+        if readable == 0 { Err(self.nothing()) } else { Ok(()) }
+    }
+
+    /// Images of a batch.
+    fn of_batch(&self) -> usize {
+        let values = self.decoder.view.shape().iter().product::<usize>();
+        (BATCH_BYTES / (size_of::<f32>() * values).max(1)).clamp(1, BATCH)
+    }
+
+    /// Number of batches that [`LabelledImages::for_each_batch`] goes through: the same wherever the same images are
+    /// shown in the same way.
+    pub(super) fn batches(&self) -> usize {
+        self.picked.len().div_ceil(self.of_batch())
+    }
+
+    /// Hands the batches with these numbers to `take`, in their order; one without a readable image is empty.
+    pub(super) fn for_these_batches(
+        &self,
+        numbers: Vec<usize>,
+        mut take: impl FnMut(&Batch) -> Result<()>,
+    ) -> Result<()> {
+        if let Some((_, kept)) = self.kept.get().filter(|(those, _)| *those == numbers) {
             return kept.iter().try_for_each(|batch| {
                 self.stop.check()?;
                 take(batch)
             });
         }
-        let decoder = self.decoder.clone();
+        let (decoder, one) = (self.decoder.clone(), self.of_batch());
         let values = decoder.view.shape().iter().product::<usize>();
-        let one = (BATCH_BYTES / (size_of::<f32>() * values).max(1)).clamp(1, BATCH);
-        let keep = self.picked.len() * values <= KEPT_BYTES;
-        let (mut kept, mut readable) = (Vec::new(), 0);
-        let (picked, stop) = (self.picked.clone(), self.stop.clone());
+        let keep = self.picked.len().min(numbers.len() * one) * values <= KEPT_BYTES;
+        let mut kept = Vec::new();
+        let (picked, stop, wanted) = (self.picked.clone(), self.stop.clone(), numbers.clone());
         let decode = move |i: usize| {
-            let batch = &picked[i * one..picked.len().min((i + 1) * one)];
+            let first = wanted[i] * one;
             let view = |image: &Image, _: &u32, _: &mut Scratch| decoder.view.bytes(image);
-            decoder.decode(&stop, batch, |index| *index as usize, view)
+            decoder.decode(&stop, &picked[first..picked.len().min(first + one)], |i| *i as usize, view)
         };
-        self.ahead(self.picked.len().div_ceil(one), decode, |batch| {
-            if batch.images() == 0 {
-                return Ok(()); // not one of them is readable
-            }
-            readable += batch.images();
+        self.ahead(numbers.len(), decode, |batch| {
             take(&batch)?;
             kept.extend(keep.then_some(batch));
             Ok(())
         })?;
-        if readable == 0 {
-            return Err(self.decoder.nothing());
-        }
         if keep {
-            let _ = self.kept.set(kept); // it was empty above
+            let _ = self.kept.set((numbers, kept)); // where others are kept, they stay
         }
         Ok(())
     }
@@ -274,6 +315,10 @@ impl Decoder {
         Error::file(self.source.describe(), "has no readable labelled image to evaluate on; check the files")
     }
 
+    fn bad(&self) -> MutexGuard<'_, BTreeMap<usize, BadSample>> {
+        self.bad.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The class of image `i`.
     fn label(&self, i: usize) -> Option<u32> {
         let own = self.source.label(i)?;
@@ -319,7 +364,7 @@ impl Decoder {
         match self.source.load(i) {
             Ok(image) => Some(image),
             Err(bad) => {
-                self.bad.lock().unwrap_or_else(PoisonError::into_inner).insert(i, bad);
+                self.bad().insert(i, bad);
                 None
             }
         }

@@ -5,9 +5,11 @@
 use rayon::prelude::*;
 
 use crate::autograd::{Tape, Var};
+use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::eval::images::LabelledImages;
 use crate::eval::pass::{Pace, Progress, groups, labels_of, same_classes, through_networks};
+use crate::eval::shared::Ranked;
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::ops::l2_normalize::l2_normalize;
@@ -51,11 +53,16 @@ impl KnnOptions {
 ///
 /// As many networks as `options.memory` allows share a pass over the images, so that each is decoded once for
 /// all of them. Progress counts images of all passes.
+///
+/// Of several `ranks` all call it at once, with the same networks, images and options, and get the same accuracies. Each
+/// classifies a part of `val`, and computes features of a part of `train`, which go to all ranks; a feature has the bits
+/// that it has on one rank alone with such a device. Where one of them is asked to end, all do, with its error.
 pub fn knn_accuracies(
     encoder: Encoder<'_>,
     networks: &[Network],
     (train, val): (&LabelledImages, &LabelledImages),
     options: &KnnOptions,
+    ranks: &Collective,
     progress: Progress<'_>,
 ) -> Result<Vec<Vec<f64>>> {
     same_classes(train, val)?;
@@ -72,16 +79,36 @@ pub fn knn_accuracies(
             done += count;
             progress("k-NN", done, total);
         };
-        let val_labels = features(encoder, group, val, &mut advance, |i, features| queries[i].add(features))?;
+        let ranked = Ranked { ranks, encoder, networks: group };
+        let query = |i: usize, features: &Tensor| queries[i].add(features);
+        let (val_labels, classified) = match ranks.is_alone() {
+            true => {
+                let labels = features(encoder, group, val, &mut advance, query)?;
+                let count = labels.len();
+                (labels, count)
+            }
+            false => ranked.own_features(val, &mut advance, query)?,
+        };
         let mut searches =
             queries.into_iter().map(|q| KnnSearch::new(q, neighbours)).collect::<Result<Vec<_>>>()?;
-        let train_labels =
-            features(encoder, group, train, &mut advance, |i, features| searches[i].add(features))?;
-        for search in searches {
-            accuracies.push(search.top1(&train_labels, &val_labels, options)?);
+        let vote = |i: usize, features: &Tensor| searches[i].add(features);
+        let train_labels = match ranks.is_alone() {
+            true => features(encoder, group, train, &mut advance, vote)?,
+            false => ranked.all_features(train, &mut advance, vote)?,
+        };
+        let counts = searches.into_iter().map(|search| search.right(&train_labels, &val_labels, options));
+        let counts: Vec<Vec<Vec<usize>>> = ranks.tell(counts.collect::<Result<_>>()?)?;
+        for i in 0..group.len() {
+            let right = (0..options.ks.len()).map(|k| counts.iter().map(|own| own[i][k]).sum());
+            accuracies.push(right.map(|right| share(right, classified, train_labels.len())).collect());
         }
     }
     Ok(accuracies)
+}
+
+/// The share of `classified` rows that is right; NaN where there are none, or nothing to compare them with.
+fn share(right: usize, classified: usize, neighbours: usize) -> f64 {
+    if neighbours == 0 { f64::NAN } else { right as f64 / classified as f64 }
 }
 
 /// Hands the cls features `[n, width]` of all images through every network to `take`. Returns the images'
@@ -194,12 +221,13 @@ impl KnnSearch {
     /// softmax(similarity / temperature); those of the first k are summed per class and the largest sum wins,
     /// of equal ones the lowest class. A k beyond the training rows counts as their number. NaN if either set
     /// is empty.
-    pub fn top1(
-        mut self,
-        train_labels: &[u32],
-        val_labels: &[u32],
-        options: &KnnOptions,
-    ) -> Result<Vec<f64>> {
+    pub fn top1(self, train_labels: &[u32], val_labels: &[u32], options: &KnnOptions) -> Result<Vec<f64>> {
+        let right = self.right(train_labels, val_labels, options)?;
+        Ok(right.into_iter().map(|right| share(right, val_labels.len(), train_labels.len())).collect())
+    }
+
+    /// As [`KnnSearch::top1`], their number.
+    fn right(mut self, train_labels: &[u32], val_labels: &[u32], options: &KnnOptions) -> Result<Vec<usize>> {
         self.compare(true)?;
         let rows: usize = self.queries.iter().map(|(queries, _)| queries.dim(0)).sum();
         if train_labels.len() != self.seen || val_labels.len() != rows {
@@ -220,11 +248,7 @@ impl KnnSearch {
             let counts = counts.reduce(none, |a, b| a.iter().zip(&b).map(|(a, b)| a + b).collect());
             right.iter_mut().zip(counts).for_each(|(r, c)| *r += c);
         }
-        let share = |right: usize| match train_labels.is_empty() {
-            true => f64::NAN,
-            false => right as f64 / val_labels.len() as f64,
-        };
-        Ok(right.into_iter().map(share).collect())
+        Ok(right)
     }
 }
 

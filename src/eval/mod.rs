@@ -10,6 +10,7 @@ mod pass;
 mod pca;
 pub mod probe;
 pub mod settings;
+mod shared;
 pub mod visualize;
 
 pub use images::LabelledImages;

@@ -124,8 +124,13 @@ impl Evaluation {
         self.plot = plot;
     }
 
+    /// What stands for the images of both sides, wherever they lie.
+    pub fn images(&self) -> &str {
+        &self.images
+    }
+
     /// From now on an evaluation ends as soon as `stop` wishes for it, with an error, and has then reported
-    /// nothing.
+    /// nothing. The wish of one of several ranks ends it on all.
     pub fn stopped_by(&mut self, stop: &Stop) {
         self.train.stopped_by(stop);
         self.val.stopped_by(stop);
@@ -164,7 +169,8 @@ impl Evaluation {
         }
     }
 
-    /// Evaluates the teacher after `done` steps, and draws all evaluations so far.
+    /// Evaluates the teacher after `done` steps, and draws all evaluations so far. Of several ranks all call it at once
+    /// and share the work; the first reports and draws.
     pub fn run(&mut self, model: &PoaModel, done: usize, reports: &mut Reports) -> Result<()> {
         if done == 0 {
             // with a large network it is long before anything else is to be seen
@@ -178,7 +184,11 @@ impl Evaluation {
             ));
         }
         let (encoder, images) = (model.teacher_encoder(), (&self.train, &self.val));
-        let all = knn_accuracies(encoder, &self.networks, images, &self.options, &mut |_, _, _| {})?;
+        let (options, ranks) = (&self.options, &model.ranks);
+        let all = knn_accuracies(encoder, &self.networks, images, options, ranks, &mut |_, _, _| {})?;
+        if !ranks.leads() {
+            return Ok(());
+        }
         let ks = &self.options.ks;
         for (network, top1) in self.networks.iter().zip(all) {
             let text: Vec<String> =

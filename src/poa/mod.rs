@@ -14,6 +14,7 @@ pub mod settings;
 pub mod step;
 mod targets;
 pub mod task;
+pub mod traffic;
 
 pub use model::PoaModel;
 pub use settings::Settings;

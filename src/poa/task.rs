@@ -252,6 +252,8 @@ impl Task for PoaTask {
         if let Ok(evaluation) = &mut self.evaluation {
             evaluation.stopped_by(start.wish);
         }
+        let images = self.evaluation.as_ref().map_or("none", Evaluation::images);
+        self.model.ranks.agree(&[("the checksum of the images to evaluate on", images.to_string())])?;
         match &mut self.evaluation {
             Ok(evaluation) => {
                 evaluation.remarks().iter().for_each(|remark| reports.say(remark));
@@ -354,9 +356,6 @@ impl Task for PoaTask {
 
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let Ok(evaluation) = &mut self.evaluation else { return Ok(false) };
-        if !self.model.ranks.leads() {
-            return Ok(false);
-        }
         match evaluation.run(&self.model, done, reports) {
             Ok(()) => Ok(true),
             Err(e) => {

@@ -165,7 +165,7 @@ impl<T: Task> Trainer<T> {
             Err(Error::Interrupted(_)) => {
                 let text = format!("the evaluation after {done} steps is left for when the run goes on");
                 self.reports.say(&text);
-                // rank 0 evaluates, and the others hear that it has not
+                // the wish may have been another rank's
                 self.consult(false)?;
                 return Ok(());
             }

@@ -196,6 +196,11 @@ impl Listener for Buckets {
     }
 }
 
+/// Elements of each list that the gradients of such parameters are added up in, in the order in which they are sent.
+pub fn lists_of(layout: &FlatLayout) -> Vec<usize> {
+    buckets_of(layout, BUCKET).0.into_iter().map(|(_, range)| range.len()).collect()
+}
+
 /// Parts of buffers of at most `most` elements, those of the last parameters first, and which of them each parameter
 /// has elements in. They begin at multiples of [`NORM_BLOCK`].
 fn buckets_of(layout: &FlatLayout, most: usize) -> (Vec<Bucket>, Vec<Range<usize>>) {

@@ -97,10 +97,11 @@ pub trait Task {
         None
     }
 
-    /// Evaluates after `done` steps and reports what it found; false where there is nothing to evaluate.
+    /// Evaluates after `done` steps and reports what it found; false where there is nothing to evaluate. All ranks are
+    /// asked at the same step.
     ///
-    /// One that takes long looks at [`Started::stop`] and returns its error before it has reported anything;
-    /// then it is evaluated when the run goes on.
+    /// One that takes long looks at [`Started::wish`] and returns its error, on all ranks, before it has reported
+    /// anything; then it is evaluated when the run goes on.
     fn evaluate(&mut self, _done: usize, _reports: &mut Reports) -> Result<bool> {
         Ok(false)
     }
@@ -143,7 +144,7 @@ pub struct Started<'a> {
     /// The wish to end, to be looked at by what takes long. With several ranks it moves between steps alone, on all
     /// of them at once.
     pub stop: &'a Stop,
-    /// The wish of this rank, to be looked at by what it does alone.
+    /// The wish of this rank, to be looked at by what it does alone, and by what then tells the others of it.
     pub wish: &'a Stop,
 }
 
