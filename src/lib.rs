@@ -7,6 +7,7 @@
 //! | `images` | [`data`] |
 //! | `charts` | [`plot`] |
 //! | `poa` | [`models`], [`eval`], [`mod@poa`], [`weights`], [`recipes`], [`verify`], [`mod@bench`] |
+//! | `mpi` | ranks that are processes: `collective::Mpi` |
 //! | `cli` (default) | [`cli`], and a bar on terminals: `progress` |
 //!
 //! The engine by itself: tensors on a device, operations under a tape, gradients in the parameters' buffers,

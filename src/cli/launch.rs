@@ -36,8 +36,10 @@ fn told(variable: impl Fn(&str) -> Option<String>) -> Option<Launch> {
         text[..end].parse::<usize>().ok()
     };
     let here = HERE.iter().find_map(|name| variable(name).and_then(leading));
-    let sizes = SIZES.iter().filter_map(|(name, by)| Some((variable(name)?.trim().parse().ok()?, *by)));
-    sizes.map(|(size, by)| Launch { size, here, by }).find(|launch| launch.size > 1)
+    // the innermost one decides, as of mpirun within a step of srun
+    let (size, by) = SIZES.iter().find_map(|(name, by)| Some((variable(name)?, *by)))?;
+    let size = size.trim().parse().ok().filter(|size| *size > 1)?;
+    Some(Launch { size, here, by })
 }
 
 /// What started this process as one of several; `None` where it was started by itself. Several processes need the
@@ -112,6 +114,8 @@ mod tests {
         assert_eq!(of(&[("PMI_SIZE", "2")]).map(|l| l.size), Some(2));
         assert_eq!(of(&[("SLURM_NTASKS", "8")]), None, "a batch script runs once");
         assert_eq!(of(&[("OMPI_COMM_WORLD_SIZE", "1")]), None);
+        let within = [("OMPI_COMM_WORLD_SIZE", "1"), ("SLURM_STEP_NUM_TASKS", "2")];
+        assert_eq!(of(&within), None, "mpirun of one process in a step of two daemons");
         assert_eq!(of(&[("PMI_SIZE", "many")]), None);
         let here = of(&[("SLURM_STEP_NUM_TASKS", "8"), ("SLURM_STEP_TASKS_PER_NODE", "4(x2)")]);
         assert_eq!(here.and_then(|l| l.here), Some(4));

@@ -16,6 +16,7 @@ pub(super) static LONG: LazyLock<String> = LazyLock::new(|| {
         ("images", cfg!(feature = "images")),
         ("charts", cfg!(feature = "charts")),
         ("progress", cfg!(feature = "progress")),
+        ("mpi", cfg!(feature = "mpi")),
     ];
     let features: Vec<&str> = features.iter().filter(|(_, has)| *has).map(|(name, _)| *name).collect();
     let backends: &[&str] = if cfg!(target_vendor = "apple") {

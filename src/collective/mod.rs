@@ -13,6 +13,8 @@ mod exchanger;
 mod mpi;
 mod team;
 mod threads;
+#[cfg(feature = "mpi")]
+mod transfer;
 mod transport;
 
 pub use exchanger::{Exchanger, SumCost};

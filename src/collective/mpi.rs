@@ -5,7 +5,8 @@
 //! A message is a header of its length, which a short message travels in, and then its bytes in pieces. One thread makes
 //! all calls of MPI (`MPI_THREAD_FUNNELED`); it asks what has arrived and sleeps between, as cores are for the kernels.
 
-use std::ffi::{c_int, c_void};
+use std::ffi::c_int;
+use std::mem;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,240 +14,242 @@ use mpi::Threading;
 use mpi::environment::Universe;
 use mpi::ffi;
 
+use crate::collective::transfer::{Transfer, check};
 use crate::collective::transport::{Message, Transport, Watch};
 use crate::error::{Error, Result};
 use crate::logging::{self, Level};
 
 /// Bytes of the length in a header.
 const LENGTH: usize = 8;
-/// Bytes that travel in a header at most.
-const SHORT: usize = 4096 - LENGTH;
-/// Bytes of a piece at most: MPI counts in `int`.
-const PIECE: usize = 1 << 30;
+/// Bytes that travel in a header at most; with what MPI adds, shared memory takes 4 KiB at once.
+const SHORT: usize = 4000 - LENGTH;
+/// The length of a rank's last message: it has ended.
+const FAREWELL: u64 = u64::MAX;
 /// What tells headers and pieces apart.
 const HEADER: c_int = 1;
 const BODY: c_int = 2;
-/// How often one asks before one sleeps.
-const EAGER: u32 = 200;
-/// The longest sleep.
-const SLEEP: Duration = Duration::from_micros(200);
+
+/// How long one asks without sleeping after something has moved: while nothing is on its way, and while bytes are,
+/// which MPI moves only when it is asked.
+const EAGER: Duration = Duration::from_micros(50);
+const EAGER_BYTES: Duration = Duration::from_millis(2);
+/// A sleep is this part of the time in which nothing has moved, which is what a rank that sleeps is late at most; and the
+/// longest sleeps in these two cases.
+const SLEEP: u32 = 20;
+const LONGEST: Duration = Duration::from_millis(1);
+const LONGEST_BYTES: Duration = Duration::from_micros(200);
+/// How long a rank leaves the word to one that can tell more.
+const LAST_WORDS: Duration = Duration::from_secs(2);
 
 /// This process among those that were started with it.
 pub struct Mpi {
     /// Until it is dropped, MPI may be called. `None` once the run has failed: then no one may wait for the others.
     universe: Option<Universe>,
+    /// How long the others were waited for last.
+    watch: Option<Watch>,
     rank: usize,
     size: usize,
-}
-
-/// Tells what a call of MPI returned.
-fn check(code: c_int) -> Result<()> {
-    match code {
-        0 => Ok(()),
-        code => {
-            Err(Error::Ranks(format!("MPI reports error {code}: the connection to another rank is lost")))
-        }
-    }
-}
-
-/// Bytes on their way. They stay where they are until MPI is done with them.
-struct Transfer {
-    requests: Vec<ffi::MPI_Request>,
-}
-
-impl Transfer {
-    fn new() -> Self {
-        Self { requests: Vec::new() }
-    }
-
-    /// Begins to send bytes, which must live until the transfer is done.
-    fn send(&mut self, bytes: &[u8], to: usize, tag: c_int) -> Result<()> {
-        for piece in bytes.chunks(PIECE) {
-            let mut request = null_request();
-            // SAFETY: MPI is initialised, and the bytes outlive the request: an exchange keeps them until all are done,
-            // and leaks them where it ends before.
-            let code = unsafe {
-                ffi::MPI_Isend(
-                    piece.as_ptr().cast::<c_void>(),
-                    piece.len() as c_int,
-                    ffi::RSMPI_UINT8_T,
-                    to as c_int,
-                    tag,
-                    ffi::RSMPI_COMM_WORLD,
-                    &raw mut request,
-                )
-            };
-            check(code)?;
-            self.requests.push(request);
-        }
-        Ok(())
-    }
-
-    /// Begins to receive into `bytes`, which must live until the transfer is done and not be used before.
-    fn receive(&mut self, bytes: &mut [u8], from: usize, tag: c_int) -> Result<()> {
-        for piece in bytes.chunks_mut(PIECE) {
-            let mut request = null_request();
-            // SAFETY: as above; nobody else uses the bytes meanwhile.
-            let code = unsafe {
-                ffi::MPI_Irecv(
-                    piece.as_mut_ptr().cast::<c_void>(),
-                    piece.len() as c_int,
-                    ffi::RSMPI_UINT8_T,
-                    from as c_int,
-                    tag,
-                    ffi::RSMPI_COMM_WORLD,
-                    &raw mut request,
-                )
-            };
-            check(code)?;
-            self.requests.push(request);
-        }
-        Ok(())
-    }
-
-    /// Whether all of it is done.
-    fn done(&mut self) -> Result<bool> {
-        while let Some(request) = self.requests.last_mut() {
-            let mut done: c_int = 0;
-            // SAFETY: the request is one that was begun, and both places are there to be written to.
-            let code = unsafe { ffi::MPI_Test(&raw mut *request, &raw mut done, ffi::RSMPI_STATUS_IGNORE) };
-            check(code)?;
-            if done == 0 {
-                return Ok(false);
-            }
-            self.requests.pop();
-        }
-        Ok(true)
-    }
-}
-
-fn null_request() -> ffi::MPI_Request {
-    // SAFETY: a constant of the library.
-    unsafe { ffi::RSMPI_REQUEST_NULL }
 }
 
 /// What comes from one rank.
 enum Arrival {
     Header(Vec<u8>),
-    Body(Vec<u8>),
+    /// So many bytes, in the room of the vector.
+    Body(Vec<u8>, usize),
     Here(Message),
+    /// It has ended.
+    Farewell,
 }
 
-/// One exchange under way.
+impl Arrival {
+    /// What the bytes of a header that has come say.
+    fn of(header: &[u8]) -> Self {
+        let (length, rest) = header.split_at(LENGTH);
+        let length = u64::from_le_bytes(length.try_into().unwrap_or_default());
+        match usize::try_from(length) {
+            _ if length == FAREWELL => Self::Farewell,
+            Ok(length) if length <= SHORT => Self::Here(Arc::new(rest[..length].to_vec())),
+            Ok(length) => Self::Body(Vec::new(), length),
+            Err(_) => Self::Body(Vec::new(), usize::MAX),
+        }
+    }
+
+    /// Whether there is more to come.
+    fn is_awaited(&self) -> bool {
+        matches!(self, Self::Header(_) | Self::Body(..))
+    }
+}
+
+/// One exchange under way. What is in it stays where it is until all transfers are done: [`Exchange::finish`] leaks it
+/// where it ends before.
+#[derive(Default)]
 struct Exchange {
-    /// Headers and messages that are sent, kept until they are.
-    kept: (Vec<Vec<u8>>, Vec<Message>),
-    sends: Vec<Transfer>,
+    /// What is sent, and is not read by anyone but MPI.
+    messages: Vec<Message>,
+    headers: Vec<Vec<u8>>,
+    /// To whom.
+    sends: Vec<(usize, Transfer)>,
+    /// By rank.
     arrivals: Vec<(Arrival, Transfer)>,
 }
 
 impl Exchange {
-    /// An exchange of these messages, of which nothing is on its way yet.
-    fn of(messages: Vec<Message>) -> Self {
-        Self { kept: (Vec::new(), messages), sends: Vec::new(), arrivals: Vec::new() }
+    /// Begins to send these messages, and to receive as many.
+    fn begin(&mut self, own: usize, messages: Vec<Message>) -> Result<()> {
+        let size = messages.len();
+        self.messages = messages;
+        self.expect(own, size)?;
+        for rank in others(own, size) {
+            let message = self.messages[rank].clone();
+            let mut header = (message.len() as u64).to_le_bytes().to_vec();
+            if message.len() <= SHORT {
+                header.extend_from_slice(&message);
+            }
+            self.send_header(header, rank)?;
+            if message.len() > SHORT
+                && let Some((_, transfer)) = self.sends.last_mut()
+            {
+                // SAFETY: `messages` keeps the bytes; `Mpi` is there, on the one thread that calls MPI.
+                unsafe { transfer.send(&message, rank, BODY)? };
+            }
+        }
+        Ok(())
     }
 
-    fn begin(&mut self, own: usize) -> Result<()> {
-        let size = self.kept.1.len();
+    /// Begins to say to all others that this rank ends.
+    fn farewell(&mut self, own: usize, size: usize) -> Result<()> {
+        self.messages = vec![Message::default(); size];
+        self.expect(own, size)?;
+        others(own, size).try_for_each(|rank| self.send_header(FAREWELL.to_le_bytes().to_vec(), rank))
+    }
+
+    fn expect(&mut self, own: usize, size: usize) -> Result<()> {
         for rank in 0..size {
-            if rank == own {
-                self.arrivals.push((Arrival::Here(self.kept.1[own].clone()), Transfer::new()));
-                continue;
-            }
-            self.arrivals.push((Arrival::Header(vec![0; LENGTH + SHORT]), Transfer::new()));
+            let arrival = match rank == own {
+                true => Arrival::Here(mem::take(&mut self.messages[own])),
+                false => Arrival::Header(zeros()),
+            };
+            self.arrivals.push((arrival, Transfer::default()));
             if let Some((Arrival::Header(header), transfer)) = self.arrivals.last_mut() {
-                transfer.receive(header, rank, HEADER)?;
+                // SAFETY: `arrivals` keeps the vector and does not touch it; otherwise as in `begin`.
+                unsafe { transfer.receive(header, LENGTH + SHORT, rank, HEADER)? };
             }
         }
-        // each rank begins with the one after it, so that not all send to the same
-        for rank in (own + 1..size).chain(0..own) {
-            let message = &self.kept.1[rank];
-            let mut header = (message.len() as u64).to_le_bytes().to_vec();
-            let short = message.len() <= SHORT;
-            if short {
-                header.extend_from_slice(message);
-            }
-            self.kept.0.push(header);
-            self.sends.push(Transfer::new());
-            if let (Some(header), Some(transfer)) = (self.kept.0.last(), self.sends.last_mut()) {
-                transfer.send(header, rank, HEADER)?;
-                if !short {
-                    transfer.send(message, rank, BODY)?;
-                }
-            }
-        }
+        Ok(())
+    }
+
+    fn send_header(&mut self, header: Vec<u8>, to: usize) -> Result<()> {
+        let mut transfer = Transfer::default();
+        // SAFETY: `headers` keeps the vector and does not touch it; otherwise as in `begin`.
+        unsafe { transfer.send(&header, to, HEADER)? };
+        self.headers.push(header);
+        self.sends.push((to, transfer));
         Ok(())
     }
 
     /// Looks at what has arrived and left; true where something has.
     fn advance(&mut self) -> Result<bool> {
-        let before = self.sends.len();
-        let mut at = 0;
-        while at < self.sends.len() {
-            match self.sends[at].done()? {
-                true => drop(self.sends.swap_remove(at)),
-                false => at += 1,
-            }
+        let mut moved = false;
+        for (_, transfer) in &mut self.sends {
+            moved |= transfer.advance()?;
         }
-        let mut moved = self.sends.len() < before;
+        self.sends.retain(|(_, transfer)| !transfer.is_done());
         for (rank, (arrival, transfer)) in self.arrivals.iter_mut().enumerate() {
-            if matches!(arrival, Arrival::Here(_)) || !transfer.done()? {
+            if !arrival.is_awaited() {
                 continue;
             }
-            moved = true;
-            *arrival = match std::mem::replace(arrival, Arrival::Here(Message::default())) {
-                Arrival::Header(header) => {
-                    let (length, rest) = header.split_at(LENGTH);
-                    let length = u64::from_le_bytes(length.try_into().unwrap_or_default());
-                    let length = usize::try_from(length).unwrap_or(usize::MAX);
-                    match rest.get(..length) {
-                        Some(message) => Arrival::Here(Arc::new(message.to_vec())),
-                        None => {
-                            *arrival = Arrival::Body(vec![0; length]);
-                            if let Arrival::Body(body) = arrival {
-                                transfer.receive(body, rank, BODY)?;
-                            }
-                            continue;
-                        }
-                    }
+            moved |= transfer.advance()?;
+            if !transfer.is_done() {
+                continue;
+            }
+            *arrival = match mem::replace(arrival, Arrival::Farewell) {
+                Arrival::Header(mut header) => {
+                    // SAFETY: its room was made of zeros, to a part of which MPI has written.
+                    unsafe { header.set_len(LENGTH + SHORT) };
+                    Arrival::of(&header)
                 }
-                Arrival::Body(body) => Arrival::Here(Arc::new(body)),
-                here @ Arrival::Here(_) => here,
+                Arrival::Body(mut body, length) => {
+                    // SAFETY: all pieces of it have come.
+                    unsafe { body.set_len(length) };
+                    Arrival::Here(Arc::new(body))
+                }
+                other => other,
             };
+            if let Arrival::Body(body, length) = arrival {
+                // SAFETY: as in `expect`.
+                unsafe { transfer.receive(body, *length, rank, BODY)? };
+            }
         }
         Ok(moved)
     }
 
     fn is_done(&self) -> bool {
-        self.sends.is_empty() && self.missing().is_empty()
+        self.sends.is_empty() && !self.arrivals.iter().any(|(arrival, _)| arrival.is_awaited())
     }
 
-    /// Ranks from which something has not come yet, or to which something has not left.
+    /// Ranks from which something has not come yet or, where all has, to which something has not left.
     fn missing(&self) -> Vec<usize> {
-        let waits = |(_, (arrival, _)): &(usize, &(Arrival, Transfer))| !matches!(arrival, Arrival::Here(_));
-        self.arrivals.iter().enumerate().filter(waits).map(|(rank, _)| rank).collect()
+        let awaited = |(_, (arrival, _)): &(usize, &(Arrival, Transfer))| arrival.is_awaited();
+        let from: Vec<usize> =
+            self.arrivals.iter().enumerate().filter(awaited).map(|(rank, _)| rank).collect();
+        match from.is_empty() {
+            true => self.sends.iter().map(|(to, _)| *to).collect(),
+            false => from,
+        }
     }
 
+    /// Whether bytes are on their way to or from a rank that is here too.
+    fn flows(&self) -> bool {
+        let comes = self.arrivals.iter().any(|(arrival, _)| matches!(arrival, Arrival::Body(..)));
+        comes || self.sends.iter().any(|(to, _)| !matches!(self.arrivals[*to].0, Arrival::Header(_)))
+    }
+
+    /// Waits until all is done.
     fn run(&mut self, watch: &Watch) -> Result<()> {
-        let (mut since, mut looked, mut idle) = (Instant::now(), Instant::now(), 0u32);
-        while !self.is_done() {
-            if self.advance()? {
-                (since, idle) = (Instant::now(), 0);
-                continue;
+        let (mut since, mut looked) = (Instant::now(), Instant::now());
+        loop {
+            let moved = self.advance()?;
+            if self.is_done() {
+                return Ok(());
             }
-            idle = idle.saturating_add(1);
-            if idle > EAGER {
-                std::thread::sleep(SLEEP.min(Duration::from_micros(u64::from(idle - EAGER))));
-            } else {
-                std::thread::yield_now();
+            let now = Instant::now();
+            if moved {
+                since = now;
             }
-            if looked.elapsed() >= Watch::EVERY {
-                looked = Instant::now();
+            if now - looked >= Watch::EVERY {
+                looked = now;
                 watch.look(since, || self.missing())?;
             }
+            let (eager, longest) = if self.flows() { (EAGER_BYTES, LONGEST_BYTES) } else { (EAGER, LONGEST) };
+            match now - since {
+                idle if idle < eager => std::thread::yield_now(),
+                idle => std::thread::sleep((idle / SLEEP).min(longest)),
+            }
         }
-        Ok(())
     }
+
+    /// The exchange's result, or its end before it is done: what is on its way may still be read and written.
+    fn finish(self, result: Result<()>) -> Result<Vec<Arrival>> {
+        match result {
+            Ok(()) => Ok(self.arrivals.into_iter().map(|(arrival, _)| arrival).collect()),
+            Err(e) => {
+                mem::forget(self);
+                Err(e)
+            }
+        }
+    }
+}
+
+/// Room for a header.
+fn zeros() -> Vec<u8> {
+    let mut header = vec![0; LENGTH + SHORT];
+    header.clear();
+    header
+}
+
+/// The others, from the one after this one on, so that not all send to the same first.
+fn others(own: usize, size: usize) -> impl Iterator<Item = usize> {
+    (own + 1..size).chain(0..own)
 }
 
 impl Mpi {
@@ -270,7 +273,21 @@ impl Mpi {
             check(ffi::MPI_Comm_rank(ffi::RSMPI_COMM_WORLD, &raw mut rank))?;
             check(ffi::MPI_Comm_size(ffi::RSMPI_COMM_WORLD, &raw mut size))?;
         }
-        Ok(Self { universe: Some(universe), rank: rank as usize, size: size as usize })
+        Ok(Self { universe: Some(universe), watch: None, rank: rank as usize, size: size as usize })
+    }
+
+    fn exchange_or_fail(
+        &mut self,
+        begin: impl FnOnce(&mut Exchange) -> Result<()>,
+        watch: &Watch,
+    ) -> Result<Vec<Arrival>> {
+        let mut exchange = Exchange::default();
+        let result = begin(&mut exchange).and_then(|()| exchange.run(watch));
+        if result.is_err() {
+            // nobody may wait for the others any more, as the end of MPI would
+            mem::forget(self.universe.take());
+        }
+        exchange.finish(result)
     }
 }
 
@@ -284,26 +301,45 @@ impl Transport for Mpi {
     }
 
     fn exchange(&mut self, messages: Vec<Message>, watch: &Watch) -> Result<Vec<Message>> {
-        let mut exchange = Exchange::of(messages);
-        if let Err(e) = exchange.begin(self.rank).and_then(|()| exchange.run(watch)) {
-            // what is on its way may still be read and written, and nobody may wait for the others any more
-            std::mem::forget(exchange);
-            std::mem::forget(self.universe.take());
-            return Err(e);
-        }
-        drop(exchange.kept);
-        let here = |(arrival, _)| match arrival {
-            Arrival::Here(message) => Some(message),
-            _ => None,
+        self.watch = Some(watch.clone());
+        let own = self.rank;
+        let all = self.exchange_or_fail(|exchange| exchange.begin(own, messages), watch)?;
+        let here = |(rank, arrival)| match arrival {
+            Arrival::Here(message) => Ok(message),
+            _ => Err(Error::Ranks(format!("{} has ended before the others", watch.name(rank)))),
         };
-        Ok(exchange.arrivals.into_iter().filter_map(here).collect())
+        let all: Result<Vec<Message>> = all.into_iter().enumerate().map(here).collect();
+        if all.is_err() {
+            mem::forget(self.universe.take());
+        }
+        all
     }
 
     fn abort(&mut self, why: &str) {
         logging::show(Level::Error, format_args!("poa-gpu: {why}"));
-        std::mem::forget(self.universe.take());
+        mem::forget(self.universe.take());
         // SAFETY: MPI is initialised; it ends this process and asks for the end of the others.
         unsafe { ffi::MPI_Abort(ffi::RSMPI_COMM_WORLD, 1) };
         std::process::exit(1);
+    }
+}
+
+impl Drop for Mpi {
+    fn drop(&mut self) {
+        let Some(watch) = self.watch.take().filter(|_| self.universe.is_some()) else { return };
+        // MPI would wait without a word for ranks that are hung, and those for this one that do not end yet
+        let (own, size) = (self.rank, self.size);
+        let why = match self.exchange_or_fail(|exchange| exchange.farewell(own, size), &watch) {
+            Ok(all) => {
+                let goes_on =
+                    |rank: usize, arrival: &Arrival| rank != own && !matches!(arrival, Arrival::Farewell);
+                let Some(other) = (0..size).find(|rank| goes_on(*rank, &all[*rank])) else { return };
+                // which is the one to tell it
+                std::thread::sleep(LAST_WORDS);
+                format!("{} has ended, and {} goes on", watch.name(own), watch.name(other))
+            }
+            Err(e) => e.to_string(),
+        };
+        self.abort(&why);
     }
 }
