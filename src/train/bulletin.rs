@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Interruption, Result};
+use crate::logging::{self, Level};
 use crate::train::task::Task;
 use crate::train::trainer::Trainer;
 
@@ -36,7 +37,11 @@ impl<T: Task> Trainer<T> {
         let mut first = None;
         for (rank, bulletin) in self.ranks.tell(own)?.into_iter().enumerate() {
             for text in bulletin.messages.iter().filter(|_| self.ranks.leads()) {
-                self.reports.warn(&format!("{}: {text}", self.ranks.name(rank)));
+                match rank == self.ranks.rank() {
+                    // of a first rank without a folder, which has no log for them
+                    true => logging::show(Level::Warn, text),
+                    false => self.reports.warn(&format!("{}: {text}", self.ranks.name(rank))),
+                }
             }
             let wish = Interruption::ALL.into_iter().find(|why| Some(why.signal()) == bulletin.stop);
             if let Some(why) = wish.filter(|_| self.stop.asked().is_none()) {
