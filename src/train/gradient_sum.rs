@@ -3,7 +3,8 @@
 //! All ranks send the same buckets in the same order, whatever sub-network each of them trains.
 //!
 //! The losses of micro-batches and ranks have their shares in them ([`super::step::MicroBatch`]), so the sum
-//! over ranks is the gradient of the mean (poa-facts "Several ranks").
+//! over ranks is the gradient of the mean (poa-facts "Several ranks"). Where the optimiser is split over ranks, a
+//! rank gets the sums of its own part alone.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -13,13 +14,10 @@ use std::rc::Rc;
 use crate::autograd::Listener;
 use crate::collective::{Collective, Pending};
 use crate::error::Result;
-use crate::nn::parameters::{FlatBuffers, FlatLayout, NORM_BLOCK, Parameters, Place};
+use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters, Place};
+use crate::optim::shard::{BUCKET, Bucket, Shard, buckets};
 use crate::profile;
 use crate::tensor::{Device, PendingRead, Tensor};
-
-/// Elements of a bucket: large enough that its way costs more than its start, small enough that the last one, for
-/// which nothing is left to hide behind, is soon there.
-const BUCKET: usize = 1 << 20;
 
 /// Buckets that a device may be behind before their copies are waited for: so much work it has meanwhile.
 const LAG: usize = 3;
@@ -31,8 +29,10 @@ struct Buckets {
     ranks: Collective,
     parameters: Parameters,
     gradients: FlatBuffers,
+    /// What this rank gets of the sums, where that is not all.
+    shard: Option<Rc<Shard>>,
     /// In the order in which they are sent: parts of buffers.
-    buckets: Vec<(usize, Range<usize>)>,
+    buckets: Vec<Bucket>,
     /// Those that each parameter has elements in.
     of_parameter: Vec<Range<usize>>,
     state: RefCell<State>,
@@ -53,11 +53,17 @@ struct State {
 impl GradientSum {
     /// For the parameters of a task; `None` where there is one rank, whose gradients are the sum.
     pub fn new(ranks: &Collective, parameters: &Parameters) -> Option<Self> {
+        Self::of_shard(ranks, parameters, None)
+    }
+
+    /// The same where the optimiser is split over ranks.
+    pub fn of_shard(ranks: &Collective, parameters: &Parameters, shard: Option<&Rc<Shard>>) -> Option<Self> {
+        let shard = shard.cloned();
         let gradients = parameters.gradients().filter(|_| !ranks.is_alone())?.clone();
         let (buckets, of_parameter) = buckets_of(gradients.layout());
         let (ranks, parameters) = (ranks.clone(), parameters.clone());
         let state = RefCell::default();
-        Some(Self(Rc::new(Buckets { ranks, parameters, gradients, buckets, of_parameter, state })))
+        Some(Self(Rc::new(Buckets { ranks, parameters, gradients, shard, buckets, of_parameter, state })))
     }
 
     /// The next backward pass is the last of its step: gradients leave as they are complete.
@@ -67,8 +73,8 @@ impl GradientSum {
         self.0.parameters.listen(Some(self.0.clone()));
     }
 
-    /// After that pass: all gradients become the sums over ranks, and a parameter whose module got a gradient on any
-    /// rank counts as touched. `loss` is this rank's, one element; the mean over ranks is returned.
+    /// After that pass: all gradients, or those of this rank's part, become the sums over ranks, and a parameter whose
+    /// module got a gradient on any rank counts as touched. `loss` is this rank's, one element; the mean over ranks is returned.
     pub fn finish(&self, loss: &Tensor) -> Result<Tensor> {
         let all = &self.0;
         all.parameters.listen(None);
@@ -130,7 +136,11 @@ impl Buckets {
             }
             let Some((bucket, read)) = state.reading.pop_front() else { return Ok(()) };
             drop(state);
-            let sums = self.ranks.sum_later(read.wait()?)?;
+            let values = read.wait()?;
+            let sums = match &self.shard {
+                None => self.ranks.sum_later(values)?,
+                Some(shard) => self.ranks.sum_part_later(values, shard.parts(&self.buckets[bucket].1))?,
+            };
             self.state.borrow_mut().sums.extend(sums.map(|sums| (bucket, sums)));
         }
     }
@@ -147,7 +157,13 @@ impl Buckets {
     }
 
     fn take(&self, bucket: usize, sums: &[f32]) -> Result<()> {
-        self.elements(bucket)?.upload(sums)
+        let Some(shard) = &self.shard else { return self.elements(bucket)?.upload(sums) };
+        let (buffer, range) = &self.buckets[bucket];
+        let own = shard.own(range);
+        match own.is_empty() {
+            true => Ok(()),
+            false => self.gradients.buffers()[*buffer].slice(0, own)?.upload(sums),
+        }
     }
 }
 
@@ -173,18 +189,11 @@ impl Listener for Buckets {
     }
 }
 
-/// Parts of buffers of [`BUCKET`] elements at most, those of the last parameters first, and which of them each parameter
-/// has elements in. They begin at multiples of [`NORM_BLOCK`].
-fn buckets_of(layout: &FlatLayout) -> (Vec<(usize, Range<usize>)>, Vec<Range<usize>>) {
-    const { assert!(BUCKET.is_multiple_of(NORM_BLOCK)) };
-    let (mut buckets, mut firsts) = (Vec::new(), Vec::new());
-    for (buffer, &elements) in layout.buffers().iter().enumerate().rev() {
-        firsts.push((buffer, buckets.len()));
-        let starts = (0..elements).step_by(BUCKET).rev();
-        buckets.extend(starts.map(|start| (buffer, start..(start + BUCKET).min(elements))));
-    }
+/// The buckets of a layout, and which of them each parameter has elements in.
+fn buckets_of(layout: &FlatLayout) -> (Vec<Bucket>, Vec<Range<usize>>) {
+    let buckets = buckets(layout);
     let of = |place: &Place| {
-        let first = firsts.iter().find(|(buffer, _)| *buffer == place.buffer).map_or(0, |(_, first)| *first);
+        let first = buckets.iter().position(|(buffer, _)| *buffer == place.buffer).unwrap_or(0);
         let last = layout.buffers()[place.buffer].div_ceil(BUCKET) - 1;
         let at = |element: usize| first + last - element / BUCKET;
         match place.range.is_empty() {
@@ -210,7 +219,7 @@ mod tests {
                 FlatLayout::new(&sizes.iter().enumerate().map(spec).collect::<Vec<_>>(), limit).unwrap();
             let (buckets, of_parameter) = buckets_of(&layout);
             for (place, own) in layout.places().iter().zip(&of_parameter) {
-                let shares = |(buffer, r): &(usize, Range<usize>)| {
+                let shares = |(buffer, r): &Bucket| {
                     *buffer == place.buffer && r.start < place.range.end && place.range.start < r.end
                 };
                 for (i, bucket) in buckets.iter().enumerate() {
