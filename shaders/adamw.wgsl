@@ -5,9 +5,13 @@
 //   update        AdamW with decoupled weight decay on clipped gradients, then with TEACHER its moving
 //                 average; g is zeroed. Skipped but for the latter where control says non-finite. Grid: one
 //                 invocation four elements, folded.
+//   follow        what of update is left where AdamW is split over ranks: the moving average with TEACHER, and
+//                 g is zeroed. Grid: as update.
+// With OWN, square_sums and update go over the norm blocks that place[0..] names, which have their sums and
+// moments one after the other; update leaves g, teacher and halves to follow, which runs over all elements.
 // In mixed precision (MIXED) gradients come multiplied by scale[0]; finish_norms takes it out of norms and
 // factors, reports it after them and moves it: halved where something is not finite, doubled after INTERVAL
-// good steps, which scale[1] counts. update then also writes the values in half precision.
+// good steps, which scale[1] counts. update or follow then also writes the values in half precision.
 // A block of BLOCK elements belongs to one parameter, whose row of `table` is (lr, 1 − lr·wd, touched,
 // module).
 #include "params.wgsl"
@@ -22,6 +26,9 @@ struct Params {
 #include "rows.wgsl"
 @group(0) @binding(0) var<storage, read_write> sums: array<f32>;
 @group(0) @binding(1) var<storage, read> g: array<Unit>;
+#ifdef OWN
+@group(0) @binding(2) var<storage, read> place: array<u32>;
+#endif
 
 @compute @workgroup_size(WG)
 fn square_sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
@@ -29,9 +36,13 @@ fn square_sums(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) n
     let block = team_index(workgroup_index(wid, nwg), lane);
     if block >= p.count { return; }
     const UNITS: u32 = NORM_BLOCK / UNIT;
+    var at = block;
+#ifdef OWN
+    at = place[block];
+#endif
     var total = Unit();
     for (var c = member(lane); c < UNITS; c += TEAM) {
-        let d = g[block * UNITS + c];
+        let d = g[at * UNITS + c];
         total += d * d;
     }
     let sum = team_sum(unit_sum(total), lane);
@@ -96,12 +107,19 @@ fn finish_norms(@builtin(local_invocation_index) lane: u32) {
 
 #ifdef UPDATE
 @group(0) @binding(0) var<storage, read_write> w: array<vec4<f32>>;
+#ifdef OWN
+@group(0) @binding(1) var<storage, read> g: array<vec4<f32>>;
+#else
 @group(0) @binding(1) var<storage, read_write> g: array<vec4<f32>>;
+#endif
 @group(0) @binding(2) var<storage, read_write> m: array<vec4<f32>>;
 @group(0) @binding(3) var<storage, read_write> v: array<vec4<f32>>;
 @group(0) @binding(4) var<storage, read> block_parameter: array<u32>;
 @group(0) @binding(5) var<storage, read> table: array<vec4<f32>>;
 @group(0) @binding(6) var<storage, read> control: array<f32>;
+#ifdef OWN
+@group(0) @binding(7) var<storage, read> place: array<u32>;
+#endif
 #ifdef MIXED
 enable f16;
 #endif
@@ -122,11 +140,19 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: v
           @builtin(local_invocation_index) lane: u32) {
     let i = workgroup_index(wid, nwg) * WG + lane;
     if i >= p.count / 4u { return; }
-    let gradient = g[i];
-    g[i] = vec4<f32>();
-    let parameter = block_parameter[i / (BLOCK / 4u)];
+    // where value and gradient are; the moments are at i
+    var at = i;
+#ifdef OWN
+    const UNITS: u32 = NORM_BLOCK / 4u;
+    at = place[i / UNITS] * UNITS + i % UNITS;
+#endif
+    let gradient = g[at];
+#ifndef OWN
+    g[at] = vec4<f32>();
+#endif
+    let parameter = block_parameter[at / (BLOCK / 4u)];
     if control[0] == 0.0 || parameter == 0xffffffffu { return; }
-    var value = w[i];
+    var value = w[at];
     // (lr, 1 − lr·wd, touched, module)
     let row = table[parameter];
     if row.z != 0.0 {
@@ -137,11 +163,52 @@ fn update(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: v
         v[i] = v1;
         let step = (m1 / p.correction1) / (sqrt(v1 / p.correction2) + p.eps);
         value = value * row.y - row.x * step;
-        w[i] = value;
+        w[at] = value;
 #ifdef MIXED
-        w_half[i] = vec4<f16>(value);
+        w_half[at] = vec4<f16>(value);
 #endif
     }
+#ifdef TEACHER
+    let old = teacher[at];
+    let average = old + p.ema * (value - old);
+    teacher[at] = average;
+#ifdef MIXED
+    teacher_half[at] = vec4<f16>(average);
+#endif
+#endif
+}
+#endif
+
+#ifdef FOLLOW
+#ifdef MIXED
+enable f16;
+#endif
+@group(0) @binding(0) var<storage, read> w: array<vec4<f32>>;
+@group(0) @binding(1) var<storage, read_write> g: array<vec4<f32>>;
+@group(0) @binding(2) var<storage, read> control: array<f32>;
+#ifdef TEACHER
+@group(0) @binding(3) var<storage, read_write> teacher: array<vec4<f32>>;
+#ifdef MIXED
+@group(0) @binding(4) var<storage, read_write> w_half: array<vec4<f16>>;
+@group(0) @binding(5) var<storage, read_write> teacher_half: array<vec4<f16>>;
+#endif
+#else
+#ifdef MIXED
+@group(0) @binding(3) var<storage, read_write> w_half: array<vec4<f16>>;
+#endif
+#endif
+
+@compute @workgroup_size(WG)
+fn follow(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: vec3<u32>,
+          @builtin(local_invocation_index) lane: u32) {
+    let i = workgroup_index(wid, nwg) * WG + lane;
+    if i >= p.count / 4u { return; }
+    g[i] = vec4<f32>();
+    if control[0] == 0.0 { return; }
+    let value = w[i];
+#ifdef MIXED
+    w_half[i] = vec4<f16>(value);
+#endif
 #ifdef TEACHER
     let old = teacher[i];
     let average = old + p.ema * (value - old);

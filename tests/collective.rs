@@ -41,6 +41,31 @@ fn sums_are_those_of_all_ranks_in_their_order_and_the_same_bits_everywhere() {
 }
 
 #[test]
+fn sums_of_parts_are_those_of_all_elements_and_parts_join_in_rank_order() {
+    // parts of any size, also none
+    for parts in [vec![0..0, 0..5], vec![0..30_000, 30_000..70_001], vec![0..7, 7..7, 7..5000]] {
+        let (size, count) = (parts.len(), parts[parts.len() - 1].end);
+        let all = ranks(size, LONG, |c| {
+            let values: Vec<f32> = (0..count).map(|i| value(c.rank(), i)).collect();
+            let part = c.sum_part_later(values.clone(), parts.clone()).unwrap().unwrap();
+            let whole = c.sum_later(values).unwrap().unwrap();
+            let (part, whole) = (part.wait().unwrap(), whole.wait().unwrap());
+            assert_eq!(part, whole[parts[c.rank()].clone()], "rank {} of {size}", c.rank());
+            let lengths = parts.iter().map(ExactSizeIterator::len).collect();
+            let joined = c.join_later(part, lengths).unwrap().unwrap().wait().unwrap();
+            assert_eq!(joined, whole, "rank {} of {size}", c.rank());
+            c.gather_first(vec![c.rank() as u8; 1 + c.rank()]).unwrap()
+        });
+        for (rank, said) in all.iter().enumerate() {
+            for (from, message) in said.iter().enumerate() {
+                let wanted = if rank == 0 { vec![from as u8; 1 + from] } else { Vec::new() };
+                assert_eq!(**message, wanted, "from {from} to {rank}");
+            }
+        }
+    }
+}
+
+#[test]
 fn what_is_begun_is_done_in_order_while_other_things_are() {
     let all = ranks(3, LONG, |c| {
         let begun: Vec<_> =
@@ -77,6 +102,9 @@ fn alone_nothing_is_exchanged() {
     c.sum(&mut values).unwrap();
     assert_eq!((values, c.size(), c.rank()), ([1.0, 2.0], 1, 0));
     assert!(c.sum_later(vec![1.0]).unwrap().is_none());
+    assert!(c.sum_part_later(vec![1.0, 2.0], vec![0..1, 1..2]).unwrap().is_none());
+    assert!(c.join_later(vec![1.0], vec![1]).unwrap().is_none());
+    assert_eq!(*c.gather_first(vec![8]).unwrap()[0], [8]);
     assert_eq!(*c.gather(vec![7]).unwrap()[0], [7]);
     c.barrier().unwrap();
     c.agree(&[("anything", "x".into())]).unwrap();
@@ -146,4 +174,6 @@ fn ranks_that_are_out_of_step_are_an_error_and_no_wrong_sum() {
         all.iter().any(|r| matches!(r, Err(Error::Ranks(text)) if text.contains("out of step"))),
         "{all:?}"
     );
+    let all = ranks(2, LONG, |c| c.join_later(vec![1.0; 3 + c.rank()], vec![3, 3]).unwrap().unwrap().wait());
+    assert!(all.iter().all(|r| r.is_err()), "{all:?}");
 }

@@ -79,6 +79,48 @@ fn images_go_up_as_bytes() {
 }
 
 #[test]
+fn moments_that_are_split_over_ranks_take_their_share_of_memory() {
+    let settings = ["train.batch_size_per_gpu=8", "train.precision=mixed"];
+    let whole = config("vit_ee1200", &settings);
+    let split = config("vit_ee1200", &[&settings[..], &["optim.shard=true"]].concat());
+    let of = |config: &Config, ranks| Forecast::of_ranks(config, &card(), ranks).unwrap();
+    let alone = of(&split, 1);
+    assert_eq!(
+        alone.state,
+        of(&whole, 4).state,
+        "nothing is split where it is not asked for, or with one rank"
+    );
+    let saved = |ranks| (alone.state - of(&split, ranks).state) as f64;
+    let moments = 2.0 * saved(2);
+    for ranks in [2usize, 3, 4, 8] {
+        let (state, memory) = (of(&split, ranks).state, of(&split, ranks).memory);
+        println!(
+            "{ranks} ranks: {:.3} GiB of state where one has {:.3}, {:.3} in all where one has {:.3}",
+            gib(state as u64),
+            gib(alone.state as u64),
+            gib(memory as u64),
+            gib(alone.memory as u64)
+        );
+        let rest = moments * (1.0 - 1.0 / ranks as f64);
+        // large buffers are rounded up
+        assert!((saved(ranks) / rest - 1.0).abs() < 0.03, "{ranks}: {} of {rest}", saved(ranks));
+        assert!(memory < alone.memory);
+    }
+    // on a device that computes
+    let small = config("demo", &["train.batch_size_per_gpu=4", "optim.shard=true"]);
+    let peak = |share| {
+        let device = Device::cpu();
+        let mut run = Rehearsal::of_share(&small, &device, share).unwrap();
+        let made = device.peak_bytes();
+        run.step(0, run.draws().at(0)).unwrap();
+        (made, device.peak_bytes())
+    };
+    let (one, two) = (peak(Share::ALL), peak(Share { rank: 1, ranks: 2 }));
+    println!("demo on the CPU, bytes after its making and at most: {one:?}, as one of two ranks {two:?}");
+    assert!(two.0 < one.0 && two.1 < one.1);
+}
+
+#[test]
 fn the_memory_of_vit_l_stays_flat_over_random_sub_networks() {
     let config = config("vit_ee1200", &["train.batch_size_per_gpu=8", "train.precision=mixed"]);
     let all = peaks(&config, &Device::rehearsal(&card()), 70).unwrap();
@@ -190,9 +232,9 @@ fn what_does_not_fit_has_a_remedy_that_fits() {
     };
     for gib in [80, 24, 12] {
         let has = gib << 30;
-        let settings = remedy(&large, &caps, has).unwrap().expect("a smaller batch fits");
+        let settings = remedy(&large, &caps, has, 1).unwrap().expect("a smaller batch fits");
         println!("{gib} GiB: {settings}");
         assert!(bytes(&settings) <= has, "{settings}");
     }
-    assert_eq!(remedy(&large, &caps, 1 << 30).unwrap(), None);
+    assert_eq!(remedy(&large, &caps, 1 << 30, 1).unwrap(), None);
 }

@@ -118,6 +118,77 @@ fn a_run_goes_on_on_fewer_ranks_and_on_one() {
     }
 }
 
+#[test]
+fn an_optimiser_split_over_ranks_changes_no_byte() {
+    let folder = Folder::new("ranks-shard");
+    let (whole, split) = ("optim.shard=false", "optim.shard=true");
+    for devices in ["--devices=cpu:2", "--devices=cpu:3"] {
+        let [a, b] = ["whole", "split"].map(|name| folder.path(&format!("{}-{name}", &devices[14..])));
+        let keep = "train.keep_checkpoints=0";
+        run(&a, &[devices, keep, whole]);
+        run(&b, &[devices, keep, split]);
+        assert_eq!(result(&a), result(&b), "{devices}");
+        // each goes on as the other
+        for (out, setting) in [(&a, split), (&b, whole), (&b, split)] {
+            let before = result(out);
+            cut(out, 6);
+            let told = run(out, &[devices, keep, setting, "--resume"]);
+            assert!(told.contains("resumed after 6 of 12 steps"), "{told}");
+            assert_eq!(before, result(out), "{devices}: resumed with {setting}");
+        }
+        if devices == "--devices=cpu:3" {
+            // what two ranks make of the checkpoint of three does not depend on the split either
+            cut(&a, 6);
+            cut(&b, 6);
+            run(&a, &["--devices=cpu:2", keep, whole, "--resume"]);
+            run(&b, &["--devices=cpu:2", keep, split, "--resume"]);
+            assert_eq!(result(&a), result(&b), "on fewer ranks");
+            cut(&b, 9);
+            run(&b, &["--device=cpu", keep, split, "--resume"]);
+        }
+    }
+}
+
+#[test]
+fn an_optimiser_split_over_ranks_changes_no_byte_of_many_parameters() {
+    let folder = Folder::new("ranks-shard-many");
+    // an adapter without halves trains in single precision
+    for (devices, precision) in [("cpu:3", "f32"), ("gpu:2", "f32"), ("gpu:2", "mixed")] {
+        let [a, b] =
+            ["whole", "split"].map(|name| folder.path(&format!("{}-{precision}-{name}", &devices[..3])));
+        let (devices, precision) = (format!("--devices={devices}"), format!("train.precision={precision}"));
+        for (out, setting) in [(&a, "optim.shard=false"), (&b, "optim.shard=true")] {
+            let short = ["optim.epochs=2", "train.OFFICIAL_EPOCH_LENGTH=2", "train.batch_size_per_gpu=2"];
+            // gradients travel in five buckets
+            let heads = ["dino.head_bottleneck_dim=64", "dino.head_n_prototypes=[70000, 24]"];
+            let more = [devices.as_str(), precision.as_str(), setting, "evaluation.train_images=0"];
+            run(out, &[&short[..], &heads, &more].concat());
+        }
+        // a difference would be long
+        let (whole, split) = (result(&a), result(&b));
+        assert_eq!(whole.0, split.0, "{devices} {precision}");
+        assert!(whole.1 == split.1, "{devices} {precision}: the tensors differ");
+    }
+}
+
+#[test]
+fn a_run_that_diverges_is_saved_by_all_ranks_that_have_a_part_of_it() {
+    let folder = Folder::new("ranks-shard-diverged");
+    let [a, b] = ["whole", "split"].map(|name| folder.path(name));
+    for (out, setting) in [(&a, "optim.shard=false"), (&b, "optim.shard=true")] {
+        let wild =
+            ["optim.lr=100", "optim.weight_decay=100", "optim.weight_decay_end=100", "optim.clip_grad=0"];
+        let more = ["--devices=cpu:2", setting, "train.halt_after_skips=2", "optim.epochs=20"];
+        let ended = command(out, &[&wild[..], &more].concat()).output().unwrap();
+        let told = text(&ended.stderr);
+        assert!(
+            !ended.status.success() && told.contains("steps in a row; the last good state is in"),
+            "{told}"
+        );
+    }
+    assert_eq!(result(&a), result(&b));
+}
+
 #[cfg(unix)]
 #[test]
 fn a_signal_ends_all_ranks_with_a_checkpoint() {

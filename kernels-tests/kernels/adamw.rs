@@ -2,12 +2,16 @@
 
 use half::f16;
 use poa_gpu::autograd::Tape;
+use poa_gpu::collective::{Collective, PATIENCE, Threads};
 use poa_gpu::gpu::DeviceChoice;
 use poa_gpu::nn::parameters::{FlatBuffers, FlatLayout, Init, NORM_BLOCK, ParameterSpec, Parameters};
 use poa_gpu::ops;
 use poa_gpu::ops::gather::narrow_rows;
 use poa_gpu::optim::adamw::{AdamW, AdamWConfig, GradientReport, Multipliers, StepSettings};
+use poa_gpu::optim::adamw_own::Moment;
 use poa_gpu::optim::loss_scale::{INTERVAL, START, ScaleState};
+use poa_gpu::optim::shard::{BUCKET, Shard, buckets};
+use poa_gpu::share::Share;
 use poa_gpu::tensor::{Device, Tensor};
 
 use crate::support::{assert_close, random};
@@ -178,5 +182,132 @@ fn three_steps_with_clipping_decay_and_moving_average() {
                 assert!(left.iter().all(|g| *g == 0.0), "the gradient of {name} is zeroed");
             }
         }
+    }
+}
+
+/// What differs between the runs of [`steps`].
+#[derive(Clone, Copy, Debug)]
+struct Case {
+    gpu: bool,
+    limit: usize,
+    mixed: bool,
+    averages: bool,
+}
+
+/// All bits that some steps leave, one of them not finite, of one rank of several; moments on the first.
+fn steps(case: Case, ranks: &Collective) -> Vec<Vec<u32>> {
+    let specs = [
+        ("backbone.a", 2 * NORM_BLOCK + 900),
+        ("backbone.b", 197),
+        ("dino_head.c", 5000),
+        ("dino_head.last_layer0.weight_v", 130),
+    ]
+    .map(|(name, n)| ParameterSpec::new(name, &[n], Init::Constant(0.0)));
+    let device = if case.gpu { ops::open(&DeviceChoice::Gpu).unwrap() } else { Device::cpu() };
+    let config = AdamWConfig { beta1: 0.9, beta2: 0.999, eps: 1e-8, clip_grad: 0.7 };
+    let settings = StepSettings { lr: 1e-2, last_layer_lr: 3e-3, weight_decay: 0.1, teacher_momentum: 0.9 };
+    let layout = FlatLayout::new(&specs, case.limit).unwrap();
+    let [values, teacher] = [0, 1].map(|_| FlatBuffers::zeros(&layout, &device).unwrap());
+    for (i, spec) in specs.iter().enumerate() {
+        values.write(&spec.name, &random(10 + i as u64, spec.shape[0])).unwrap();
+        teacher.write(&spec.name, &random(20 + i as u64, spec.shape[0])).unwrap();
+    }
+    let mut student = Parameters::trained(values).unwrap();
+    let share = Share { rank: ranks.rank(), ranks: ranks.size() };
+    let shard = (!ranks.is_alone()).then(|| Shard::new(&layout, &device, share, ranks).unwrap());
+    let all = [0, 1, 2, 5].map(multipliers).to_vec();
+    let mut optimizer = AdamW::of_shard(&layout, &device, config, all, shard).unwrap();
+    let mut averaged = None;
+    if case.mixed {
+        student = student.with_halves().unwrap();
+        averaged = case.averages.then(|| teacher.halves().unwrap());
+        let halves = student.halves().unwrap().clone();
+        optimizer = optimizer.with_mixed_precision(halves, averaged.clone()).unwrap();
+    }
+    let loss = Tensor::from_slice(&device, &[1], &[1.0f32]).unwrap();
+    let gradients = student.gradients().unwrap();
+    let mut seen: Vec<Vec<f32>> = Vec::new();
+    for step in 0..4 {
+        for (i, spec) in specs.iter().enumerate() {
+            let mut values = random(100 * (step + 1) + i as u64, spec.shape[0]);
+            if (step, i) == (1, 0) {
+                values[NORM_BLOCK + 7] = f32::NAN;
+            }
+            gradients.write(&spec.name, &values).unwrap();
+        }
+        for (buffer, range) in buckets(&layout, BUCKET) {
+            let Some(shard) = optimizer.shard() else { break };
+            let own = shard.own(&range);
+            for others in [range.start..own.start, own.end..range.end].into_iter().filter(|r| !r.is_empty()) {
+                let junk = vec![f32::INFINITY; others.len()];
+                gradients.buffers()[buffer].slice(0, others).unwrap().upload(&junk).unwrap();
+            }
+        }
+        // in the last step the heads get none
+        student.touch_modules(&[true, step < 3]);
+        optimizer.measure(gradients, &loss).unwrap();
+        optimizer.update(&student, case.averages.then_some(&teacher), settings).unwrap();
+        let control = optimizer.control().to_vec::<f32>().unwrap();
+        assert_eq!(GradientReport::from_control(&control).finite, step != 1);
+        optimizer.applied += u64::from(step != 1);
+        seen.push(control);
+        let left = gradients.buffers().iter().flat_map(|b| b.to_vec::<f32>().unwrap());
+        assert!(left.into_iter().all(|g| g == 0.0), "gradients are zeroed");
+        for buffers in [student.values(), &teacher] {
+            seen.extend(buffers.buffers().iter().map(|b| b.to_vec::<f32>().unwrap()));
+        }
+    }
+    let mut bits: Vec<Vec<u32>> = seen.iter().map(|v| v.iter().map(|v| v.to_bits()).collect()).collect();
+    for halves in [student.halves(), averaged.as_ref()].into_iter().flatten() {
+        let of = |b: &Tensor| b.to_vec::<f16>().unwrap().iter().map(|v| u32::from(v.to_bits())).collect();
+        bits.extend(halves.buffers().iter().map(of));
+    }
+    if ranks.leads() {
+        for moment in [Moment::First, Moment::Second] {
+            for spec in &specs {
+                let values = optimizer.read_moment(moment, &spec.name).unwrap();
+                bits.push(values.iter().map(|v| v.to_bits()).collect());
+                // and back again
+                let changed: Vec<f32> = values.iter().map(|v| v + 1.0).collect();
+                optimizer.write_moment(moment, &spec.name, &changed).unwrap();
+                assert_eq!(optimizer.read_moment(moment, &spec.name).unwrap(), changed);
+            }
+        }
+    }
+    optimizer.attend().unwrap();
+    bits
+}
+
+fn split_over_ranks(gpu: bool, mixed: bool) {
+    for (limit, averages, size) in
+        [(usize::MAX, true, 2), (3 * 4 * NORM_BLOCK, true, 3), (usize::MAX, false, 3), (usize::MAX, true, 7)]
+    {
+        let case = Case { gpu, limit, mixed, averages };
+        let whole = steps(case, &Collective::alone());
+        let all: Vec<_> = std::thread::scope(|scope| {
+            let run = |side: Threads| {
+                scope.spawn(move || steps(case, &Collective::over(move || Ok(side), PATIENCE).unwrap()))
+            };
+            let threads: Vec<_> = Threads::meeting(size).into_iter().map(run).collect();
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+        });
+        for (rank, bits) in all.iter().enumerate() {
+            assert!(*bits == whole[..bits.len()], "rank {rank} of {size}, {case:?}");
+        }
+        assert!(all[0].len() == whole.len() && all[1].len() == whole.len() - 8);
+    }
+}
+
+#[test]
+fn split_over_ranks_it_has_the_bits_of_the_whole() {
+    for gpu in [false, true] {
+        split_over_ranks(gpu, false);
+    }
+}
+
+#[test]
+fn split_over_ranks_it_has_the_bits_of_the_whole_in_half_precision() {
+    for gpu in [false, true] {
+        split_over_ranks(gpu, true);
     }
 }

@@ -88,7 +88,7 @@ pub(super) fn run(args: &ConfigArgs) -> Result<()> {
         };
         config.fit(images);
         let device = ops::open(choice)?;
-        let (memory, too_much) = forecast::of_memory(&mut config, &device, true)?;
+        let (memory, too_much) = forecast::of_memory(&mut config, &device, true, 1)?;
         say!("  device            {}", device.describe());
         say!("  memory            {memory}");
         too_much.iter().for_each(|text| say!("  note              {text}"));

@@ -7,7 +7,7 @@ use crate::poa::forecast::{Forecast, pieces, remedy};
 use crate::recipes::Config;
 use crate::tensor::Device;
 
-/// What a run with these settings will need on a device, and what would fit where that is more than there is.
+/// What a run with these settings will need on the device of each of `ranks` ranks, and what would fit where that is more than there is.
 ///
 /// Where `settles`, as for a new run, it writes into the settings in what pieces the device takes logits, if that follows
 /// from the device's memory: the order of sums depends on it, and a resumed run keeps to it wherever it goes on.
@@ -15,6 +15,7 @@ pub(super) fn of_memory(
     config: &mut Config,
     device: &Device,
     settles: bool,
+    ranks: usize,
 ) -> Result<(String, Option<String>)> {
     let (caps, has) = match device {
         // what a software adapter has is the machine's
@@ -29,11 +30,15 @@ pub(super) fn of_memory(
         _ => None,
     };
     let forecast = match settled {
+        // decided without what ranks share, which must not change the order of sums
         Some((bytes, forecast)) => {
             config.step.prototype_chunk_bytes = bytes;
-            Ok(forecast)
+            match config.optim.shard && ranks > 1 {
+                true => Forecast::of_ranks(config, &caps, ranks),
+                false => Ok(forecast),
+            }
         }
-        None => Forecast::of(config, &caps),
+        None => Forecast::of_ranks(config, &caps, ranks),
     };
     let forecast = match (forecast, device) {
         (Ok(forecast), _) => forecast,
@@ -47,7 +52,7 @@ pub(super) fn of_memory(
     if forecast.memory <= has {
         return Ok((told, None));
     }
-    let would_fit = match remedy(config, &caps, has)? {
+    let would_fit = match remedy(config, &caps, has, ranks)? {
         Some(settings) => format!("{settings} would fit"),
         None => "a smaller network or smaller heads are needed".into(),
     };

@@ -103,7 +103,8 @@ fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Resul
     let device = by_timing(ops::open(&rank.device)?)?;
     tell_devices(ranks, &device.describe())?;
     // before there is a folder: what the device refuses is no run
-    let (memory, too_much) = forecast::of_memory(&mut config, &device, !resume && ranks.leads())?;
+    let (memory, too_much) =
+        forecast::of_memory(&mut config, &device, !resume && ranks.leads(), ranks.size())?;
     let config = match ranks.is_alone() {
         true => config,
         false => Config::from_stored(&ranks.hear_first(config.to_toml()?)?, CONFIG.as_ref())?,
@@ -141,11 +142,14 @@ fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Resul
     if let Some(warning) = too_much {
         logging::warn(warning);
     }
-    let task = PoaTask::new(config, text, &device, source, folder.as_ref().map(RunFolder::dir));
+    if config.optim.shard && ranks.is_alone() {
+        logging::debug("optim.shard: there is one rank, and nothing is split");
+    }
+    let task = PoaTask::of_rank(ranks, config, text, &device, source, folder.as_ref().map(RunFolder::dir));
     if let Some(folder) = folder.as_ref().filter(|_| task.is_err() && !resume) {
         folder.withdraw();
     }
-    let task = task?.on(ranks)?;
+    let task = task?;
     shows(format!("data:    {}", task.data()));
     let start = Start { resume, profile, stop: signals.stop().clone(), ranks: ranks.clone() };
     let mut trainer = Trainer::new(task, plan, folder, &start).map_err(|e| with_changes(e, &changes))?;

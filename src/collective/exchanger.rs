@@ -103,6 +103,35 @@ impl Exchanger {
         self.reduce(values, add_up)
     }
 
+    /// The sums over ranks of the elements that this rank has in `parts`, one part for each rank.
+    pub(super) fn sum_part(&mut self, values: &[f32], parts: &[Range<usize>]) -> Result<Vec<f32>> {
+        debug_assert_eq!(parts.len(), self.size());
+        let own = parts[self.rank()].len();
+        let got = self.exchange(parts.iter().map(|part| message(&values[part.clone()])).collect())?;
+        self.check(&got, |_| own * f32::BYTES)?;
+        let got: Vec<&[u8]> = got.iter().map(|m| m.as_slice()).collect();
+        let mut sums = Vec::with_capacity(own);
+        add_up(&got, &mut sums);
+        Ok(sums)
+    }
+
+    /// The elements of all ranks, of which rank `r` has `lengths[r]`, one after the other.
+    pub(super) fn join(&mut self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+        let size = self.size();
+        let got = self.exchange(vec![message(own); size])?;
+        self.check(&got, |r| lengths[r] * f32::BYTES)?;
+        let mut all = Vec::with_capacity(lengths.iter().sum());
+        got.iter().for_each(|part| f32::read(part, &mut all));
+        Ok(all)
+    }
+
+    /// What every rank says, on rank 0; nothing on the others.
+    pub(super) fn gather_first(&mut self, own: Vec<u8>) -> Result<Vec<Message>> {
+        let mut messages = vec![Message::default(); self.size()];
+        messages[0] = Arc::new(own);
+        self.exchange(messages)
+    }
+
     /// log Σ exp over ranks, element by element; −∞ stands for nothing.
     pub(super) fn log_sum_exp(&mut self, values: Vec<f64>) -> Result<Vec<f64>> {
         self.reduce(values, log_add_up)
@@ -110,11 +139,7 @@ impl Exchanger {
 
     fn reduce<T: Number>(&mut self, values: Vec<T>, add: fn(&[&[u8]], &mut Vec<T>)) -> Result<Vec<T>> {
         let (rank, size, count) = (self.rank(), self.size(), values.len());
-        let bytes = |range: Range<usize>| {
-            let mut bytes = Vec::with_capacity(range.len() * T::BYTES);
-            T::write(&values[range], &mut bytes);
-            Arc::new(bytes)
-        };
+        let bytes = |range: Range<usize>| message(&values[range]);
         let few = count <= FEW.max(size);
         let parts = match few {
             true => vec![bytes(0..count); size],
@@ -122,7 +147,7 @@ impl Exchanger {
         };
         let got = self.exchange(parts)?;
         let expected = if few { count } else { part_of(count, rank, size).len() };
-        self.check(&got, expected * T::BYTES)?;
+        self.check(&got, |_| expected * T::BYTES)?;
         let mut sums = Vec::with_capacity(expected);
         let parts: Vec<&[u8]> = got.iter().map(|m| m.as_slice()).collect();
         add(&parts, &mut sums);
@@ -142,16 +167,23 @@ impl Exchanger {
         }
     }
 
-    /// That all ranks take part in the same sum.
-    fn check(&self, got: &[Message], bytes: usize) -> Result<()> {
-        match got.iter().position(|m| m.len() != bytes) {
+    /// That all ranks take part in the same exchange: each has sent as much as belongs here.
+    fn check(&self, got: &[Message], bytes: impl Fn(usize) -> usize) -> Result<()> {
+        match got.iter().enumerate().find(|(r, m)| m.len() != bytes(*r)) {
             None => Ok(()),
-            Some(r) => Err(unequal(
-                &format!("{} bytes from {}", got[r].len(), self.watch.name(r)),
-                &format!("{bytes} here"),
+            Some((r, m)) => Err(unequal(
+                &format!("{} bytes from {}", m.len(), self.watch.name(r)),
+                &format!("{} here", bytes(r)),
             )),
         }
     }
+}
+
+/// Numbers as they travel.
+fn message<T: Number>(values: &[T]) -> Message {
+    let mut bytes = Vec::with_capacity(values.len() * T::BYTES);
+    T::write(values, &mut bytes);
+    Arc::new(bytes)
 }
 
 fn unequal(there: &str, here: &str) -> Error {

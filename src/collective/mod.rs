@@ -26,6 +26,7 @@ pub use transport::{Message, Transport, Watch};
 
 use std::cell::Cell;
 use std::fmt::Display;
+use std::ops::Range;
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread::JoinHandle;
@@ -196,6 +197,27 @@ impl Collective {
         Ok(())
     }
 
+    /// Begins to add up over all ranks, in rank order, the elements that this rank has in `parts`, which has a part
+    /// of `values` for each rank; with those of the other ranks they have the bits of [`Self::sum_later`]. `None`
+    /// where there is one rank.
+    pub fn sum_part_later(
+        &self,
+        values: Vec<f32>,
+        parts: Vec<Range<usize>>,
+    ) -> Result<Option<Pending<Vec<f32>>>> {
+        let Some(ranks) = &self.0 else { return Ok(None) };
+        let result = ranks.begin(move |x| x.sum_part(&values, &parts))?;
+        Ok(Some(Pending { result, ranks: ranks.clone() }))
+    }
+
+    /// Begins to put the elements of all ranks one after the other, in rank order; rank `r` has `lengths[r]` of them.
+    /// `None` where there is one rank.
+    pub fn join_later(&self, own: Vec<f32>, lengths: Vec<usize>) -> Result<Option<Pending<Vec<f32>>>> {
+        let Some(ranks) = &self.0 else { return Ok(None) };
+        let result = ranks.begin(move |x| x.join(&own, &lengths))?;
+        Ok(Some(Pending { result, ranks: ranks.clone() }))
+    }
+
     /// log Σ exp over all ranks, element by element; −∞ stands for a rank that has nothing.
     pub fn log_sum_exp(&self, values: Vec<f64>) -> Result<Vec<f64>> {
         self.all(values, |x, values| x.log_sum_exp(values))
@@ -206,6 +228,14 @@ impl Collective {
         match self.0 {
             None => Ok(vec![Message::new(own)]),
             Some(_) => self.all(Vec::new(), move |x, _: Vec<Message>| x.gather(own)),
+        }
+    }
+
+    /// What every rank says, in rank order, on rank 0; the others hear nothing of it.
+    pub fn gather_first(&self, own: Vec<u8>) -> Result<Vec<Message>> {
+        match self.0 {
+            None => Ok(vec![Message::new(own)]),
+            Some(_) => self.all(Vec::new(), move |x, _: Vec<Message>| x.gather_first(own)),
         }
     }
 

@@ -136,7 +136,8 @@ impl FlatLayout {
         self.places.iter().map(|p| p.range.len()).sum()
     }
 
-    fn index(&self, name: &str) -> Result<usize> {
+    /// The number of the parameter of this name.
+    pub fn index(&self, name: &str) -> Result<usize> {
         self.by_name
             .get(name)
             .copied()
@@ -161,6 +162,12 @@ impl FlatBuffers {
         let buffers =
             layout.buffers.iter().map(|&n| Tensor::zeros(device, &[n], dtype)).collect::<Result<_>>()?;
         Ok(Self { layout: layout.clone(), buffers })
+    }
+
+    /// Zeros for a part of each buffer, of so many elements. Parameters cannot be had from it by name.
+    pub(crate) fn zeros_of_sizes(layout: &Rc<FlatLayout>, device: &Device, sizes: &[usize]) -> Result<Self> {
+        let zeros = |&n: &usize| Tensor::zeros(device, &[n], DType::F32);
+        Ok(Self { layout: layout.clone(), buffers: sizes.iter().map(zeros).collect::<Result<_>>()? })
     }
 
     /// Values of half precision with the same layout, which [`Self::round_to`] fills.

@@ -1,7 +1,8 @@
 //! One pass over all parameters: AdamW with weight decay, clipping, the moving average of a teacher where
 //! there is one, and the gradients' zeroing; before it, the gradient norms by module, the clip factors and
 //! the check for non-finite numbers, on the device. In mixed precision the same passes take the loss scale
-//! out, move it, and write the values in half precision.
+//! out, move it, and write the values in half precision. Over several ranks they may be split ([`Shard`]): then
+//! each rank has the moments of its part of the parameters alone.
 
 use std::rc::Rc;
 
@@ -13,11 +14,12 @@ use crate::gpu::{Caps, Kernel, Shader, params, shader};
 use crate::nn::parameters::{BLOCK, FlatBuffers, FlatLayout, NORM_BLOCK, Parameters};
 use crate::ops::rows::{RowPlan, Team};
 use crate::optim::loss_scale::{self, LossScale};
+use crate::optim::shard::Shard;
 use crate::profile;
 use crate::tensor::{DType, Device, Tensor};
 
 const SHADER: Shader = shader!("adamw.wgsl", kernels);
-const WG: u32 = 256;
+pub(super) const WG: u32 = 256;
 
 params!(AdamWParams {
     count: u32,
@@ -89,30 +91,33 @@ impl Default for Multipliers {
 pub struct AdamW {
     config: AdamWConfig,
     multipliers: Vec<Multipliers>,
-    /// First moments.
+    /// First moments. Where the optimiser is split over ranks, those of this rank's part of each buffer; see
+    /// [`AdamW::read_moment`].
     pub m: FlatBuffers,
-    /// Second moments.
+    /// Second moments, likewise.
     pub v: FlatBuffers,
     /// Steps applied so far.
     pub applied: u64,
     /// `u32` for every block of each buffer: its parameter.
-    block_parameter: Vec<Tensor>,
+    pub(super) block_parameter: Vec<Tensor>,
     /// `u32 [modules, 2]`: range of norm blocks.
     module_ranges: Tensor,
     /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module; in mixed precision then
     /// the step's loss scale.
-    control: Tensor,
+    pub(super) control: Tensor,
     norm_blocks: usize,
-    mixed: Option<Mixed>,
+    pub(super) mixed: Option<Mixed>,
+    /// What of the parameters this rank updates, where that is not all.
+    pub(super) shard: Option<Rc<Shard>>,
 }
 
 /// What mixed precision adds.
-struct Mixed {
+pub(super) struct Mixed {
     scale: LossScale,
     /// The student's values in half precision, written with the others.
-    student: FlatBuffers,
+    pub(super) student: FlatBuffers,
     /// The teacher's.
-    teacher: Option<FlatBuffers>,
+    pub(super) teacher: Option<FlatBuffers>,
 }
 
 /// What [`AdamW::measure`] found, on the host.
@@ -137,27 +142,41 @@ impl GradientReport {
 }
 
 /// The kernels' names and the flags that choose them.
-const SQUARE_SUMS: [&str; 2] = ["square_sums", "SQUARE_SUMS"];
+pub(super) const SQUARE_SUMS: [&str; 2] = ["square_sums", "SQUARE_SUMS"];
 const FINISH_NORMS: [&str; 2] = ["finish_norms", "FINISH_NORMS"];
-const UPDATE: [&str; 2] = ["update", "UPDATE"];
+pub(super) const UPDATE: [&str; 2] = ["update", "UPDATE"];
+pub(super) const FOLLOW: [&str; 2] = ["follow", "FOLLOW"];
 
-fn kernel([entry, flag]: [&'static str; 2], mixed: bool, teacher: bool) -> Kernel {
+/// What else a kernel does.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Also {
+    pub mixed: bool,
+    pub teacher: bool,
+    /// Goes over a rank's norm blocks alone.
+    pub own: bool,
+}
+
+pub(super) fn kernel([entry, flag]: [&'static str; 2], also: Also) -> Kernel {
     let team = Team::Workgroup(WG);
     let mut defines = RowPlan { team, vec4: true, keep: 0, exact: false }.defines();
     defines.extend([(flag, 1), ("BLOCK", BLOCK as u32), ("NORM_BLOCK", NORM_BLOCK as u32)]);
-    defines.extend(mixed.then_some(("MIXED", 1)));
-    defines.extend(teacher.then_some(("TEACHER", 1)));
-    defines.extend((mixed && entry == "finish_norms").then_some(("INTERVAL", loss_scale::INTERVAL)));
+    defines.extend(also.mixed.then_some(("MIXED", 1)));
+    defines.extend(also.teacher.then_some(("TEACHER", 1)));
+    defines.extend(also.own.then_some(("OWN", 1)));
+    defines.extend((also.mixed && entry == "finish_norms").then_some(("INTERVAL", loss_scale::INTERVAL)));
     Kernel::new::<AdamWParams>(SHADER, entry, defines)
 }
 
 /// All variants.
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let precisions = if caps.mixed_precision() { &[false, true][..] } else { &[false] };
-    let mut all = vec![kernel(SQUARE_SUMS, false, false)];
+    let own = Also { own: true, ..Also::default() };
+    let mut all = vec![kernel(SQUARE_SUMS, Also::default()), kernel(SQUARE_SUMS, own), kernel(UPDATE, own)];
     for &mixed in precisions {
-        all.push(kernel(FINISH_NORMS, mixed, false));
-        all.extend([false, true].map(|teacher| kernel(UPDATE, mixed, teacher)));
+        all.push(kernel(FINISH_NORMS, Also { mixed, ..Also::default() }));
+        for teacher in [false, true] {
+            all.extend([UPDATE, FOLLOW].map(|name| kernel(name, Also { mixed, teacher, own: false })));
+        }
     }
     all
 }
@@ -170,18 +189,35 @@ impl AdamW {
         config: AdamWConfig,
         multipliers: Vec<Multipliers>,
     ) -> Result<Self> {
+        Self::of_shard(layout, device, config, multipliers, None)
+    }
+
+    /// The same of one of several ranks, which updates `shard` and has the moments of that. All ranks must then
+    /// measure and update at once, with gradients that are the sums over ranks within the shard; what they hold
+    /// elsewhere is disregarded, and zeroed by the update as everywhere.
+    pub fn of_shard(
+        layout: &Rc<FlatLayout>,
+        device: &Device,
+        config: AdamWConfig,
+        multipliers: Vec<Multipliers>,
+        shard: Option<Shard>,
+    ) -> Result<Self> {
         assert_eq!(multipliers.len(), layout.places().len());
-        let m = FlatBuffers::zeros(layout, device)?;
+        let moments = || match &shard {
+            None => FlatBuffers::zeros(layout, device),
+            Some(shard) => shard.zeros(device),
+        };
+        let (m, v) = (moments()?, moments()?);
         let mut block_parameter: Vec<Vec<u32>> =
-            m.buffers().iter().map(|b| vec![u32::MAX; b.elements() / BLOCK]).collect();
+            layout.buffers().iter().map(|elements| vec![u32::MAX; elements / BLOCK]).collect();
         for (i, place) in layout.places().iter().enumerate() {
             let blocks = place.range.start / BLOCK..place.range.end.div_ceil(BLOCK);
             block_parameter[place.buffer][blocks].fill(i as u32);
         }
         // norm blocks are numbered through all buffers; a module owns a range of them
         let mut first_block = vec![0usize];
-        for b in m.buffers() {
-            first_block.push(first_block[first_block.len() - 1] + b.elements() / NORM_BLOCK);
+        for elements in layout.buffers() {
+            first_block.push(first_block[first_block.len() - 1] + elements / NORM_BLOCK);
         }
         let mut ranges = Vec::new();
         for module in layout.modules() {
@@ -194,8 +230,8 @@ impl AdamW {
         Ok(Self {
             config,
             multipliers,
-            v: FlatBuffers::zeros(layout, device)?,
             m,
+            v,
             applied: 0,
             block_parameter: block_parameter
                 .iter()
@@ -205,6 +241,7 @@ impl AdamW {
             control: Tensor::zeros(device, &[1 + 2 * layout.modules().len()], DType::F32)?,
             norm_blocks: first_block[first_block.len() - 1],
             mixed: None,
+            shard: shard.map(Rc::new),
         })
     }
 
@@ -223,6 +260,11 @@ impl AdamW {
         self.mixed.as_ref().map(|m| &m.scale)
     }
 
+    /// What of the parameters this rank updates, where that is not all.
+    pub fn shard(&self) -> Option<&Rc<Shard>> {
+        self.shard.as_ref()
+    }
+
     /// `f32`: 1 where everything is finite, then (norm, clip factor) of every module; see [`GradientReport`].
     pub fn control(&self) -> &Tensor {
         &self.control
@@ -236,26 +278,20 @@ impl AdamW {
         let modules = self.m.layout().modules().len();
         match self.control.device() {
             Device::Cpu(_) => {
-                let (mut sums, arch) = (Vec::with_capacity(self.norm_blocks), Arch::get());
-                for buffer in gradients.buffers() {
-                    let part: Vec<f64> = buffer
-                        .cpu_read::<f32>("adamw")?
-                        .par_chunks(NORM_BLOCK)
-                        .map(|block| {
-                            arch.run(
-                                #[inline(always)]
-                                |_| math::sum_of([block], |[g]| g * g),
-                            ) as f64
-                        })
-                        .collect();
-                    sums.extend(part);
-                }
+                let sums = match &self.shard {
+                    None => self.square_sums(gradients, |_| None)?,
+                    Some(shard) => {
+                        let own = self.square_sums(gradients, |buffer| Some(shard.blocks(buffer)))?;
+                        shard.numbers_of_all(own)?
+                    }
+                };
                 let state = self.loss_scale().map(LossScale::get).transpose()?;
                 let scale = state.map_or(1.0, |s| s.scale as f64);
                 let mut finite = loss.cpu_read::<f32>("adamw")?[0].is_finite();
                 let control = &mut *self.control.cpu_write::<f32>("adamw")?;
                 for (module, range) in self.module_ranges.cpu_read::<u32>("adamw")?.chunks(2).enumerate() {
-                    let norm = sums[range[0] as usize..range[1] as usize].iter().sum::<f64>().sqrt() / scale;
+                    let own = &sums[range[0] as usize..range[1] as usize];
+                    let norm = own.iter().map(|sum| f64::from(*sum)).sum::<f64>().sqrt() / scale;
                     finite &= norm.is_finite();
                     control[1 + 2 * module] = norm as f32;
                     control[2 + 2 * module] = (clip_factor(norm, self.config.clip_grad) / scale) as f32;
@@ -268,15 +304,22 @@ impl AdamW {
                 Ok(())
             }
             Device::Gpu(gpu) => {
-                let sums = Tensor::empty(loss.device(), &[self.norm_blocks], DType::F32)?;
-                let mut at = sums.layout().offset;
-                for buffer in gradients.buffers() {
-                    let blocks = buffer.elements() / NORM_BLOCK;
-                    let params = AdamWParams { count: blocks, partial_offset: at, ..Default::default() };
-                    let kernel = kernel(SQUARE_SUMS, false, false);
-                    gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
-                    at += blocks;
-                }
+                let sums = match &self.shard {
+                    None => {
+                        let sums = Tensor::empty(loss.device(), &[self.norm_blocks], DType::F32)?;
+                        let mut at = sums.layout().offset;
+                        for buffer in gradients.buffers() {
+                            let blocks = buffer.elements() / NORM_BLOCK;
+                            let params =
+                                AdamWParams { count: blocks, partial_offset: at, ..Default::default() };
+                            let kernel = kernel(SQUARE_SUMS, Also::default());
+                            gpu.dispatch(&kernel, &[&sums, buffer], &params, gpu.caps().grid(blocks))?;
+                            at += blocks;
+                        }
+                        sums
+                    }
+                    Some(shard) => self.square_sums_of_own(shard, gradients)?,
+                };
                 let params = AdamWParams {
                     partial_offset: sums.layout().offset,
                     count: loss.layout().offset,
@@ -286,10 +329,34 @@ impl AdamW {
                 };
                 let mut tensors = vec![&self.control, &sums, &self.module_ranges, loss];
                 tensors.extend(self.mixed.iter().map(|m| m.scale.state()));
-                let kernel = kernel(FINISH_NORMS, self.mixed.is_some(), false);
+                let also = Also { mixed: self.mixed.is_some(), ..Also::default() };
+                let kernel = kernel(FINISH_NORMS, also);
                 gpu.dispatch(&kernel, &tensors, &params, [1, 1, 1])
             }
         }
+    }
+
+    /// Σ g² of norm blocks, buffer by buffer: of those that `blocks` names of each, or all.
+    fn square_sums<'a>(
+        &self,
+        gradients: &FlatBuffers,
+        blocks: impl Fn(usize) -> Option<&'a [u32]>,
+    ) -> Result<Vec<f32>> {
+        let (mut sums, arch) = (Vec::with_capacity(self.norm_blocks), Arch::get());
+        for (i, buffer) in gradients.buffers().iter().enumerate() {
+            let (g, own) = (&*buffer.cpu_read::<f32>("adamw")?, blocks(i));
+            let count = own.map_or(g.len() / NORM_BLOCK, <[u32]>::len);
+            let sum_of = |i: usize| {
+                let start = own.map_or(i, |own| own[i] as usize) * NORM_BLOCK;
+                let block = &g[start..start + NORM_BLOCK];
+                arch.run(
+                    #[inline(always)]
+                    |_| math::sum_of([block], |[g]| g * g),
+                )
+            };
+            sums.par_extend((0..count).into_par_iter().map(sum_of));
+        }
+        Ok(sums)
     }
 
     /// Updates the student's values, the moments and the teacher's moving average, and zeroes the gradients;
@@ -331,6 +398,11 @@ impl AdamW {
             ema: (1.0 - settings.teacher_momentum) as f32,
             ..Default::default()
         };
+        if let Some(shard) = &self.shard {
+            self.update_own(shard, student, gradients, &table, params)?;
+            shard.gather(student.values())?;
+            return self.follow(student, gradients, teacher, params);
+        }
         match self.control.device() {
             Device::Cpu(_) => self.update_cpu(student, gradients, teacher, &table, params),
             Device::Gpu(gpu) => {
@@ -353,7 +425,8 @@ impl AdamW {
                     tensors.extend(halves.map(|m| &m.student.buffers()[i]));
                     tensors.extend(halves.and_then(|m| m.teacher.as_ref()).map(|t| &t.buffers()[i]));
                     let grid = gpu.caps().grid((p.elements() / 4).div_ceil(WG as usize));
-                    let kernel = kernel(UPDATE, self.mixed.is_some(), teacher.is_some());
+                    let (mixed, teacher) = (self.mixed.is_some(), teacher.is_some());
+                    let kernel = kernel(UPDATE, Also { mixed, teacher, own: false });
                     gpu.dispatch(&kernel, &tensors, &params, grid)?;
                 }
                 Ok(())
@@ -400,19 +473,10 @@ impl AdamW {
                             let (p, g) = (&mut p[range.clone()], &mut g[range.clone()]);
                             let (m, v) = (&mut m[range.clone()], &mut v[range.clone()]);
                             if touched != 0.0 {
-                                for k in 0..BLOCK {
-                                    let d = g[k] * clip;
-                                    m[k] = c.beta1 * m[k] + c.rest1 * d;
-                                    v[k] = c.beta2 * v[k] + c.rest2 * d * d;
-                                    let step =
-                                        (m[k] / c.correction1) / ((v[k] / c.correction2).sqrt() + c.eps);
-                                    p[k] = p[k] * keep - lr * step;
-                                }
+                                update_block(p, g, m, v, [lr, keep, clip], c);
                             }
                             if let Some(average) = average.as_deref_mut() {
-                                for (t, p) in average[range].iter_mut().zip(&*p) {
-                                    *t += c.ema * (p - *t);
-                                }
+                                move_average(&mut average[range], p, c.ema);
                             }
                             g.fill(0.0);
                         }
@@ -420,13 +484,44 @@ impl AdamW {
                 );
             });
         }
-        if let Some(mixed) = &self.mixed {
-            student.values().round_to(&mixed.student)?;
-            if let (Some(values), Some(halves)) = (teacher, &mixed.teacher) {
-                values.round_to(halves)?;
-            }
+        self.round(student, teacher)
+    }
+
+    /// Writes the values in half precision, on the CPU.
+    pub(super) fn round(&self, student: &Parameters, teacher: Option<&FlatBuffers>) -> Result<()> {
+        let Some(mixed) = &self.mixed else { return Ok(()) };
+        student.values().round_to(&mixed.student)?;
+        match (teacher, &mixed.teacher) {
+            (Some(values), Some(halves)) => values.round_to(halves),
+            _ => Ok(()),
         }
-        Ok(())
+    }
+}
+
+/// AdamW of a block of [`BLOCK`] elements, with its learning rate, what is kept of the values, and the clip factor.
+#[inline(always)]
+pub(super) fn update_block(
+    p: &mut [f32],
+    g: &[f32],
+    m: &mut [f32],
+    v: &mut [f32],
+    [lr, keep, clip]: [f32; 3],
+    c: AdamWParams,
+) {
+    for k in 0..BLOCK {
+        let d = g[k] * clip;
+        m[k] = c.beta1 * m[k] + c.rest1 * d;
+        v[k] = c.beta2 * v[k] + c.rest2 * d * d;
+        let step = (m[k] / c.correction1) / ((v[k] / c.correction2).sqrt() + c.eps);
+        p[k] = p[k] * keep - lr * step;
+    }
+}
+
+/// The moving average of `values`.
+#[inline(always)]
+pub(super) fn move_average(average: &mut [f32], values: &[f32], ema: f32) {
+    for (t, p) in average.iter_mut().zip(values) {
+        *t += ema * (p - *t);
     }
 }
 

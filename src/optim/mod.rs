@@ -1,11 +1,13 @@
-//! AdamW, parameter groups, schedules; SGD for linear probes.
+//! AdamW, whole or split over ranks, parameter groups, schedules; SGD for linear probes.
 
 pub mod adamw;
+pub mod adamw_own;
 pub mod groups;
 pub mod loss_scale;
 pub mod schedules;
 pub mod settings;
 pub mod sgd;
+pub mod shard;
 
 use crate::gpu::{Caps, Kernel};
 

@@ -55,6 +55,9 @@ settings! {
         pub adamw_eps: f64 = 1e-8,
         /// Share of the cosines that the run covers; 1 runs them to their end.
         pub iter_num_scale: f64 = 0.78,
+        /// Splits AdamW and its moments over the ranks of a run: each keeps the moments of its part of the
+        /// parameters, and updates that. The numbers stay the same; with one rank nothing is split.
+        pub shard: bool = false,
     }
 }
 

@@ -85,7 +85,7 @@ fn rehearse(
     wanted: &mpsc::Sender<Kernel>,
     stop: &AtomicBool,
 ) -> Result<()> {
-    let mut rehearsal = Rehearsal::new(settings, caps)?;
+    let mut rehearsal = Rehearsal::of_share(settings, &Device::rehearsal(caps), share)?;
     if let (Device::Gpu(gpu), Some(choices)) = (rehearsal.device(), choices) {
         gpu.set_choices(choices);
     }

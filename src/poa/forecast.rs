@@ -1,6 +1,7 @@
 //! What a run will ask of its device, found by rehearsing some of its steps: with the whole network as elastic student,
 //! which takes most, and with others of the run's own, whose odd sizes leave gaps in the pooled memory.
 
+use crate::collective::Collective;
 use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks, Pixels};
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, Tally};
@@ -33,7 +34,14 @@ pub struct Forecast {
 impl Forecast {
     /// Rehearses a run with resolved settings on an adapter with these capabilities.
     pub fn of(settings: &Settings, caps: &Caps) -> Result<Self> {
-        let mut rehearsal = Rehearsal::new(settings, caps)?;
+        Self::of_ranks(settings, caps, 1)
+    }
+
+    /// The same as one of so many ranks.
+    pub fn of_ranks(settings: &Settings, caps: &Caps, ranks: usize) -> Result<Self> {
+        // the last rank's part of the parameters is as large as any
+        let share = Share { rank: ranks.saturating_sub(1), ranks };
+        let mut rehearsal = Rehearsal::of_share(settings, &Device::rehearsal(caps), share)?;
         let state = rehearsal.device.peak_bytes();
         // what is made before the first step is no part of one
         rehearsal.tally();
@@ -60,7 +68,7 @@ impl Forecast {
 pub const LARGE_PIECES: usize = 512 << 20;
 
 /// The pieces that logits are taken in by an adapter with `bytes` of memory, for a run that leaves it open, and what the
-/// run then asks for: large ones, which are fewer and larger dispatches, where they leave a quarter of the memory free.
+/// run then asks for as the only rank: large ones, which are fewer and larger dispatches, where they leave a quarter of the memory free.
 /// `None` where they would not, and on a software adapter: what suits caches is what operations take by themselves.
 ///
 /// # Errors
@@ -75,13 +83,13 @@ pub fn pieces(settings: &Settings, caps: &Caps, bytes: usize) -> Result<Option<(
     Ok((forecast.memory <= bytes / 4 * 3).then_some((LARGE_PIECES, forecast)))
 }
 
-/// Settings with which a run would make do with `bytes` of memory, in words; `None` where none of those is known that
+/// Settings with which a run on `ranks` ranks would make do with `bytes` of memory on each, in words; `None` where none of those is known that
 /// leave the network as it is.
-pub fn remedy(settings: &Settings, caps: &Caps, bytes: usize) -> Result<Option<String>> {
+pub fn remedy(settings: &Settings, caps: &Caps, bytes: usize, ranks: usize) -> Result<Option<String>> {
     let fits = |change: &dyn Fn(&mut Settings)| -> Result<bool> {
         let mut changed = settings.clone();
         change(&mut changed);
-        Ok(Forecast::of(&changed, caps)?.memory <= bytes)
+        Ok(Forecast::of_ranks(&changed, caps, ranks)?.memory <= bytes)
     };
     let mixed = caps.mixed_precision() && settings.step.precision != Precision::Mixed;
     let batch = settings.loading.batch_size_per_gpu;
@@ -123,7 +131,12 @@ impl<'a> Rehearsal<'a> {
 
     /// The same steps on any device; a device that is no rehearsal computes them, with black images.
     pub fn on(settings: &'a Settings, device: &Device) -> Result<Self> {
-        let model = PoaModel::new(settings, device, settings.train.seed)?;
+        Self::of_share(settings, device, Share::ALL)
+    }
+
+    /// The steps of one of several ranks, with the sub-networks of the first; nothing is exchanged.
+    pub fn of_share(settings: &'a Settings, device: &Device, share: Share) -> Result<Self> {
+        let model = PoaModel::of_rank(settings, device, settings.train.seed, (share, &Collective::alone()))?;
         let draws = Draws::new(settings, &model.grid, Share::ALL)?;
         Ok(Self { settings, device: device.clone(), model, draws, stepper: Stepper::default() })
     }

@@ -13,8 +13,10 @@ use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
 use crate::ops::matmul::multiplies_bf16;
 use crate::optim::adamw::{AdamW, Multipliers};
 use crate::optim::groups::{LayerRule, param_group};
+use crate::optim::shard::Shard;
 use crate::poa::losses::{LossWeights, Part};
 use crate::poa::settings::{Centering, Heads, Precision, Settings};
+use crate::share::Share;
 use crate::tensor::{DType, Device, Tensor};
 use crate::train::step::Trained;
 
@@ -75,6 +77,17 @@ impl PoaModel {
     /// A model for resolved settings with weights drawn from `seed`; the teacher starts as a copy of the
     /// student.
     pub fn new(settings: &Settings, device: &Device, seed: u64) -> Result<Self> {
+        Self::of_rank(settings, device, seed, (Share::ALL, &Collective::alone()))
+    }
+
+    /// The model of one of several ranks, whose steps are theirs together: which of them it is, and the way to the
+    /// others. A rehearsal is alone although it has the share of one of several.
+    pub fn of_rank(
+        settings: &Settings,
+        device: &Device,
+        seed: u64,
+        (share, ranks): (Share, &Collective),
+    ) -> Result<Self> {
         let backbone = settings.backbone()?;
         let grid = backbone.grid().clone();
         let heads = heads(settings, backbone.feature_width(grid.intact()), device)?;
@@ -90,7 +103,11 @@ impl PoaModel {
         let teacher = FlatBuffers::zeros(&layout, device)?;
         teacher.copy_from(&values)?;
         let multipliers = multipliers(&specs, &backbone.layer_rule(), settings);
-        let mut optimizer = AdamW::new(&layout, device, settings.optim.adamw(), multipliers)?;
+        let shard = match settings.optim.shard && share.ranks > 1 {
+            true => Some(Shard::new(&layout, device, share, ranks)?),
+            false => None,
+        };
+        let mut optimizer = AdamW::of_shard(&layout, device, settings.optim.adamw(), multipliers, shard)?;
         let exact_teacher = Parameters::frozen(teacher.clone());
         let (mut student, mut teacher) = (Parameters::trained(values)?, Parameters::frozen(teacher));
         let lower = settings.step.precision;
@@ -119,11 +136,12 @@ impl PoaModel {
                 checkpoint_blocks: step.checkpoint_blocks,
                 bf16: lower == Precision::Bf16,
             },
-            ranks: Collective::alone(),
+            ranks: ranks.clone(),
         })
     }
 
-    /// The model as that of one of several ranks: its steps are theirs together.
+    /// The model as that of one of several ranks, whose steps are theirs together. Its optimiser stays whole, whatever
+    /// the settings say.
     pub fn on(self, ranks: &Collective) -> Self {
         Self { ranks: ranks.clone(), ..self }
     }

@@ -65,6 +65,19 @@ impl PoaTask {
         source: Arc<dyn Source>,
         dir: impl Into<Option<&'a Path>>,
     ) -> Result<Self> {
+        Self::of_rank(&Collective::alone(), settings, config, device, source, dir)
+    }
+
+    /// The task as that of one of several ranks, which train together.
+    pub fn of_rank<'a>(
+        ranks: &Collective,
+        settings: Settings,
+        config: String,
+        device: &Device,
+        source: Arc<dyn Source>,
+        dir: impl Into<Option<&'a Path>>,
+    ) -> Result<Self> {
+        let share = Share { rank: ranks.rank(), ranks: ranks.size() };
         let dir: Option<&Path> = dir.into();
         let held_out = HeldOut { fraction: settings.data.held_out, at_most: settings.data.held_out_at_most };
         let all = source.len();
@@ -73,14 +86,14 @@ impl PoaTask {
             true => split(source, held_out),
             false => (source, None),
         };
-        let model = PoaModel::new(&settings, device, settings.train.seed)?;
+        let model = PoaModel::of_rank(&settings, device, settings.train.seed, (share, ranks))?;
         let chart = chart_in(dir.unwrap_or(Path::new("")));
         let evaluation = Evaluation::prepare(&settings, &model, (&source, val.as_ref()), chart)?;
         Ok(Self {
             schedules: Schedules::new(&settings.optim, &settings.length()),
             teacher_schedules: TeacherSchedules::new(&settings),
-            draws: Draws::new(&settings, &model.grid, Share::ALL)?,
-            share: Share::ALL,
+            draws: Draws::new(&settings, &model.grid, share)?,
+            share,
             health: HealthMonitor::new(&settings),
             bad: dir.map(|dir| BadSamplesFile::open(&dir.join("bad_samples.txt"))).transpose()?,
             loader: None,
@@ -94,7 +107,7 @@ impl PoaTask {
         })
     }
 
-    /// The task as that of one of several ranks, which train together.
+    /// The task as that of one of several ranks, whose optimiser stays whole, whatever the settings say.
     pub fn on(self, ranks: &Collective) -> Result<Self> {
         let share = Share { rank: ranks.rank(), ranks: ranks.size() };
         let task = self.with_share(share)?;

@@ -68,13 +68,13 @@ impl<T: Task> Trainer<T> {
 
     /// Ends a run that only skips steps; its last good state is saved.
     pub(super) fn halt(&mut self, done: usize) -> Error {
-        if !self.ranks.leads() {
-            return Error::Elsewhere("loss or gradients are not finite".into());
-        }
         let saved = match self.save(done) {
             Ok(dir) => format!("the last good state is in {}", shown(&dir)),
             Err(e) => format!("the last good state could not be saved: {e}"),
         };
+        if !self.ranks.leads() {
+            return Error::Elsewhere("loss or gradients are not finite".into());
+        }
         Error::Diverged(format!(
             "stopped after {done} steps: loss or gradients were not finite in {} steps in a row; {saved}. Go on from an \
              earlier checkpoint with a lower {}, or set train.halt_after_skips",
@@ -93,9 +93,17 @@ impl<T: Task> Trainer<T> {
         early || (minutes > 0 && self.saved.elapsed() >= Duration::from_secs(60 * minutes))
     }
 
-    /// Writes a checkpoint and removes those that are not kept. A rank without the run's folder writes none.
+    /// Writes a checkpoint and removes those that are not kept. A rank without the run's folder writes none, and
+    /// hands over what it alone has: all ranks are to come here at once.
     fn save(&mut self, done: usize) -> Result<PathBuf> {
         self.saved = Instant::now();
+        let saved = self.write(done);
+        // also where it failed: the others wait
+        self.task.trained().optimizer.attend()?;
+        saved
+    }
+
+    fn write(&mut self, done: usize) -> Result<PathBuf> {
         self.follow_folder()?;
         let Some(checkpoints) = self.folder.as_ref().map(RunFolder::checkpoints) else {
             return Ok(PathBuf::new());

@@ -3,7 +3,8 @@
 //! All ranks send the same buckets in the same order, whatever sub-network each of them trains.
 //!
 //! The losses of micro-batches and ranks have their shares in them ([`super::step::MicroBatch`]), so the sum
-//! over ranks is the gradient of the mean (poa-facts "Several ranks").
+//! over ranks is the gradient of the mean (poa-facts "Several ranks"). Where the optimiser is split over ranks, a
+//! rank gets the sums of its own part alone.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -14,18 +15,12 @@ use crate::autograd::Listener;
 use crate::collective::{Collective, Pending};
 use crate::error::{Error, Result};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, NORM_BLOCK, Parameters, Place};
+use crate::optim::shard::{BUCKET, Bucket, Shard, buckets};
 use crate::profile;
 use crate::tensor::{Device, PendingRead, Tensor};
 
-/// Elements of a bucket: large enough that its way costs more than its start, small enough that the last one, for
-/// which nothing is left to hide behind, is soon there.
-const BUCKET: usize = 1 << 20;
-
 /// Buckets that a device may be behind before their copies are waited for: so much work it has meanwhile.
 const LAG: usize = 3;
-
-/// A buffer, and elements of it.
-type Bucket = (usize, Range<usize>);
 
 /// Adds up gradients over ranks, step by step.
 pub struct GradientSum(Rc<Buckets>);
@@ -34,6 +29,8 @@ struct Buckets {
     ranks: Collective,
     parameters: Parameters,
     gradients: FlatBuffers,
+    /// What this rank gets of the sums, where that is not all.
+    shard: Option<Rc<Shard>>,
     /// In the order in which they are sent: parts of buffers.
     buckets: Vec<Bucket>,
     /// Those that each parameter has elements in.
@@ -56,16 +53,30 @@ struct State {
 impl GradientSum {
     /// For the parameters of a task; `None` where there is one rank, whose gradients are the sum.
     pub fn new(ranks: &Collective, parameters: &Parameters) -> Option<Self> {
-        Self::in_buckets(ranks, parameters, BUCKET)
+        Self::of_shard(ranks, parameters, None)
     }
 
     /// As [`Self::new`] in buckets of so many elements, which change no bit.
     pub fn in_buckets(ranks: &Collective, parameters: &Parameters, elements: usize) -> Option<Self> {
+        Self::of(ranks, parameters, None, elements)
+    }
+
+    /// The same where the optimiser is split over ranks.
+    pub fn of_shard(ranks: &Collective, parameters: &Parameters, shard: Option<&Rc<Shard>>) -> Option<Self> {
+        Self::of(ranks, parameters, shard.cloned(), BUCKET)
+    }
+
+    fn of(
+        ranks: &Collective,
+        parameters: &Parameters,
+        shard: Option<Rc<Shard>>,
+        elements: usize,
+    ) -> Option<Self> {
         let gradients = parameters.gradients().filter(|_| !ranks.is_alone())?.clone();
         let (buckets, of_parameter) = buckets_of(gradients.layout(), elements);
         let (ranks, parameters) = (ranks.clone(), parameters.clone());
         let state = RefCell::default();
-        Some(Self(Rc::new(Buckets { ranks, parameters, gradients, buckets, of_parameter, state })))
+        Some(Self(Rc::new(Buckets { ranks, parameters, gradients, shard, buckets, of_parameter, state })))
     }
 
     /// The next backward pass is the last of its step: gradients leave as they are complete.
@@ -80,8 +91,8 @@ impl GradientSum {
         (self.0.state.borrow().next, self.0.buckets.len())
     }
 
-    /// After that pass: all gradients become the sums over ranks, and a parameter whose module got a gradient on any
-    /// rank counts as touched. `loss` is this rank's, one element; the mean over ranks is returned.
+    /// After that pass: all gradients, or those of this rank's part, become the sums over ranks, and a parameter whose
+    /// module got a gradient on any rank counts as touched. `loss` is this rank's, one element; the mean over ranks is returned.
     pub fn finish(&self, loss: &Tensor) -> Result<Tensor> {
         let all = &self.0;
         all.parameters.listen(None);
@@ -143,7 +154,11 @@ impl Buckets {
             }
             let Some((bucket, read)) = state.reading.pop_front() else { return Ok(()) };
             drop(state);
-            let sums = self.ranks.sum_later(read.wait()?)?;
+            let values = read.wait()?;
+            let sums = match &self.shard {
+                None => self.ranks.sum_later(values)?,
+                Some(shard) => self.ranks.sum_part_later(values, shard.parts(&self.buckets[bucket].1))?,
+            };
             self.state.borrow_mut().sums.extend(sums.map(|sums| (bucket, sums)));
         }
     }
@@ -160,7 +175,13 @@ impl Buckets {
     }
 
     fn take(&self, bucket: usize, sums: &[f32]) -> Result<()> {
-        self.elements(bucket)?.upload(sums)
+        let Some(shard) = &self.shard else { return self.elements(bucket)?.upload(sums) };
+        let (buffer, range) = &self.buckets[bucket];
+        let own = shard.own(range);
+        match own.is_empty() {
+            true => Ok(()),
+            false => self.gradients.buffers()[*buffer].slice(0, own)?.upload(sums),
+        }
     }
 }
 
@@ -198,21 +219,15 @@ impl Listener for Buckets {
 
 /// Elements of each list that the gradients of such parameters are added up in, in the order in which they are sent.
 pub fn lists_of(layout: &FlatLayout) -> Vec<usize> {
-    buckets_of(layout, BUCKET).0.into_iter().map(|(_, range)| range.len()).collect()
+    buckets(layout, BUCKET).into_iter().map(|(_, range)| range.len()).collect()
 }
 
-/// Parts of buffers of at most `most` elements, those of the last parameters first, and which of them each parameter
-/// has elements in. They begin at multiples of [`NORM_BLOCK`].
+/// The buckets of a layout, of at most `most` elements, and which of them each parameter has elements in.
 fn buckets_of(layout: &FlatLayout, most: usize) -> (Vec<Bucket>, Vec<Range<usize>>) {
     let most = most.next_multiple_of(NORM_BLOCK);
-    let (mut buckets, mut firsts) = (Vec::new(), Vec::new());
-    for (buffer, &elements) in layout.buffers().iter().enumerate().rev() {
-        firsts.push((buffer, buckets.len()));
-        let starts = (0..elements).step_by(most).rev();
-        buckets.extend(starts.map(|start| (buffer, start..(start + most).min(elements))));
-    }
+    let buckets = buckets(layout, most);
     let of = |place: &Place| {
-        let first = firsts.iter().find(|(buffer, _)| *buffer == place.buffer).map_or(0, |(_, first)| *first);
+        let first = buckets.iter().position(|(buffer, _)| *buffer == place.buffer).unwrap_or(0);
         let last = layout.buffers()[place.buffer].div_ceil(most) - 1;
         let at = |element: usize| first + last - element / most;
         match place.range.is_empty() {
@@ -238,7 +253,7 @@ mod tests {
                 FlatLayout::new(&sizes.iter().enumerate().map(spec).collect::<Vec<_>>(), limit).unwrap();
             let (buckets, of_parameter) = buckets_of(&layout, BUCKET);
             for (place, own) in layout.places().iter().zip(&of_parameter) {
-                let shares = |(buffer, r): &(usize, Range<usize>)| {
+                let shares = |(buffer, r): &Bucket| {
                     *buffer == place.buffer && r.start < place.range.end && place.range.start < r.end
                 };
                 for (i, bucket) in buckets.iter().enumerate() {

@@ -11,6 +11,7 @@ use crate::files::checkpoint::{Checkpoint, CheckpointWriter};
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::TensorSpec;
 use crate::nn::parameters::{FlatBuffers, Parameters};
+use crate::optim::adamw_own::Moment;
 use crate::optim::loss_scale::{LossScale, ScaleState};
 use crate::share::Place;
 use crate::tensor::Tensor;
@@ -81,7 +82,7 @@ pub const STUDENT: &str = "student.safetensors";
 pub const TEACHER: &str = "teacher.safetensors";
 const OPTIMIZER: &str = "optimizer.safetensors";
 /// Prefixes of the moments in the optimiser's file, as PyTorch's AdamW calls them.
-const MOMENTS: [&str; 2] = ["exp_avg.", "exp_avg_sq."];
+const MOMENTS: [(&str, Moment); 2] = [("exp_avg.", Moment::First), ("exp_avg_sq.", Moment::Second)];
 
 fn specs(buffers: &FlatBuffers, prefix: &str) -> Vec<TensorSpec> {
     let places = buffers.layout().places().iter();
@@ -89,7 +90,8 @@ fn specs(buffers: &FlatBuffers, prefix: &str) -> Vec<TensorSpec> {
 }
 
 /// Writes a checkpoint to the folder `dir`, which appears when it is complete. Of `state` the numbers that
-/// the optimiser holds are filled in.
+/// the optimiser holds are filled in. Where that is split over ranks the others attend
+/// ([`crate::optim::adamw::AdamW::attend`]), here and while one is loaded.
 pub fn save<T: Task>(task: &mut T, state: RunState, dir: &Path) -> Result<PathBuf> {
     let (tensors, config) = (task.tensors(), task.config()?);
     let trained = task.trained();
@@ -98,16 +100,15 @@ pub fn save<T: Task>(task: &mut T, state: RunState, dir: &Path) -> Result<PathBu
     for (file, buffers) in [(STUDENT, trained.parameters.values())].into_iter().chain(teacher) {
         writer.tensors(file, &specs(buffers, ""), |name| buffers.read(name))?;
     }
-    let moments = [&trained.optimizer.m, &trained.optimizer.v];
     let mut all: Vec<TensorSpec> = Vec::new();
-    for (prefix, buffers) in MOMENTS.iter().zip(moments) {
-        all.extend(specs(buffers, prefix));
+    for (prefix, _) in MOMENTS {
+        all.extend(specs(trained.parameters.values(), prefix));
     }
     all.extend(tensors.iter().map(|(name, t)| TensorSpec::f32(name.as_str(), t.shape())));
     writer.tensors(OPTIMIZER, &all, |name| {
-        for (prefix, buffers) in MOMENTS.iter().zip(moments) {
+        for (prefix, moment) in MOMENTS {
             if let Some(parameter) = name.strip_prefix(prefix) {
-                return buffers.read(parameter);
+                return trained.optimizer.read_moment(moment, parameter);
             }
         }
         match tensors.iter().find(|(n, _)| n == name) {
@@ -137,8 +138,13 @@ pub fn load<T: Task>(task: &mut T, dir: &Path) -> Result<RunState> {
     if let Some(teacher) = trained.teacher {
         fill(teacher.values(), &checkpoint.tensors(TEACHER)?, "")?;
     }
-    fill(&trained.optimizer.m, &optimizer, MOMENTS[0])?;
-    fill(&trained.optimizer.v, &optimizer, MOMENTS[1])?;
+    for (prefix, moment) in MOMENTS {
+        for place in trained.parameters.values().layout().places() {
+            let name = &place.spec.name;
+            let values = optimizer.read_f32_as(&format!("{prefix}{name}"), &place.spec.shape)?;
+            trained.optimizer.write_moment(moment, name, &values)?;
+        }
+    }
     trained.optimizer.applied = state.applied;
     if let Some(scale) = trained.optimizer.loss_scale() {
         scale.set(state.loss_scale.unwrap_or_default())?;
@@ -150,7 +156,8 @@ pub fn load<T: Task>(task: &mut T, dir: &Path) -> Result<RunState> {
 /// Elements that are sent to other ranks at a time.
 const PIECE: usize = 4 << 20;
 
-/// Gives all ranks what rank 0 starts from: parameters, teacher, moments, and what else the task goes on from.
+/// Gives all ranks what rank 0 starts from: parameters, teacher, moments unless these are split over ranks, and what
+/// else the task goes on from.
 pub(super) fn share<T: Task>(task: &mut T, ranks: &Collective) -> Result<()> {
     if ranks.is_alone() {
         return Ok(());
@@ -158,7 +165,8 @@ pub(super) fn share<T: Task>(task: &mut T, ranks: &Collective) -> Result<()> {
     let mut all: Vec<Tensor> = task.tensors().into_iter().map(|(_, tensor)| tensor).collect();
     let trained = task.trained();
     let teacher = trained.teacher.map(Parameters::values);
-    let moments = [&trained.optimizer.m, &trained.optimizer.v];
+    let whole = trained.optimizer.shard().is_none();
+    let moments = [&trained.optimizer.m, &trained.optimizer.v].into_iter().filter(|_| whole);
     for buffers in [trained.parameters.values()].into_iter().chain(teacher).chain(moments) {
         all.extend(buffers.buffers().iter().cloned());
     }

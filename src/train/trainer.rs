@@ -115,6 +115,8 @@ impl<T: Task> Trainer<T> {
             Some((_, dir)) => Some(load(&mut task, dir)?),
             None => None,
         };
+        // until here other ranks take their parts of what is loaded
+        task.trained().optimizer.attend()?;
         let state = ranks.hear_first(own)?;
         let (resumed, state) = (state.is_some(), state.unwrap_or_default());
         let (total, first) = (plan.steps, state.step as usize);
@@ -175,7 +177,10 @@ impl<T: Task> Trainer<T> {
         }
         Ok(Self {
             profiling: start.profile.clone().map(|p| p.of_steps(total.saturating_sub(first))),
-            sum: GradientSum::new(&ranks, task.trained().parameters),
+            sum: {
+                let trained = task.trained();
+                GradientSum::of_shard(&ranks, trained.parameters, trained.optimizer.shard())
+            },
             task,
             plan,
             reports,
