@@ -2,8 +2,9 @@
 //! rank and nothing else: what is added up in which order is decided here, so any MPI, network and placement gives the
 //! same bits.
 //!
-//! A message is a header of its length, which a short message travels in, and then its bytes in pieces. One thread makes
-//! all calls of MPI (`MPI_THREAD_FUNNELED`); it asks what has arrived and sleeps between, as cores are for the kernels.
+//! A message is a header of its length, which a short message travels in, and then its bytes in pieces, once the header of
+//! the other rank is here: both know then how much comes, and bytes go both ways at the same time. One thread makes all
+//! calls of MPI (`MPI_THREAD_FUNNELED`); it asks what has arrived and sleeps between, as cores are for the kernels.
 
 use std::ffi::c_int;
 use std::mem;
@@ -38,6 +39,8 @@ const EAGER_BYTES: Duration = Duration::from_millis(2);
 const SLEEP: u32 = 20;
 const LONGEST: Duration = Duration::from_millis(1);
 const LONGEST_BYTES: Duration = Duration::from_micros(200);
+/// How often one asks between two sleeps: of eight calls, Open MPI looks at sockets in one.
+const ASKED: u32 = 16;
 /// How long a rank leaves the word to one that can tell more.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
@@ -100,18 +103,12 @@ impl Exchange {
         self.messages = messages;
         self.expect(own, size)?;
         for rank in others(own, size) {
-            let message = self.messages[rank].clone();
+            let message = &self.messages[rank];
             let mut header = (message.len() as u64).to_le_bytes().to_vec();
             if message.len() <= SHORT {
-                header.extend_from_slice(&message);
+                header.extend_from_slice(message);
             }
             self.send_header(header, rank)?;
-            if message.len() > SHORT
-                && let Some((_, transfer)) = self.sends.last_mut()
-            {
-                // SAFETY: `messages` keeps the bytes; `Mpi` is there, on the one thread that calls MPI.
-                unsafe { transfer.send(&message, rank, BODY)? };
-            }
         }
         Ok(())
     }
@@ -131,7 +128,8 @@ impl Exchange {
             };
             self.arrivals.push((arrival, Transfer::default()));
             if let Some((Arrival::Header(header), transfer)) = self.arrivals.last_mut() {
-                // SAFETY: `arrivals` keeps the vector and does not touch it; otherwise as in `begin`.
+                // SAFETY: `arrivals` keeps the vector and does not touch it. An exchange belongs to an `Mpi`, and so to the
+                // one thread that calls MPI.
                 unsafe { transfer.receive(header, LENGTH + SHORT, rank, HEADER)? };
             }
         }
@@ -140,7 +138,7 @@ impl Exchange {
 
     fn send_header(&mut self, header: Vec<u8>, to: usize) -> Result<()> {
         let mut transfer = Transfer::default();
-        // SAFETY: `headers` keeps the vector and does not touch it; otherwise as in `begin`.
+        // SAFETY: `headers` keeps the vector and does not touch it; otherwise as in `expect`.
         unsafe { transfer.send(&header, to, HEADER)? };
         self.headers.push(header);
         self.sends.push((to, transfer));
@@ -166,6 +164,15 @@ impl Exchange {
                 Arrival::Header(mut header) => {
                     // SAFETY: its room was made of zeros, to a part of which MPI has written.
                     unsafe { header.set_len(LENGTH + SHORT) };
+                    let message = &self.messages[rank];
+                    if message.len() > SHORT {
+                        // now that it is here, and before it is told where to put its own: what one is told comes
+                        // behind what is on its way already, and each would wait for the other's last piece
+                        let mut body = Transfer::default();
+                        // SAFETY: as in `send_header`, for `messages`.
+                        unsafe { body.send(message, rank, BODY)? };
+                        self.sends.push((rank, body));
+                    }
                     Arrival::of(&header)
                 }
                 Arrival::Body(mut body, length) => {
@@ -206,7 +213,7 @@ impl Exchange {
 
     /// Waits until all is done.
     fn run(&mut self, watch: &Watch) -> Result<()> {
-        let (mut since, mut looked) = (Instant::now(), Instant::now());
+        let (mut since, mut looked, mut asked) = (Instant::now(), Instant::now(), 0);
         loop {
             let moved = self.advance()?;
             if self.is_done() {
@@ -221,9 +228,14 @@ impl Exchange {
                 watch.look(since, || self.missing())?;
             }
             let (eager, longest) = if self.flows() { (EAGER_BYTES, LONGEST_BYTES) } else { (EAGER, LONGEST) };
-            match now - since {
-                idle if idle < eager => std::thread::yield_now(),
-                idle => std::thread::sleep((idle / SLEEP).min(longest)),
+            let idle = now - since;
+            if idle < eager {
+                std::thread::yield_now();
+            } else if asked < ASKED {
+                asked += 1;
+            } else {
+                asked = 0;
+                std::thread::sleep((idle / SLEEP).min(longest));
             }
         }
     }

@@ -101,12 +101,12 @@ impl Transfer {
         Ok(())
     }
 
-    /// Whether all of it is done. MPI works while it is asked.
+    /// Whether all of it is done.
     pub(super) fn is_done(&self) -> bool {
         self.requests.is_empty()
     }
 
-    /// Asks MPI; true where a piece more is done.
+    /// Asks MPI, which works while it is asked; true where a piece more is done.
     pub(super) fn advance(&mut self) -> Result<bool> {
         let before = self.requests.len();
         while let Some(request) = self.requests.front_mut() {
