@@ -100,7 +100,7 @@ fn bash_completes_what_follows_a_command() {
     let script = printed(&["completions", "bash"]);
     let completed = |words: &[&str]| completed(&script, &[&["poa-gpu"], words].concat());
     assert!(completed(&["tra"]).contains(&"train".to_string()));
-    assert_eq!(completed(&["train", "--dev"]), ["--device"]);
+    assert_eq!(completed(&["train", "--dev"]), ["--device", "--devices"]);
     assert!(completed(&["eval", ""]).contains(&"linear".to_string()));
     assert_eq!(completed(&["eval", "knn", "--tem"]), ["--temperature"]);
     assert_eq!(completed(&["extract", "--format", ""]), ["timm", "dinov2", "poa"]);
