@@ -1,5 +1,5 @@
 //! Whole runs on several ranks, as a user starts them: they repeat and resume to the bit, go on on other numbers of
-//! ranks, end in order, and say what is wrong. The same runs over MPI are in `tests/mpi.rs`.
+//! ranks, end in order, and say what is wrong. `tests/mpi.rs` has the exchanges of processes.
 
 #[path = "support/program.rs"]
 mod support;
