@@ -40,7 +40,7 @@ impl Signals {
     #[cfg(unix)]
     fn register(&self) -> std::io::Result<()> {
         use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-        use signal_hook::flag;
+        use signal_hook::low_level;
 
         let all = [
             (SIGINT, Interruption::Interrupt),
@@ -52,10 +52,17 @@ impl Signals {
             if is_ignored(signal)? {
                 continue;
             }
-            // in this order, in the handler itself: the second one ends even a program that hangs
-            flag::register_conditional_shutdown(signal, why.exit_status().into(), self.at_once.clone())?;
-            flag::register(signal, self.at_once.clone())?;
-            flag::register_usize(signal, self.stop.flag().clone(), why.signal())?;
+            let (stop, at_once) = (self.stop.clone(), self.at_once.clone());
+            // in the handler itself: the second one ends even a program that hangs. Two may be handled by two threads at
+            // the same moment: one swap says which is the second
+            let handler = move || {
+                if at_once.swap(true, Ordering::SeqCst) {
+                    low_level::exit(why.exit_status().into());
+                }
+                stop.ask(why);
+            };
+            // SAFETY: the handler exchanges and stores atomic numbers and may end the process, all of which a handler may.
+            unsafe { low_level::register(signal, handler) }?;
             caught.push(signal);
         }
         let mut news = signal_hook::iterator::Signals::new(caught)?;
