@@ -51,6 +51,9 @@ pub struct Shard {
     blocks: Vec<Vec<u32>>,
     /// The same on the device.
     places: Vec<Tensor>,
+    /// The norm blocks of all ranks, in rank order, counted through all buffers; and how many each rank has.
+    order: Vec<usize>,
+    counts: Vec<usize>,
 }
 
 /// A piece of a parameter that lies in a rank's part.
@@ -66,14 +69,33 @@ impl Shard {
     /// in `share`, as in a rehearsal, nothing is exchanged.
     pub fn new(layout: &Rc<FlatLayout>, device: &Device, share: Share, ranks: &Collective) -> Result<Self> {
         let buckets = buckets(layout, BUCKET);
-        let blocks = blocks(layout, &buckets, share.rank, share.ranks);
+        let mut all: Vec<Vec<Vec<u32>>> =
+            (0..share.ranks).map(|rank| blocks(layout, &buckets, rank, share.ranks)).collect();
+        let mut firsts = vec![0];
+        for elements in layout.buffers() {
+            firsts.push(firsts[firsts.len() - 1] + elements / NORM_BLOCK);
+        }
+        let counts = all.iter().map(|rank| rank.iter().map(Vec::len).sum()).collect();
+        let order = all.iter().flat_map(|rank| rank.iter().zip(&firsts));
+        let order =
+            order.flat_map(|(blocks, first)| blocks.iter().map(move |b| first + *b as usize)).collect();
+        let blocks = all.swap_remove(share.rank);
         // there are no tensors without elements
         let on_device = |own: &Vec<u32>| match own.is_empty() {
             true => Tensor::from_slice(device, &[1], &[0u32]),
             false => Tensor::from_slice(device, &[own.len()], own),
         };
         let places = blocks.iter().map(on_device).collect::<Result<_>>()?;
-        Ok(Self { layout: layout.clone(), share, ranks: ranks.clone(), buckets, blocks, places })
+        Ok(Self {
+            layout: layout.clone(),
+            share,
+            ranks: ranks.clone(),
+            buckets,
+            blocks,
+            places,
+            order,
+            counts,
+        })
     }
 
     /// The parts of all ranks of a bucket, in rank order, counted from its start.
@@ -108,7 +130,7 @@ impl Shard {
 
     /// Norm blocks of this rank's part of all buffers.
     pub(super) fn count(&self) -> usize {
-        self.blocks.iter().map(Vec::len).sum()
+        self.counts[self.share.rank]
     }
 
     /// Zeros for this rank's part of every buffer; a norm block at least.
@@ -119,20 +141,11 @@ impl Shard {
 
     /// One number for each norm block of all buffers, in their order, from those of this rank's own.
     pub(super) fn numbers_of_all(&self, own: Vec<f32>) -> Result<Vec<f32>> {
-        let of = |rank| blocks(&self.layout, &self.buckets, rank, self.share.ranks);
-        let all: Vec<Vec<Vec<u32>>> = (0..self.share.ranks).map(of).collect();
-        let lengths = all.iter().map(|rank| rank.iter().map(Vec::len).sum()).collect();
-        let mut firsts = vec![0];
-        for elements in self.layout.buffers() {
-            firsts.push(firsts[firsts.len() - 1] + elements / NORM_BLOCK);
-        }
-        let mut numbers = vec![0.0; firsts[firsts.len() - 1]];
-        let Some(joined) = self.ranks.join_later(own, lengths)? else { return Ok(numbers) };
-        let joined = joined.wait()?;
-        let places = all.iter().flat_map(|rank| rank.iter().zip(&firsts));
-        let places = places.flat_map(|(blocks, first)| blocks.iter().map(move |b| first + *b as usize));
-        for (place, number) in places.zip(joined) {
-            numbers[place] = number;
+        let mut numbers = vec![0.0; self.order.len()];
+        if let Some(joined) = self.ranks.join_later(own, self.counts.clone())? {
+            for (place, number) in self.order.iter().zip(joined.wait()?) {
+                numbers[*place] = number;
+            }
         }
         Ok(numbers)
     }
