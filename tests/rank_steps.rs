@@ -147,7 +147,7 @@ struct Step {
 
 /// A model whose centres are somewhere, where it has some.
 fn model(config: &Config, device: &Device, ranks: &Collective) -> PoaModel {
-    let model = PoaModel::new(config, device, 5).unwrap().on(ranks);
+    let model = PoaModel::of_rank(config, device, 5, (ranks.share(), ranks)).unwrap();
     for center in model.heads.iter().flat_map(|head| head.centers.iter().flatten()) {
         let values: Vec<f32> = (0..center.elements()).map(|k| (k as f32 * 0.7).sin() * 0.3).collect();
         center.upload(&values).unwrap();

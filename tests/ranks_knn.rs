@@ -172,7 +172,7 @@ impl Run {
             false => RunFolder::create(Some(&self.0), "demo", &text).unwrap(),
         });
         let dir: Option<&Path> = folder.as_ref().map(RunFolder::dir);
-        let task = PoaTask::new(config.clone(), text, &Device::cpu(), source, dir).unwrap().on(c).unwrap();
+        let task = PoaTask::of_rank(c, config.clone(), text, &Device::cpu(), source, dir).unwrap();
         let start = Start { resume, stop: stop.clone(), ranks: c.clone(), ..Start::default() };
         let outcome = Trainer::new(task, config.plan(), folder, &start).unwrap().run().unwrap();
         assert_eq!(outcome.checkpoint.join("manifest.json").is_file(), c.leads());

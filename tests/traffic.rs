@@ -102,9 +102,8 @@ fn sent(config: &Config, ranks: usize, steps: usize) -> [usize; 2] {
                 let plan = config.plan();
                 let folder =
                     c.leads().then(|| RunFolder::create(Some(&dir.join("run")), "demo", &text).unwrap());
-                let task =
-                    PoaTask::new(config, text, &Device::cpu(), source, folder.as_ref().map(RunFolder::dir));
-                let task = task.unwrap().on(&c).unwrap();
+                let dir = folder.as_ref().map(RunFolder::dir);
+                let task = PoaTask::of_rank(&c, config, text, &Device::cpu(), source, dir).unwrap();
                 let start = Start { ranks: c.clone(), ..Start::default() };
                 let mut trainer = Trainer::new(task, plan, folder, &start).unwrap();
                 trainer.stop_after(steps);

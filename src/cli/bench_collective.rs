@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::bench::collective::{SIZES, meeting, sum};
 use crate::cli::ranks::{self, Asked, Devices};
-use crate::collective::{Collective, PATIENCE};
+use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::gpu::{Caps, DeviceChoice};
 use crate::poa::traffic::Traffic;
@@ -17,7 +17,7 @@ pub(super) fn run(devices: Option<&Devices>, recipe: Option<&str>) -> Result<()>
     let ranks = |devices: Option<&Devices>| {
         alone.store(false, Ordering::Relaxed);
         let asked = Asked { device: &DeviceChoice::Cpu, devices };
-        ranks::run(&asked, PATIENCE, |rank| match rank.ranks.is_alone() {
+        ranks::run(&asked, |rank| match rank.ranks.is_alone() {
             true => {
                 alone.store(true, Ordering::Relaxed);
                 Ok(())

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use crate::cli::launch::{Launch, launched};
-use crate::collective::{Collective, ends_all, kernel_threads, on_threads};
+use crate::collective::{Collective, PATIENCE, ends_all, kernel_threads, on_threads};
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceChoice, adapters};
 use crate::logging;
@@ -93,15 +93,10 @@ pub(super) struct Asked<'a> {
     pub devices: Option<&'a Devices>,
 }
 
-/// Runs `body` as every rank that is asked for; the error is that of the rank that failed first of itself. A rank lets
-/// the others be late for `patience`.
-pub(super) fn run(
-    asked: &Asked,
-    patience: Duration,
-    body: impl Fn(&Rank) -> Result<()> + Sync,
-) -> Result<()> {
+/// Runs `body` as every rank that is asked for; the error is that of the rank that failed first of itself.
+pub(super) fn run(asked: &Asked, body: impl Fn(&Rank) -> Result<()> + Sync) -> Result<()> {
     match (launched()?, asked.devices) {
-        (Some(launch), _) => as_process(&launch, asked, patience, &body),
+        (Some(launch), _) => as_process(&launch, asked, &body),
         (None, None) => body(&Rank { ranks: Collective::alone(), device: asked.device.clone() }),
         (None, Some(devices)) => match devices.choices()?.as_slice() {
             [one] => body(&Rank { ranks: Collective::alone(), device: one.clone() }),
@@ -110,21 +105,16 @@ pub(super) fn run(
                     let device = all.get(ranks.rank()).cloned().unwrap_or(DeviceChoice::Auto);
                     body(&Rank { ranks: ranks.clone(), device })
                 };
-                on_threads(all.len(), patience, rank).map(|_| ())
+                on_threads(all.len(), PATIENCE, rank).map(|_| ())
             }
         },
     }
 }
 
 /// As one of several processes.
-fn as_process(
-    launch: &Launch,
-    asked: &Asked,
-    patience: Duration,
-    body: &(impl Fn(&Rank) -> Result<()> + Sync),
-) -> Result<()> {
+fn as_process(launch: &Launch, asked: &Asked, body: &(impl Fn(&Rank) -> Result<()> + Sync)) -> Result<()> {
     kernel_threads(launch.cores())?.install(|| {
-        let ranks = launch.collective(patience)?;
+        let ranks = launch.collective(PATIENCE)?;
         let run = || body(&Rank { ranks: ranks.clone(), device: device_of(&ranks, asked)? });
         match ends_all(&ranks, run()) {
             // one of them speaks for all

@@ -9,7 +9,6 @@ use crate::cli::forecast;
 use crate::cli::ranks::{self, Asked, Rank, agree_on_settings, tell_devices};
 use crate::cli::signals::Signals;
 use crate::cli::version;
-use crate::collective::PATIENCE;
 use crate::data::channels::in_channels;
 use crate::data::{self, Source};
 use crate::error::{Error, Interruption, Result};
@@ -29,20 +28,7 @@ use crate::weights::import::Import;
 pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()> {
     environment::open_files()?;
     let asked = Asked { device: &args.device, devices: args.devices.as_ref() };
-    ranks::run(&asked, patience(args), |rank| train(args, quiet, signals, rank))
-}
-
-/// How long ranks wait for each other, as far as it is known before there is a configuration: what is wrong with that is
-/// told later.
-fn patience(args: &TrainArgs) -> Duration {
-    let seconds = args.run_to_resume().and_then(|dir| {
-        let text = std::fs::read_to_string(dir.join(CONFIG)).ok()?;
-        let mut config = Config::from_stored(&text, &dir).ok()?;
-        config.apply(&args.settings).ok()?;
-        Some(config.train.rank_timeout)
-    });
-    let seconds = seconds.or_else(|| args.load_config(1).ok().map(|config| config.train.rank_timeout));
-    seconds.map_or(PATIENCE, |seconds| Duration::from_secs(seconds as u64))
+    ranks::run(&asked, |rank| train(args, quiet, signals, rank))
 }
 
 /// The run as one of its ranks. The first has the run's folder and speaks for all.
@@ -76,6 +62,7 @@ fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Resul
         Some(stored) => args.resumed_config(stored.clone(), ranks.size())?,
     };
     agree_on_settings(ranks, &config)?;
+    ranks.be_patient(Duration::from_secs(config.train.rank_timeout as u64))?;
     if let Some(init) = args.init.as_deref().filter(|path| ranks.leads() && !path.exists()) {
         return Err(Error::file(
             init,
@@ -95,9 +82,10 @@ fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Resul
     let source = data::open_setting("data.spec", &config.data.spec, &config.data.reading())?;
     let source = in_channels(source, config.channels())?;
     if !ranks.is_alone() {
-        let images = format!("{} ({})", source.len(), source.describe());
-        ranks.agree(&[("the data set", source.len().to_string())]).map_err(|e| e.and(images))?;
-        ranks.agree(&[("the checksum of the images' names", format!("{:08x}", names(&*source)))])?;
+        ranks.agree(&[
+            ("the number of images", source.len().to_string()),
+            ("the checksum of the images' names", format!("{:08x}", names(&*source))),
+        ])?;
     }
     config.fit(source.len());
     let device = by_timing(ops::open(&rank.device)?)?;

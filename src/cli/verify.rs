@@ -2,7 +2,6 @@
 
 use crate::cli::args::VerifyArgs;
 use crate::cli::ranks::{self, Asked, Rank};
-use crate::collective::PATIENCE;
 use crate::error::{Error, Result};
 use crate::files::whole::destination;
 use crate::ops;
@@ -21,7 +20,7 @@ pub(super) fn run(args: &VerifyArgs) -> Result<()> {
         false => args.dirs.iter().map(|d| Fixture::open(d)).collect::<Result<_>>()?,
     };
     let asked = Asked { device: &args.device, devices: None };
-    ranks::run(&asked, PATIENCE, |rank| verify(args, &fixtures, rank))
+    ranks::run(&asked, |rank| verify(args, &fixtures, rank))
 }
 
 /// Replays the records as one of several processes, or alone: then a record of several ranks gets a thread for each.

@@ -51,6 +51,9 @@ macro_rules! number {
 number!(f32);
 number!(f64);
 
+/// Adds up the elements of all ranks, in their order.
+type Add<T> = fn(&[&[u8]], &mut Vec<T>);
+
 impl Exchanger {
     pub(super) fn new(transport: Box<dyn Transport>, watch: Watch) -> Self {
         Self { transport, watch }
@@ -90,9 +93,8 @@ impl Exchanger {
     }
 
     /// Rank `root`'s message, on all ranks.
-    pub(super) fn broadcast(&mut self, root: usize, message: Vec<u8>) -> Result<Message> {
-        let nothing = Message::default();
-        let mine = if self.rank() == root { Arc::new(message) } else { nothing };
+    pub(super) fn broadcast(&mut self, root: usize, message: Message) -> Result<Message> {
+        let mine = if self.rank() == root { message } else { Message::default() };
         let size = self.size();
         let mut got = self.exchange(vec![mine; size])?;
         Ok(got.swap_remove(root))
@@ -106,22 +108,17 @@ impl Exchanger {
     /// The sums over ranks of the elements that this rank has in `parts`, one part for each rank.
     pub(super) fn sum_part(&mut self, values: &[f32], parts: &[Range<usize>]) -> Result<Vec<f32>> {
         debug_assert_eq!(parts.len(), self.size());
-        let own = parts[self.rank()].len();
-        let got = self.exchange(parts.iter().map(|part| message(&values[part.clone()])).collect())?;
-        self.check(&got, |_| own * f32::BYTES)?;
-        let got: Vec<&[u8]> = got.iter().map(|m| m.as_slice()).collect();
-        let mut sums = Vec::with_capacity(own);
-        add_up(&got, &mut sums);
-        Ok(sums)
+        let messages = parts.iter().map(|part| message(&values[part.clone()])).collect();
+        self.reduced(messages, parts[self.rank()].len(), add_up)
     }
 
     /// The elements of all ranks, of which rank `r` has `lengths[r]`, one after the other.
-    pub(super) fn join(&mut self, own: &[f32], lengths: &[usize]) -> Result<Vec<f32>> {
+    pub(super) fn join<T: Number>(&mut self, own: &[T], lengths: &[usize]) -> Result<Vec<T>> {
         let size = self.size();
         let got = self.exchange(vec![message(own); size])?;
-        self.check(&got, |r| lengths[r] * f32::BYTES)?;
+        self.check(&got, |r| lengths[r] * T::BYTES)?;
         let mut all = Vec::with_capacity(lengths.iter().sum());
-        got.iter().for_each(|part| f32::read(part, &mut all));
+        got.iter().for_each(|part| T::read(part, &mut all));
         Ok(all)
     }
 
@@ -137,34 +134,25 @@ impl Exchanger {
         self.reduce(values, log_add_up)
     }
 
-    fn reduce<T: Number>(&mut self, values: Vec<T>, add: fn(&[&[u8]], &mut Vec<T>)) -> Result<Vec<T>> {
+    fn reduce<T: Number>(&mut self, values: Vec<T>, add: Add<T>) -> Result<Vec<T>> {
         let (rank, size, count) = (self.rank(), self.size(), values.len());
-        let bytes = |range: Range<usize>| message(&values[range]);
-        let few = count <= FEW.max(size);
-        let parts = match few {
-            true => vec![bytes(0..count); size],
-            false => (0..size).map(|r| bytes(part_of(count, r, size))).collect(),
-        };
-        let got = self.exchange(parts)?;
-        let expected = if few { count } else { part_of(count, rank, size).len() };
-        self.check(&got, |_| expected * T::BYTES)?;
-        let mut sums = Vec::with_capacity(expected);
-        let parts: Vec<&[u8]> = got.iter().map(|m| m.as_slice()).collect();
-        add(&parts, &mut sums);
-        if few {
-            return Ok(sums);
+        if count <= FEW.max(size) {
+            return self.reduced(vec![message(&values); size], count, add);
         }
-        let mut own = Vec::with_capacity(sums.len() * T::BYTES);
-        T::write(&sums, &mut own);
-        let mut all = values;
-        all.clear();
-        for part in self.gather(own)? {
-            T::read(&part, &mut all);
-        }
-        match all.len() == count {
-            true => Ok(all),
-            false => Err(unequal(&format!("{} elements", all.len()), &format!("{count}"))),
-        }
+        let parts = || (0..size).map(|r| part_of(count, r, size));
+        let messages = parts().map(|part| message(&values[part])).collect();
+        let sums = self.reduced(messages, part_of(count, rank, size).len(), add)?;
+        self.join(&sums, &parts().map(|part| part.len()).collect::<Vec<_>>())
+    }
+
+    /// Sends each rank its message, and adds up `count` elements that all have sent here.
+    fn reduced<T: Number>(&mut self, messages: Vec<Message>, count: usize, add: Add<T>) -> Result<Vec<T>> {
+        let got = self.exchange(messages)?;
+        self.check(&got, |_| count * T::BYTES)?;
+        let got: Vec<&[u8]> = got.iter().map(|m| m.as_slice()).collect();
+        let mut sums = Vec::with_capacity(count);
+        add(&got, &mut sums);
+        Ok(sums)
     }
 
     /// That all ranks take part in the same exchange: each has sent as much as belongs here.

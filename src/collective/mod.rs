@@ -39,6 +39,7 @@ use crate::cpu::no_thread;
 use crate::error::{Error, Result};
 use crate::files::own;
 use crate::profile;
+use crate::share::Share;
 use crate::shown::shown;
 
 /// How long others may be late unless something else is asked for.
@@ -137,13 +138,10 @@ impl Collective {
             None => format!("rank {rank} (process {process})"),
         };
         let names = all.iter().enumerate().map(name).collect();
-        together.watch = together.watch.clone().of_rank(rank, names);
-        let named = together.watch.clone();
-        together.ask(move |x| {
-            x.set_watch(named);
-            Ok(())
-        })?;
-        Ok(Self(Some(Rc::new(together))))
+        together.watch = together.watch.with_names(names);
+        let ranks = Self(Some(Rc::new(together)));
+        ranks.be_patient(patience)?;
+        Ok(ranks)
     }
 
     /// The number of this rank, from 0.
@@ -154,6 +152,11 @@ impl Collective {
     /// How many ranks there are.
     pub fn size(&self) -> usize {
         self.0.as_ref().map_or(1, |all| all.size)
+    }
+
+    /// Which of how many this is.
+    pub fn share(&self) -> Share {
+        Share { rank: self.rank(), ranks: self.size() }
     }
 
     /// Whether this is the only rank.
@@ -241,7 +244,7 @@ impl Collective {
 
     /// What rank 0 says; other ranks' words are passed over.
     pub fn broadcast(&self, own: Vec<u8>) -> Result<Message> {
-        self.all(Message::new(own), |x, own| x.broadcast(0, own.to_vec()))
+        self.all(Message::new(own), |x, own| x.broadcast(0, own))
     }
 
     /// What every rank tells, in rank order. Numbers that are not finite do not survive it.
@@ -283,6 +286,16 @@ impl Collective {
             });
         }
         Ok(())
+    }
+
+    /// From now on this rank lets the others be late for `patience`; zero for ever.
+    pub fn be_patient(&self, patience: Duration) -> Result<()> {
+        let Some(ranks) = &self.0 else { return Ok(()) };
+        let watch = ranks.watch.clone().of_rank(ranks.rank, patience);
+        ranks.ask(move |x| {
+            x.set_watch(watch);
+            Ok(())
+        })
     }
 
     /// Ends the run on all ranks. Where ranks are processes it tells why and does not return; threads end with an

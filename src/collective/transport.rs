@@ -55,12 +55,16 @@ impl Watch {
         Self { limit, names: Arc::default(), given_up: Arc::default() }
     }
 
-    /// The same watch, which knows what the ranks are called. A rank with a higher number is a little more patient,
-    /// so that one of them tells what is wrong and not all.
-    pub(super) fn of_rank(self, rank: usize, names: Vec<String>) -> Self {
+    /// The same watch, which knows what the ranks are called.
+    pub(super) fn with_names(&self, names: Vec<String>) -> Self {
+        Self { names: Arc::new(names), ..self.clone() }
+    }
+
+    /// The same watch of a rank, with another limit. A rank with a higher number is a little more patient, so that one
+    /// of them tells what is wrong and not all.
+    pub(super) fn of_rank(self, rank: usize, limit: Duration) -> Self {
         let later = STAGGER * u32::try_from(rank.min(20)).unwrap_or(0);
-        let limit = if self.limit.is_zero() { self.limit } else { self.limit + later };
-        Self { limit, names: Arc::new(names), ..self }
+        Self { limit: if limit.is_zero() { limit } else { limit + later }, ..self }
     }
 
     /// What rank `rank` is called: its number, host and process once they are known.

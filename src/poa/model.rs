@@ -140,12 +140,6 @@ impl PoaModel {
         })
     }
 
-    /// The model as that of one of several ranks, whose steps are theirs together. Its optimiser stays whole, whatever
-    /// the settings say.
-    pub fn on(self, ranks: &Collective) -> Self {
-        Self { ranks: ranks.clone(), ..self }
-    }
-
     /// The teacher's backbone, to be evaluated, in single precision.
     pub fn teacher_encoder(&self) -> Encoder<'_> {
         Encoder { device: &self.device, backbone: &*self.backbone, parameters: &self.exact_teacher }

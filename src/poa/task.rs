@@ -77,7 +77,7 @@ impl PoaTask {
         source: Arc<dyn Source>,
         dir: impl Into<Option<&'a Path>>,
     ) -> Result<Self> {
-        let share = Share { rank: ranks.rank(), ranks: ranks.size() };
+        let share = ranks.share();
         let dir: Option<&Path> = dir.into();
         let held_out = HeldOut { fraction: settings.data.held_out, at_most: settings.data.held_out_at_most };
         let all = source.len();
@@ -105,13 +105,6 @@ impl PoaTask {
             settings,
             config,
         })
-    }
-
-    /// The task as that of one of several ranks, whose optimiser stays whole, whatever the settings say.
-    pub fn on(self, ranks: &Collective) -> Result<Self> {
-        let share = Share { rank: ranks.rank(), ranks: ranks.size() };
-        let task = self.with_share(share)?;
-        Ok(Self { model: task.model.on(ranks), ..task })
     }
 
     /// The task with the share of one of several ranks, which see other images, masks and, unless `train.network_per_rank` says

@@ -85,7 +85,7 @@ pub fn replay(
     }
     let mut config = fixture.config()?;
     config.step.precision = precision;
-    let model = PoaModel::new(&config, device, 0)?.on(ranks);
+    let model = PoaModel::of_rank(&config, device, 0, (ranks.share(), ranks))?;
     let scale = if precision == Precision::Mixed { LOSS_SCALE } else { 1.0 };
     if let Some(state) = model.optimizer.loss_scale() {
         state.set(ScaleState { scale, good_steps: 0 })?;
