@@ -113,6 +113,15 @@ fn a_run_goes_on_on_fewer_ranks_and_on_one() {
         let told = run(&out, &[devices, "--resume", keep]);
         assert!(told.contains(&format!("goes on on {ranks} ranks and had 4")), "{told}");
         assert!(told.contains("no image is lost or doubled"), "{told}");
+        assert_eq!(
+            told.matches("teacher.momentum_teacher is").count(),
+            1,
+            "alike of all ranks, told once: {told}"
+        );
+        let (metrics, _) = result(&out);
+        let seen = metrics.iter().rev().find_map(|line| line["images"].as_u64()).unwrap();
+        let before = (steps * 4 * 3) as u64;
+        assert_eq!(seen, before + ((12 - steps) * ranks * 3) as u64, "images of four ranks, then of {ranks}");
         let all = checkpoints_in(Path::new(&out).join("checkpoints")).unwrap();
         assert!(all.iter().any(|(step, _)| *step == 12), "{all:?}");
     }

@@ -166,7 +166,10 @@ pub(super) fn agree_on_settings(ranks: &Collective, config: &Config) -> Result<(
     }
     let first = ranks.hear_first(config.to_toml()?)?;
     let first = Config::from_stored(&first, "rank 0".as_ref())?;
-    let differs = config.differences(&first)?.into_iter().next();
+    let differences = config.differences(&first)?;
+    // the learning rate follows from others, such as the batch, which are the cause
+    let cause = differences.iter().find(|(key, ..)| key != "optim.lr").or(differences.first());
+    let differs = cause.cloned();
     let all = ranks.tell(differs)?;
     let Some((rank, (key, there, here))) =
         all.into_iter().enumerate().find_map(|(rank, differs)| Some((rank, differs?)))
@@ -197,6 +200,21 @@ pub(super) fn tell_devices(ranks: &Collective, device: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn another_batch_is_named_and_not_the_learning_rate_that_follows_from_it() {
+        let problems: Vec<String> = on_threads(2, PATIENCE, |ranks| {
+            let batch = format!("train.batch_size_per_gpu={}", 4 << ranks.rank());
+            let mut config = Config::load("demo", &[batch])?;
+            config.resolve(2)?;
+            Ok(agree_on_settings(ranks, &config).unwrap_err().to_string())
+        })
+        .unwrap();
+        for problem in problems {
+            assert!(problem.contains("train.batch_size_per_gpu"), "{problem}");
+            assert!(problem.contains("is 4 on rank 0") && problem.contains("8 on rank 1"), "{problem}");
+        }
+    }
 
     #[test]
     fn devices_are_named_once_or_with_a_number_of_ranks() {

@@ -115,6 +115,7 @@ impl<T: Task> Trainer<T> {
             skipped: self.skipped.0,
             seed: self.plan.seed,
             images: self.task.samples() as u64,
+            seen: Some(self.seen(done)),
             metrics_bytes: self.reports.synced_metrics()?,
             ranks: self.task.share().ranks as u64,
             place: self.task.place(done as u64 * self.plan.accumulation as u64),

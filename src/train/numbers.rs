@@ -68,7 +68,7 @@ impl<T: Task> Trainer<T> {
             ("left", self.reports.progress.left(done).as_secs_f64()),
         ];
         time.extend(self.task.clock_numbers());
-        let seen = done * self.task.samples_per_step();
+        let seen = self.seen(done);
         let epoch = seen as f64 / self.task.samples() as f64;
         let mut values = self.values(facts, report, &numbers, seen, epoch);
         values.extend(numbers.values);
@@ -87,13 +87,19 @@ impl<T: Task> Trainer<T> {
         }
     }
 
+    /// Samples that the first `done` steps were trained on: those of earlier processes may have been others.
+    pub(super) fn seen(&self, done: usize) -> u64 {
+        let own = done.saturating_sub(self.first) as u64;
+        self.seen_before + own * self.task.samples_per_step() as u64
+    }
+
     /// The numbers that every task has.
     fn values(
         &mut self,
         facts: &StepFacts<T>,
         report: &GradientReport,
         numbers: &Numbers,
-        seen: usize,
+        seen: u64,
         epoch: f64,
     ) -> Vec<(String, Value)> {
         let trained = self.task.trained();

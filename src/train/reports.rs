@@ -89,6 +89,8 @@ struct Files {
     events: EventLog,
     /// Those that could not be written the last time.
     failing: HashSet<&'static str>,
+    /// The warnings since [`Reports::take_warnings`].
+    warnings: Vec<String>,
 }
 
 impl Files {
@@ -119,6 +121,7 @@ impl Listener for RefCell<Files> {
         // what is said while a file is being written is for the console alone
         if let Ok(mut files) = self.try_borrow_mut() {
             files.take(&Event::Message { level, text });
+            files.warnings.extend((level <= Level::Warn).then(|| text.to_string()));
         }
     }
 }
@@ -177,24 +180,30 @@ impl Reports {
             events: events_from(folder, resumed.map(|(step, _)| step))?,
             log: TrainLog::open(folder.log())?,
             failing: HashSet::new(),
+            warnings: Vec::new(),
         }));
         logging::attach(&files);
         Ok(Self { to: To::Files(files), progress })
     }
 
-    /// The reports of a rank that has no folder: its warnings wait for [`Reports::take_relayed`].
+    /// The reports of a rank that has no folder: its warnings wait for [`Reports::take_warnings`].
     pub fn relayed(progress: Progress) -> Self {
         let relay = Rc::<Relay>::default();
         logging::attach(&relay);
         Self { to: To::Relay(relay), progress }
     }
 
-    /// The warnings since the last call, on a rank that has no folder.
-    pub fn take_relayed(&mut self) -> Vec<String> {
+    /// The warnings since the last call. Those of a rank that has no folder were not shown yet.
+    pub fn take_warnings(&mut self) -> Vec<String> {
         match &self.to {
-            To::Files(_) => Vec::new(),
+            To::Files(files) => std::mem::take(&mut files.borrow_mut().warnings),
             To::Relay(relay) => relay.0.take(),
         }
+    }
+
+    /// Whether warnings are shown when they are said.
+    pub fn shows(&self) -> bool {
+        matches!(self.to, To::Files(_))
     }
 
     fn message(&self, level: Level, text: &str) {

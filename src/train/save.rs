@@ -32,6 +32,9 @@ pub struct RunState {
     pub seed: u64,
     /// Samples of the data set.
     pub images: u64,
+    /// Samples that were trained on so far, each as often as it was; not of a checkpoint from before this was written down.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seen: Option<u64>,
     /// Length of `metrics.jsonl` when the checkpoint was taken, in bytes.
     pub metrics_bytes: u64,
     /// Time spent training so far, in seconds.
@@ -58,6 +61,7 @@ impl Default for RunState {
             skipped: 0,
             seed: 0,
             images: 0,
+            seen: None,
             metrics_bytes: 0,
             seconds: 0.0,
             evaluation_is_due: false,

@@ -85,6 +85,8 @@ pub struct Trainer<T: Task> {
     pub(super) owes_evaluation: bool,
     /// Steps done when this process began, and after which it ends.
     pub(super) first: usize,
+    /// Samples that were trained on until then.
+    pub(super) seen_before: u64,
     stop_after: usize,
     /// Whether no step of the run is in a checkpoint yet.
     pub(super) unsaved: bool,
@@ -150,6 +152,8 @@ impl<T: Task> Trainer<T> {
             }
             None => {}
         }
+        let each = task.samples_per_step() as u64;
+        let seen_before = state.seen.unwrap_or(state.step * each);
         if resumed && state.images != task.samples() as u64 {
             reports.warn(&format!(
                 "the data set has {} images and had {}: from here on they come in another order",
@@ -194,6 +198,7 @@ impl<T: Task> Trainer<T> {
             wish,
             owes_evaluation: first == 0 || state.evaluation_is_due,
             first,
+            seen_before,
             unsaved: first == 0,
             stop_after: usize::MAX,
             skipped: (state.skipped, 0),
