@@ -5,10 +5,11 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use poa_gpu::Result;
-use poa_gpu::data::{self, CropConfig, Loader, LoaderConfig, MaskConfig, Reading};
+use poa_gpu::data::{self, CropConfig, Loader, LoaderConfig, MaskConfig, MultiCrop, Reading};
 use poa_gpu::share::Share;
 
 const USAGE: &str = "usage: cargo bench --bench loader -- DIR [--threads N] [--seconds S] [--batch B]\n\
@@ -63,8 +64,7 @@ fn measure(request: &Request) -> Result<()> {
         seed: 0,
         threads: request.threads,
         prefetch: 2,
-        crops: CropConfig::default(),
-        masks: MaskConfig::new(14),
+        recipe: Arc::new(MultiCrop { crops: CropConfig::default(), masks: MaskConfig::new(14) }),
         start_step: 0,
         start: None,
         share: Share::ALL,

@@ -63,6 +63,8 @@ mod sgd;
 mod shaders;
 #[path = "kernels/sinkhorn.rs"]
 mod sinkhorn;
+#[path = "kernels/soft_cross_entropy.rs"]
+mod soft_cross_entropy;
 #[path = "kernels/softmax.rs"]
 mod softmax;
 #[path = "kernels/tokens.rs"]

@@ -21,6 +21,10 @@ pub enum Purpose {
     ProbeCrops = 6,
     /// The first weights of a linear probe: (kind of features, learning rate), by their numbers.
     ProbeWeights = 7,
+    /// The crop of one image in the training of a classifier: (epoch, index).
+    ClassifyCrops = 8,
+    /// How the images of one batch of a classifier are mixed: (its number, rank).
+    Mixing = 9,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

@@ -12,14 +12,20 @@ mod augment;
 mod batch;
 #[path = "data/channels.rs"]
 mod channels;
+#[path = "data/classify.rs"]
+mod classify;
 #[path = "data/images.rs"]
 mod images;
 #[path = "data/loader.rs"]
 mod loader;
 #[path = "data/masks.rs"]
 mod masks;
+#[path = "data/mixing.rs"]
+mod mixing;
 #[path = "data/odd_images.rs"]
 mod odd_images;
+#[path = "data/rand_augment.rs"]
+mod rand_augment;
 #[path = "data/ranks.rs"]
 mod ranks;
 #[path = "data/shards.rs"]

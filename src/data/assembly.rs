@@ -2,8 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::data::batch::{Batch, CropGroup, GLOBAL, LOCAL, Masks, Pixels};
+use crate::data::batch::{Batch, CropGroup, Pixels};
 use crate::data::loader_config::LoaderConfig;
+use crate::data::recipe::{BatchNumber, GroupSpec, Values};
 use crate::data::source::Source;
 use crate::error::Result;
 
@@ -11,26 +12,61 @@ use crate::error::Result;
 pub struct Assembly {
     /// The step it is for.
     pub step: u64,
-    /// `[2B, C, S, S]`: view a of all images, then view b.
-    pub global: Crops,
-    /// `[L·B, C, s, s]`: local crop 0 of all images, then local crop 1, and so on.
-    pub local: Crops,
+    /// The groups of crops: `[views·B, C, S, S]`, the first view of all images, then the second, and so on.
+    groups: Vec<(GroupSpec, Buffer)>,
     /// The image that each place of the batch got.
     indices: Vec<AtomicUsize>,
+}
+
+/// The values of a group.
+enum Buffer {
+    Bytes(Crops<u8>),
+    Floats(Crops<f32>),
+}
+
+impl Buffer {
+    /// The values of crop `i`.
+    ///
+    /// # Safety
+    /// While they live, no other call may ask for the same crop.
+    unsafe fn crop(&self, i: usize) -> Values<'_> {
+        match self {
+            // SAFETY: as the caller promises.
+            Self::Bytes(crops) => Values::Bytes(unsafe { crops.crop(i) }),
+            // SAFETY: as the caller promises.
+            Self::Floats(crops) => Values::Floats(unsafe { crops.crop(i) }),
+        }
+    }
 }
 
 impl Assembly {
     /// A batch without content.
     pub fn new(config: &LoaderConfig, step: u64) -> Self {
-        let crops = &config.crops;
-        let channels = crops.normalization.channels();
-        let part = |count: usize, size: usize| Crops::new(count * config.batch, channels * size * size);
+        let channels = config.recipe.normalization().channels();
+        let buffer = |group: &GroupSpec| {
+            let (count, each) = (group.views * config.batch, channels * group.size * group.size);
+            match group.normalised {
+                true => Buffer::Floats(Crops::new(count, each)),
+                false => Buffer::Bytes(Crops::new(count, each)),
+            }
+        };
         Self {
             step,
-            global: part(2, crops.global.size),
-            local: part(crops.local_count, crops.local.size),
+            groups: config.recipe.groups().into_iter().map(|group| (group, buffer(&group))).collect(),
             indices: (0..config.batch).map(|_| AtomicUsize::new(0)).collect(),
         }
+    }
+
+    /// All crops of place `slot`, group by group.
+    ///
+    /// # Safety
+    /// While they live, no other call may ask for the same place.
+    pub unsafe fn crops(&self, slot: usize) -> Vec<Values<'_>> {
+        let batch = self.indices.len();
+        let places =
+            self.groups.iter().flat_map(|(group, buffer)| (0..group.views).map(move |v| (v, buffer)));
+        // SAFETY: no view of a place is that of another one, and no other call has this place.
+        places.map(|(view, buffer)| unsafe { buffer.crop(view * batch + slot) }).collect()
     }
 
     /// Notes that place `slot` of the batch has image `index` of the source.
@@ -41,27 +77,20 @@ impl Assembly {
 
     /// The batch, once all crops are written.
     pub fn finish(self, config: &LoaderConfig, source: &dyn Source) -> Result<Batch> {
-        let crops = &config.crops;
-        let channels = crops.normalization.channels();
-        let masks = config.masks.masks(config.seed, self.step, config.share.rank, 2 * config.batch);
-        let mut groups = vec![CropGroup {
-            name: GLOBAL,
-            views: 2,
-            channels,
-            size: crops.global.size,
-            pixels: Pixels::Bytes(self.global.into_vec(), crops.normalization.clone()),
-            masks: Some(Masks { side: config.masks.side, values: masks }),
-        }];
-        if crops.local_count > 0 {
-            groups.push(CropGroup {
-                name: LOCAL,
-                views: crops.local_count,
-                channels,
-                size: crops.local.size,
-                pixels: Pixels::Bytes(self.local.into_vec(), crops.normalization.clone()),
-                masks: None,
-            });
-        }
+        let (recipe, by) = (&config.recipe, config.recipe.normalization());
+        let at = BatchNumber { seed: config.seed, step: self.step, rank: config.share.rank };
+        let groups = self.groups.into_iter().map(|(GroupSpec { name, views, size, .. }, buffer)| CropGroup {
+            name,
+            views,
+            channels: by.channels(),
+            size,
+            pixels: match buffer {
+                Buffer::Bytes(crops) => Pixels::Bytes(crops.into_vec(), by.clone()),
+                Buffer::Floats(crops) => Pixels::Floats(crops.into_vec()),
+            },
+            masks: recipe.masks(name, at, views * config.batch),
+        });
+        let groups = groups.collect();
         let indices: Vec<usize> = self.indices.into_iter().map(AtomicUsize::into_inner).collect();
         // a batch has labels where all its images have one
         let labels: Option<Vec<u32>> = indices.iter().map(|&i| source.label(i)).collect();
@@ -74,19 +103,19 @@ impl Assembly {
 }
 
 /// `count` crops of `each` values in one buffer, to be written by different threads.
-pub struct Crops {
-    values: *mut [u8],
+struct Crops<T> {
+    values: *mut [T],
     each: usize,
 }
 
 // SAFETY: the buffer is owned, and `crop` leaves it to its callers to share it out without overlap.
-unsafe impl Send for Crops {}
+unsafe impl<T: Send> Send for Crops<T> {}
 // SAFETY: as above.
-unsafe impl Sync for Crops {}
+unsafe impl<T: Send> Sync for Crops<T> {}
 
-impl Crops {
+impl<T: Copy + Default> Crops<T> {
     fn new(count: usize, each: usize) -> Self {
-        Self { values: Box::into_raw(vec![0; count * each].into_boxed_slice()), each }
+        Self { values: Box::into_raw(vec![T::default(); count * each].into_boxed_slice()), each }
     }
 
     /// The values of crop `i`.
@@ -94,20 +123,20 @@ impl Crops {
     /// # Safety
     /// While the slice lives, no other call may ask for the same crop.
     #[allow(clippy::mut_from_ref)] // disjoint parts of one buffer
-    pub unsafe fn crop(&self, i: usize) -> &mut [u8] {
+    unsafe fn crop(&self, i: usize) -> &mut [T] {
         assert!((i + 1) * self.each <= self.values.len(), "crop within the batch");
         // SAFETY: within the allocation, and not aliased by the caller's promise.
-        unsafe { std::slice::from_raw_parts_mut(self.values.cast::<u8>().add(i * self.each), self.each) }
+        unsafe { std::slice::from_raw_parts_mut(self.values.cast::<T>().add(i * self.each), self.each) }
     }
 
-    fn into_vec(self) -> Vec<u8> {
+    fn into_vec(self) -> Vec<T> {
         let this = std::mem::ManuallyDrop::new(self);
         // SAFETY: from `Box::into_raw`, and not used again.
         unsafe { Box::from_raw(this.values) }.into_vec()
     }
 }
 
-impl Drop for Crops {
+impl<T> Drop for Crops<T> {
     fn drop(&mut self) {
         // SAFETY: from `Box::into_raw`, and not used again.
         drop(unsafe { Box::from_raw(self.values) });

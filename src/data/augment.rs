@@ -13,15 +13,13 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::data::blur::blur;
 use crate::data::color::Planes;
+use crate::data::draws::{ASPECT, chance, random_area};
 pub use crate::data::normalization::{MEAN, Normalization, STD};
 use crate::data::pixels::Image;
 pub use crate::data::resize::Area;
 use crate::data::resize::{resize_area, resize_part};
+pub use crate::data::scratch::Scratch;
 use crate::error::{Error, Result};
-
-/// Aspect ratios of random crops, width by height: 3/4 to 4/3, log-uniform.
-const ASPECT: (f64, f64) = (3.0 / 4.0, 4.0 / 3.0);
-const CROP_TRIES: usize = 10;
 
 /// One kind of crop.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -176,7 +174,7 @@ pub fn draw(rng: &mut ChaCha8Rng, config: &CropConfig, view: View, width: u32, h
     };
     let sigma = config.blur_sigma;
     Choices {
-        area: draw_area(rng, crop.scale, width, height),
+        area: random_area(rng, crop.scale, ASPECT, (width, height)),
         size: crop.size,
         flip: chance(rng, config.flip),
         jitter: chance(rng, config.jitter).then(|| draw_jitter(rng, config.jitter_strength)),
@@ -184,36 +182,6 @@ pub fn draw(rng: &mut ChaCha8Rng, config: &CropConfig, view: View, width: u32, h
         blur_sigma: chance(rng, blur).then(|| sigma.0 + (sigma.1 - sigma.0) * rng.random::<f32>()),
         solarize: chance(rng, solarize),
     }
-}
-
-/// True with probability `p`; draws one number whatever `p` is.
-fn chance(rng: &mut ChaCha8Rng, p: f64) -> bool {
-    rng.random::<f64>() < p
-}
-
-/// torchvision's `RandomResizedCrop.get_params`.
-fn draw_area(rng: &mut ChaCha8Rng, scale: (f64, f64), width: u32, height: u32) -> Area {
-    let (w, h) = (f64::from(width), f64::from(height));
-    for _ in 0..CROP_TRIES {
-        let area = w * h * (scale.0 + (scale.1 - scale.0) * rng.random::<f64>());
-        let aspect = rng.random_range(ASPECT.0.ln()..ASPECT.1.ln()).exp();
-        let crop_w = (area * aspect).sqrt().round_ties_even();
-        let crop_h = (area / aspect).sqrt().round_ties_even();
-        if (1.0..=w).contains(&crop_w) && (1.0..=h).contains(&crop_h) {
-            let (crop_w, crop_h) = (crop_w as u32, crop_h as u32);
-            let top = rng.random_range(0..=height - crop_h);
-            let left = rng.random_range(0..=width - crop_w);
-            return Area { top, left, height: crop_h, width: crop_w };
-        }
-    }
-    let (crop_w, crop_h) = if w / h < ASPECT.0 {
-        (width, (w / ASPECT.0).round_ties_even() as u32)
-    } else if w / h > ASPECT.1 {
-        ((h * ASPECT.1).round_ties_even() as u32, height)
-    } else {
-        (width, height)
-    };
-    Area { top: (height - crop_h) / 2, left: (width - crop_w) / 2, height: crop_h, width: crop_w }
 }
 
 /// torchvision's `ColorJitter.get_params`.
@@ -229,16 +197,6 @@ fn draw_jitter(rng: &mut ChaCha8Rng, strength: [f64; 4]) -> [Jitter; 4] {
     ];
     stages.shuffle(rng);
     stages
-}
-
-/// Buffers that one thread reuses from crop to crop.
-#[derive(Default)]
-pub struct Scratch {
-    resizer: Resizer,
-    pixels: Vec<u8>,
-    /// 8-bit values as the stages compute with them.
-    planes: Vec<f32>,
-    blur: Vec<f32>,
 }
 
 /// Makes the crop that `choices` describe: [channels, size, size], normalised. `image` must have at least one
@@ -345,7 +303,13 @@ impl EvaluationView {
 }
 
 /// Interleaved 8-bit pixels [n, n, channels] to planes [channels, n, n], mirrored left to right if `flip`.
-fn deinterleave<T: Copy + From<u8>>(pixels: &[u8], channels: usize, n: usize, flip: bool, out: &mut [T]) {
+pub(super) fn deinterleave<T: Copy + From<u8>>(
+    pixels: &[u8],
+    channels: usize,
+    n: usize,
+    flip: bool,
+    out: &mut [T],
+) {
     if channels == 3 {
         return deinterleave_rgb(pixels, n, flip, out);
     }

@@ -7,18 +7,18 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::data::assembly::Assembly;
-use crate::data::augment::{Scratch, View, apply_into, draw};
 use crate::data::bad_samples::{BadKind, BadSample, BadSamples, Fault};
 use crate::data::batch::Batch;
 use crate::data::channels::in_channels;
 use crate::data::loader_config::LoaderConfig;
 use crate::data::order::{Order, Pick};
 use crate::data::pixels::Image;
+use crate::data::scratch::Scratch;
 use crate::data::source::Source;
 use crate::data::waiting::InWork;
 use crate::error::{Error, Result};
 use crate::logging;
-use crate::rng::{Purpose, stream};
+use crate::rng::stream;
 use crate::share::{Place, Share};
 use crate::stop::{LOOK_EVERY, Stop};
 
@@ -44,16 +44,13 @@ impl Loader {
     /// Starts the worker threads. Images of another number of channels than the crops' are brought to it, or
     /// are an error.
     pub fn new(source: Arc<dyn Source>, config: LoaderConfig) -> Result<Self> {
-        config.crops.check()?;
-        let source = in_channels(source, config.crops.normalization.channels())?;
+        config.recipe.check()?;
+        let source = in_channels(source, config.recipe.normalization().channels())?;
         if source.len() == 0 {
             return Err(Error::file(source.describe(), "holds no images"));
         }
         if config.batch == 0 {
             return Err(Error::Usage("a batch must have at least one image".into()));
-        }
-        if config.crops.global.size == 0 || (config.crops.local_count > 0 && config.crops.local.size == 0) {
-            return Err(Error::Usage("crops must be at least one pixel a side".into()));
         }
         let Share { rank, ranks } = config.share;
         if rank >= ranks {
@@ -61,7 +58,8 @@ impl Loader {
                 "there is no rank {rank} among {ranks} ranks, which count from 0"
             )));
         }
-        let mut order = Order::new(source.len(), config.batch.saturating_mul(ranks), config.seed);
+        let mut order = Order::new(source.len(), config.batch.saturating_mul(ranks), config.seed)
+            .repeating(config.recipe.repeats());
         if let Some(place) = config.start {
             order = order.starting(config.start_step, place);
         }
@@ -348,22 +346,21 @@ impl Shared {
 
     /// Makes all crops of image `slot` of a batch.
     fn fill(&self, assembly: &Assembly, slot: usize, scratch: &mut Scratch) -> Result<(), Halt> {
-        let place = self.config.share.number(self.config.batch, slot);
+        let Share { rank, ranks } = self.config.share;
+        let place = match self.config.recipe.repeats() {
+            1 => self.config.share.number(self.config.batch, slot),
+            // an image's crops go to one rank each, as DeiT deals them
+            _ => slot * ranks + rank,
+        };
         let Pick { epoch, index, repeat } = self.order.pick(assembly.step, place);
         let (shown, image) = self.load(index, assembly.step)?;
         assembly.note(slot, shown);
-        let (width, height) = (image.width(), image.height());
-        let (crops, batch) = (&self.config.crops, self.config.batch);
-        let mut rng =
-            stream(self.config.seed, Purpose::Crops, epoch, (index + repeat * self.source.len()) as u64);
-        let globals = [View::GlobalA, View::GlobalB].into_iter().map(|view| (view, &assembly.global));
-        let locals = (0..crops.local_count).map(|_| (View::Local, &assembly.local));
-        for (i, (view, part)) in globals.enumerate().chain(locals.enumerate()) {
-            let choices = draw(&mut rng, crops, view, width, height);
-            // SAFETY: every slot of a batch is claimed once, so no other thread has this crop.
-            let out = unsafe { part.crop(i * batch + slot) };
-            apply_into(&image, &choices, scratch, out);
-        }
+        let recipe = &self.config.recipe;
+        let number = (index + repeat * self.source.len()) as u64;
+        let mut rng = stream(self.config.seed, recipe.purpose(), epoch, number);
+        // SAFETY: every slot of a batch is claimed once, so no other thread has its crops.
+        let crops = unsafe { assembly.crops(slot) };
+        recipe.make(&image, &mut rng, scratch, crops);
         Ok(())
     }
 

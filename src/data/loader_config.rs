@@ -1,7 +1,8 @@
 //! What the loader is told.
 
-use crate::data::augment::CropConfig;
-use crate::data::masks::MaskConfig;
+use std::sync::Arc;
+
+use crate::data::recipe::Recipe;
 use crate::share::{Place, Share};
 
 /// What the loader makes.
@@ -15,14 +16,13 @@ pub struct LoaderConfig {
     pub threads: usize,
     /// Batches made ahead.
     pub prefetch: usize,
-    /// The crops of every image.
-    pub crops: CropConfig,
-    /// The masks of the global crops.
-    pub masks: MaskConfig,
+    /// What is made of every image.
+    pub recipe: Arc<dyn Recipe>,
     /// The first step to make: where a resumed run goes on.
     pub start_step: u64,
     /// Where in the images that step begins; `None` where all steps before it were such batches on as many ranks.
     pub start: Option<Place>,
-    /// Which rank's part of each batch of `ranks`·B images is made: rank r's are those from r·B on.
+    /// Which rank's part of each batch of `ranks`·B images is made: rank r's are those from r·B on, or where the
+    /// recipe repeats images every `ranks`-th from r on.
     pub share: Share,
 }

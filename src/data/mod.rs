@@ -13,6 +13,9 @@
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)
 //!   normalization.rs  means and deviations
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
+//!   draws.rs   random choices they share    scratch.rs  buffers
+//! classify/    the augmentation that classifiers are trained with, and the mixing of their batches
+//! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, classify/ one crop with its label
 //! masks.rs     which patches of which global crop are hidden
 //! order.rs     which images make up which step, on any number of ranks
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
@@ -32,8 +35,10 @@ mod blur;
 mod braces;
 pub mod channels;
 pub mod cifar;
+pub mod classify;
 mod color;
 pub mod decode;
+mod draws;
 pub mod folder;
 pub mod labels;
 pub mod list;
@@ -41,12 +46,15 @@ mod list_text;
 pub mod loader;
 pub mod loader_config;
 pub mod masks;
+pub mod multi_crop;
 pub mod normalization;
 pub mod order;
 pub mod pixels;
 pub mod reading;
+pub mod recipe;
 pub mod registry;
 mod resize;
+pub mod scratch;
 pub mod settings;
 pub mod shapes;
 mod shard;
@@ -62,9 +70,10 @@ pub use batch::{Batch, CropGroup, Masks};
 pub use loader::Loader;
 pub use loader_config::LoaderConfig;
 pub use masks::MaskConfig;
+pub use multi_crop::MultiCrop;
 pub use normalization::Normalization;
 pub use pixels::Image;
 pub use reading::Reading;
 pub use registry::{open, open_setting};
-pub use source::{HeldOut, Source, split};
+pub use source::{HeldOut, Source, labelled, split};
 pub use spec::spec_text;

@@ -89,13 +89,23 @@ impl Normalization {
 
     /// 8-bit values of planes of `plane` pixels, the channels' in turn, as normalised ones.
     pub fn normalised(&self, values: &[u8], plane: usize) -> Vec<f32> {
-        let table = self.table();
-        let mut all = Vec::with_capacity(values.len());
-        for (i, values) in values.chunks(plane.max(1)).enumerate() {
-            let table = &table[256 * (i % self.channels())..][..256];
-            all.extend(values.iter().map(|v| table[usize::from(*v)]));
-        }
+        let mut all = vec![0.0; values.len()];
+        self.normalise_into(values, plane, &mut all);
         all
+    }
+
+    /// As [`Normalization::normalised`], into `out` of as many values.
+    pub fn normalise_into(&self, values: &[u8], plane: usize, out: &mut [f32]) {
+        let (table, plane) = (self.table(), plane.max(1));
+        for (i, (values, out)) in values.chunks(plane).zip(out.chunks_mut(plane)).enumerate() {
+            let table = &table[256 * (i % self.channels())..][..256];
+            out.iter_mut().zip(values).for_each(|(to, v)| *to = table[usize::from(*v)]);
+        }
+    }
+
+    /// The mean of every channel as an 8-bit value.
+    pub fn mean_bytes(&self) -> Vec<u8> {
+        self.mean.iter().map(|mean| (255.0 * mean).round() as u8).collect()
     }
 
     /// The 8-bit value that a normalised one of a channel was.

@@ -9,11 +9,16 @@ use rand::seq::SliceRandom;
 use crate::rng::{Purpose, stream};
 use crate::share::Place;
 
+/// Of how many samples an epoch is a multiple where images are repeated.
+const ROUNDED: usize = 256;
+
 /// The order of the images of every epoch.
 pub struct Order {
     len: usize,
     batch: usize,
     seed: u64,
+    /// How often each image comes before the next one.
+    repeats: usize,
     /// A step and the place where it begins; what follows is counted from there.
     start: (u64, Place),
     /// The last permutations asked for: batches around the end of an epoch need two.
@@ -27,14 +32,30 @@ pub struct Pick {
     pub epoch: u64,
     /// Its number in the source.
     pub index: usize,
-    /// How often the epoch has used it before: 0 unless a batch is larger than the source.
+    /// How often the epoch has used it before: 0 unless images are repeated, or a batch is larger than the source.
     pub repeat: usize,
 }
 
 impl Order {
     /// The order of `len` images in batches of `batch`, both at least 1. A batch is that of all ranks together.
     pub fn new(len: usize, batch: usize, seed: u64) -> Self {
-        Self { len, batch, seed, start: Default::default(), recent: Mutex::default() }
+        Self { len, batch, seed, repeats: 1, start: Default::default(), recent: Mutex::default() }
+    }
+
+    /// The same order with every image `repeats` times in a row (repeated augmentation). Where that is more than once,
+    /// an epoch has as many samples as there are images, down to a multiple of 256, so it is through with the first of
+    /// its images alone. Source: DeiT's `RASampler`.
+    pub fn repeating(self, repeats: usize) -> Self {
+        Self { repeats: repeats.max(1), ..self }
+    }
+
+    /// Samples of one epoch, of which whole batches are used.
+    fn samples(&self) -> usize {
+        match self.repeats {
+            1 => self.len,
+            _ if self.len < ROUNDED => self.len,
+            _ => self.len / ROUNDED * ROUNDED,
+        }
     }
 
     /// The same order, with step `step` at `place`, wherever batches of another size have led to: whole batches of
@@ -45,7 +66,7 @@ impl Order {
 
     /// Steps of one epoch: whole batches only, the rest of a permutation is left out; at least one.
     pub fn steps_per_epoch(&self) -> u64 {
-        (self.len / self.batch).max(1) as u64
+        (self.samples() / self.batch).max(1) as u64
     }
 
     /// Where step `step` begins; the first one is the first there is.
@@ -64,7 +85,7 @@ impl Order {
     fn steps_left(&self, place: Place) -> u64 {
         match place.position {
             0 => self.steps_per_epoch(),
-            used => (self.len as u64).saturating_sub(used) / self.batch as u64,
+            used => (self.samples() as u64).saturating_sub(used) / self.batch as u64,
         }
     }
 
@@ -72,8 +93,9 @@ impl Order {
     pub fn pick(&self, step: u64, slot: usize) -> Pick {
         let Place { epoch, position } = self.place(step);
         let position = position as usize + slot;
-        let index = self.permutation(epoch)[position % self.len] as usize;
-        Pick { epoch, index, repeat: position / self.len }
+        let (of_image, again) = (position / self.repeats, position % self.repeats);
+        let index = self.permutation(epoch)[of_image % self.len] as usize;
+        Pick { epoch, index, repeat: of_image / self.len * self.repeats + again }
     }
 
     fn permutation(&self, epoch: u64) -> Arc<[u32]> {

@@ -79,7 +79,7 @@ impl From<RgbImage> for Image {
 }
 
 /// The grey value of Rec. 601 that PIL's mode `L` has; of three equal values that value.
-fn luma(rgb: &[u8]) -> u8 {
+pub(super) fn luma(rgb: &[u8]) -> u8 {
     let weighted: u32 = rgb.iter().zip([19595, 38470, 7471]).map(|(v, weight)| u32::from(*v) * weight).sum();
     ((weighted + 32768) >> 16) as u8
 }

@@ -1,9 +1,12 @@
 //! The settings of images, crops and masks, and what the loader makes of them.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use crate::checks::{Problems, settings};
 use crate::data::reading::MAX_PIXELS;
+use crate::data::recipe::Recipe;
 use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig, Normalization, Reading};
 use crate::error::Result;
 use crate::share::Share;
@@ -208,16 +211,15 @@ impl Loading {
         problems.within("train.num_workers", self.num_workers, 0..=1024, 0);
     }
 
-    /// A loader of such batches, with their crops and masks, from the first on.
-    pub fn config(&self, seed: u64, crops: CropConfig, masks: MaskConfig) -> LoaderConfig {
+    /// A loader of such batches, from the first on.
+    pub fn config(&self, seed: u64, recipe: impl Recipe + 'static) -> LoaderConfig {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         LoaderConfig {
             batch: self.batch_size_per_gpu,
             seed,
             threads: if self.num_workers == 0 { cores } else { self.num_workers },
             prefetch: PREFETCH,
-            crops,
-            masks,
+            recipe: Arc::new(recipe),
             start_step: 0,
             start: None,
             share: Share::ALL,

@@ -98,6 +98,21 @@ pub fn split(source: Arc<dyn Source>, held_out: HeldOut) -> (Arc<dyn Source>, Op
     (view(kept), Some(view(out)))
 }
 
+/// The images that have a label, and how many have none. A source without any label is an error.
+pub fn labelled(source: Arc<dyn Source>) -> Result<(Arc<dyn Source>, usize)> {
+    let with_label = |i: &u32| source.label(*i as usize).is_some();
+    let indices: Vec<u32> = (0..source.len() as u32).filter(with_label).collect();
+    let without = source.len() - indices.len();
+    match (indices.len(), without) {
+        (0, _) => Err(Error::file(
+            source.describe(),
+            "has no labels to train a classifier with (classes are the sub-folders that images lie in)",
+        )),
+        (_, 0) => Ok((source, 0)),
+        _ => Ok((Arc::new(Subset { source, indices }), without)),
+    }
+}
+
 /// FNV-1a with a final mix (names that differ in the last letter would else lie close together).
 fn hash(name: &str) -> u64 {
     let fnv =

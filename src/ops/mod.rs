@@ -34,6 +34,7 @@ pub mod row_subset;
 pub mod rows;
 pub mod segment_mean;
 pub mod sinkhorn;
+pub mod soft_cross_entropy;
 pub mod softmax;
 pub mod tokens;
 pub mod top_k;

@@ -192,9 +192,9 @@ fn black(settings: &Settings, model: &PoaModel, step: u64) -> Result<Batch> {
     };
     let masks = match settings.ibot.loss_weight > 0.0 && settings.ibot_start_step() < settings.total_steps() {
         true => {
-            let config = settings.loader()?.masks;
-            let values = config.masks(settings.train.seed, step, 0, 2 * images);
-            Some(Masks { side: model.backbone.cells(crops.global_crops_size), values })
+            let side = model.backbone.cells(crops.global_crops_size);
+            let config = settings.ibot.masking.config(side);
+            Some(Masks { side, values: config.masks(settings.train.seed, step, 0, 2 * images) })
         }
         false => None,
     };

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::checks::{Problems, settings};
 use crate::data::settings::{Crops, Data, Loading, Masking};
-use crate::data::{EvaluationView, LoaderConfig, Normalization};
+use crate::data::{EvaluationView, LoaderConfig, MultiCrop, Normalization};
 use crate::error::Result;
 use crate::eval::settings::Evaluation;
 use crate::models::Student;
@@ -211,7 +211,8 @@ impl Settings {
     pub fn loader(&self) -> Result<LoaderConfig> {
         let side = self.backbone()?.cells(self.crops.global_crops_size);
         let crops = self.crops.config(self.normalization()?);
-        Ok(self.loading.config(self.train.seed, crops, self.ibot.masking.config(side)))
+        let masks = self.ibot.masking.config(side);
+        Ok(self.loading.config(self.train.seed, MultiCrop { crops, masks }))
     }
 
     /// The length of the run.

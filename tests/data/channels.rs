@@ -25,8 +25,7 @@ fn config(channels: usize) -> LoaderConfig {
         seed: 5,
         threads: 2,
         prefetch: 2,
-        crops,
-        masks: MaskConfig::new(4),
+        recipe: Arc::new(MultiCrop { crops, masks: MaskConfig::new(4) }),
         start_step: 0,
         start: None,
         share: Share::ALL,
@@ -61,9 +60,9 @@ fn channels_that_do_not_fit_are_refused() {
     );
     let text = error("shapes:20x36x4", config(3));
     assert!(text.contains("is 3") && text.contains("have 4; it must be 4"), "{text}");
-    let mut coloured = config(1);
-    coloured.crops.jitter = 0.8;
-    let text = error("shapes:20", coloured);
+    let crops = CropConfig { jitter: 0.8, ..CropConfig::default().in_channels(1) };
+    let recipe = Arc::new(MultiCrop { crops, masks: MaskConfig::new(4) });
+    let text = error("shapes:20", LoaderConfig { recipe, ..config(1) });
     assert!(text.contains("changes of colour") && text.contains("crops.grayscale_probability"), "{text}");
     for wrong in ["shapes:5x36x0", "shapes:5x36x65", "shapes:5x36x1x1", "shapes:5x36xred"] {
         assert!(open(wrong).is_err(), "{wrong}");

@@ -18,8 +18,8 @@ pub fn small(batch: usize, threads: usize) -> LoaderConfig {
         ..CropConfig::default()
     };
     let masks = MaskConfig::new(4);
-    let share = Share::ALL;
-    LoaderConfig { batch, seed: 5, threads, prefetch: 2, crops, masks, start_step: 0, start: None, share }
+    let (recipe, share) = (Arc::new(MultiCrop { crops, masks }), Share::ALL);
+    LoaderConfig { batch, seed: 5, threads, prefetch: 2, recipe, start_step: 0, start: None, share }
 }
 
 pub fn batches(source: &Arc<dyn Source>, config: LoaderConfig, count: usize) -> Vec<Batch> {

@@ -541,8 +541,10 @@ fn the_image_that_is_waited_for_is_named() {
         seed: 0,
         threads: 2,
         prefetch: 1,
-        crops: CropConfig { local_count: 0, ..CropConfig::default() },
-        masks: MaskConfig::new(14),
+        recipe: Arc::new(MultiCrop {
+            crops: CropConfig { local_count: 0, ..CropConfig::default() },
+            masks: MaskConfig::new(14),
+        }),
         start_step: 0,
         start: None,
         share: Share::ALL,

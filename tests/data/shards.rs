@@ -1,6 +1,7 @@
 //! Tar shards.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use poa_gpu::Error;
 use poa_gpu::data::*;
@@ -448,8 +449,7 @@ fn shards_train_like_a_folder() {
             seed: 1,
             threads,
             prefetch: 1,
-            crops,
-            masks,
+            recipe: Arc::new(MultiCrop { crops, masks }),
             start_step: 1,
             start: None,
             share,
