@@ -96,6 +96,8 @@ pub mod poa;
 #[cfg(feature = "poa")]
 pub mod recipes;
 #[cfg(feature = "poa")]
+pub mod tasks;
+#[cfg(feature = "poa")]
 pub mod verify;
 #[cfg(feature = "poa")]
 pub mod weights;

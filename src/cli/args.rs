@@ -9,6 +9,7 @@ use crate::cli::config::ConfigArgs;
 use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
+use crate::cli::finetune::FinetuneArgs;
 use crate::cli::man::ManArgs;
 use crate::cli::ranks::Devices;
 use crate::cli::subject::data_spec;
@@ -71,6 +72,8 @@ impl VerbosityArgs {
 pub enum Command {
     /// Trains a backbone and all its sub-networks
     Train(TrainArgs),
+    /// Trains a pre-trained network as a whole, with a classifier, on labelled images
+    Finetune(FinetuneArgs),
     /// Cuts sub-networks out of a trained teacher, as plain networks for timm, DINOv2's code or POA's
     Extract(ExtractArgs),
     /// Measures sub-networks on labelled images: k-NN or linear probe

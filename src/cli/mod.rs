@@ -13,6 +13,7 @@ mod environment;
 pub mod eval;
 mod extract;
 mod features;
+mod finetune;
 mod forecast;
 mod launch;
 mod man;
@@ -112,6 +113,7 @@ fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Train(args) => train::run(&args, quiet, &signals),
         Command::Extract(args) => extract::run(&args),
+        Command::Finetune(args) => finetune::run(&args, quiet, &signals),
         Command::Eval(args) => eval::run(&args),
         Command::Features(args) => features::run(&args, &signals),
         Command::Visualize(args) => visualize::run(&args),

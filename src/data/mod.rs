@@ -1,7 +1,7 @@
 //! From images in files (or the embedded data set) to training batches.
 //!
 //! ```text
-//! source.rs    what a data set is; its train and held-out parts
+//! source.rs    what a data set is; its train and held-out parts    labelled_part.rs  a share of every class, or listed images
 //! registry.rs  the kinds: `open("folder:DIR")`, `open("shapes")`, ...
 //!   folder.rs  images under a folder                list.rs    paths and labels in a text file, as list_text.rs reads it
 //!   webdataset.rs  tar shards; shard.rs indexes one, tar.rs reads its headers
@@ -9,7 +9,7 @@
 //!   cifar.rs   CIFAR-10 and CIFAR-100               shapes.rs  the embedded, generated data set
 //!   labels.rs  from labels as written to classes    decode/  from bytes to RGB, as reading.rs says
 //! pixels.rs    decoded images           channels.rs  the images of a source with other channels
-//! bad_samples.rs  images that cannot be used, and why; bad_samples_file.rs  those of a run, on disk
+//! bad_samples.rs  images that cannot be used, and why; bad_samples_file.rs  those of a run, on disk; unusable.rs  what it says of them
 //! augment.rs   every random choice of a crop (`draw`) and what it does (`apply`)
 //!   normalization.rs  means and deviations
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
@@ -40,6 +40,7 @@ mod color;
 pub mod decode;
 mod draws;
 pub mod folder;
+pub mod labelled_part;
 pub mod labels;
 pub mod list;
 mod list_text;
@@ -61,6 +62,7 @@ mod shard;
 pub mod source;
 mod spec;
 mod tar;
+pub mod unusable;
 mod waiting;
 pub mod webdataset;
 

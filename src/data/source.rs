@@ -114,7 +114,7 @@ pub fn labelled(source: Arc<dyn Source>) -> Result<(Arc<dyn Source>, usize)> {
 }
 
 /// FNV-1a with a final mix (names that differ in the last letter would else lie close together).
-fn hash(name: &str) -> u64 {
+pub(super) fn hash(name: &str) -> u64 {
     let fnv =
         name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |h, b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3));
     let mixed = (fnv ^ (fnv >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
@@ -122,9 +122,11 @@ fn hash(name: &str) -> u64 {
 }
 
 /// Some images of another source, in its order.
-struct Subset {
-    source: Arc<dyn Source>,
-    indices: Vec<u32>,
+pub(super) struct Subset {
+    /// The whole.
+    pub source: Arc<dyn Source>,
+    /// Their numbers there.
+    pub indices: Vec<u32>,
 }
 
 impl Subset {

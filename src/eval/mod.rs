@@ -2,6 +2,8 @@
 //! are needed; features to a file; pictures of what a network sees.
 
 mod ahead;
+pub mod choice;
+pub mod classify;
 pub mod export;
 pub mod images;
 pub mod knn;

@@ -158,6 +158,10 @@ pub trait Backbone {
     /// The sub-networks.
     fn grid(&self) -> &ElasticGrid;
 
+    /// A sub-network as a backbone of its own, which has no others: with the parameters of a plain network
+    /// ([`Backbone::plain`]) under official names. A network that it does not have is an error.
+    fn alone(&self, network: Network) -> Result<Box<dyn Backbone>>;
+
     /// How the learning rate falls towards the input.
     fn layer_rule(&self) -> LayerRule;
 

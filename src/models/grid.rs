@@ -70,6 +70,11 @@ impl ElasticGrid {
         }
     }
 
+    /// The grid of one network.
+    pub fn of(network: Network) -> Self {
+        Self { entries: vec![(network, 1)], places: 1, paper: &[] }
+    }
+
     /// The grid with the paper's names of networks, which need not all be in it.
     pub(super) fn with_names(self, paper: &'static [(&'static str, Network)]) -> Self {
         Self { paper, ..self }

@@ -69,6 +69,16 @@ impl Student {
         }
     }
 
+    /// The same with this rate of stochastic depth, which grows from 0 at the first block; a ResNet has none.
+    pub fn with_drop_path(mut self, rate: f64) -> Self {
+        match &mut self {
+            Self::Vit(s) => (s.attention.drop_path_rate, s.drop_path_uniform) = (rate, false),
+            Self::Swin(s) => s.attention.drop_path_rate = rate,
+            Self::ResNet(_) => {}
+        }
+        self
+    }
+
     /// Checks every range and relation, for global crops of `image` pixels a side.
     pub fn check(&self, image: usize, problems: &mut Problems) {
         match self {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::collective::Collective;
 use crate::data::bad_samples_file::BadSamplesFile;
+use crate::data::unusable::{tell_new, with_list};
 use crate::data::{BadSample, HeldOut, Loader, LoaderConfig, Source, split};
 use crate::error::{Error, Result};
 use crate::logging::Level;
@@ -24,7 +25,6 @@ use crate::poa::settings::{Heads, Settings};
 use crate::poa::{PoaModel, StepInputs};
 use crate::profile;
 use crate::share::{Place, Share};
-use crate::shown::shown;
 use crate::tensor::{Device, Tensor};
 use crate::train::reports::Reports;
 use crate::train::step::{MicroBatch, Trained};
@@ -133,14 +133,7 @@ impl PoaTask {
 
     /// Names the images that could not be used in the list of them, and in the error that ends the run for that.
     fn with_bad_samples(&mut self, e: Error, found: &[BadSample]) -> Error {
-        if found.is_empty() || !matches!(e, Error::File { .. }) {
-            return e;
-        }
-        let Some(bad) = &mut self.bad else { return e };
-        match bad.add(found) {
-            Ok(_) => e.and(format!("{}; {} names them", bad.summary(), shown(bad.path()))),
-            Err(problem) => e.and(problem),
-        }
+        with_list(e, found, self.bad.as_mut())
     }
 }
 
@@ -374,26 +367,8 @@ impl Task for PoaTask {
     /// Names new unusable images; too many of them end the run.
     fn after_step(&mut self, reports: &mut Reports) -> Result<()> {
         let found = self.loader.as_mut().map_or_else(Vec::new, Loader::take_bad_samples);
-        let found = BadSample::of_all_ranks(found, &self.model.ranks)?;
-        let Some(bad) = self.bad.as_mut().filter(|_| !found.is_empty()) else { return Ok(()) };
-        match bad.add(&found) {
-            Ok(false) => return Ok(()),
-            Ok(true) => {}
-            Err(e) => reports.warn(&format!("{e}; training goes on")),
-        }
-        let (count, summary, path) = (bad.len(), bad.summary(), shown(bad.path()));
-        reports.say(&format!("{count} unusable images left out so far ({summary}); {path} names them"));
-        let (images, allowed) = (self.source.len(), self.settings.data.max_bad_fraction);
-        if count as f64 > allowed * images as f64 {
-            return Err(Error::config(
-                "data.max_bad_fraction",
-                format!(
-                    "{count} of {images} images are unusable ({summary}), more than the {allowed} that is allowed; \
-                     {path} names them"
-                ),
-            ));
-        }
-        Ok(())
+        let of = (self.source.len(), self.settings.data.max_bad_fraction);
+        tell_new(found, &self.model.ranks, self.bad.as_mut(), of, reports)
     }
 
     fn folder_moved(&mut self, dir: &Path) {

@@ -1,5 +1,6 @@
 //! Laying values over a configuration one key at a time, so that every error can name its key.
 
+use std::marker::PhantomData;
 use std::path::Path;
 
 use toml::{Table, Value};
@@ -7,9 +8,8 @@ use toml::{Table, Value};
 use crate::checks::{Problems, nearest};
 use crate::error::{Error, Result};
 use crate::models::Student;
-use crate::poa::Settings as Config;
 use crate::recipes::file;
-use crate::recipes::sections::{Sections, all_families, check_student};
+use crate::recipes::sections::{all_families, check_student};
 use crate::shown::shown;
 
 /// Names that other recipes use, and what to say about them.
@@ -46,27 +46,40 @@ pub(super) enum Origin {
     Stored,
 }
 
+/// Settings that are sections of a file.
+pub(super) trait Layered: Sized {
+    /// All sections with all their keys.
+    fn table(&self) -> Result<Table>;
+    /// The settings that a table of sections holds.
+    fn read(table: Table) -> Result<Self, toml::de::Error>;
+    /// Whether one of the table's sections can be read.
+    fn check(table: &Table, section: &str) -> Result<(), toml::de::Error>;
+    /// What is wrong with ranges and relations, in a run on one device.
+    fn problems(&self) -> Result<Problems>;
+}
+
 /// A configuration as a table that still has all its keys, over which values are laid. What is wrong is
 /// collected, and named by [`Layers::config`].
-pub(super) struct Layers {
+pub(super) struct Layers<C> {
+    of: PhantomData<C>,
     table: Table,
     problems: Problems,
     /// Names of keys whose values are not what was meant, since something is wrong with them.
     doubtful: Vec<String>,
 }
 
-impl Layers {
+impl<C: Layered> Layers<C> {
     /// Starts from `config`.
-    pub(super) fn over(config: &Config) -> Result<Self> {
-        let mut table = Sections::of(config).table()?;
+    pub(super) fn over(config: &C) -> Result<Self> {
+        let mut table = config.table()?;
         if let Some(Value::Table(student)) = table.get_mut("student") {
             all_families(student)?;
         }
-        Ok(Self { table, problems: Problems::new(), doubtful: Vec::new() })
+        Ok(Self { of: PhantomData, table, problems: Problems::new(), doubtful: Vec::new() })
     }
 
     /// The configuration with everything laid over it.
-    pub(super) fn config(mut self, origin: Origin) -> Result<Config> {
+    pub(super) fn config(mut self, origin: Origin) -> Result<C> {
         let arch = self.doubtful.iter().any(|key| key == "arch");
         if origin == Origin::Given && !arch {
             self.refuse_other_families()?;
@@ -75,13 +88,13 @@ impl Layers {
             self.note_relations();
         }
         self.problems.result()?;
-        Sections::read(self.table).map_err(|e| Error::config("(all)", e.message()))
+        C::read(self.table).map_err(|e| Error::config("(all)", e.message()))
     }
 
     /// Where something is wrong already, names what else would be: ranges and relations, except those that
     /// concern a key in doubt.
     fn note_relations(&mut self) {
-        let Ok(problems) = Sections::read(self.table.clone()).map(|config| config.problems(1)) else {
+        let Ok(problems) = C::read(self.table.clone()).map(|config| config.problems()) else {
             return;
         };
         let word = |c: char| c.is_ascii_alphanumeric() || c == '_';
@@ -228,7 +241,7 @@ impl Layers {
     fn read(&self, section: &str, name: &str) -> Result<(), toml::de::Error> {
         match self.table.get(section) {
             Some(Value::Table(student)) if section == "student" => check_student(student, name),
-            _ => Sections::check(&self.table, section),
+            _ => C::check(&self.table, section),
         }
     }
 

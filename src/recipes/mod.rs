@@ -8,6 +8,7 @@
 //! writes a recipe from which the same configuration loads again.
 
 pub(crate) mod file;
+pub mod finetune;
 mod layers;
 mod print;
 mod relations;

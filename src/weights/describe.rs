@@ -10,12 +10,13 @@ use crate::models::plain::{Format, PlainNetwork, decimal};
 const CROP: f64 = 0.875;
 
 /// What `config.json` says of a plain network: what its backbone does, its name, and how images are
-/// normalised. For timm it has the form of Hugging Face's hub.
+/// normalised; of one with a classifier the names of its classes. For timm it has the form of Hugging Face's hub.
 pub fn describe(
     plain: &PlainNetwork,
     network: Network,
     format: Format,
     normalization: &Normalization,
+    classes: &[String],
 ) -> Value {
     let images = json!({ "mean": decimals(normalization.mean()), "std": decimals(normalization.std()) });
     let mut all = plain.config.clone();
@@ -23,13 +24,13 @@ pub fn describe(
     match format {
         Format::Timm => {
             let shared = json!({
-                "num_classes": 0,
+                "num_classes": classes.len(),
                 "input_size": [plain.channels, plain.image, plain.image],
                 "crop_pct": CROP,
                 "crop_mode": "center",
                 "interpolation": "bicubic",
             });
-            all["num_classes"] = json!(0);
+            all["num_classes"] = json!(classes.len());
             add(&mut all["pretrained_cfg"], shared);
             add(&mut all["pretrained_cfg"], images);
         }
@@ -37,6 +38,9 @@ pub fn describe(
             all["format"] = json!(format.name());
             add(&mut all, images);
         }
+    }
+    if !classes.is_empty() {
+        all["label_names"] = json!(classes);
     }
     all
 }

@@ -33,6 +33,18 @@ pub struct Extraction<'a> {
     normalization: Normalization,
     /// What the teacher's file calls the source of each part.
     sources: Vec<String>,
+    classifier: Option<Classifier>,
+}
+
+/// A linear classifier on a network's features.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Classifier {
+    /// `[classes, width]`, row by row.
+    pub weight: Vec<f32>,
+    /// `[classes]`
+    pub bias: Vec<f32>,
+    /// The names of the classes.
+    pub classes: Vec<String>,
 }
 
 impl<'a> Extraction<'a> {
@@ -54,7 +66,7 @@ impl<'a> Extraction<'a> {
             sources.push(source);
         }
         let normalization = Normalization::imagenet(plain.channels);
-        Ok(Self { teacher, network, format, plain, normalization, sources })
+        Ok(Self { teacher, network, format, plain, normalization, sources, classifier: None })
     }
 
     /// The same network, trained on images that were normalised so, instead of by
@@ -63,13 +75,41 @@ impl<'a> Extraction<'a> {
         Self { normalization, ..self }
     }
 
+    /// The same network with a classifier on its class token or mean, as timm has it; other formats have none.
+    pub fn with_classifier(self, classifier: Classifier) -> Result<Self> {
+        match self.head() {
+            Some(_) => Ok(Self { classifier: Some(classifier), ..self }),
+            None => Err(Error::Usage(format!("the format {} has no classifier; timm has", self.format))),
+        }
+    }
+
+    /// What the format calls a classifier.
+    fn head(&self) -> Option<&str> {
+        self.plain.config["pretrained_cfg"]["classifier"].as_str()
+    }
+
+    /// Names and shapes of the classifier's tensors, with their values.
+    fn head_tensors(&self) -> Vec<(TensorSpec, &[f32])> {
+        let Some((head, classifier)) = self.head().zip(self.classifier.as_ref()) else { return Vec::new() };
+        let (classes, values) = (classifier.classes.len(), &classifier.weight);
+        let width = values.len() / classes.max(1);
+        vec![
+            (TensorSpec::f32(format!("{head}.weight"), &[classes, width]), values),
+            (TensorSpec::f32(format!("{head}.bias"), &[classes]), &classifier.bias),
+        ]
+    }
+
     /// Names and shapes of the plain network's tensors.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        self.plain.parts.iter().map(|part| TensorSpec::f32(&part.name, &part.shape)).collect()
+        let parts = self.plain.parts.iter().map(|part| TensorSpec::f32(&part.name, &part.shape));
+        parts.chain(self.head_tensors().into_iter().map(|(spec, _)| spec)).collect()
     }
 
     /// Values, row by row, of the plain network's tensor of this name.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
+        if let Some((_, values)) = self.head_tensors().into_iter().find(|(spec, _)| spec.name == name) {
+            return Ok(values.to_vec());
+        }
         let part = self.plain.parts.iter().zip(&self.sources).find(|(part, _)| part.name == name);
         let (part, source) = part.ok_or_else(|| {
             Error::Usage(format!("a plain network in the format {} has no tensor `{name}`", self.format))
@@ -80,7 +120,9 @@ impl<'a> Extraction<'a> {
     /// Writes `model.safetensors` and `config.json` to the folder `dir`. A folder that is new appears under its name
     /// when both are whole; one that exists keeps what it has until then, and other files in any case.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let text = format!("{:#}\n", describe(&self.plain, self.network, self.format, &self.normalization));
+        let classes = self.classifier.as_ref().map_or(&[][..], |classifier| &classifier.classes);
+        let text =
+            format!("{:#}\n", describe(&self.plain, self.network, self.format, &self.normalization, classes));
         let write = |to: &Path| -> Result<()> {
             write_tensors_with(&partial_of(&to.join(MODEL)), &self.tensors(), &[("format", "pt")], |name| {
                 self.read(name)

@@ -77,6 +77,12 @@ impl Backbone for ResNet {
         &self.grid
     }
 
+    fn alone(&self, network: Network) -> Result<Box<dyn Backbone>> {
+        // refuses what there is not
+        self.plain(network, Format::Poa)?;
+        Ok(Box::new(Self::new(self.shape.plain(network), ElasticGrid::of(network))))
+    }
+
     fn layer_rule(&self) -> LayerRule {
         layer_rule(self.shape.depths)
     }

@@ -1,0 +1,68 @@
+//! How good the moving average is on images that it has not seen, and the best so far as a network of its own.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use crate::collective::Collective;
+use crate::error::{Error, Result};
+use crate::eval::LabelledImages;
+use crate::eval::classify::{Classified, classify};
+use crate::files::tensor_file::TensorFile;
+use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
+use crate::models::plain::Format;
+use crate::tasks::finetune::Settings;
+use crate::tasks::finetune::model::{FinetuneModel, HEAD_BIAS, HEAD_WEIGHT};
+use crate::weights::extract::{Classifier, Extraction};
+
+/// Share of images that a classifier is right about.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Accuracy {
+    /// With its first choice.
+    pub top1: f64,
+    /// With one of its first five.
+    pub top5: f64,
+}
+
+/// What the average makes of `images`, whole on every rank.
+pub(super) fn judge(
+    model: &FinetuneModel,
+    images: &LabelledImages,
+    ranks: &Collective,
+) -> Result<Classified> {
+    classify(ranks, model.encoder(), model.network, images, &mut |features| model.average_logits(features))
+}
+
+/// The folder of the best network so far, in a run's.
+pub(super) const BEST: &str = "best";
+
+/// Writes the average as a network for timm, with its classifier, to `best` in a run's folder.
+pub(super) fn write_best(
+    model: &FinetuneModel,
+    settings: &Settings,
+    classes: &[String],
+    run: &Path,
+) -> Result<PathBuf> {
+    let (dir, values) = (run.join(BEST), model.average.values());
+    let file = run.join("best.official.safetensors");
+    let specs: Vec<TensorSpec> = values
+        .layout()
+        .places()
+        .iter()
+        .map(|place| TensorSpec::f32(&place.spec.name, &place.spec.shape))
+        .collect();
+    write_tensors_with(&file, &specs, &[], |name| values.read(name))?;
+    let written = TensorFile::open(&file).and_then(|teacher| {
+        Extraction::new(&teacher, &*model.backbone, model.network, Format::Timm)?
+            .normalized(settings.normalization()?)
+            .with_classifier(Classifier {
+                weight: values.read(HEAD_WEIGHT)?,
+                bias: values.read(HEAD_BIAS)?,
+                classes: classes.to_vec(),
+            })?
+            .write(&dir)
+    });
+    let removed = fs::remove_file(&file);
+    written?;
+    removed.map_err(|e| Error::file(&file, format!("cannot be removed: {e}")))?;
+    Ok(dir)
+}

@@ -1,0 +1,3 @@
+//! Tasks beside POA, in the same trainer: fine-tuning.
+
+pub mod finetune;
