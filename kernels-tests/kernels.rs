@@ -65,6 +65,8 @@ mod shaders;
 mod sinkhorn;
 #[path = "kernels/softmax.rs"]
 mod softmax;
+#[path = "kernels/swiglu.rs"]
+mod swiglu;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/top_k.rs"]

@@ -35,6 +35,7 @@ pub mod rows;
 pub mod segment_mean;
 pub mod sinkhorn;
 pub mod softmax;
+pub mod swiglu;
 pub mod tokens;
 pub mod top_k;
 pub mod weight_norm;
