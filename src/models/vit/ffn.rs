@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 pub enum Ffn {
     /// fc2(gelu(fc1(x))).
     Mlp,
-    /// w3(silu(x1) · x2) of \[x1 x2\] = w12(x) (Shazeer 2020, arXiv 2002.05202), as in DINOv2's giant.
+    /// w3(silu(x1) · x2) of \[x1 x2\] = w12(x) (Shazeer 2020, arXiv 2002.05202), as in DINOv2's giant. Both layers have
+    /// their factor α; the official code has it too, but for its path through xFormers, which leaves it out.
     #[serde(rename = "swiglufused", alias = "swiglu")]
     SwiGlu,
 }
