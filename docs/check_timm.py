@@ -37,7 +37,8 @@ def models(folder):
 def features(output, patches, width):
     """Class tokens (or means of maps) and patch tokens, so many an image (a map's cells as often as patches stand on them)."""
     if output.ndim == 3:
-        return output[:, 0], output[:, 1:]
+        # registers lie between them
+        return output[:, 0], output[:, -patches:]
     maps = output if output.shape[-1] == width else output.permute(0, 2, 3, 1)
     side = isqrt(patches)
     at = torch.arange(side) * maps.shape[1] // side

@@ -67,6 +67,8 @@ mod sinkhorn;
 mod soft_cross_entropy;
 #[path = "kernels/softmax.rs"]
 mod softmax;
+#[path = "kernels/swiglu.rs"]
+mod swiglu;
 #[path = "kernels/tokens.rs"]
 mod tokens;
 #[path = "kernels/top_k.rs"]

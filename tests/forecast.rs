@@ -27,20 +27,25 @@ fn peaks(config: &Config, device: &Device, steps: usize) -> Result<Vec<usize>> {
     (0..steps).map(one).collect()
 }
 
+/// A ViT of other blocks and more tokens.
+const VARIANT: [&str; 2] = ["student.ffn_layer=\"swiglufused\"", "student.num_register_tokens=4"];
+
 #[test]
 fn a_rehearsal_takes_the_memory_that_the_adapter_gives() {
-    let device = ops::open(&DeviceChoice::Gpu).expect("an adapter");
-    let Device::Gpu(gpu) = &device else { unreachable!("a GPU was asked for") };
-    let config = config("demo", &["train.batch_size_per_gpu=4"]);
-    let rehearsed = peaks(&config, &Device::rehearsal(gpu.caps()), 3).unwrap();
-    assert_eq!(rehearsed, peaks(&config, &device, 3).unwrap());
+    for more in [&[][..], &VARIANT] {
+        let device = ops::open(&DeviceChoice::Gpu).expect("an adapter");
+        let Device::Gpu(gpu) = &device else { unreachable!("a GPU was asked for") };
+        let config = config("demo", &[&["train.batch_size_per_gpu=4"], more].concat());
+        let rehearsed = peaks(&config, &Device::rehearsal(gpu.caps()), 3).unwrap();
+        assert_eq!(rehearsed, peaks(&config, &device, 3).unwrap());
+    }
 }
 
 #[test]
 fn kernels_that_are_compiled_ahead_are_all_that_a_run_wants() {
     let device = ops::open(&DeviceChoice::Gpu).expect("an adapter");
     let Device::Gpu(gpu) = &device else { unreachable!("a GPU was asked for") };
-    let config = config("demo", &["train.batch_size_per_gpu=4"]);
+    let config = config("demo", &[&["train.batch_size_per_gpu=4"][..], &VARIANT].concat());
     // what preparing the weights takes
     let mut run = Rehearsal::on(&config, &device).unwrap();
     let before = gpu.compiled();

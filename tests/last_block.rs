@@ -13,10 +13,11 @@ use poa_gpu::tensor::{DType, Device, Tensor};
 const GLOBALS: usize = 4;
 const LOCALS: usize = 6;
 
-fn config(drop: f64, uniform: bool) -> Config {
+fn config(drop: f64, uniform: bool, more: &[&str]) -> Config {
     let mut config = Config::recipe("demo").unwrap();
     let drop = [format!("student.drop_path_rate={drop}"), format!("student.drop_path_uniform={uniform}")];
     config.apply(&drop).unwrap();
+    config.apply(more).unwrap();
     config.apply(&["dino.head_n_prototypes=[32]", "dino.head_hidden_dim=32"]).unwrap();
     config.resolve(1).unwrap();
     config
@@ -104,8 +105,11 @@ fn distance(a: &[f32], b: &[f32]) -> f64 {
 fn tokens_alone_are_what_they_are_among_all() {
     for device in [Device::cpu(), ops::open(&DeviceChoice::Gpu).unwrap()] {
         // none, samples times zero in all blocks, and branches of a subset of the samples
-        for (drop, uniform) in [(0.0, true), (0.08, false), (0.5, true)] {
-            let config = config(drop, uniform);
+        let registers = ["student.num_register_tokens=3", "student.ffn_layer=\"swiglu\""];
+        for (drop, uniform, more) in
+            [(0.0, true, &[][..]), (0.08, false, &[]), (0.5, true, &[]), (0.5, true, &registers)]
+        {
+            let config = config(drop, uniform, more);
             let (want, gradients, _) = run(&config, &device, true, Tape::new());
             for (kind, tape) in [("recording", Tape::new()), ("recomputing", Tape::recomputing())] {
                 let (got, others, _) = run(&config, &device, false, tape);
@@ -126,7 +130,7 @@ fn tokens_alone_are_what_they_are_among_all() {
 
 #[test]
 fn the_last_block_costs_a_fraction_of_another() {
-    let config = config(0.0, true);
+    let config = config(0.0, true, &[]);
     let flops =
         [true, false].map(|whole| run(&config, &Device::rehearsal(&Caps::minimal()), whole, Tape::new()).2);
     // three blocks, of whose last a fifth is left for 15 of 98 tokens

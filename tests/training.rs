@@ -360,6 +360,29 @@ fn a_resumed_run_continues_bit_for_bit() {
     }
 }
 
+#[test]
+fn a_run_with_swiglu_and_registers_resumes_bit_for_bit() {
+    for choice in [DeviceChoice::Cpu, DeviceChoice::Gpu] {
+        let settings = [
+            "train.batch_size_per_gpu=4",
+            "train.total_steps=6",
+            "train.log_every=1",
+            "student.drop_path_rate=0.3",
+            "student.ffn_layer=\"swiglu\"",
+            "student.num_register_tokens=4",
+            "evaluation.eval_period_iterations=3",
+            "evaluation.train_images=40",
+            "evaluation.val_images=20",
+        ];
+        let open = |_| ops::open(&choice).unwrap();
+        let whole = in_pieces("gated", &open, &[6], &settings);
+        let pieces = in_pieces("gated-pieces", &open, &[2, 6], &settings);
+        assert_eq!(whole.0, pieces.0, "metrics on {choice:?}");
+        assert!(whole.1 == pieces.1, "parameters and moments on {choice:?}");
+        assert!(whole.0.iter().any(|l| l.get("knn.48x2.10").is_some()));
+    }
+}
+
 /// A checkpoint says how far its ranks have come together, and ranks of another number go on there.
 #[test]
 fn a_run_goes_on_on_another_number_of_ranks() {

@@ -381,8 +381,15 @@ pub fn tensors() -> Vec<Vec<u8>> {
 
 /// A ViT of 8 channels and two blocks.
 pub fn small_model() -> Box<dyn Backbone> {
-    let settings =
-        ["patch_size=8", "min_embed_dim=8", "max_embed_dim=8", "head_dim=8", "min_depth=1", "max_depth=2"];
+    let settings = [
+        "patch_size=8",
+        "min_embed_dim=8",
+        "max_embed_dim=8",
+        "head_dim=8",
+        "min_depth=1",
+        "max_depth=2",
+        "num_register_tokens=2",
+    ];
     let settings: Vec<String> = settings.iter().map(|setting| format!("student.{setting}")).collect();
     let config = Config::load("demo", &settings).expect("settings that exist");
     config.backbone().expect("a small model")
@@ -418,6 +425,7 @@ pub fn weights() -> Vec<Vec<u8>> {
     vec![
         header(&|name| Some(name.to_string()), "F32", 4),
         header(&bare, "F16", 2),
+        header(&|name| bare(name).map(|name| name.replace("register_tokens", "reg_token")), "F32", 4),
         header(&|name| Some(format!("_orig_mod.teacher.{name}")), "BF16", 2),
         header(&|name| bare(name).filter(|name| !name.contains("ls") && !name.contains("blocks.1")), "F32", 4),
         header(&|name| bare(name).map(|name| name.replace("mlp.fc1", "mlp.w12").replace("blocks.", "blocks.0.")), "F64", 8),

@@ -22,6 +22,7 @@ use poa_gpu::ops::patch_merge::{Neighbours, merge_norm, reduction};
 use poa_gpu::ops::reduce::column_sum;
 use poa_gpu::ops::residual::residual;
 use poa_gpu::ops::row_subset::RowSubset;
+use poa_gpu::ops::swiglu::swiglu;
 use poa_gpu::ops::tokens::{TokenGroup, TokenParameters, tokens};
 use poa_gpu::ops::window_attention::{
     MapGroup, Windows, problem, window_attention, window_attention_planned,
@@ -419,6 +420,7 @@ fn token_sequences() {
             vector(5, &[10]),
             vector(6, &[10]),
             vector(7, &[10]),
+            vector(8, &[3, 10]),
         ];
         check_half(&format!("tokens, masked: {masked}"), &operands, |tape, v| {
             let mask: Vec<u32> = (0..12).map(|i| u32::from(i % 5 == 1)).collect();
@@ -432,14 +434,41 @@ fn token_sequences() {
                 },
                 TokenGroup { crops: 2, patches: v[2].clone(), positions: v[3].clone(), mask: None },
             ];
-            let shared =
-                TokenParameters { cls: v[4].clone(), cls_position: v[5].clone(), mask_token: v[6].clone() };
+            let shared = TokenParameters {
+                cls: v[4].clone(),
+                cls_position: v[5].clone(),
+                mask_token: v[6].clone(),
+                registers: None,
+            };
+            let with = TokenParameters { registers: Some(v[7].clone()), ..shared.clone() };
             // a mask token that masks nothing has no gradient
             let out = tokens(tape, &groups, &shared)?;
             let token = narrow_rows(tape, &v[6].view(|t| t.reshape(&[1, 10]))?, 0, 1)?;
-            Ok(vec![out, token])
+            Ok(vec![out, token, tokens(tape, &groups, &with)?])
         });
     }
+}
+
+#[test]
+fn gates() {
+    for [rows, cols] in [[1, 1], [17, 5], [33, 64], [5, 130]] {
+        // two uses: the second gradient is added to the first
+        check_half(&format!("swiglu {rows}x{cols}"), &[act(1, &[rows, 2 * cols])], |tape, v| {
+            Ok(vec![swiglu(tape, &v[0])?, swiglu(tape, &v[0])?])
+        });
+    }
+    let operands = [
+        act(1, &[37, 16]),
+        weight(2, &[2, 9, 16]),
+        vector(3, &[2, 9]),
+        weight(4, &[12, 9]),
+        vector(5, &[12]),
+    ];
+    check_half("SwiGLU perceptron", &operands, |tape, v| {
+        let layer =
+            |w: usize| LinearWeights { weight: v[w].clone(), bias: Some(v[w + 1].clone()), alpha: 1.25 };
+        Ok(vec![linear(tape, &swiglu(tape, &linear(tape, &v[0], &layer(1))?)?, &layer(3))?])
+    });
 }
 
 #[test]

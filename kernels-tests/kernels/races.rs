@@ -21,6 +21,7 @@ use poa_gpu::ops::row_subset::RowSubset;
 use poa_gpu::ops::segment_mean::segment_mean;
 use poa_gpu::ops::sinkhorn::sinkhorn;
 use poa_gpu::ops::softmax::softmax;
+use poa_gpu::ops::swiglu::swiglu;
 use poa_gpu::ops::tokens::{TokenGroup, TokenParameters, tokens};
 use poa_gpu::ops::window_attention::{MapGroup, Windows, window_attention};
 use poa_gpu::optim::sgd::Sgd;
@@ -117,6 +118,7 @@ fn sequences() {
             cls: b.leaf(&[width])?,
             cls_position: b.leaf(&[width])?,
             mask_token: b.leaf(&[width])?,
+            registers: Some(b.leaf(&[3, width])?),
         };
         let mask = Some(b.integers((0..crops * patches).map(|i| usize::from(i % 3 == 0)))?);
         let group = TokenGroup {
@@ -128,8 +130,9 @@ fn sequences() {
         let x = tokens(&b.tape, &[group], &shared)?;
         let layer = LinearWeights { weight: b.leaf(&[3 * width, width])?, bias: None, alpha: 1.0 };
         let qkv = linear(&b.tape, &x, &layer)?;
-        let groups = [SequenceGroup { count: crops, length: patches + 1 }];
+        let groups = [SequenceGroup { count: crops, length: patches + 4 }];
         let y = attention(&b.tape, &qkv, &groups, 2, 0.3)?;
+        let y = swiglu(&b.tape, &y)?;
         b.results(&y)
     });
     compare(|mut b| {

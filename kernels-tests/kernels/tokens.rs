@@ -7,9 +7,16 @@ use crate::support::{Operand, Tolerance, check};
 
 #[test]
 fn of_two_groups() {
-    for (width, (crops_a, n_a), (crops_b, n_b)) in
-        [(3, (1, 1), (1, 2)), (16, (4, 9), (6, 4)), (33, (5, 16), (3, 3))]
-    {
+    for (width, (crops_a, n_a), (crops_b, n_b), registers) in [
+        (3, (1, 1), (1, 2), 0),
+        (16, (4, 9), (6, 4), 0),
+        (33, (5, 16), (3, 3), 0),
+        (3, (1, 1), (1, 2), 1),
+        (16, (4, 9), (6, 4), 4),
+        (33, (5, 16), (3, 3), 7),
+    ] {
+        // registers are columns of wider ones, as in a sub-network
+        let table = Operand::new(8, &[registers.max(1), width]).strided().parameter();
         let mask: Vec<u32> = (0..crops_a * n_a).map(|i| (i % 3 == 0) as u32).collect();
         check(
             "tokens",
@@ -21,6 +28,7 @@ fn of_two_groups() {
                 Operand::new(5, &[n_a, width]).strided().parameter(),
                 Operand::new(6, &[crops_b * n_b, width]).strided(),
                 Operand::new(7, &[n_b, width]),
+                if registers > 0 { table } else { table.constant() },
             ],
             Tolerance::default(),
             |tape, v| {
@@ -28,6 +36,7 @@ fn of_two_groups() {
                     cls: v[0].clone(),
                     cls_position: v[1].clone(),
                     mask_token: v[2].clone(),
+                    registers: (registers > 0).then(|| v[7].clone()),
                 };
                 let mask = Tensor::from_slice(v[0].value().device(), &[mask.len()], &mask)?;
                 let groups = [
@@ -48,6 +57,7 @@ fn of_two_groups() {
                 {
                     for crop in 0..crops {
                         y.extend(x[0].iter().zip(&x[1]).map(|(a, b)| a + b));
+                        y.extend(&x[7][..registers * width]);
                         for t in 0..n {
                             for c in 0..width {
                                 let at = crop * n + t;

@@ -1,4 +1,4 @@
-//! What goes over rows once and does little arithmetic: norms, softmax, GELU, residual additions.
+//! What goes over rows once and does little arithmetic: norms, softmax, GELU, SwiGLU, residual additions.
 
 use super::harness::{Bench, Ready, Sink, close};
 use crate::autograd::{Tape, Var};
@@ -7,6 +7,7 @@ use crate::ops::gelu::{gelu_backward, gelu_forward};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::residual::residual;
 use crate::ops::softmax::softmax;
+use crate::ops::swiglu::{swiglu_backward, swiglu_forward};
 use crate::profile::Work;
 use crate::tensor::Device;
 
@@ -25,6 +26,7 @@ pub(super) fn run(bench: &Bench, sink: &mut Sink) -> Result<()> {
         if bench.full() {
             softmaxes(bench, sink, shape)?;
             gelus(bench, sink, shape)?;
+            swiglus(bench, sink, shape)?;
             residuals(bench, sink, shape)?;
         }
     }
@@ -95,6 +97,27 @@ fn gelus(bench: &Bench, sink: &mut Sink, [rows, cols]: [usize; 2]) -> Result<()>
         let (x, dy) = (bench.random(1, &[rows, cols])?, bench.random(2, &[rows, cols])?);
         let dx = bench.empty(&[rows, cols])?;
         Ready::new(move || gelu_backward(&dx, &x, &dy, false), || Ok(()))
+    })
+}
+
+/// Gates of rows of so many columns.
+fn swiglus(bench: &Bench, sink: &mut Sink, [rows, cols]: [usize; 2]) -> Result<()> {
+    bench.case(sink, &format!("swiglu/forward {rows}x{cols}"), work([rows, cols], 3, 14), || {
+        let (x, y) = (bench.random(1, &[rows, 2 * cols])?, bench.empty(&[rows, cols])?);
+        let (seen, out) = (x.clone(), y.clone());
+        Ready::new(
+            move || swiglu_forward(&y, &x),
+            move || {
+                let row = seen.slice(0, 0..1)?.to_vec::<f32>()?;
+                let (gate, value) = (row[0] as f64, row[cols] as f64);
+                close("swiglu", out.slice(0, 0..1)?.to_vec::<f32>()?[0], gate * value / (1.0 + (-gate).exp()))
+            },
+        )
+    })?;
+    bench.case(sink, &format!("swiglu/backward {rows}x{cols}"), work([rows, cols], 5, 20), || {
+        let (x, dy) = (bench.random(1, &[rows, 2 * cols])?, bench.random(2, &[rows, cols])?);
+        let dx = bench.empty(&[rows, 2 * cols])?;
+        Ready::new(move || swiglu_backward(&dx, &x, &dy, false), || Ok(()))
     })
 }
 

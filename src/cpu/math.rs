@@ -76,6 +76,12 @@ impl Math {
         if t > 0.927_734_4 { far } else { near }
     }
 
+    /// 1 / (1 + e⁻ˣ).
+    #[inline(always)]
+    pub(crate) fn sigmoid(self, x: f32) -> f32 {
+        1.0 / (1.0 + self.exp(-x))
+    }
+
     /// GELU, the exact one: x·Φ(x).
     #[inline(always)]
     pub(crate) fn gelu(self, x: f32) -> f32 {

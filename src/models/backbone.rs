@@ -199,8 +199,8 @@ pub trait Backbone {
     }
 
     /// Attention of the class token of images `[n, channels, side, side]` to every patch in the last block,
-    /// `[n, heads, patches]`; with what it pays to itself a head's weights sum to one. `None` without class
-    /// token.
+    /// `[n, heads, patches]`; with what it pays to itself (and to registers) a head's weights sum to one. `None`
+    /// without class token.
     fn class_attention(
         &self,
         _parameters: &Parameters,

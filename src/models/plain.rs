@@ -102,6 +102,10 @@ pub struct Part {
     pub alpha: f32,
     /// Pieces that are cut for themselves.
     pub pieces: Option<Pieces>,
+    /// Rows of a source `[1, rows, columns]` that are left out in front.
+    pub skipped: usize,
+    /// A part of the same shape that is added.
+    pub plus: Option<Box<Part>>,
 }
 
 impl Part {
@@ -111,9 +115,14 @@ impl Part {
         self.alpha = self.source_shape[axis] as f32 / self.shape[axis] as f32;
     }
 
-    /// The part's values, row by row, of those of its source.
+    /// The part's values, row by row, of those of its source; without what is added.
     pub fn cut(&self, values: &[f32]) -> Vec<f32> {
-        let mut out = corner(values, &self.source_shape, &self.shape, self.pieces.as_ref());
+        let mut from = self.source_shape.clone();
+        let mut before = 0;
+        if let [1, rows, columns] = &mut from[..] {
+            (*rows, before) = (*rows - self.skipped, self.skipped * *columns);
+        }
+        let mut out = corner(&values[before..], &from, &self.shape, self.pieces.as_ref());
         if self.alpha != 1.0 {
             out.iter_mut().for_each(|x| *x *= self.alpha);
         }
@@ -149,7 +158,8 @@ pub fn parts(
         let PlainName { name, pieces } = names(&spec.name)?;
         let source = original(&spec.name).unwrap_or(spec.name);
         let source_shape = shapes.get(source.as_str()).copied().unwrap_or_default().to_vec();
-        Some(Part { name, shape: spec.shape, source, source_shape, alpha: 1.0, pieces })
+        let shape = spec.shape;
+        Some(Part { name, shape, source, source_shape, alpha: 1.0, pieces, skipped: 0, plus: None })
     };
     plain.into_iter().filter_map(part).collect()
 }

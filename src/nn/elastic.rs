@@ -36,14 +36,26 @@ pub fn elastic_qkv(
     width: usize,
     parts: Range<usize>,
 ) -> Result<LinearWeights> {
+    elastic_groups(parameters, name, (3, parts), width, width)
+}
+
+/// Some of the `groups` equal groups of rows of the elastic layer `{name}.linear`: of each its first `out` rows and
+/// `input` columns.
+pub fn elastic_groups(
+    parameters: &Parameters,
+    name: &str,
+    (groups, parts): (usize, Range<usize>),
+    out: usize,
+    input: usize,
+) -> Result<LinearWeights> {
     let weight = parameters.operand(&format!("{name}.linear.weight"))?;
     let bias = parameters.var(&format!("{name}.linear.bias"))?;
-    let most = weight.value().dim(1);
+    let (most, inputs) = (weight.value().dim(0) / groups, weight.value().dim(1));
     Ok(LinearWeights {
         weight: weight.view(|t| {
-            t.reshape(&[3, most, most])?.slice(0, parts.clone())?.slice(1, 0..width)?.slice(2, 0..width)
+            t.reshape(&[groups, most, inputs])?.slice(0, parts.clone())?.slice(1, 0..out)?.slice(2, 0..input)
         })?,
-        bias: Some(bias.view(|t| t.reshape(&[3, most])?.slice(0, parts.clone())?.slice(1, 0..width))?),
-        alpha: most as f32 / width as f32,
+        bias: Some(bias.view(|t| t.reshape(&[groups, most])?.slice(0, parts.clone())?.slice(1, 0..out))?),
+        alpha: inputs as f32 / input as f32,
     })
 }

@@ -36,6 +36,7 @@ pub mod segment_mean;
 pub mod sinkhorn;
 pub mod soft_cross_entropy;
 pub mod softmax;
+pub mod swiglu;
 pub mod tokens;
 pub mod top_k;
 pub mod weight_norm;

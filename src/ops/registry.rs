@@ -4,7 +4,7 @@ use super::{
     attention, avg_pool, ceiling, cross_entropy, gather, gelu, group_norm, koleo, l2_normalize,
     label_cross_entropy, layer_norm, lookup, mask_rows, matmul, max_pool, patch_embed, patch_merge,
     prototype_loss, reduce, residual, row_subset, segment_mean, sinkhorn, soft_cross_entropy, softmax,
-    tokens, top_k, weight_norm, window_attention,
+    swiglu, tokens, top_k, weight_norm, window_attention,
 };
 use crate::gpu::{Caps, Kernel};
 use crate::tensor;
@@ -39,6 +39,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         sinkhorn::kernels(caps),
         soft_cross_entropy::kernels(caps),
         softmax::kernels(caps),
+        swiglu::kernels(caps),
         tokens::kernels(caps),
         top_k::kernels(caps),
         weight_norm::kernels(caps),

@@ -1,5 +1,6 @@
 //! The token sequence of a ViT: patch embeddings with masked ones replaced, a cls token in front, positions
-//! added. Crops of several sizes are packed one group after the other into one matrix.
+//! added; between the cls token and the patches registers, where there are some, without position (Darcet et al. 2023).
+//! Crops of several sizes are packed one group after the other into one matrix.
 
 use crate::autograd::{InputGradient, Tape, Var};
 use crate::cpu::{NOWHERE, Places, for_rows, for_some_rows};
@@ -14,6 +15,7 @@ const WG: u32 = 256;
 
 params!(TokenParams {
     crops: u32,
+    registers: u32,
     patches: u32,
     cols: u32,
     out_offset: u32,
@@ -25,6 +27,8 @@ params!(TokenParams {
     cls_position_offset: u32,
     mask_token_offset: u32,
     mask_offset: u32,
+    register_offset: u32,
+    register_stride: u32,
     accumulate: bool,
 });
 
@@ -46,8 +50,9 @@ impl TokenGroup {
         self.positions.value().dim(0)
     }
 
-    fn rows(&self) -> usize {
-        self.crops * (self.patches_per_crop() + 1)
+    /// Tokens, with so many a crop before its patches.
+    fn rows(&self, before: usize) -> usize {
+        self.crops * (self.patches_per_crop() + before)
     }
 
     /// The mask, on the CPU device.
@@ -65,6 +70,15 @@ pub struct TokenParameters {
     pub cls_position: Var,
     /// What stands for masked patches.
     pub mask_token: Var,
+    /// Registers `[R, width]`, R ≥ 1, which have no position.
+    pub registers: Option<Var>,
+}
+
+impl TokenParameters {
+    /// Tokens of a crop before its patches.
+    fn before(&self) -> usize {
+        1 + self.registers.as_ref().map_or(0, |r| r.value().dim(0))
+    }
 }
 
 #[derive(Clone, Copy)]
@@ -74,7 +88,8 @@ enum Pass {
     BackwardShared,
 }
 
-fn kernel(pass: Pass, masked: bool, dtype: DType) -> Kernel {
+/// Registers make a difference to the kernel of the forward pass alone: it reads them.
+fn kernel(pass: Pass, masked: bool, registers: bool, dtype: DType) -> Kernel {
     let (entry, flag) = match pass {
         Pass::Forward => ("forward", "FORWARD"),
         Pass::BackwardPatches => ("backward_patches", "BACKWARD_PATCHES"),
@@ -82,6 +97,7 @@ fn kernel(pass: Pass, masked: bool, dtype: DType) -> Kernel {
     };
     let mut defines = vec![("WG", WG), (flag, 1)];
     defines.extend(masked.then_some(("MASKED", 1)));
+    defines.extend(registers.then_some(("REGISTERS", 1)));
     defines.extend(half_define(dtype));
     Kernel::new::<TokenParams>(SHADER, entry, defines)
 }
@@ -91,14 +107,15 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     let mut all = Vec::new();
     for dtype in activation_types(caps) {
         for pass in [Pass::Forward, Pass::BackwardPatches, Pass::BackwardShared] {
-            all.extend([false, true].map(|masked| kernel(pass, masked, dtype)));
+            all.extend([false, true].map(|masked| kernel(pass, masked, false, dtype)));
         }
+        all.extend([false, true].map(|masked| kernel(Pass::Forward, masked, true, dtype)));
     }
     all
 }
 
-/// Packed tokens `[Σ n·(1 + N), width]`: per crop the cls token, then its patches. On a GPU the embedded
-/// patches may be of half precision; then the tokens are as well.
+/// Packed tokens `[Σ n·(1 + R + N), width]`: per crop the cls token, the registers, then its patches. On a GPU the
+/// embedded patches may be of half precision; then the tokens are as well.
 pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> Result<Var> {
     let _span = profile::operation("tokens");
     let width = shared.cls.value().elements();
@@ -110,40 +127,55 @@ pub fn tokens(tape: &Tape, groups: &[TokenGroup], shared: &TokenParameters) -> R
             return Err(Error::shape("tokens", problem));
         }
     }
-    let rows = groups.iter().map(TokenGroup::rows).sum();
+    if let Some(r) = shared.registers.as_ref().map(Var::value)
+        && (r.shape().len() != 2 || r.dim(0) == 0 || r.dim(1) != width)
+    {
+        return Err(Error::shape("tokens", format!("registers {r:?} beside a cls token of {width}")));
+    }
+    let before = shared.before();
+    let rows = groups.iter().map(|g| g.rows(before)).sum();
     let dtype = groups.first().map_or(DType::F32, |g| g.patches.value().dtype());
     let out = Tensor::empty(shared.cls.value().device(), &[rows, width], dtype)?;
     let mut at = 0;
     for g in groups {
-        forward(g, shared, &out.slice(0, at..at + g.rows())?)?;
-        at += g.rows();
+        let count = g.rows(before);
+        forward(g, shared, &out.slice(0, at..at + count)?)?;
+        at += count;
     }
     let mut inputs = vec![&shared.cls, &shared.cls_position, &shared.mask_token];
+    inputs.extend(&shared.registers);
+    let registers = shared.registers.is_some();
     inputs.extend(groups.iter().flat_map(|g| [&g.patches, &g.positions]));
     let groups = groups.to_vec();
     Ok(tape.record_list("tokens", &inputs, out, move |gradients, dy| {
-        let (shared, of_groups) = gradients.split_at(3);
-        let [dcls, dcls_position, dmask_token] = shared else { unreachable!("three tokens are shared") };
+        let (shared, of_groups) = gradients.split_at(3 + usize::from(registers));
+        let [dcls, dcls_position, dmask_token, dregisters @ ..] = shared else {
+            unreachable!("three tokens are shared")
+        };
         if groups.iter().all(|g| g.mask.is_none()) {
             dmask_token.dismiss("no patch is masked")?;
         }
         let mut at = 0;
         for (group, gradients) in groups.iter().zip(of_groups.chunks_exact(2)) {
-            let dy = dy.slice(0, at..at + group.rows())?;
-            at += group.rows();
-            gradients[0].write(|dx, accumulate| backward_patches(group, &dy, dx, accumulate))?;
-            // sums over the crops: row 0 the cls token, then the positions, then the masked part of each
-            // position
+            let count = group.rows(before);
+            let dy = dy.slice(0, at..at + count)?;
+            at += count;
+            gradients[0].write(|dx, accumulate| backward_patches(group, before, &dy, dx, accumulate))?;
+            // sums over the crops: row 0 the cls token, then the registers, the positions, and the masked part of
+            // each position
             let n = group.patches_per_crop();
             let masked = if group.mask.is_some() { n } else { 0 };
-            let sums = Tensor::empty(dy.device(), &[1 + n + masked, width], DType::F32)?;
-            backward_shared(group, &dy, &sums)?;
+            let sums = Tensor::empty(dy.device(), &[before + n + masked, width], DType::F32)?;
+            backward_shared(group, before, &dy, &sums)?;
             let cls = sums.slice(0, 0..1)?.reshape(&[width])?;
             put(dcls, &cls)?;
             put(dcls_position, &cls)?;
-            put(&gradients[1], &sums.slice(0, 1..1 + n)?)?;
+            for dregister in dregisters {
+                put(dregister, &sums.slice(0, 1..before)?)?;
+            }
+            put(&gradients[1], &sums.slice(0, before..before + n)?)?;
             if masked > 0 {
-                let sums = sums.slice(0, 1 + n..1 + 2 * n)?;
+                let sums = sums.slice(0, before + n..before + 2 * n)?;
                 dmask_token.write(|dx, accumulate| column_sum(&sums, dx, 1.0, accumulate))?;
             }
         }
@@ -155,10 +187,11 @@ fn put(gradient: &InputGradient, value: &Tensor) -> Result<()> {
     gradient.write(|to, accumulate| if accumulate { add_assign(to, value) } else { copy(to, value) })
 }
 
-fn gpu_params(group: &TokenGroup, packed: &Tensor, patches: &Tensor) -> Result<TokenParams> {
+fn gpu_params(group: &TokenGroup, before: usize, packed: &Tensor, patches: &Tensor) -> Result<TokenParams> {
     let rp = patches.rows("tokens")?;
     Ok(TokenParams {
         crops: group.crops,
+        registers: before - 1,
         patches: group.patches_per_crop(),
         cols: rp.cols,
         out_offset: packed.layout().offset,
@@ -172,7 +205,9 @@ fn gpu_params(group: &TokenGroup, packed: &Tensor, patches: &Tensor) -> Result<T
 fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result<()> {
     let (patches, positions) = (group.patches.value(), group.positions.value());
     let (rp, rs) = (patches.rows("tokens")?, positions.rows("tokens")?);
-    let (n, width) = (group.patches_per_crop(), rp.cols);
+    let (n, width, before) = (group.patches_per_crop(), rp.cols, shared.before());
+    let registers = shared.registers.as_ref().map(Var::value);
+    let rr = registers.map(|r| r.rows("tokens")).transpose()?;
     match out.device() {
         Device::Cpu(_) => {
             let (patches, positions) =
@@ -183,18 +218,24 @@ fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result
             );
             let (token, mask) = (&*shared.mask_token.value().cpu_read::<f32>("tokens")?, group.cpu_mask()?);
             let mask = mask.as_deref();
+            let registers = registers.map(|r| r.cpu_read::<f32>("tokens")).transpose()?;
+            let (registers, register_stride) = (registers.as_deref(), rr.map_or(0, |r| r.stride));
             for_rows(
                 out.cpu_rows_mut::<f32>("tokens")?.rows_mut(),
                 #[inline(always)]
                 |_, r, row| {
-                    let (crop, t) = (r / (n + 1), r % (n + 1));
-                    let (value, position) = match t {
-                        0 => (cls, cls_position),
-                        _ => {
-                            let at = crop * n + t - 1;
+                    let (crop, t) = (r / (n + before), r % (n + before));
+                    if let Some(registers) = registers.filter(|_| (1..before).contains(&t)) {
+                        row.copy_from_slice(&registers[(t - 1) * register_stride..][..width]);
+                        return;
+                    }
+                    let (value, position) = match t.checked_sub(before) {
+                        None => (cls, cls_position),
+                        Some(t) => {
+                            let at = crop * n + t;
                             let masked = mask.is_some_and(|m| m[at] != 0);
                             let value = if masked { token } else { &patches[at * rp.stride..] };
-                            (value, &positions[(t - 1) * rs.stride..])
+                            (value, &positions[t * rs.stride..])
                         }
                     };
                     row.iter_mut().zip(value.iter().zip(position)).for_each(|(o, (v, p))| *o = v + p);
@@ -209,19 +250,29 @@ fn forward(group: &TokenGroup, shared: &TokenParameters, out: &Tensor) -> Result
                 cls_offset: shared.cls.value().layout().offset,
                 cls_position_offset: shared.cls_position.value().layout().offset,
                 mask_token_offset: shared.mask_token.value().layout().offset,
-                ..gpu_params(group, out, patches)?
+                register_offset: rr.map_or(0, |r| r.offset),
+                register_stride: rr.map_or(0, |r| r.stride),
+                ..gpu_params(group, before, out, patches)?
             };
             let mut tensors = vec![out, patches, positions, shared.cls.value(), shared.cls_position.value()];
             if let Some(mask) = &group.mask {
                 tensors.extend([shared.mask_token.value(), mask]);
             }
-            let grid = gpu.caps().grid((group.rows() * width).div_ceil(WG as usize));
-            gpu.dispatch(&kernel(Pass::Forward, group.mask.is_some(), out.dtype()), &tensors, &params, grid)
+            tensors.extend(registers);
+            let grid = gpu.caps().grid((group.rows(before) * width).div_ceil(WG as usize));
+            let kernel = kernel(Pass::Forward, group.mask.is_some(), registers.is_some(), out.dtype());
+            gpu.dispatch(&kernel, &tensors, &params, grid)
         }
     }
 }
 
-fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumulate: bool) -> Result<()> {
+fn backward_patches(
+    group: &TokenGroup,
+    before: usize,
+    dy: &Tensor,
+    dpatches: &Tensor,
+    accumulate: bool,
+) -> Result<()> {
     let (rd, rp) = (dy.rows("tokens")?, dpatches.rows("tokens")?);
     let n = group.patches_per_crop();
     match dy.device() {
@@ -233,7 +284,7 @@ fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumula
                 #[inline(always)]
                 |_, at, row| {
                     let masked = mask.is_some_and(|m| m[at] != 0);
-                    let d = &dy[(at + at / n + 1) * rd.stride..][..rd.cols];
+                    let d = &dy[(at + (at / n + 1) * before) * rd.stride..][..rd.cols];
                     for (o, d) in row.iter_mut().zip(d) {
                         *o = if accumulate { *o } else { 0.0 } + if masked { 0.0 } else { *d };
                     }
@@ -242,12 +293,12 @@ fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumula
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let params = TokenParams { accumulate, ..gpu_params(group, dy, dpatches)? };
+            let params = TokenParams { accumulate, ..gpu_params(group, before, dy, dpatches)? };
             let mut tensors = vec![dpatches, dy];
             tensors.extend(&group.mask);
             let grid = gpu.caps().grid((rp.rows * rp.cols).div_ceil(WG as usize));
             gpu.dispatch(
-                &kernel(Pass::BackwardPatches, group.mask.is_some(), dy.dtype()),
+                &kernel(Pass::BackwardPatches, group.mask.is_some(), false, dy.dtype()),
                 &tensors,
                 &params,
                 grid,
@@ -256,7 +307,7 @@ fn backward_patches(group: &TokenGroup, dy: &Tensor, dpatches: &Tensor, accumula
     }
 }
 
-fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()> {
+fn backward_shared(group: &TokenGroup, before: usize, dy: &Tensor, sums: &Tensor) -> Result<()> {
     let rd = dy.rows("tokens")?;
     let (crops, n, width) = (group.crops, group.patches_per_crop(), rd.cols);
     match dy.device() {
@@ -264,13 +315,13 @@ fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()>
             let (dy, mask) = (&*dy.cpu_read::<f32>("tokens")?, group.cpu_mask()?);
             let mask = mask.as_deref();
             let mut sums = sums.cpu_rows_mut::<f32>("tokens")?;
-            let (totals, masked) = sums.rows_mut().split_rows_at(n + 1);
-            // where there is a mask, token t has row t − 1 of the masked parts, and the cls token none
-            let rows: Vec<u32> = std::iter::once(NOWHERE).chain(0..n as u32).collect();
+            let (totals, masked) = sums.rows_mut().split_rows_at(before + n);
+            // where there is a mask, patch t has row t of the masked parts, and what comes before patches none
+            let rows: Vec<u32> = std::iter::repeat_n(NOWHERE, before).chain(0..n as u32).collect();
             let places = mask.map(|_| Places::new("tokens", rows, n)).transpose()?;
             let masked = places.as_ref().map(|places| masked.scattered(places));
             for_some_rows(
-                n + 1,
+                before + n,
                 width * crops,
                 (totals, masked),
                 #[inline(always)]
@@ -281,10 +332,10 @@ fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()>
                         m.fill(0.0);
                     }
                     for crop in 0..crops {
-                        let d = &dy[(crop * (n + 1) + t) * rd.stride..][..width];
+                        let d = &dy[(crop * (before + n) + t) * rd.stride..][..width];
                         total.iter_mut().zip(d).for_each(|(o, d)| *o += d);
                         if let (Some(m), Some(mask)) = (masked.as_deref_mut(), mask)
-                            && mask[crop * n + t - 1] != 0
+                            && mask[crop * n + t - before] != 0
                         {
                             m.iter_mut().zip(d).for_each(|(o, d)| *o += d);
                         }
@@ -294,12 +345,13 @@ fn backward_shared(group: &TokenGroup, dy: &Tensor, sums: &Tensor) -> Result<()>
             Ok(())
         }
         Device::Gpu(gpu) => {
-            let params = TokenParams { position_offset: sums.layout().offset, ..gpu_params(group, dy, dy)? };
+            let params =
+                TokenParams { position_offset: sums.layout().offset, ..gpu_params(group, before, dy, dy)? };
             let mut tensors = vec![sums, dy];
             tensors.extend(&group.mask);
-            let grid = gpu.caps().grid(((n + 1) * width).div_ceil(WG as usize));
+            let grid = gpu.caps().grid(((before + n) * width).div_ceil(WG as usize));
             gpu.dispatch(
-                &kernel(Pass::BackwardShared, group.mask.is_some(), dy.dtype()),
+                &kernel(Pass::BackwardShared, group.mask.is_some(), false, dy.dtype()),
                 &tensors,
                 &params,
                 grid,

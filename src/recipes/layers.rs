@@ -22,7 +22,6 @@ const ELSEWHERE: &[(&str, &str)] = &[
     ("train.cache_dataset", "there is nothing to set; leave it out"),
     ("train.scale_for_num_patch", "it follows from the backbone; leave it out"),
     ("student.mode", "networks are always drawn without replacement; leave it out"),
-    ("student.ffn_layer", "the perceptron is always `mlp`; leave it out"),
     ("student.ffn_ratio", "it is called `student.mlp_ratio`"),
     ("student.pretrained_weights", "it is not a setting here; leave it out"),
     ("compute_precision", "the precision follows from the device; leave the section out"),

@@ -2,6 +2,7 @@
 //! blocks numbered anew. Which those are is what the backbone says; tensors are read and written one at a
 //! time.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::Path;
@@ -14,7 +15,7 @@ use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::files::whole::{partial_of, put_in_place};
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
-use crate::models::plain::{Format, PlainNetwork};
+use crate::models::plain::{Format, Part, PlainNetwork};
 use crate::weights::describe::describe;
 use crate::weights::names::Catalog;
 
@@ -31,8 +32,8 @@ pub struct Extraction<'a> {
     format: Format,
     plain: PlainNetwork,
     normalization: Normalization,
-    /// What the teacher's file calls the source of each part.
-    sources: Vec<String>,
+    /// What the teacher's file calls the sources of the parts.
+    sources: HashMap<String, String>,
     classifier: Option<Classifier>,
 }
 
@@ -59,11 +60,11 @@ impl<'a> Extraction<'a> {
     ) -> Result<Self> {
         let plain = backbone.plain(network, format)?;
         let catalog = Catalog::of(teacher, plain.parts.iter().map(|part| part.source.as_str()));
-        let mut sources = Vec::with_capacity(plain.parts.len());
-        for part in &plain.parts {
+        let mut sources = HashMap::new();
+        for part in plain.parts.iter().flat_map(|part| std::iter::once(part).chain(part.plus.as_deref())) {
             let source = catalog.find(&part.source).unwrap_or(&part.source).to_string();
             teacher.expect_shape(&source, &part.source_shape)?;
-            sources.push(source);
+            sources.insert(part.source.clone(), source);
         }
         let normalization = Normalization::imagenet(plain.channels);
         Ok(Self { teacher, network, format, plain, normalization, sources, classifier: None })
@@ -110,10 +111,18 @@ impl<'a> Extraction<'a> {
         if let Some((_, values)) = self.head_tensors().into_iter().find(|(spec, _)| spec.name == name) {
             return Ok(values.to_vec());
         }
-        let part = self.plain.parts.iter().zip(&self.sources).find(|(part, _)| part.name == name);
-        let (part, source) = part.ok_or_else(|| {
+        let part = self.plain.parts.iter().find(|part| part.name == name).ok_or_else(|| {
             Error::Usage(format!("a plain network in the format {} has no tensor `{name}`", self.format))
         })?;
+        let mut values = self.cut(part)?;
+        if let Some(plus) = &part.plus {
+            values.iter_mut().zip(self.cut(plus)?).for_each(|(value, more)| *value += more);
+        }
+        Ok(values)
+    }
+
+    fn cut(&self, part: &Part) -> Result<Vec<f32>> {
+        let source = self.sources.get(&part.source).unwrap_or(&part.source);
         Ok(part.cut(&self.teacher.read_f32_as(source, &part.source_shape)?))
     }
 

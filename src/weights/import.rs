@@ -79,7 +79,8 @@ impl Import {
                 }
             });
         }
-        start::refuse_gated(&file, &catalog)?;
+        let gated = parameters.iter().any(|spec| spec.name.ends_with("mlp.w12.linear.weight"));
+        start::demand_kind(&file, &catalog, gated)?;
         let mut notes = start::complete(&mut fillings);
         let used: HashSet<&str> = fillings.iter().map(|f| f.source.as_str()).collect();
         let unused = file.names().filter(|name| !used.contains(name)).map(str::to_string).collect();

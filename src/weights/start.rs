@@ -8,11 +8,19 @@ use crate::files::tensor_file::TensorFile;
 use crate::weights::filling::{Filling, Outcome};
 use crate::weights::names::Catalog;
 
-/// What else a parameter of a plain network is called: the last norm of networks that average their tokens, and
-/// LayerScale in BEiT's and DeiT's code.
+/// What else a parameter of a plain network is called: the last norm of networks that average their tokens, LayerScale
+/// in BEiT's and DeiT's code, registers and SwiGLU in timm's.
 pub(super) fn other_names(plain: &str) -> Vec<String> {
     if let Some(part) = plain.strip_prefix("norm.") {
         return vec![format!("fc_norm.{part}")];
+    }
+    if plain == "register_tokens" {
+        return vec!["reg_token".into()];
+    }
+    for (layer, theirs) in [(".mlp.w12.", ".mlp.fc1."), (".mlp.w3.", ".mlp.fc2.")] {
+        if plain.contains(layer) {
+            return vec![plain.replace(layer, theirs)];
+        }
     }
     ["ls1.gamma", "ls2.gamma"]
         .iter()
@@ -29,6 +37,9 @@ fn block_of(name: &str) -> Option<&str> {
         name[start..end].bytes().all(|b| b.is_ascii_digit()).then_some(&name[..end])
     })
 }
+
+/// Official name of a ViT's registers.
+const REGISTERS: &str = "backbone.register_tokens";
 
 /// Blocks whose every parameter is filled, of all.
 pub(super) fn blocks(fillings: &[Filling]) -> [usize; 2] {
@@ -48,7 +59,7 @@ pub(super) fn complete(fillings: &mut [Filling]) -> Vec<String> {
         fillings.iter().filter(|f| f.is_from_file()).map(|f| f.name.clone()).collect();
     let blocks: HashSet<&str> =
         from_file.iter().filter(|name| name.ends_with(".weight")).filter_map(|name| block_of(name)).collect();
-    let (mut gammas, mut biases, mut positions) = (0, BTreeSet::new(), false);
+    let (mut gammas, mut biases, mut positions, mut registers) = (0, BTreeSet::new(), false, 0);
     for filling in fillings.iter_mut().filter(|f| f.outcome == Outcome::Missing) {
         let name = &filling.name;
         if name.ends_with(".gamma") && block_of(name).is_some_and(|block| blocks.contains(block)) {
@@ -62,6 +73,8 @@ pub(super) fn complete(fillings: &mut [Filling]) -> Vec<String> {
             filling.outcome = Outcome::Constant(0.0);
         } else if name == "backbone.pos_embed" {
             positions = true;
+        } else if name == REGISTERS {
+            registers = filling.shape[1];
         }
     }
     let mut notes = Vec::new();
@@ -77,6 +90,9 @@ pub(super) fn complete(fillings: &mut [Filling]) -> Vec<String> {
             "the file has no pos_embed (its network may use rotary positions), so positions start at random"
                 .into(),
         );
+    }
+    if registers > 0 && !from_file.is_empty() {
+        notes.push(format!("the file has no registers, so {registers} start at random"));
     }
     for filling in fillings.iter() {
         match filling.outcome {
@@ -115,7 +131,9 @@ pub(super) fn dropped(file: &TensorFile, catalog: &Catalog, used: &HashSet<&str>
             "reg_token" | "register_tokens" => {
                 let count =
                     file.shape(source).map_or(0, |shape| shape.iter().rev().nth(1).copied().unwrap_or(1));
-                notes.push(format!("its {count} register tokens are dropped"));
+                notes.push(format!(
+                    "its {count} register tokens are dropped (student.num_register_tokens={count} takes them)"
+                ));
             }
             _ => {}
         }
@@ -134,32 +152,52 @@ pub(super) fn dropped(file: &TensorFile, catalog: &Catalog, used: &HashSet<&str>
     notes
 }
 
-/// An MLP with a gate (SwiGLU) computes something that this model's does not.
-pub(super) fn refuse_gated(file: &TensorFile, catalog: &Catalog) -> Result<()> {
-    let gated = catalog.iter().find(|(name, source)| {
-        let gate = ["mlp.w12.weight", "mlp.w1.weight", "mlp.fc1_g.weight", "mlp.gate_proj.weight"]
-            .iter()
-            .any(|end| name.ends_with(end));
-        // both halves in one layer, twice what the second takes
-        let packed = || {
-            let second = catalog.find(&format!("{}fc2.weight", name.strip_suffix("fc1.weight")?))?;
-            let (&[rows, _], &[_, columns]) = (file.shape(source).ok()?, file.shape(second).ok()?) else {
-                return None;
-            };
-            Some(rows == 2 * columns)
+/// MLPs with a gate (SwiGLU) and without compute different things: those of the file must be of the model's kind, whose
+/// are `gated` or not. Of those with a gate DINOv2's (w12 and w3) and timm's packed ones (fc1 and fc2) can be taken.
+pub(super) fn demand_kind(file: &TensorFile, catalog: &Catalog, gated: bool) -> Result<()> {
+    /// One layer of gate and value.
+    const JOINT: [&str; 2] = ["mlp.w12.weight", "mlp.w12.linear.weight"];
+    /// A layer each, or a norm between the layers.
+    const OTHER: [&str; 4] = ["mlp.w1.weight", "mlp.fc1_g.weight", "mlp.gate_proj.weight", "mlp.norm.weight"];
+    const PLAIN: [&str; 2] = ["mlp.fc1.weight", "mlp.fc1.linear.weight"];
+    // both halves in one layer, twice what the second takes
+    let packed = |name: &str| {
+        let second = catalog.find(&name.replace(".mlp.fc1.", ".mlp.fc2."))?;
+        let (&[rows, _], &[_, columns]) = (file.shape(catalog.find(name)?).ok()?, file.shape(second).ok()?)
+        else {
+            return None;
         };
-        gate && block_of(name).is_some() || name.ends_with("mlp.fc1.weight") && packed() == Some(true)
-    });
-    match gated {
-        None => Ok(()),
-        Some((_, source)) => Err(Error::file(
-            file.path(),
-            format!(
-                "has MLPs with a gate (SwiGLU, `{source}`), which this model's are not (two layers with GELU between \
-                 them), so its blocks cannot be taken; give a file of a network without"
-            ),
-        )),
-    }
+        Some(rows == 2 * columns)
+    };
+    let of = |ends: &[&str], which: &dyn Fn(&str) -> bool| {
+        let is = |name: &str| {
+            block_of(name).is_some() && ends.iter().any(|end| name.ends_with(end)) && which(name)
+        };
+        catalog.iter().find(|(name, _)| is(name)).map(|(_, source)| source.to_string())
+    };
+    let joint = of(&JOINT, &|_| true).or_else(|| of(&PLAIN, &|name| packed(name) == Some(true)));
+    let other = of(&OTHER, &|_| true);
+    let plain = of(&PLAIN, &|name| packed(name) != Some(true));
+    let problem = match (gated, joint, other, plain) {
+        (true, _, Some(source), _) => format!(
+            "has MLPs with a gate whose layers are others (`{source}`) than DINOv2's (w12 and w3) and timm's packed ones \
+             (fc1 and fc2), so its blocks cannot be taken; give a file of one of these"
+        ),
+        (true, None, _, Some(source)) => format!(
+            "has MLPs without a gate (`{source}`), where this model's have one; set student.ffn_layer=mlp, or give a \
+             file of a network with SwiGLU"
+        ),
+        (false, Some(source), ..) => format!(
+            "has MLPs with a gate (SwiGLU, `{source}`), which this model's are not (two layers with GELU between them), \
+             so its blocks cannot be taken; set student.ffn_layer=swiglufused, or give a file of a network without"
+        ),
+        (false, None, Some(source), _) => format!(
+            "has MLPs with a gate or a norm (`{source}`), which this model's are not (two layers with GELU between \
+             them), so its blocks cannot be taken; give a file of a network without"
+        ),
+        _ => return Ok(()),
+    };
+    Err(Error::file(file.path(), problem))
 }
 
 /// What is wrong with a start for a whole backbone.
@@ -200,6 +238,12 @@ fn setting(name: &str, wanted: &[usize], found: &[usize]) -> String {
     match name {
         "backbone.cls_token" | "backbone.pos_embed" if width != ours => {
             format!("set student.max_embed_dim={width}")
+        }
+        REGISTERS if width == ours => {
+            format!("set student.num_register_tokens={}", found.iter().rev().nth(1).unwrap_or(&1))
+        }
+        _ if name.ends_with("mlp.w12.linear.weight") && width == ours => {
+            format!("set student.swiglu_hidden={}", found[0] / 2)
         }
         _ if name.ends_with("mlp.fc1.linear.weight") && width == ours => {
             format!("set student.mlp_ratio={}", found[0] / (*width).max(1))

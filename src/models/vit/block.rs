@@ -5,13 +5,15 @@ use std::ops::Range;
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::drop_path::{BranchRows, row_subset};
+use crate::models::vit::ffn::Ffn;
 use crate::models::vit::sizes::NORM_EPS;
-use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
+use crate::nn::elastic::{elastic_groups, elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
 use crate::ops::attention::{SequenceGroup, attention};
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::{LinearWeights, linear, mlp};
 use crate::ops::residual::residual;
+use crate::ops::swiglu::swiglu;
 use crate::tensor::Tensor;
 
 /// One block's parameters, sliced to a width.
@@ -21,7 +23,9 @@ pub(super) struct Block {
     pub width: usize,
     /// Width of a head.
     pub head_dim: usize,
-    /// Hidden width of the MLP.
+    /// What the MLP computes.
+    pub ffn: Ffn,
+    /// Its hidden width.
     pub hidden: usize,
 }
 
@@ -106,12 +110,16 @@ impl Block {
     /// x + MLP of the normed x.
     pub fn mlp_branch(&self, tape: &Tape, x: &Var, rows: Option<&BranchRows>) -> Result<Var> {
         let y = self.norm(tape, x, "norm2", rows)?;
-        let y = mlp(
-            tape,
-            &y,
-            &self.linear("mlp.fc1", self.hidden, self.width)?,
-            &self.linear("mlp.fc2", self.width, self.hidden)?,
-        )?;
+        let [first, second] = self.ffn.layers().map(|layer| format!("mlp.{layer}"));
+        let second = self.linear(&second, self.width, self.hidden)?;
+        let y = match self.ffn {
+            Ffn::Mlp => mlp(tape, &y, &self.linear(&first, self.hidden, self.width)?, &second)?,
+            Ffn::SwiGlu => {
+                let name = format!("{}{first}", self.prefix);
+                let w12 = elastic_groups(&self.parameters, &name, (2, 0..2), self.hidden, self.width)?;
+                linear(tape, &swiglu(tape, &linear(tape, &y, &w12)?)?, &second)?
+            }
+        };
         residual(tape, x, &y, &self.vector("ls2.gamma")?, row_subset(rows))
     }
 }

@@ -59,7 +59,7 @@ impl DropPath {
         let first = crops.first().ok_or_else(|| Error::shape("vit", "no crops"))?;
         let groups: Vec<SequenceGroup> = crops
             .iter()
-            .map(|c| SequenceGroup { count: c.images.dim(0), length: 1 + s.grid(c.images.dim(2)).pow(2) })
+            .map(|c| SequenceGroup { count: c.images.dim(0), length: s.tokens(c.images.dim(2)) })
             .collect();
         let mut drawn = Vec::new();
         for block in block_ids(s.depth, network.depth) {

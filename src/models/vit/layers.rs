@@ -10,7 +10,7 @@ pub fn layer_rule(depth: usize) -> LayerRule {
 fn layer_id(name: &str) -> Option<usize> {
     let (first, rest) = name.split_once('.').unwrap_or((name, ""));
     match first {
-        "patch_embed" | "pos_embed" | "cls_token" | "mask_token" => Some(0),
+        "patch_embed" | "pos_embed" | "cls_token" | "register_tokens" | "mask_token" => Some(0),
         "blocks" => rest.split('.').next()?.parse::<usize>().ok().map(|block| block + 1),
         _ => None,
     }

@@ -4,6 +4,7 @@
 mod block;
 mod cost;
 mod drop_path;
+mod ffn;
 mod grid;
 mod last_block;
 mod layers;
@@ -35,10 +36,12 @@ use crate::tensor::{Device, Tensor};
 
 use block::Block;
 use drop_path::DropPath;
+pub use ffn::Ffn;
 pub use grid::vit_grid;
 use last_block::LastBlock;
 pub use layers::layer_rule;
 pub use settings::Settings;
+use sizes::REGISTERS;
 pub use sizes::{NORM_EPS, VitSizes, vit_specs};
 
 /// The elastic ViT: names, shapes and the forward pass of any of its sub-networks.
@@ -91,7 +94,8 @@ impl Vit {
             prefix: format!("backbone.blocks.{block}."),
             width: network.width,
             head_dim: self.sizes.head_dim,
-            hidden: network.width * self.sizes.mlp_ratio,
+            ffn: self.sizes.ffn,
+            hidden: self.sizes.hidden(network.width),
         })
     }
 
@@ -139,14 +143,21 @@ impl Vit {
                 positions,
                 mask: batch.mask.clone(),
             });
-            sequences.push(SequenceGroup { count, length: 1 + grid * grid });
+            sequences.push(SequenceGroup { count, length: s.tokens(side) });
         }
         let shared = TokenParameters {
             cls: vector(parameters, "backbone.cls_token", width)?,
             cls_position: rows(0..1)?.view(|p| p.reshape(&[width]))?,
             mask_token: vector(parameters, "backbone.mask_token", width)?,
+            registers: (s.registers > 0).then(|| self.registers(parameters, width)).transpose()?,
         };
         Ok((tokens(tape, &groups, &shared)?, sequences))
+    }
+
+    /// The registers `[R, width]`.
+    fn registers(&self, parameters: &Parameters, width: usize) -> Result<Var> {
+        let s = &self.sizes;
+        parameters.var(REGISTERS)?.view(|r| r.reshape(&[s.registers, s.width])?.slice(1, 0..width))
     }
 
     fn resampling(&self, device: &Device, grid: usize) -> Result<Tensor> {
@@ -212,7 +223,8 @@ impl Backbone for Vit {
                 block.forward(tape, x, &groups, drops.as_ref().map_or([None, None], |d| d.of_block(i)))
             })?;
         }
-        Ok(Box::new(PackedTokens { parameters, packed: x, groups, last }))
+        let before = 1 + self.sizes.registers;
+        Ok(Box::new(PackedTokens { parameters, packed: x, groups, before, last }))
     }
 
     fn outputs(&self, network: Network) -> usize {
@@ -233,7 +245,8 @@ impl Backbone for Vit {
             x = block.forward(&tape, &x, &groups, [None, None])?;
             if i + count.max(1) >= network.depth {
                 let (packed, groups) = (x.clone(), groups.clone());
-                kept.push(Box::new(PackedTokens { parameters, packed, groups, last: None }));
+                let before = 1 + self.sizes.registers;
+                kept.push(Box::new(PackedTokens { parameters, packed, groups, before, last: None }));
             }
         }
         Ok(kept)
@@ -255,7 +268,8 @@ impl Backbone for Vit {
         }
         let qkv = last.qkv_of(&tape, &x)?;
         let length = qkv.dim(0) / images.dim(0);
-        Ok(Some(class_weights(&qkv.to_vec()?, length, network.width, self.sizes.head_dim)))
+        let VitSizes { head_dim, registers, .. } = self.sizes;
+        Ok(Some(class_weights(&qkv.to_vec()?, length, 1 + registers, network.width, head_dim)))
     }
 
     fn cost(&self, network: Network) -> Cost {
@@ -264,8 +278,8 @@ impl Backbone for Vit {
 
     fn widest(&self, network: Network, side: usize) -> usize {
         // the hidden layer of the MLP, or q, k and v; or the image itself
-        let tokens = 1 + self.sizes.grid(side).pow(2);
-        (tokens * network.width * self.sizes.mlp_ratio.max(3)).max(self.sizes.channels * side * side)
+        let columns = self.sizes.hidden_columns(network.width).max(3 * network.width);
+        (self.sizes.tokens(side) * columns).max(self.sizes.channels * side * side)
     }
 
     fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {
@@ -277,13 +291,15 @@ impl Backbone for Vit {
     }
 }
 
-/// Packed tokens and where each crop's lie: per crop its cls token, then its patches. What comes after them is computed
+/// Packed tokens and where each crop's lie: per crop its cls token, its registers, then its patches. What comes after them is computed
 /// for those that are asked for alone: the last block, where it has not run, and the final norm.
 struct PackedTokens<'a> {
     parameters: &'a Parameters,
-    /// `[Σ n·(1 + patches), width]`.
+    /// `[Σ n·(before + patches), width]`.
     packed: Var,
     groups: Vec<SequenceGroup>,
+    /// Tokens of a crop before its patches.
+    before: usize,
     last: Option<Rc<LastBlock>>,
 }
 
@@ -291,7 +307,7 @@ impl PackedTokens<'_> {
     fn row(&self, token: Token) -> u32 {
         let (group, crop, place) = match token {
             Token::Cls { group, crop } => (group, crop, 0),
-            Token::Patch { group, crop, cell } => (group, crop, 1 + cell),
+            Token::Patch { group, crop, cell } => (group, crop, self.before + cell),
         };
         let before: usize = self.groups[..group].iter().map(|g| g.count * g.length).sum();
         (before + crop * self.groups[group].length + place) as u32
@@ -314,9 +330,9 @@ impl Tokens for PackedTokens<'_> {
     }
 }
 
-/// Softmax weights of the first token of every sequence for the others, `[n, heads, length − 1]`, of q, k and
-/// v `[n·length, 3·width]`.
-fn class_weights(qkv: &[f32], length: usize, width: usize, head_dim: usize) -> Vec<f32> {
+/// Softmax weights of the first token of every sequence for those from number `before` on, `[n, heads, length −
+/// before]`, of q, k and v `[n·length, 3·width]`.
+fn class_weights(qkv: &[f32], length: usize, before: usize, width: usize, head_dim: usize) -> Vec<f32> {
     let scale = (head_dim as f32).powf(-0.5);
     let mut all = Vec::with_capacity(qkv.len() / (3 * head_dim));
     for sequence in qkv.chunks_exact(length * 3 * width) {
@@ -331,7 +347,7 @@ fn class_weights(qkv: &[f32], length: usize, width: usize, head_dim: usize) -> V
             let most = scores.iter().copied().fold(f32::NEG_INFINITY, f32::max);
             let weights: Vec<f32> = scores.iter().map(|s| (s - most).exp()).collect();
             let total: f32 = weights.iter().sum();
-            all.extend(weights[1..].iter().map(|w| w / total));
+            all.extend(weights[before..].iter().map(|w| w / total));
         }
     }
     all

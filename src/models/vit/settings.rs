@@ -2,6 +2,7 @@
 
 use crate::checks::{Problems, settings};
 use crate::models::settings::{Attention, Elastic, ordered};
+use crate::models::vit::ffn::Ffn;
 
 settings! {
     /// Section `student` of an elastic ViT.
@@ -17,8 +18,20 @@ settings! {
         /// Standard deviation of the first weights of linear layers; 0 takes 1/√inputs for each, which suits
         /// networks much narrower than 1,000 channels.
         pub init_std: f64 = 0.02,
+        /// What a block's perceptron computes: mlp, two layers with GELU between them, or swiglufused (also called
+        /// swiglu), w3(silu(x1) · x2) of [x1 x2] = w12(x), as in DINOv2's giant.
+        pub ffn_layer: Ffn = Ffn::Mlp,
+        /// Hidden width of SwiGLU in the intact network; 0 takes two thirds of `mlp_ratio` times its width, up to a
+        /// multiple of eight, as DINOv2 does.
+        pub swiglu_hidden: usize = 0,
+        /// Register tokens between class token and patches, which no loss and no feature reads; DINOv2 has 4 where it has
+        /// some.
+        pub num_register_tokens: usize = 0,
     }
 }
+
+/// Most register tokens.
+const MOST_REGISTERS: usize = 256;
 
 impl Settings {
     /// Checks every range and relation.
@@ -26,6 +39,17 @@ impl Settings {
         let steps = self.elastic.check(problems);
         problems.positive("student.layerscale", self.layerscale, 1e-5);
         problems.within("student.init_std", self.init_std, 0.0..=2.0, 0.02);
+        problems.within("student.num_register_tokens", self.num_register_tokens, 0..=MOST_REGISTERS, 4);
+        problems.within("student.swiglu_hidden", self.swiglu_hidden, 0..=65536, 0);
+        let gated = self.ffn_layer == Ffn::SwiGlu;
+        problems.demand(gated || self.swiglu_hidden == 0, "student.swiglu_hidden", || {
+            format!(
+                "is {}, which student.ffn_layer = {} does not have; set it to 0, or ffn_layer to {}",
+                self.swiglu_hidden,
+                self.ffn_layer,
+                Ffn::SwiGlu
+            )
+        });
         if steps {
             self.attention.check(&self.elastic, 16384, problems);
         }

@@ -1,10 +1,13 @@
 //! Sizes of a ViT and the parameters that follow from them.
 
+use crate::models::vit::ffn::Ffn;
 use crate::models::vit::settings::Settings;
 use crate::nn::parameters::{Init, ParameterSpec};
 
 /// ε of every LayerNorm.
 pub const NORM_EPS: f32 = 1e-6;
+/// Official name of the registers.
+pub const REGISTERS: &str = "backbone.register_tokens";
 
 /// Sizes of the intact network.
 #[derive(Clone, Debug, PartialEq)]
@@ -21,8 +24,14 @@ pub struct VitSizes {
     pub width: usize,
     /// Blocks of the intact network.
     pub depth: usize,
-    /// Hidden width of the MLP over the width.
+    /// Hidden width of the MLP over the width; SwiGLU has a part of it, see [`Ffn::hidden`].
     pub mlp_ratio: usize,
+    /// What the MLP computes.
+    pub ffn: Ffn,
+    /// Hidden width of the intact network's SwiGLU; 0 for what [`Ffn::hidden`] says.
+    pub swiglu_hidden: usize,
+    /// Registers: tokens between the class token and the patches that nobody reads.
+    pub registers: usize,
     /// Initial LayerScale.
     pub layerscale: f32,
     /// Standard deviation of the first weights, as [`Init::linear`] takes it.
@@ -44,6 +53,9 @@ impl VitSizes {
             width: s.attention.max_embed_dim,
             depth: s.max_depth,
             mlp_ratio: s.attention.mlp_ratio,
+            ffn: s.ffn_layer,
+            swiglu_hidden: s.swiglu_hidden,
+            registers: s.num_register_tokens,
             layerscale: s.layerscale as f32,
             init_std: s.init_std,
             drop_path_rate: s.attention.drop_path_rate,
@@ -55,11 +67,35 @@ impl VitSizes {
     pub fn grid(&self, pixels: usize) -> usize {
         pixels / self.patch
     }
+
+    /// Tokens of an image of `side` pixels: class token, registers, patches.
+    pub fn tokens(&self, side: usize) -> usize {
+        1 + self.registers + self.grid(side).pow(2)
+    }
+
+    /// Hidden width of a block's MLP in a sub-network of this width: the intact network's in proportion, rounded down,
+    /// as the official elastic layer has it. For SwiGLU this need not be the hidden width that DINOv2 gives a network
+    /// of this width: of 1024 channels with 2736 hidden, 384 channels have 1026, where that would be 1024.
+    pub fn hidden(&self, width: usize) -> usize {
+        match (self.ffn, self.swiglu_hidden) {
+            (Ffn::Mlp, _) => width * self.mlp_ratio,
+            (Ffn::SwiGlu, own) => {
+                let most = if own > 0 { own } else { self.ffn.hidden(self.width, self.mlp_ratio) };
+                // in the order and precision of the official code
+                (width as f64 / self.width as f64 * most as f64) as usize
+            }
+        }
+    }
+
+    /// Columns of the first layer's product in a sub-network of this width.
+    pub fn hidden_columns(&self, width: usize) -> usize {
+        self.ffn.groups() * self.hidden(width)
+    }
 }
 
 /// All parameters of a ViT of these sizes under their official names.
 pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
-    let (w, hidden, patches) = (s.width, s.width * s.mlp_ratio, s.grid(s.image).pow(2));
+    let (w, hidden, patches) = (s.width, s.hidden(s.width), s.grid(s.image).pow(2));
     let weights = |inputs: usize| Init::linear(s.init_std, inputs);
     let fan_in = s.channels * s.patch * s.patch;
     // PyTorch's Conv2d default: uniform in ± 1/√fan_in for weight and bias
@@ -75,6 +111,10 @@ pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
         ),
         ParameterSpec::new("backbone.patch_embed.proj.bias", &[w], convolution),
     ];
+    if s.registers > 0 {
+        let registers = ParameterSpec::new(REGISTERS, &[1, s.registers, w], Init::Normal(1e-6));
+        all.insert(2, registers);
+    }
     for k in 0..s.depth {
         let mut add = |part: &str, shape: &[usize], init: Init| {
             all.push(ParameterSpec::new(format!("backbone.blocks.{k}.{part}"), shape, init));
@@ -89,10 +129,12 @@ pub fn vit_specs(s: &VitSizes) -> Vec<ParameterSpec> {
         add("ls1.gamma", &[w], Init::Constant(s.layerscale));
         add("norm2.norm.weight", &[w], one);
         add("norm2.norm.bias", &[w], zero);
-        add("mlp.fc1.linear.weight", &[hidden, w], weights(w));
-        add("mlp.fc1.linear.bias", &[hidden], zero);
-        add("mlp.fc2.linear.weight", &[w, hidden], weights(hidden));
-        add("mlp.fc2.linear.bias", &[w], zero);
+        let [first, second] = s.ffn.layers();
+        let columns = s.hidden_columns(w);
+        add(&format!("mlp.{first}.linear.weight"), &[columns, w], weights(w));
+        add(&format!("mlp.{first}.linear.bias"), &[columns], zero);
+        add(&format!("mlp.{second}.linear.weight"), &[w, hidden], weights(hidden));
+        add(&format!("mlp.{second}.linear.bias"), &[w], zero);
         add("ls2.gamma", &[w], Init::Constant(s.layerscale));
     }
     all.push(ParameterSpec::new("backbone.norm.norm.weight", &[w], Init::Constant(1.0)));
