@@ -21,6 +21,8 @@ pub enum Purpose {
     ProbeCrops = 6,
     /// The first weights of a linear probe: (kind of features, learning rate), by their numbers.
     ProbeWeights = 7,
+    /// The first centres of k-means: (start, 0).
+    Centres = 8,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.
