@@ -21,6 +21,8 @@ mod cross_entropy;
 mod elementwise;
 #[path = "kernels/gather.rs"]
 mod gather;
+#[path = "kernels/group_sum.rs"]
+mod group_sum;
 #[path = "kernels/half_precision.rs"]
 mod half_precision;
 #[path = "kernels/koleo.rs"]

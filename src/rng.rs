@@ -25,6 +25,8 @@ pub enum Purpose {
     ClassifyCrops = 8,
     /// How the images of one batch of a classifier are mixed: (its number, rank).
     Mixing = 9,
+    /// The first centres of k-means: (start, 0).
+    Centres = 10,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

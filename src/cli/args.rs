@@ -76,7 +76,7 @@ pub enum Command {
     Finetune(FinetuneArgs),
     /// Cuts sub-networks out of a trained teacher, as plain networks for timm, DINOv2's code or POA's
     Extract(ExtractArgs),
-    /// Measures sub-networks on labelled images: k-NN or linear probe
+    /// Measures sub-networks on labelled images: k-NN, linear probe, clusters or retrieval
     #[command(subcommand)]
     Eval(EvalArgs),
     /// Writes the features of images to a safetensors file

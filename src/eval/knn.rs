@@ -8,7 +8,7 @@ use crate::autograd::{Tape, Var};
 use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::eval::images::LabelledImages;
-use crate::eval::pass::{Pace, Progress, groups, labels_of, same_classes, through_networks};
+use crate::eval::pass::{Progress, cls_features, groups, same_classes};
 use crate::eval::shared::Ranked;
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
@@ -83,7 +83,7 @@ pub fn knn_accuracies(
         let query = |i: usize, features: &Tensor| queries[i].add(features);
         let (val_labels, classified) = match ranks.is_alone() {
             true => {
-                let labels = features(encoder, group, val, &mut advance, query)?;
+                let labels = cls_features(encoder, group, val, &mut advance, query)?;
                 let count = labels.len();
                 (labels, count)
             }
@@ -93,7 +93,7 @@ pub fn knn_accuracies(
             queries.into_iter().map(|q| KnnSearch::new(q, neighbours)).collect::<Result<Vec<_>>>()?;
         let vote = |i: usize, features: &Tensor| searches[i].add(features);
         let train_labels = match ranks.is_alone() {
-            true => features(encoder, group, train, &mut advance, vote)?,
+            true => cls_features(encoder, group, train, &mut advance, vote)?,
             false => ranked.all_features(train, &mut advance, vote)?,
         };
         let counts = searches.into_iter().map(|search| search.right(&train_labels, &val_labels, options));
@@ -109,31 +109,6 @@ pub fn knn_accuracies(
 /// The share of `classified` rows that is right; NaN where there are none, or nothing to compare them with.
 fn share(right: usize, classified: usize, neighbours: usize) -> f64 {
     if neighbours == 0 { f64::NAN } else { right as f64 / classified as f64 }
-}
-
-/// Hands the cls features `[n, width]` of all images through every network to `take`. Returns the images'
-/// classes.
-fn features(
-    encoder: Encoder<'_>,
-    networks: &[Network],
-    images: &LabelledImages,
-    advance: &mut dyn FnMut(usize),
-    mut take: impl FnMut(usize, &Tensor) -> Result<()>,
-) -> Result<Vec<u32>> {
-    let (mut labels, mut pace) = (Vec::with_capacity(images.len()), Pace::default());
-    images.for_each_batch(|batch| {
-        let mut last = None;
-        through_networks(encoder, networks, batch, images.stop(), |i, part| {
-            let (cls, _) = encoder.features(networks[i], part, false)?;
-            take(i, &cls)?;
-            last = Some(cls.slice(0, 0..1)?);
-            Ok(())
-        })?;
-        labels.extend(labels_of(batch)?);
-        advance(batch.images());
-        last.map_or(Ok(()), |last| pace.keep(&last))
-    })?;
-    Ok(labels)
 }
 
 /// Normalised rows of features, gathered to blocks.
@@ -167,7 +142,7 @@ impl FeatureBlocks {
     }
 
     /// Takes out the blocks that are full, and, where `all`, the last one too.
-    fn take(&mut self, all: bool) -> Result<Vec<Tensor>> {
+    pub(super) fn take(&mut self, all: bool) -> Result<Vec<Tensor>> {
         let mut blocks = std::mem::take(&mut self.full);
         if let Some((block, filled)) = self.open.take_if(|_| all) {
             blocks.push(block.slice(0, 0..filled)?);

@@ -1,6 +1,8 @@
 //! What all evaluations over images share: groups of networks that fit memory, images through all networks of
 //! a group, progress, and a device that is never far behind.
 
+use rayon::prelude::*;
+
 use crate::data::batch::{Batch, WHOLE};
 use crate::error::{Error, Result};
 use crate::eval::images::LabelledImages;
@@ -69,6 +71,31 @@ pub(super) fn through_networks(
     Ok(())
 }
 
+/// Hands the cls features `[n, width]` of all images through every network to `take`. Returns the images'
+/// classes.
+pub(super) fn cls_features(
+    encoder: Encoder<'_>,
+    networks: &[Network],
+    images: &LabelledImages,
+    advance: &mut dyn FnMut(usize),
+    mut take: impl FnMut(usize, &Tensor) -> Result<()>,
+) -> Result<Vec<u32>> {
+    let (mut labels, mut pace) = (Vec::with_capacity(images.len()), Pace::default());
+    images.for_each_batch(|batch| {
+        let mut last = None;
+        through_networks(encoder, networks, batch, images.stop(), |i, part| {
+            let (cls, _) = encoder.features(networks[i], part, false)?;
+            take(i, &cls)?;
+            last = Some(cls.slice(0, 0..1)?);
+            Ok(())
+        })?;
+        labels.extend(labels_of(batch)?);
+        advance(batch.images());
+        last.map_or(Ok(()), |last| pace.keep(&last))
+    })?;
+    Ok(labels)
+}
+
 /// As many images as fit, and no more on a slow device than it does in a few seconds.
 pub(super) fn images_at_once(encoder: Encoder<'_>, network: Network, side: usize) -> usize {
     let fit = encoder.images_at_once(network, side);
@@ -102,5 +129,25 @@ impl Pace {
             Some(before) => before.wait().map(|_| ()),
             None => Ok(()),
         }
+    }
+}
+
+/// All of a network's features, rows of `width` values, must be finite.
+pub(super) fn finite(
+    network: Network,
+    features: &[f32],
+    width: usize,
+    images: &LabelledImages,
+) -> Result<()> {
+    let rows = features.par_chunks_exact(width.max(1));
+    match rows.filter(|row| row.iter().any(|v| !v.is_finite())).count() {
+        0 => Ok(()),
+        bad => Err(Error::file(
+            images.describe(),
+            format!(
+                "{network} makes features that are not finite of {bad} or more of its images: the weights have gone \
+                 wrong; take an earlier checkpoint, or another network"
+            ),
+        )),
     }
 }

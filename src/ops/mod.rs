@@ -12,6 +12,7 @@ pub mod cross_entropy;
 pub mod gather;
 pub mod gelu;
 pub mod group_norm;
+pub mod group_sum;
 pub mod joint_sinkhorn;
 pub mod koleo;
 pub mod l2_normalize;

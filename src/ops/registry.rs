@@ -1,7 +1,7 @@
 //! The list of all kernels, and what would be chosen among them.
 
 use super::{
-    attention, avg_pool, ceiling, cross_entropy, gather, gelu, group_norm, koleo, l2_normalize,
+    attention, avg_pool, ceiling, cross_entropy, gather, gelu, group_norm, group_sum, koleo, l2_normalize,
     label_cross_entropy, layer_norm, lookup, mask_rows, matmul, max_pool, patch_embed, patch_merge,
     prototype_loss, reduce, residual, row_subset, segment_mean, sinkhorn, soft_cross_entropy, softmax,
     swiglu, tokens, top_k, weight_norm, window_attention,
@@ -21,6 +21,7 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         gather::kernels(caps),
         gelu::kernels(caps),
         group_norm::kernels(caps),
+        group_sum::kernels(caps),
         koleo::kernels(caps),
         l2_normalize::kernels(caps),
         label_cross_entropy::kernels(caps),

@@ -1,0 +1,43 @@
+//! `poa-gpu eval`: how good sub-networks are, on labelled images.
+
+mod clusters;
+mod common;
+mod knn;
+mod linear;
+mod results;
+mod retrieval;
+mod sets;
+
+use clap::Subcommand;
+
+pub use clusters::ClustersArgs;
+pub use common::Common;
+pub use knn::{KnnArgs, neighbours};
+pub use linear::LinearArgs;
+pub use retrieval::RetrievalArgs;
+pub use sets::Sets;
+
+use crate::error::Result;
+
+/// The kinds of evaluation.
+#[derive(Debug, Clone, Subcommand)]
+pub enum EvalArgs {
+    /// Classifies by the nearest neighbours in feature space; nothing is trained
+    Knn(KnnArgs),
+    /// Trains linear classifiers on frozen features: 13 learning rates, 1 or 4 blocks, with and without mean
+    /// patch
+    Linear(LinearArgs),
+    /// Puts images into clusters by k-means, and compares these with the classes
+    Clusters(ClustersArgs),
+    /// Ranks a gallery by its similarity to query images: mean average precision, recall
+    Retrieval(RetrievalArgs),
+}
+
+pub(super) fn run(args: &EvalArgs) -> Result<()> {
+    match args {
+        EvalArgs::Knn(args) => knn::run(args),
+        EvalArgs::Linear(args) => linear::run(args),
+        EvalArgs::Clusters(args) => clusters::run(args),
+        EvalArgs::Retrieval(args) => retrieval::run(args),
+    }
+}
