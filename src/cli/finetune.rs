@@ -12,6 +12,7 @@ use crate::cli::signals::Signals;
 use crate::cli::subject::data_spec;
 use crate::cli::version;
 use crate::error::{Error, Interruption, Result};
+use crate::eval::classification::Classification;
 use crate::files::checkpoint;
 use crate::files::durable::replace_file;
 use crate::files::tensor_writer::write_tensors_with;
@@ -300,19 +301,24 @@ fn report(outcome: &Outcome<FinetuneTask>, dir: Option<&Path>) -> Result<()> {
         mention!("the best: {:.2}% after {step} steps", 100.0 * best.top1);
     }
     if let (Some(dir), Some(last)) = (dir, outcome.task.last()) {
-        let mut table = String::from("class,images,right,accuracy\n");
-        for (class, name) in outcome.task.classes().iter().enumerate() {
-            let own = last.choices().iter().filter(|choice| choice.label as usize == class);
-            let (images, right) = own.fold((0, 0), |(n, r), c| (n + 1, r + usize::from(c.before == 0)));
-            let accuracy =
-                if images == 0 { String::new() } else { format!("{:.4}", right as f64 / images as f64) };
-            let name = format!("\"{}\"", name.replace('"', "\"\""));
-            // writing to a string cannot fail
-            let _ = writeln!(table, "{name},{images},{right},{accuracy}");
-        }
-        replace_file(&dir.join("classes.csv"), table.as_bytes())?;
+        write_table(last, outcome.task.classes(), dir)?;
+        let title = format!("{} images to be judged by", last.images());
+        last.draw(outcome.task.classes(), &title, &dir.join("confusion"))?;
         mention!("for timm, with its classifier: {}", shown(&dir.join("best")));
     }
     mention!("checkpoint: {}", shown(&outcome.checkpoint));
     Ok(())
+}
+
+/// Images and accuracy of every class, as CSV.
+fn write_table(found: &Classification, classes: &[String], dir: &Path) -> Result<()> {
+    let mut table = String::from("class,images,accuracy\n");
+    let mut images = vec![0; classes.len()];
+    found.confusion().iter().for_each(|((label, _), count)| images[*label as usize] += count);
+    for ((name, accuracy), images) in classes.iter().zip(found.per_class()).zip(images) {
+        let accuracy = accuracy.map_or_else(String::new, |share| format!("{share:.4}"));
+        // writing to a string cannot fail
+        let _ = writeln!(table, "\"{}\",{images},{accuracy}", name.replace('"', "\"\""));
+    }
+    replace_file(&dir.join("classes.csv"), table.as_bytes())
 }

@@ -11,7 +11,7 @@
 use crate::collective::Collective;
 use crate::data::batch::Batch;
 use crate::error::{Error, Interruption, Result};
-use crate::eval::choice::Choice;
+use crate::eval::classification::Classification;
 use crate::eval::images::LabelledImages;
 use crate::eval::pass::{labels_of, through_networks};
 use crate::models::encoder::Encoder;
@@ -124,41 +124,36 @@ impl Ranked<'_> {
 
     /// What a classifier on the first network makes of all images, on all ranks: `logits` gives those of cls features
     /// `[n, width]`, `[n, classes]`. Each rank computes its part of every round.
-    pub fn choices(
+    pub fn classified(
         &self,
         images: &LabelledImages,
         logits: &mut dyn FnMut(&Tensor) -> Result<Tensor>,
-    ) -> Result<Vec<Choice>> {
+    ) -> Result<Classification> {
         let own = (self.ranks.rank()..images.batches()).step_by(self.ranks.size());
-        let mut found = Vec::new();
+        let mut found = Classification::new(images.classes().len());
         let begin = |batch: &Batch| {
             let mut parts = Vec::new();
             through_networks(self.encoder, &self.networks[..1], batch, images.stop(), |_, part| {
-                let (cls, _) = self.encoder.features(self.networks[0], part, false)?;
-                parts.push(logits(&cls)?.read_later()?);
+                parts.push(logits(&self.encoder.features(self.networks[0], part, false)?.0)?);
                 Ok(())
             })?;
             Ok((labels_of(batch)?.to_vec(), parts))
         };
-        let pack = |(labels, parts): (Vec<u32>, Vec<PendingRead>)| {
-            let mut values = Vec::new();
+        let pack = |(labels, parts): (Vec<u32>, Vec<Tensor>)| {
+            let (mut own, mut first) = (Classification::new(images.classes().len()), 0);
             for part in parts {
-                values.extend(part.wait()?);
+                own.add_logits(&part, &labels[first..first + part.dim(0)])?;
+                first += part.dim(0);
             }
-            let classes = (values.len() / labels.len().max(1)).max(1);
-            let choices = values.chunks(classes).zip(&labels).map(|(row, label)| Choice::of(row, *label));
-            Ok(choices.flat_map(Choice::bytes).collect())
+            serde_json::to_vec(&own).map_err(|_| out_of_step())
         };
         self.rounds(images, own.collect(), begin, pack, |all| {
-            let words: Vec<u32> = all.iter().flat_map(|own| words(own)).map(u32::from_le_bytes).collect();
-            found.extend(words.as_chunks().0.iter().map(|[label, first, before]| Choice {
-                label: *label,
-                first: *first,
-                before: *before,
-            }));
+            for own in all.iter().filter(|own| !own.is_empty()) {
+                found.merge(&serde_json::from_slice(own).map_err(|_| out_of_step())?)?;
+            }
             Ok(())
         })?;
-        self.some(images, found.len())?;
+        self.some(images, found.images() as usize)?;
         Ok(found)
     }
 

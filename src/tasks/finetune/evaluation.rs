@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::eval::LabelledImages;
-use crate::eval::classify::{Classified, classify};
+use crate::eval::classification::Classification;
+use crate::eval::classify::classify;
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::models::plain::Format;
@@ -28,7 +29,7 @@ pub(super) fn judge(
     model: &FinetuneModel,
     images: &LabelledImages,
     ranks: &Collective,
-) -> Result<Classified> {
+) -> Result<Classification> {
     classify(ranks, model.encoder(), model.network, images, &mut |features| model.average_logits(features))
 }
 

@@ -12,7 +12,7 @@ use crate::data::recipe::BatchNumber;
 use crate::data::unusable::{tell_new, with_list};
 use crate::data::{Loader, LoaderConfig};
 use crate::error::{Error, Result};
-use crate::eval::classify::Classified;
+use crate::eval::classification::Classification;
 use crate::models::backbone::OnDevice;
 use crate::ops::reduce::column_sum;
 use crate::ops::soft_cross_entropy::{MixedLabels, soft_cross_entropy};
@@ -47,7 +47,7 @@ pub struct FinetuneTask {
     /// By step, of this run and what it goes on from.
     judged: Vec<(usize, Accuracy)>,
     /// The last look at the images to be judged by.
-    last: Option<Classified>,
+    last: Option<Classification>,
 }
 
 impl FinetuneTask {
@@ -83,7 +83,7 @@ impl FinetuneTask {
     }
 
     /// The last look at the images to be judged by, where there was one.
-    pub fn last(&self) -> Option<&Classified> {
+    pub fn last(&self) -> Option<&Classification> {
         self.last.as_ref()
     }
 
@@ -273,7 +273,10 @@ impl Task for FinetuneTask {
 
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let found = judge(&self.model, &self.data.val, &self.ranks)?;
-        let accuracy = Accuracy { top1: found.top1(), top5: found.top5() };
+        let accuracy = Accuracy {
+            top1: found.top1().unwrap_or(0.0),
+            top5: found.top5().unwrap_or(0.0),
+        };
         let better = self.best().is_none_or(|best| accuracy.top1 > best.top1);
         self.judged.retain(|(step, _)| *step != done);
         self.judged.push((done, accuracy));
