@@ -3,6 +3,7 @@
 
 pub mod agreement;
 mod ahead;
+pub mod classification;
 pub mod classify;
 pub mod clusters;
 pub mod export;

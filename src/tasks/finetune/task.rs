@@ -273,10 +273,7 @@ impl Task for FinetuneTask {
 
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let found = judge(&self.model, &self.data.val, &self.ranks)?;
-        let accuracy = Accuracy {
-            top1: found.top1().unwrap_or(0.0),
-            top5: found.top5().unwrap_or(0.0),
-        };
+        let accuracy = Accuracy { top1: found.top1().unwrap_or(0.0), top5: found.top5().unwrap_or(0.0) };
         let better = self.best().is_none_or(|best| accuracy.top1 > best.top1);
         self.judged.retain(|(step, _)| *step != done);
         self.judged.push((done, accuracy));
