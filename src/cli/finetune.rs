@@ -42,9 +42,9 @@ Examples:
 pub struct FinetuneArgs {
     /// What to start from: a run's folder (its newest checkpoint is taken) or a checkpoint's; or a safetensors file or an
     /// extracted network's folder, whose sizes section student of --config must say
-    #[arg(long, value_name = "FILE|DIR", required_unless_present = "resume")]
+    #[arg(long, value_name = "FILE|DIR", required_unless_present_any = ["resume", "random"])]
     pub init: Option<PathBuf>,
-    /// Takes the sizes of --init and random weights: what pre-training is compared with
+    /// Takes the sizes of --init, or without it those of --config, and random weights: what pre-training is compared with
     #[arg(long)]
     pub random: bool,
     /// The sub-network: WIDTHxDEPTH, smallest, middle, intact, or the paper's small, base, ... (sets finetune.network)
