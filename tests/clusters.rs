@@ -145,6 +145,27 @@ fn clouds_are_found_from_any_seed_with_the_same_bits_again() {
     }
 }
 
+/// As many features as ImageNet has validation images, of a ResNet-50's width, in as many clusters as it has classes.
+#[test]
+#[ignore = "takes 2 GiB and minutes"]
+fn a_thousand_clusters_of_wide_features() {
+    let (width, k, count) = (2048, 1000, 50_000);
+    let mut rng = ChaCha8Rng::seed_from_u64(4);
+    let centres: Vec<f32> = (0..k * width).map(|_| rng.random_range(-1.0..1.0)).collect();
+    let classes: Vec<u32> = (0..count).map(|i| i * 7919 % k as u32).collect();
+    let row = |class: &u32| centres[*class as usize * width..][..width].to_vec();
+    let rows: Vec<f32> = classes.iter().flat_map(row).map(|v| v + rng.random_range(-2.0..2.0)).collect();
+    let device = ops::open(&DeviceChoice::Auto).unwrap();
+    let points = Points::new(&device, rows, width).unwrap();
+    let began = std::time::Instant::now();
+    let options = KMeansOptions { starts: 1, iterations: 5, ..KMeansOptions::default() };
+    let got = points.k_means(k, &options, |_| {}).unwrap();
+    let seconds = began.elapsed().as_secs_f64();
+    println!("{} iterations and the first centres: {seconds:.1} s on {}", got.iterations, device.describe());
+    let found = agreement(&classes, &got.clusters);
+    assert!(found.accuracy > 0.5 && found.nmi > 0.9, "{found:?}");
+}
+
 #[test]
 fn fewer_different_rows_than_clusters_have_no_inertia() {
     let rows: Vec<f32> = (0..40).flat_map(|i| [(i % 3) as f32, 1.0]).collect();

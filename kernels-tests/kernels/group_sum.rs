@@ -1,6 +1,7 @@
 //! Sums of rows by group.
 
 use poa_gpu::ops::group_sum::group_sum;
+use poa_gpu::tensor::Tensor;
 
 use crate::support::{Placing, devices, place, random};
 
@@ -16,13 +17,20 @@ fn case(rows: usize, cols: usize, groups: usize, group: &[u32]) {
             squares[*g as usize * cols + c] += f64::from(x[r * cols + c]).powi(2);
         }
     }
+    let beside: Vec<f32> = before.chunks(cols).flat_map(|row| [&[7.0], row, &[7.0]].concat()).collect();
     for device in devices() {
         for placing in [Placing::Dense, Placing::Strided] {
             let x = place(&device, &[rows, cols], &x, placing).unwrap();
             let run = || {
-                let out = place(&device, &[groups, cols], &before, placing).unwrap();
+                // with columns beside it that are not its own
+                let wide = Tensor::from_slice(&device, &[groups, cols + 2], &beside).unwrap();
+                let out = wide.slice(1, 1..1 + cols).unwrap();
                 group_sum(&out, &x, group).unwrap();
-                assert!(out.fences_intact().unwrap(), "written beside, on {}", device.kind());
+                assert!(wide.fences_intact().unwrap(), "written beside, on {}", device.kind());
+                let all = wide.to_vec::<f32>().unwrap();
+                for row in all.chunks(cols + 2) {
+                    assert_eq!((row[0], row[cols + 1]), (7.0, 7.0), "on {}", device.kind());
+                }
                 out.to_vec::<f32>().unwrap()
             };
             let (got, again) = (run(), run());

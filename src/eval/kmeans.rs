@@ -218,7 +218,7 @@ impl Points {
                 (nearer.iter().sum::<f64>(), nearer)
             });
             let after: Vec<(f64, Vec<f64>)> = after.collect();
-            let best = (0..after.len()).rev().min_by(|a, b| after[*a].0.total_cmp(&after[*b].0));
+            let best = (0..after.len()).min_by(|a, b| after[*a].0.total_cmp(&after[*b].0));
             let Some((best, (_, nearer))) = best.and_then(|best| after.into_iter().enumerate().nth(best))
             else {
                 break;
