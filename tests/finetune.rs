@@ -65,7 +65,7 @@ const SHORT: [&str; 6] = [
 fn tune(init: &str, out: &str, more: &[&str]) -> String {
     let done = program(&[&["finetune", "--init", init, "--out", out][..], &SHORT, more].concat());
     assert!(done.status.success(), "{more:?}: {}", text(&done.stderr));
-    text(&done.stderr)
+    text(&done.stdout) + &text(&done.stderr)
 }
 
 /// All lines of the metrics without what depends on the clock, and the tensors of the newest checkpoint.
@@ -257,18 +257,18 @@ fn what_cannot_be_is_said_before_the_work() {
     };
     let common = ["--init", init.as_str(), "--train", of_train.as_str(), "--val", of_val.as_str()];
     given(&["--init", "nowhere", "--train", &of_train], 1, &["nowhere", "no such file"]);
-    given(&[&common[..], &["--network=17x3"]].concat(), 1, &["17x3"]);
+    given(&[&common[..], &["--network=17x3"]].concat(), 2, &["17x3"]);
     given(
         &[&common[..], &["--network=all"]].concat(),
-        1,
+        2,
         &["finetune.network", "one is fine-tuned at a time"],
     );
-    given(&[&common[..], &["--config=imagenett"]].concat(), 1, &["imagenett", "imagenet"]);
-    given(&[&common[..], &["finetune.lrr=1"]].concat(), 1, &["finetune.lrr", "finetune.lr"]);
-    given(&[&common[..], &["finetune.epochs=0"]].concat(), 1, &["finetune.epochs"]);
+    given(&[&common[..], &["--config=imagenett"]].concat(), 2, &["imagenett", "imagenet"]);
+    given(&[&common[..], &["finetune.lrr=1"]].concat(), 2, &["finetune.lrr", "finetune.lr"]);
+    given(&[&common[..], &["finetune.epochs=0"]].concat(), 2, &["finetune.epochs"]);
     // a class that is nowhere to be learnt from
     std::fs::rename(Path::new(&val).join("warm"), Path::new(&val).join("hot")).unwrap();
-    given(&common, 1, &["hot"]);
+    given(&common, 2, &["hot"]);
     std::fs::rename(Path::new(&val).join("hot"), Path::new(&val).join("warm")).unwrap();
     // one class alone
     std::fs::remove_dir_all(Path::new(&train).join("warm")).unwrap();

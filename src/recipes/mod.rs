@@ -17,10 +17,12 @@ pub mod teacher;
 
 use std::path::Path;
 
-use crate::checks::nearest;
+use toml::Table;
+
+use crate::checks::{Problems, nearest};
 use crate::error::{Error, Result};
 use crate::shown::shown;
-use layers::{Layers, Origin};
+use layers::{Layered, Layers, Origin};
 use sections::Sections;
 
 /// What a recipe says.
@@ -129,6 +131,24 @@ impl Config {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(&Sections::of(self))
             .map_err(|e| Error::config("(all)", format!("cannot be written as TOML: {e}")))
+    }
+}
+
+impl Layered for Config {
+    fn table(&self) -> Result<Table> {
+        Sections::of(self).table()
+    }
+
+    fn read(table: Table) -> Result<Self, toml::de::Error> {
+        Sections::read(table)
+    }
+
+    fn check(table: &Table, section: &str) -> Result<(), toml::de::Error> {
+        Sections::check(table, section)
+    }
+
+    fn problems(&self) -> Result<Problems> {
+        Self::problems(self, 1)
     }
 }
 

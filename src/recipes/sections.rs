@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
-use crate::checks::{Key, Problems, Settings};
+use crate::checks::{Key, Settings};
 use crate::data::settings::{Crops, Data, Loading};
 use crate::error::{Error, Result};
 use crate::eval::settings::Evaluation;
@@ -11,7 +11,6 @@ use crate::models::Student;
 use crate::optim::settings::Optim;
 use crate::poa::Settings as Config;
 use crate::poa::settings::{Activation, Dino, Ibot, Step, Teacher};
-use crate::recipes::layers::Layered;
 use crate::train::settings::Train;
 
 /// A recipe as it is written: a table a section.
@@ -170,22 +169,4 @@ pub(super) fn check_student(table: &Table, key: &str) -> Result<(), toml::de::Er
         }
     }
     Ok(())
-}
-
-impl Layered for Config {
-    fn table(&self) -> Result<Table> {
-        Sections::of(self).table()
-    }
-
-    fn read(table: Table) -> Result<Self, toml::de::Error> {
-        Sections::read(table)
-    }
-
-    fn check(table: &Table, section: &str) -> Result<(), toml::de::Error> {
-        Sections::check(table, section)
-    }
-
-    fn problems(&self) -> Result<Problems> {
-        Self::problems(self, 1)
-    }
 }
