@@ -2,6 +2,7 @@
 //! are needed; features to a file; pictures of what a network sees.
 
 mod ahead;
+pub mod classification;
 pub mod export;
 pub mod images;
 pub mod knn;
@@ -13,6 +14,7 @@ pub mod settings;
 mod shared;
 pub mod visualize;
 
+pub use classification::Classification;
 pub use images::LabelledImages;
 pub use knn::{KnnOptions, knn_accuracies};
 pub use linear::{LinearOptions, LinearReport, linear_probes};

@@ -5,6 +5,7 @@
 //! is an error.
 
 mod axis;
+mod confusion;
 mod curves;
 mod drawing;
 mod font;
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 
 use image::{ImageFormat, RgbImage};
 
+pub use confusion::confusion_matrix;
 pub use curves::lines;
 pub use panel::{CAPTION, GAP, panel};
 pub use scatter::accuracy_over_parameters;

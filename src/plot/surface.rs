@@ -69,7 +69,7 @@ fn number(percent: f64) -> String {
 
 /// The `count` + 1 edges of equal parts, on whole pixels, so that no ground shines through between
 /// neighbours.
-fn edges(from: f32, to: f32, count: usize) -> Vec<f32> {
+pub(super) fn edges(from: f32, to: f32, count: usize) -> Vec<f32> {
     (0..=count).map(|i| (from + (to - from) * i as f32 / count as f32).round()).collect()
 }
 
@@ -115,12 +115,12 @@ fn color_bar(drawing: &mut Drawing, low: f64, high: f64) {
 }
 
 /// The colour of a share of the range.
-fn viridis(share: f64) -> Color {
+pub(super) fn viridis(share: f64) -> Color {
     VIRIDIS.eval_continuous(share).into_array()
 }
 
 /// Black or white, whichever stands out more.
-fn readable_on([r, g, b]: Color) -> Color {
+pub(super) fn readable_on([r, g, b]: Color) -> Color {
     // Weights of the eye for light; the limit is where both have the same contrast to the greens of the map.
     let luma = 0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b);
     if luma > 118.0 { INK } else { WHITE }
