@@ -19,6 +19,7 @@ pub mod settings;
 mod shared;
 pub mod visualize;
 
+pub use classification::Classification;
 pub use clusters::{ClusterOptions, ClusterScores, cluster_scores};
 pub use images::LabelledImages;
 pub use knn::{KnnOptions, knn_accuracies};
