@@ -245,6 +245,33 @@ fn a_share_of_every_class_or_a_list_is_learnt_from() {
     assert!(!Path::new(&out).exists(), "nothing is left of a run that did not begin");
 }
 
+/// An extracted ViT says its sizes itself, and is the network of the checkpoint.
+#[test]
+fn an_extracted_network_is_fine_tuned_like_that_of_its_checkpoint() {
+    let folder = Folder::new("finetune-extracted");
+    let init = pretrained(&folder, "demo");
+    let more = ["--device=cpu", "data.spec=shapes:40", "--steps=3"];
+    let of_run = folder.path("of-run");
+    tune(&init, &of_run, &[&more[..], &["--network=smallest"]].concat());
+    for format in ["timm", "dinov2", "poa"] {
+        let net = folder.path(format);
+        let done = program(&[
+            "extract",
+            "--checkpoint",
+            &init,
+            "--network=smallest",
+            "--format",
+            format,
+            "--out",
+            &net,
+        ]);
+        assert!(done.status.success(), "{}", text(&done.stderr));
+        let out = folder.path(&format!("of-{format}"));
+        tune(&net, &out, &more);
+        assert_eq!(losses(&of_run), losses(&out), "{format}");
+    }
+}
+
 #[test]
 fn what_cannot_be_is_said_before_the_work() {
     let folder = Folder::new("finetune-refused");

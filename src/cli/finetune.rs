@@ -29,6 +29,7 @@ use crate::train::save::TEACHER;
 use crate::train::trainer::{Outcome, Start, Trainer};
 use crate::weights::extract::Extraction;
 use crate::weights::import::Import;
+use crate::weights::sizes::student_in;
 
 /// Arguments of `finetune`.
 #[derive(Debug, Clone, Args)]
@@ -40,8 +41,8 @@ Examples:
   poa-gpu finetune --init runs/photos --random --train folder:in/train     the same network from random weights
   poa-gpu finetune --out runs/tuned --resume           goes on where runs/tuned ended")]
 pub struct FinetuneArgs {
-    /// What to start from: a run's folder (its newest checkpoint is taken) or a checkpoint's; or a safetensors file or an
-    /// extracted network's folder, whose sizes section student of --config must say
+    /// What to start from: a run's folder (its newest checkpoint is taken) or a checkpoint's; an extracted network's folder;
+    /// or a safetensors file, whose sizes section student of --config must say (of a Swin's or ResNet's folder too)
     #[arg(long, value_name = "FILE|DIR", required_unless_present_any = ["resume", "random"])]
     pub init: Option<PathBuf>,
     /// Takes the sizes of --init, or without it those of --config, and random weights: what pre-training is compared with
@@ -140,9 +141,16 @@ impl Init {
     }
 
     /// What its sizes make the settings begin with.
-    fn base(&self) -> Settings {
-        match self {
-            Self::Plain(_) => Settings::default(),
+    fn base(&self) -> Result<Settings> {
+        Ok(match self {
+            Self::Plain(path) => {
+                let mut base = Settings::default();
+                if let Some((student, image_size)) = student_in(path)? {
+                    base.student = student;
+                    base.finetune.image_size = image_size;
+                }
+                base
+            }
             Self::Checkpoint(_, config) => {
                 let image_size = config.crops.global_crops_size;
                 let mut base = Settings { student: config.student.clone(), ..Settings::default() };
@@ -153,7 +161,7 @@ impl Init {
                     (config.data.max_pixels, config.data.deep_bits);
                 base
             }
-        }
+        })
     }
 
     /// Gives a model its weights; `dir` is the run's folder.
@@ -204,7 +212,7 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
         _ => None,
     };
     let stored = earlier.as_ref().map(|(_, stored)| stored.to_toml()).transpose()?;
-    let base = init.as_ref().map(|init| init.base().to_toml()).transpose()?;
+    let base = init.as_ref().map(|init| init.base()?.to_toml()).transpose()?;
     let (stored, base) = ranks.hear_first((stored, base))?;
     let resume = stored.is_some();
     let settings = match (&stored, &args.config) {

@@ -2,7 +2,7 @@
 //! a backbone, it says itself (`Backbone::plain`, `Backbone::plain_name`).
 //!
 //! ```text
-//! names.rs     which tensor of a file is which parameter
+//! names.rs     which tensor of a file is which parameter     sizes.rs  the sizes that an extracted network says
 //! networks.rs  which sub-networks a command line asks for
 //! extract.rs   a sub-network as a plain network                describe.rs  its config.json
 //! import.rs    parameters from a file of another program       resample.rs  for another grid or patch size
@@ -17,4 +17,5 @@ pub mod import;
 pub mod names;
 pub mod networks;
 mod resample;
+pub mod sizes;
 mod start;
