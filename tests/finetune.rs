@@ -159,6 +159,8 @@ fn every_family_learns_on_both_devices_alike() {
             let out = folder.path(&format!("{recipe}-{device}"));
             let more = ["--network=smallest", "--device", device, "--steps=3", "data.spec=shapes:40"];
             tune(&init, &out, &more);
+            // in POA's format where timm has no such network
+            assert!(Path::new(&out).join("best/model.safetensors").is_file(), "{recipe}");
             losses(&out)
         });
         assert_eq!(on_cpu.len(), 3, "{recipe}");
@@ -245,6 +247,91 @@ fn a_share_of_every_class_or_a_list_is_learnt_from() {
     assert!(!Path::new(&out).exists(), "nothing is left of a run that did not begin");
 }
 
+#[test]
+fn a_run_without_a_checkpoint_starts_again_from_what_it_started_from() {
+    let folder = Folder::new("finetune-again");
+    let init = pretrained(&folder, "demo");
+    let more = ["--device=cpu", "data.spec=shapes:40", "finetune.epochs=2"];
+    let [whole, lost] = ["whole", "lost"].map(|name| folder.path(name));
+    tune(&init, &whole, &more);
+    tune(&init, &lost, &more);
+    std::fs::remove_dir_all(Path::new(&lost).join("checkpoints")).unwrap();
+    let again = ["finetune", "--out", &lost, "--resume", "--device=cpu"];
+    let done = program(&again);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(text(&done.stderr).contains("starts from network 32x3"), "{}", text(&done.stderr));
+    assert_eq!(result(&whole).1, result(&lost).1);
+    // and never from random weights in their place
+    std::fs::remove_dir_all(Path::new(&lost).join("checkpoints")).unwrap();
+    std::fs::rename(&init, folder.path("elsewhere")).unwrap();
+    refused(&again, 1, &["demo", "no such file"]);
+}
+
+#[test]
+fn a_worse_network_never_takes_the_place_of_the_best() {
+    let folder = Folder::new("finetune-best");
+    let (init, [train, val]) = (pretrained(&folder, "demo"), photos(&folder));
+    let [of_train, of_val] = [&train, &val].map(|dir| format!("folder:{dir}"));
+    let out = folder.path("tuned");
+    tune(&init, &out, &["--train", &of_train, "--val", &of_val, "--device=cpu", "--steps=30"]);
+    let best = || std::fs::read(Path::new(&out).join("best/model.safetensors")).unwrap();
+    let before = best();
+    let worse = ["finetune", "--out", &out, "--resume", "--device=cpu", "--steps=40", "finetune.lr=30"];
+    let done = program(&worse);
+    assert!(done.status.success(), "{}", text(&done.stderr));
+    assert!(best() == before, "30 times the rate made it better: {}", text(&done.stderr));
+    // other classes of the same number are no classes of this run
+    for part in [&train, &val] {
+        std::fs::rename(Path::new(part).join("cold"), Path::new(part).join("zero")).unwrap();
+    }
+    refused(&["finetune", "--out", &out, "--resume", "--device=cpu", "--steps=50"], 1, &["`cold`", "`warm`"]);
+    // what others say of its folder
+    let net = folder.path("net");
+    refused(&["extract", "--checkpoint", &out, "--out", &net], 1, &["fine-tunes", "best/"]);
+    refused(&["finetune", "--out", &init, "--resume"], 1, &["not of a run that fine-tunes"]);
+}
+
+#[test]
+fn images_to_be_judged_by_that_cannot_be_used_are_told() {
+    let folder = Folder::new("finetune-unusable");
+    let (init, [train, val]) = (pretrained(&folder, "demo"), photos(&folder));
+    let [of_train, of_val] = [&train, &val].map(|dir| format!("folder:{dir}"));
+    let common = ["--train", &of_train, "--val", &of_val, "--device=cpu", "--steps=2"];
+    std::fs::write(Path::new(&val).join("warm/0.png"), b"no image").unwrap();
+    let told = tune(&init, &folder.path("one"), &common);
+    assert!(told.contains("1 of 12 images to be judged by cannot be used"), "{told}");
+    assert!(told.contains("of 11 images"), "{told}");
+    std::fs::write(Path::new(&val).join("warm/1.png"), b"no image").unwrap();
+    let out = folder.path("two");
+    let args = [&["finetune", "--init", &init, "--out", &out][..], &common].concat();
+    refused(&args, 2, &["data.max_bad_fraction", "2 of 12 images to be judged by"]);
+}
+
+#[test]
+fn a_frozen_network_keeps_its_bits() {
+    let folder = Folder::new("finetune-freeze");
+    for recipe in ["demo", "demo_swin"] {
+        let init = pretrained(&folder, recipe);
+        let tensors = |steps: &str| {
+            let out = folder.path(&format!("{recipe}{steps}"));
+            let more = [
+                "--device=cpu",
+                "data.spec=shapes:40",
+                "finetune.freeze=true",
+                "finetune.weight_decay=1",
+                steps,
+            ];
+            tune(&init, &out, &more);
+            TensorFile::open(find(out.as_ref()).unwrap().dir().join("student.safetensors")).unwrap()
+        };
+        let (early, late) = (tensors("--steps=2"), tensors("--steps=5"));
+        for name in early.names() {
+            let same = early.read_f32(name).unwrap() == late.read_f32(name).unwrap();
+            assert_eq!(same, name.starts_with("backbone."), "{recipe}: {name}");
+        }
+    }
+}
+
 /// An extracted ViT says its sizes itself, and is the network of the checkpoint.
 #[test]
 fn an_extracted_network_is_fine_tuned_like_that_of_its_checkpoint() {
@@ -293,6 +380,10 @@ fn what_cannot_be_is_said_before_the_work() {
     given(&[&common[..], &["--config=imagenett"]].concat(), 2, &["imagenett", "imagenet"]);
     given(&[&common[..], &["finetune.lrr=1"]].concat(), 2, &["finetune.lrr", "finetune.lr"]);
     given(&[&common[..], &["finetune.epochs=0"]].concat(), 2, &["finetune.epochs"]);
+    given(&[&common[..], &["finetune.image_size=30"]].concat(), 2, &["finetune.image_size", "32"]);
+    let list = folder.path("names.txt");
+    std::fs::write(&list, "\u{feff}cold/3.png\n# both classes have one\n5.png\n").unwrap();
+    given(&[&common[..], &[&format!("data.subset={list}")]].concat(), 1, &["line 3", "5.png", "2 images"]);
     // a class that is nowhere to be learnt from
     std::fs::rename(Path::new(&val).join("warm"), Path::new(&val).join("hot")).unwrap();
     given(&common, 1, &["hot"]);

@@ -13,7 +13,7 @@ use crate::cli::subject::data_spec;
 use crate::cli::version;
 use crate::error::{Error, Interruption, Result};
 use crate::eval::classification::Classification;
-use crate::files::checkpoint;
+use crate::files::checkpoint::{self, checkpoints_in};
 use crate::files::durable::replace_file;
 use crate::files::tensor_writer::write_tensors_with;
 use crate::gpu::DeviceChoice;
@@ -95,6 +95,10 @@ impl FinetuneArgs {
     fn overrides(&self) -> Vec<String> {
         let text = |key: &str, value: &str| format!("{key}={}", toml::Value::String(value.into()));
         let mut all = self.settings.clone();
+        // as it is found from any folder: a run that has no checkpoint yet starts from it again
+        let absolute = |path: &PathBuf| std::path::absolute(path).unwrap_or_else(|_| path.clone());
+        all.extend(self.init.iter().map(|path| text("finetune.init", &absolute(path).to_string_lossy())));
+        all.extend(self.random.then(|| "finetune.random=true".to_string()));
         all.extend(self.train.iter().map(|spec| text("data.spec", spec)));
         all.extend(self.val.iter().map(|spec| text("data.val", spec)));
         all.extend(self.network.iter().map(|network| text("finetune.network", network)));
@@ -145,9 +149,10 @@ impl Init {
         Ok(match self {
             Self::Plain(path) => {
                 let mut base = Settings::default();
-                if let Some((student, image_size)) = student_in(path)? {
-                    base.student = student;
-                    base.finetune.image_size = image_size;
+                if let Some(described) = student_in(path)? {
+                    base.student = described.student;
+                    base.finetune.image_size = described.image;
+                    (base.data.data.mean, base.data.data.std) = (described.mean, described.std);
                 }
                 base
             }
@@ -202,13 +207,20 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
         Some(dir) => {
             let folder = RunFolder::open(dir)?;
             let (text, path) = folder.stored_config()?;
-            let stored = Settings::from_stored(&text, &path, &[])
-                .map_err(|e| e.and("is the folder that of a run of `poa-gpu finetune`?"))?;
+            let stored = Settings::from_stored(&text, &path, &[])?;
             Some((folder, stored))
         }
     };
-    let init = match &args.init {
-        Some(path) if ranks.leads() => Some(Init::open(path)?),
+    let begun = earlier
+        .as_ref()
+        .is_some_and(|(folder, _)| checkpoints_in(folder.checkpoints()).is_ok_and(|found| !found.is_empty()));
+    let stored_init = earlier.as_ref().map(|(_, stored)| PathBuf::from(&stored.finetune.init));
+    let init = match args.init.clone().or(stored_init.filter(|path| !path.as_os_str().is_empty())) {
+        Some(path) if ranks.leads() => match Init::open(&path) {
+            // its checkpoint has all it needs
+            Err(_) if begun => None,
+            opened => Some(opened?),
+        },
         _ => None,
     };
     let stored = earlier.as_ref().map(|(_, stored)| stored.to_toml()).transpose()?;
@@ -218,7 +230,8 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
     let settings = match (&stored, &args.config) {
         (Some(stored), None) => Settings::from_stored(stored, CONFIG.as_ref(), &args.overrides())?,
         _ => {
-            let base = match &base {
+            // of a run that goes on with another preset: that over what it has
+            let base = match stored.as_ref().or(base.as_ref()) {
                 Some(base) => Settings::from_stored(base, CONFIG.as_ref(), &[])?,
                 None => Settings::default(),
             };
@@ -267,7 +280,9 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
             FinetuneTask::new(ranks, (settings.clone(), text), &device, data, plan.steps, dir.as_deref())?;
         let told = match (&init, &dir) {
             // before there is a checkpoint: one that is loaded replaces it
-            (Some(init), Some(dir)) if !args.random => Some(init.fill(&mut task.model, &settings, dir)?),
+            (Some(init), Some(dir)) if !settings.finetune.random => {
+                Some(init.fill(&mut task.model, &settings, dir)?)
+            }
             _ => None,
         };
         Ok((task, told))
@@ -280,6 +295,12 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
     let network = task.model.network;
     let start = Start { resume, stop: signals.stop().clone(), ranks: ranks.clone(), ..Start::default() };
     let mut trainer = Trainer::new(task, plan, folder, &start)?;
+    if !trainer.resumed() && told.is_none() && !settings.finetune.random && ranks.leads() {
+        return Err(Error::config(
+            "finetune.init",
+            "says nothing that can be read, and there is no whole checkpoint to go on from; give --init, or --random",
+        ));
+    }
     match told.filter(|_| !trainer.resumed()) {
         Some(told) => trainer.say(&told),
         None if !trainer.resumed() => trainer.say(&format!("network {network} starts from random weights")),
@@ -312,7 +333,9 @@ fn report(outcome: &Outcome<FinetuneTask>, dir: Option<&Path>) -> Result<()> {
         write_table(last, outcome.task.classes(), dir)?;
         let title = format!("{} images to be judged by", last.images());
         last.draw(outcome.task.classes(), &title, &dir.join("confusion"))?;
-        mention!("for timm, with its classifier: {}", shown(&dir.join("best")));
+        if let Some(format) = outcome.task.written() {
+            mention!("the network with its classifier (format {format}): {}", shown(&dir.join("best")));
+        }
     }
     mention!("checkpoint: {}", shown(&outcome.checkpoint));
     Ok(())

@@ -39,6 +39,11 @@ struct Sections {
     data: FinetuneSource,
 }
 
+/// Whether a configuration that was stored is of a run that fine-tunes.
+pub(super) fn is_of_finetuning(text: &str) -> bool {
+    text.lines().any(|line| line.trim() == "[finetune]")
+}
+
 impl Layered for Settings {
     fn table(&self) -> Result<Table> {
         let Self { student, finetune, augment, train, data } = self.clone();
@@ -91,6 +96,12 @@ impl Settings {
 
     /// What a run was started with, as it was stored.
     pub fn from_stored(text: &str, path: &Path, overrides: &[String]) -> Result<Self> {
+        if !is_of_finetuning(text) {
+            return Err(Error::file(
+                path,
+                "is not of a run that fine-tunes; give it as --init, and another folder as --out",
+            ));
+        }
         let mut layers = Layers::over(&Self::default())?;
         layers.lay_file(text, path, Origin::Stored)?;
         let stored = layers.config(Origin::Stored)?;

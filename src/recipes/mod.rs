@@ -66,6 +66,13 @@ impl Config {
     /// A configuration that [`Config::to_toml`] wrote, of this version or an earlier one, which listed the
     /// keys of every family of backbones: those of other families are passed over.
     pub fn from_stored(text: &str, path: &Path) -> Result<Self> {
+        if finetune::is_of_finetuning(text) {
+            return Err(Error::file(
+                path,
+                "is of a run that fine-tunes; the network it has made is in its folder's best/, and it goes on with \
+                 `poa-gpu finetune --out DIR --resume`",
+            ));
+        }
         Self::lay(text, path, &[], Origin::Stored)
     }
 

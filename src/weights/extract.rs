@@ -76,17 +76,23 @@ impl<'a> Extraction<'a> {
         Self { normalization, ..self }
     }
 
-    /// The same network with a classifier on its class token or mean, as timm has it; other formats have none.
+    /// The same network with a classifier on its class token or mean, in the formats of timm and POA.
     pub fn with_classifier(self, classifier: Classifier) -> Result<Self> {
         match self.head() {
             Some(_) => Ok(Self { classifier: Some(classifier), ..self }),
-            None => Err(Error::Usage(format!("the format {} has no classifier; timm has", self.format))),
+            None => {
+                Err(Error::Usage(format!("the format {} has no classifier; timm and poa have", self.format)))
+            }
         }
     }
 
     /// What the format calls a classifier.
     fn head(&self) -> Option<&str> {
-        self.plain.config["pretrained_cfg"]["classifier"].as_str()
+        match self.format {
+            Format::Timm => self.plain.config["pretrained_cfg"]["classifier"].as_str(),
+            Format::Poa => Some("head"),
+            Format::Dinov2 => None,
+        }
     }
 
     /// Names and shapes of the classifier's tensors, with their values.

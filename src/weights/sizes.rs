@@ -8,10 +8,22 @@ use crate::error::{Error, Result};
 use crate::models::{Student, vit};
 use crate::weights::extract::CONFIG;
 
-/// A ViT in the folder of an extracted network, as settings of which it is the only network, and the side of its images in
-/// pixels. `None` where there is no `config.json`, and for what is no ViT with a plain perceptron: its sizes have to be
+/// What the folder of an extracted network says of it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Described {
+    /// Settings of which it is the only network.
+    pub student: Student,
+    /// Side of its images, pixels.
+    pub image: usize,
+    /// Mean of every channel of them; empty where it does not say.
+    pub mean: Vec<f64>,
+    /// Standard deviation of every channel.
+    pub std: Vec<f64>,
+}
+
+/// A ViT in the folder of an extracted network. `None` where there is no `config.json`, and for what is no ViT with a plain perceptron: its sizes have to be
 /// given.
-pub fn student_in(dir: &Path) -> Result<Option<(Student, usize)>> {
+pub fn student_in(dir: &Path) -> Result<Option<Described>> {
     let path = dir.join(CONFIG);
     if !path.is_file() {
         return Ok(None);
@@ -42,5 +54,9 @@ pub fn student_in(dir: &Path) -> Result<Option<(Student, usize)>> {
     settings.elastic.in_chans = number("in_chans").unwrap_or(3);
     settings.num_register_tokens =
         number("reg_tokens").or_else(|| number("num_register_tokens")).unwrap_or(0);
-    Ok(Some((Student::Vit(settings), image)))
+    let images = if all["pretrained_cfg"].is_object() { &all["pretrained_cfg"] } else { &all };
+    let values = |key: &str| -> Vec<f64> {
+        images[key].as_array().map_or_else(Vec::new, |all| all.iter().filter_map(Value::as_f64).collect())
+    };
+    Ok(Some(Described { student: Student::Vit(settings), image, mean: values("mean"), std: values("std") }))
 }

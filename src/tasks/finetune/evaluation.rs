@@ -3,11 +3,14 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::collective::Collective;
 use crate::error::{Error, Result};
 use crate::eval::LabelledImages;
 use crate::eval::classification::Classification;
 use crate::eval::classify::classify;
+use crate::files::durable::replace_file;
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::models::plain::Format;
@@ -36,13 +39,44 @@ pub(super) fn judge(
 /// The folder of the best network so far, in a run's.
 pub(super) const BEST: &str = "best";
 
-/// Writes the average as a network for timm, with its classifier, to `best` in a run's folder.
+/// What is kept of the looks at the images to be judged by, beside the best network: `best.json`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Best {
+    /// The names of the classes, in the order of the logits.
+    pub classes: Vec<String>,
+    /// A checksum of the images to be judged by.
+    pub images: u32,
+    /// After how many steps.
+    pub step: usize,
+    /// Share of the images that the network is right about.
+    pub top1: f64,
+}
+
+impl Best {
+    fn path(run: &Path) -> PathBuf {
+        run.join("best.json")
+    }
+
+    /// What a run's folder has; `None` where there is none that can be read.
+    pub fn read(run: &Path) -> Option<Self> {
+        serde_json::from_slice(&fs::read(Self::path(run)).ok()?).ok()
+    }
+
+    /// To a run's folder.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        let text = serde_json::to_vec(self).map_err(|e| Error::file(run, e.to_string()))?;
+        replace_file(&Self::path(run), &text)
+    }
+}
+
+/// Writes the average as a network with its classifier to `best` in a run's folder: for timm, or where timm has no such
+/// network in POA's format. Says in which.
 pub(super) fn write_best(
     model: &FinetuneModel,
     settings: &Settings,
     classes: &[String],
     run: &Path,
-) -> Result<PathBuf> {
+) -> Result<Format> {
     let (dir, values) = (run.join(BEST), model.average.values());
     let file = run.join("best.official.safetensors");
     let specs: Vec<TensorSpec> = values
@@ -52,8 +86,10 @@ pub(super) fn write_best(
         .map(|place| TensorSpec::f32(&place.spec.name, &place.spec.shape))
         .collect();
     write_tensors_with(&file, &specs, &[], |name| values.read(name))?;
+    let timm = model.backbone.plain(model.network, Format::Timm).is_ok();
+    let format = if timm { Format::Timm } else { Format::Poa };
     let written = TensorFile::open(&file).and_then(|teacher| {
-        Extraction::new(&teacher, &*model.backbone, model.network, Format::Timm)?
+        Extraction::new(&teacher, &*model.backbone, model.network, format)?
             .normalized(settings.normalization()?)
             .with_classifier(Classifier {
                 weight: values.read(HEAD_WEIGHT)?,
@@ -65,5 +101,5 @@ pub(super) fn write_best(
     let removed = fs::remove_file(&file);
     written?;
     removed.map_err(|e| Error::file(&file, format!("cannot be removed: {e}")))?;
-    Ok(dir)
+    Ok(format)
 }

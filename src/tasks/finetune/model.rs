@@ -138,7 +138,7 @@ fn multipliers(spec: &ParameterSpec, rule: &LayerRule, settings: &Settings) -> M
     let group = param_group(&spec.name, rule, f.layer_decay, 1.0);
     let matrix = group.wd_multiplier > 0.0 && spec.shape.len() > 1;
     let decays = matrix && !NO_DECAY.iter().any(|part| spec.name.contains(part));
-    let learns = !f.freeze || !spec.name.starts_with("backbone.") || spec.name.starts_with("backbone.norm.");
+    let learns = !f.freeze || !spec.name.starts_with("backbone.");
     Multipliers {
         lr: if learns { group.lr_multiplier } else { 0.0 },
         weight_decay: f64::from(decays && learns),

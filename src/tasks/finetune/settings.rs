@@ -19,6 +19,10 @@ use crate::weights::networks::choose;
 settings! {
     /// Section `finetune`: which network, how long, and how it learns.
     pub struct Finetune {
+        /// What the run starts from: a run, a checkpoint, an extracted network's folder or a file of weights.
+        pub init: String = String::new(),
+        /// Whether the network starts from random weights instead.
+        pub random: bool = false,
         /// The sub-network: WIDTHxDEPTH, smallest, middle, intact, or the paper's small, base, ...
         pub network: String = "intact".into(),
         /// Pixels a side of the images.
@@ -45,7 +49,7 @@ settings! {
         pub ema: f64 = 0.7,
         /// Passes over the images between two looks at those to be judged by.
         pub eval_epochs: usize = 1,
-        /// Whether only the classifier and the last norm learn.
+        /// Whether the classifier alone learns.
         pub freeze: bool = false,
     }
 }
@@ -107,7 +111,23 @@ impl Settings {
         let mut problems = Problems::new();
         let f = &self.finetune;
         problems.within("finetune.image_size", f.image_size, 1..=4096, 224);
-        self.student.check(f.image_size, &mut problems);
+        let mut own = Problems::new();
+        self.student.check(f.image_size, &mut own);
+        for (key, problem) in own.into_found() {
+            // what pre-training calls it
+            let key = if key == "crops.global_crops_size" { "finetune.image_size".into() } else { key };
+            problems.add(key, problem);
+        }
+        let patch = self.student.elastic().patch_size;
+        let fits =
+            patch == 0 || f.image_size.is_multiple_of(patch) || !matches!(self.student, Student::Vit(_));
+        problems.demand(fits, "finetune.image_size", || {
+            let example = f.image_size.next_multiple_of(patch);
+            format!(
+                "is {}, not a multiple of student.patch_size = {patch}, for example {example}",
+                f.image_size
+            )
+        });
         // a backbone of sizes that are wrong cannot be asked for anything
         if problems.is_empty() {
             match self.sub_network() {
@@ -236,7 +256,9 @@ impl Settings {
             batch => self.images_per_step(ranks) as f64 / batch as f64,
         };
         let warmup = (f.warmup * steps as f64) as usize;
-        Cosine { base: f.lr * factor, end: f.min_lr, warmup, layout: steps }
+        // with few images a step the rate may be below what it would end with
+        let base = f.lr * factor;
+        Cosine { base, end: f.min_lr.min(base), warmup, layout: steps }
     }
 
     /// What AdamW is made with.

@@ -14,6 +14,7 @@ use crate::data::{Loader, LoaderConfig};
 use crate::error::{Error, Result};
 use crate::eval::classification::Classification;
 use crate::models::backbone::OnDevice;
+use crate::models::plain::Format;
 use crate::ops::reduce::column_sum;
 use crate::ops::soft_cross_entropy::{MixedLabels, soft_cross_entropy};
 use crate::optim::adamw::StepSettings;
@@ -22,11 +23,12 @@ use crate::profile;
 use crate::rng::{Purpose, stream};
 use crate::share::{Place, Share};
 use crate::shown::shown;
-use crate::tasks::finetune::evaluation::{Accuracy, judge, write_best};
+use crate::tasks::finetune::evaluation::{Accuracy, BEST, Best, judge, write_best};
 use crate::tasks::finetune::{FinetuneData, FinetuneModel, Settings};
 use crate::tensor::{DType, Device, PendingRead, Tensor};
 use crate::train::metrics::{history, number};
 use crate::train::reports::Reports;
+use crate::train::run_folder::RunFolder;
 use crate::train::step::{MicroBatch, Trained};
 use crate::train::task::{Numbers, Started, Task};
 
@@ -46,6 +48,11 @@ pub struct FinetuneTask {
     bad: Option<BadSamplesFile>,
     /// By step, of this run and what it goes on from.
     judged: Vec<(usize, Accuracy)>,
+    /// The best network that was written, and its format where this process has written it; of rank 0.
+    best: Option<Best>,
+    format: Option<Format>,
+    /// Images to be judged by that could not be used, when that was last said.
+    told_bad: usize,
     /// The last look at the images to be judged by.
     last: Option<Classification>,
 }
@@ -69,6 +76,9 @@ impl FinetuneTask {
             ranks: ranks.clone(),
             loader: None,
             judged: Vec::new(),
+            best: None,
+            format: None,
+            told_bad: 0,
             last: None,
             model,
             settings,
@@ -92,9 +102,65 @@ impl FinetuneTask {
         self.data.train.classes()
     }
 
-    fn best(&self) -> Option<Accuracy> {
-        let of = self.judged.iter().map(|(_, accuracy)| *accuracy);
-        of.reduce(|best, one| if one.top1 > best.top1 { one } else { best })
+    /// The format that the best network was written in by this process, if it was.
+    pub fn written(&self) -> Option<Format> {
+        self.format
+    }
+
+    /// Takes up what an earlier process has judged. Other classes than it had are an error; where the images to be judged by
+    /// are others, what was found on them does not count.
+    fn take_up(&mut self, folder: &RunFolder, reports: &mut Reports) -> Result<()> {
+        let Some(best) = Best::read(folder.dir()) else { return Ok(()) };
+        let classes = self.data.train.classes();
+        if best.classes != classes {
+            let differs = best.classes.iter().zip(classes).find(|(before, now)| before != now);
+            let which = differs.map_or_else(String::new, |(before, now)| {
+                format!(", `{}` where `{}` is now", shown(before), shown(now))
+            });
+            return Err(Error::file(
+                self.data.train.describe(),
+                format!(
+                    "has {} classes, and the run was begun with {}{which}: its classifier means those; give the same data, \
+                     or start a run of its own",
+                    classes.len(),
+                    best.classes.len()
+                ),
+            ));
+        }
+        if best.images != self.data.val.checksum() {
+            reports.say(
+                "the images to be judged by are others than before: what was found on those does not count",
+            );
+            return Ok(());
+        }
+        let all = history(folder.metrics(), "eval.");
+        for (step, _, top1) in all.iter().filter(|(_, name, _)| name == "eval.top1") {
+            let top5 = all.iter().find(|(at, name, _)| at == step && name == "eval.top5");
+            let top5 = top5.map_or(*top1, |(_, _, value)| *value);
+            self.judged.push((*step, Accuracy { top1: *top1, top5 }));
+        }
+        self.best = Some(best);
+        Ok(())
+    }
+
+    /// Says how many of the images to be judged by cannot be used, where there are more than when it was last said. Too many
+    /// are an error.
+    fn tell_bad(&mut self, reports: &mut Reports) -> Result<()> {
+        let bad = self.data.val.bad_samples();
+        let (count, images) = (bad.len(), self.data.val.len());
+        let Some(first) = bad.first().filter(|_| count > self.told_bad) else { return Ok(()) };
+        self.told_bad = count;
+        let text = format!(
+            "{count} of {images} images to be judged by cannot be used and are left out, such as {}: {}",
+            shown(&first.name),
+            shown(&first.reason)
+        );
+        let allowed = self.settings.data.data.max_bad_fraction;
+        if count as f64 > allowed * images as f64 {
+            return Err(Error::config("data.max_bad_fraction", format!("is {allowed}: {text}")));
+        }
+        reports.warn(&text);
+        Ok(())
     }
 
     /// The micro-batch's images on the device, mixed, with their labels and those of the images mixed in.
@@ -176,23 +242,15 @@ impl Task for FinetuneTask {
         if start.resumed && start.ranks != ranks as u64 {
             let before = start.ranks;
             reports.say(&format!(
-                "the run goes on on {ranks} ranks and had {before}: its numbers differ from those of a run on {before}"
+                "the run goes on on {ranks} ranks and had {before}: its rate and its end follow the images of a step, so its numbers \
+                 differ from those of a run on {before}"
             ));
         }
         if !start.resumed {
             self.bad.as_mut().map_or(Ok(()), BadSamplesFile::clear)?;
         }
         if let Some(folder) = start.folder.filter(|_| start.resumed) {
-            let metrics = folder.metrics();
-            let of = |name: &str| -> Vec<(usize, f64)> {
-                let all = history(&metrics, "eval.").into_iter();
-                all.filter(|(_, known, _)| known == name).map(|(step, _, value)| (step, value)).collect()
-            };
-            let top5 = of("eval.top5");
-            for (step, top1) in of("eval.top1") {
-                let top5 = top5.iter().find(|(at, _)| *at == step).map_or(top1, |(_, value)| *value);
-                self.judged.push((step, Accuracy { top1, top5 }));
-            }
+            self.take_up(folder, reports)?;
         }
         self.data.val.stopped_by(start.wish);
         let mut config = LoaderConfig {
@@ -274,7 +332,7 @@ impl Task for FinetuneTask {
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let found = judge(&self.model, &self.data.val, &self.ranks)?;
         let accuracy = Accuracy { top1: found.top1().unwrap_or(0.0), top5: found.top5().unwrap_or(0.0) };
-        let better = self.best().is_none_or(|best| accuracy.top1 > best.top1);
+        self.tell_bad(reports)?;
         self.judged.retain(|(step, _)| *step != done);
         self.judged.push((done, accuracy));
         let values = [
@@ -288,10 +346,17 @@ impl Task for FinetuneTask {
             100.0 * accuracy.top5,
             found.images()
         ));
+        let better = self.best.as_ref().is_none_or(|best| accuracy.top1 > best.top1);
         if let Some(dir) = self.dir.clone().filter(|_| better) {
-            // what cannot be written is told, and the training goes on
-            match write_best(&self.model, &self.settings, self.data.train.classes(), &dir) {
-                Ok(dir) => reports.note(&format!("the best so far is in {}", shown(&dir))),
+            let classes = self.data.train.classes().to_vec();
+            let best = Best { images: self.data.val.checksum(), step: done, top1: accuracy.top1, classes };
+            let written = write_best(&self.model, &self.settings, &best.classes, &dir);
+            // what cannot be written is told, does not count, and does not end the training
+            match written.and_then(|format| best.write(&dir).map(|()| format)) {
+                Ok(format) => {
+                    (self.best, self.format) = (Some(best), Some(format));
+                    reports.note(&format!("the best so far is in {}", shown(&dir.join(BEST))));
+                }
                 Err(e) => reports.warn(&format!("the best network so far is not written: {e}")),
             }
         }
