@@ -17,7 +17,7 @@ use poa_gpu::recipes::teacher::Teacher;
 use poa_gpu::tensor::{Device, Tensor};
 use poa_gpu::weights::extract::Extraction;
 use poa_gpu::weights::import::Import;
-use support::{Folder, SMALL, program, refused, text};
+use support::{Folder, SMALL, program, refused, result, text};
 
 /// A checkpoint of a family after two steps of pre-training.
 fn pretrained(folder: &Folder, recipe: &str) -> String {
@@ -66,19 +66,6 @@ fn tune(init: &str, out: &str, more: &[&str]) -> String {
     let done = program(&[&["finetune", "--init", init, "--out", out][..], &SHORT, more].concat());
     assert!(done.status.success(), "{more:?}: {}", text(&done.stderr));
     text(&done.stdout) + &text(&done.stderr)
-}
-
-/// All lines of the metrics without what depends on the clock, and the tensors of the newest checkpoint.
-fn result(out: &str) -> (Vec<serde_json::Value>, Vec<Vec<u8>>) {
-    let metrics = std::fs::read_to_string(Path::new(out).join("metrics.jsonl")).unwrap();
-    let lines = metrics.lines().map(|line| {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("time");
-        line
-    });
-    let dir = find(out.as_ref()).unwrap().dir().to_path_buf();
-    let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
-    (lines.collect(), files.map(|file| std::fs::read(dir.join(file)).unwrap()).to_vec())
 }
 
 fn losses(out: &str) -> Vec<f64> {

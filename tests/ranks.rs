@@ -9,7 +9,7 @@ use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
 use poa_gpu::files::checkpoint::{checkpoints_in, find};
-use support::{Folder, SMALL, refused, text};
+use support::{Folder, SMALL, refused, result, text};
 
 /// A small run with all that differs between ranks: masks, drop path and sub-networks; centres too where asked for.
 const SETTINGS: [&str; 12] = [
@@ -40,19 +40,6 @@ fn run(out: &str, more: &[&str]) -> String {
     let Output { status, stderr, .. } = command(out, more).output().unwrap();
     assert!(status.success(), "{more:?}: {}", text(&stderr));
     text(&stderr)
-}
-
-/// Metrics without what depends on the clock, and the tensors of the newest checkpoint.
-fn result(out: &str) -> (Vec<serde_json::Value>, Vec<Vec<u8>>) {
-    let metrics = std::fs::read_to_string(Path::new(out).join("metrics.jsonl")).unwrap();
-    let lines = metrics.lines().map(|line| {
-        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
-        line.as_object_mut().unwrap().remove("time");
-        line
-    });
-    let checkpoint = find(out.as_ref()).unwrap();
-    let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
-    (lines.collect(), files.map(|f| std::fs::read(checkpoint.dir().join(f)).unwrap()).to_vec())
 }
 
 /// Keeps the checkpoints of the first so many steps, as if the run had been killed after them.

@@ -547,7 +547,7 @@ fn the_command_line() {
     else {
         panic!("not train")
     };
-    assert_eq!(args.device, DeviceChoice::Name("NVIDIA".into()));
+    assert_eq!(args.run.device, DeviceChoice::Name("NVIDIA".into()));
     assert_eq!(args.recipe(), "demo");
     let config = args.load_config(1).unwrap();
     assert_eq!((config.total_steps(), config.train.seed, config.optim.epochs), (20, 3, 5));

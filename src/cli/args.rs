@@ -11,7 +11,7 @@ use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
 use crate::cli::finetune::FinetuneArgs;
 use crate::cli::man::ManArgs;
-use crate::cli::ranks::Devices;
+use crate::cli::run_args::RunArgs;
 use crate::cli::subject::data_spec;
 use crate::cli::version;
 use crate::cli::visualize::VisualizeArgs;
@@ -150,22 +150,9 @@ pub struct TrainArgs {
     /// the device can do, and writes a trace (JSON) for ui.perfetto.dev
     #[arg(long, value_name = "FILE")]
     pub profile: Option<PathBuf>,
-    /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Trains on several devices of this machine, one rank each: all (GPUs), or a list such as 0,1 or cpu:2 (two ranks on
-    /// one device). The batch of a step is that of all ranks
-    #[arg(long, value_name = "DEVICES", conflicts_with = "device")]
-    pub devices: Option<Devices>,
-    /// Steps of the whole run; what the recipe counts in epochs shrinks in proportion (sets
-    /// train.total_steps)
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
-    pub steps: Option<u64>,
-    /// Start of every random sequence (sets train.seed)
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
-    pub seed: Option<u64>,
+    /// Where, how long, and from which seed
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Settings that replace those of the recipe
     #[arg(value_name = "SECTION.KEY=VALUE")]
     pub settings: Vec<String>,
@@ -200,10 +187,10 @@ impl TrainArgs {
         if let Some(spec) = &self.data {
             config.data.spec.clone_from(spec);
         }
-        if let Some(steps) = self.steps {
+        if let Some(steps) = self.run.steps {
             config.train.total_steps = usize::try_from(steps).unwrap_or(usize::MAX);
         }
-        if let Some(seed) = self.seed {
+        if let Some(seed) = self.run.seed {
             config.train.seed = seed;
         }
         config.resolve(ranks)?;

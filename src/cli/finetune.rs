@@ -7,7 +7,8 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::environment;
-use crate::cli::ranks::{self, Asked, Devices, Rank, tell_devices};
+use crate::cli::ranks::{self, Rank, agree_on_images, agree_on_settings, tell_devices};
+use crate::cli::run_args::RunArgs;
 use crate::cli::signals::Signals;
 use crate::cli::subject::data_spec;
 use crate::cli::version;
@@ -16,7 +17,6 @@ use crate::eval::classification::Classification;
 use crate::files::checkpoint::{self, checkpoints_in};
 use crate::files::durable::replace_file;
 use crate::files::tensor_writer::write_tensors_with;
-use crate::gpu::DeviceChoice;
 use crate::models::plain::Format;
 use crate::ops;
 use crate::ops::matmul::by_timing;
@@ -68,20 +68,9 @@ pub struct FinetuneArgs {
     /// Goes on with the run in --out from its newest whole checkpoint; where there is none yet, starts it
     #[arg(long, requires = "out")]
     pub resume: bool,
-    /// auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
-    #[arg(long, value_name = "DEVICE", allow_negative_numbers = true, default_value = "auto")]
-    pub device: DeviceChoice,
-    /// Trains on several devices of this machine, one rank each: all (GPUs), or a list such as 0,1 or cpu:2
-    #[arg(long, value_name = "DEVICES", conflicts_with = "device")]
-    pub devices: Option<Devices>,
-    /// Steps of the whole run; the schedules shrink or grow with it (sets train.total_steps)
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(1..=1_000_000_000_000))]
-    pub steps: Option<u64>,
-    /// Start of every random sequence (sets train.seed)
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
-    #[arg(value_parser = clap::value_parser!(u64).range(0..=i64::MAX as u64))]
-    pub seed: Option<u64>,
+    /// Where, how long, and from which seed
+    #[command(flatten)]
+    pub run: RunArgs,
     /// Settings that replace those of the preset
     #[arg(value_name = "SECTION.KEY=VALUE")]
     pub settings: Vec<String>,
@@ -102,8 +91,8 @@ impl FinetuneArgs {
         all.extend(self.train.iter().map(|spec| text("data.spec", spec)));
         all.extend(self.val.iter().map(|spec| text("data.val", spec)));
         all.extend(self.network.iter().map(|network| text("finetune.network", network)));
-        all.extend(self.steps.map(|steps| format!("train.total_steps={steps}")));
-        all.extend(self.seed.map(|seed| format!("train.seed={seed}")));
+        all.extend(self.run.steps.map(|steps| format!("train.total_steps={steps}")));
+        all.extend(self.run.seed.map(|seed| format!("train.seed={seed}")));
         all
     }
 
@@ -114,8 +103,7 @@ impl FinetuneArgs {
 
 pub(super) fn run(args: &FinetuneArgs, quiet: bool, signals: &Signals) -> Result<()> {
     environment::open_files()?;
-    let asked = Asked { device: &args.device, devices: args.devices.as_ref() };
-    ranks::run(&asked, |rank| tune(args, quiet, signals, rank))
+    ranks::run(&args.run.asked(), |rank| tune(args, quiet, signals, rank))
 }
 
 /// What a run starts from.
@@ -207,7 +195,7 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
         Some(dir) => {
             let folder = RunFolder::open(dir)?;
             let (text, path) = folder.stored_config()?;
-            let stored = Settings::from_stored(&text, &path, &[])?;
+            let stored = Settings::from_stored(&text, &path)?;
             Some((folder, stored))
         }
     };
@@ -228,11 +216,11 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
     let (stored, base) = ranks.hear_first((stored, base))?;
     let resume = stored.is_some();
     let settings = match (&stored, &args.config) {
-        (Some(stored), None) => Settings::from_stored(stored, CONFIG.as_ref(), &args.overrides())?,
+        (Some(stored), None) => Settings::from_stored(stored, CONFIG.as_ref())?.over(&args.overrides())?,
         _ => {
             // of a run that goes on with another preset: that over what it has
             let base = match stored.as_ref().or(base.as_ref()) {
-                Some(base) => Settings::from_stored(base, CONFIG.as_ref(), &[])?,
+                Some(base) => Settings::from_stored(base, CONFIG.as_ref())?,
                 None => Settings::default(),
             };
             Settings::load(&base, args.source(), &args.overrides())?
@@ -244,11 +232,11 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
             "names no images; give --train folder:DIR, or --train shapes",
         ));
     }
-    ranks.agree(&[("the settings", settings.to_toml()?)])?;
+    agree_on_settings(ranks, &settings)?;
     ranks.be_patient(Duration::from_secs(settings.train.rank_timeout as u64))?;
     let data = finetune::open(&settings)?;
-    let (images, classes) = (data.train.len(), data.train.classes().to_vec());
-    ranks.agree(&[("the number of images", images.to_string()), ("the classes", classes.join(", "))])?;
+    let (images, classes) = (data.train.len(), data.train.classes().len());
+    agree_on_images(ranks, &*data.train)?;
     let device = by_timing(ops::open(&rank.device)?)?;
     tell_devices(ranks, &device.describe())?;
     let folder = match earlier {
@@ -272,7 +260,7 @@ fn tune(args: &FinetuneArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Res
     if let Some(dir) = &dir {
         shows(format!("run:     {}", shown(dir)));
     }
-    shows(format!("data:    {}, {images} images of {} classes", data.train.describe(), classes.len()));
+    shows(format!("data:    {}, {images} images of {classes} classes", data.train.describe()));
     let plan = settings.plan(images, ranks.size());
     let started = || -> Result<_> {
         let text = settings.to_toml()?;

@@ -19,6 +19,7 @@ mod launch;
 mod man;
 mod progress;
 pub mod ranks;
+pub mod run_args;
 mod signals;
 mod subject;
 mod train;

@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use crate::cli::launch::{Launch, launched};
 use crate::collective::{Collective, PATIENCE, ends_all, kernel_threads, on_threads};
+use crate::data::Source;
 use crate::error::{Error, Result};
 use crate::gpu::{DeviceChoice, adapters};
 use crate::logging;
-use crate::recipes::Config;
+use crate::recipes::Stored;
 
 /// What `--devices` names.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -160,12 +161,12 @@ fn own_device(asked: &DeviceChoice, place: usize) -> DeviceChoice {
 }
 
 /// An error where ranks have other settings than rank 0, which names the first such rank and key.
-pub(super) fn agree_on_settings(ranks: &Collective, config: &Config) -> Result<()> {
+pub(super) fn agree_on_settings<C: Stored>(ranks: &Collective, config: &C) -> Result<()> {
     if ranks.is_alone() {
         return Ok(());
     }
     let first = ranks.hear_first(config.to_toml()?)?;
-    let first = Config::from_stored(&first, "rank 0".as_ref())?;
+    let first = C::from_stored(&first, "rank 0".as_ref())?;
     let differences = config.differences(&first)?;
     // the learning rate follows from others, such as the batch, which are the cause
     let cause = differences.iter().find(|(key, ..)| key != "optim.lr").or(differences.first());
@@ -181,6 +182,24 @@ pub(super) fn agree_on_settings(ranks: &Collective, config: &Config) -> Result<(
         true => Error::config(key, format!("{problem}; all ranks of a run must have the same settings")),
         false => Error::Elsewhere(format!("{key} {problem}")),
     })
+}
+
+/// An error where ranks have other images than rank 0.
+pub(super) fn agree_on_images(ranks: &Collective, source: &dyn Source) -> Result<()> {
+    if ranks.is_alone() {
+        return Ok(());
+    }
+    let names = (0..source.len()).fold(0, |sum, i| crc32c::crc32c_append(sum, source.name(i).as_bytes()));
+    let classes = source
+        .classes()
+        .iter()
+        .fold(0, |sum, name| crc32c::crc32c_append(crc32c::crc32c_append(sum, name.as_bytes()), b"\n"));
+    ranks.agree(&[
+        ("the number of images", source.len().to_string()),
+        ("the checksum of the images' names", format!("{names:08x}")),
+        ("the number of classes", source.classes().len().to_string()),
+        ("the checksum of the classes' names", format!("{classes:08x}")),
+    ])
 }
 
 /// Says so where ranks train on devices of different kinds.
@@ -200,6 +219,7 @@ pub(super) fn tell_devices(ranks: &Collective, device: &str) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::recipes::Config;
 
     #[test]
     fn another_batch_is_named_and_not_the_learning_rate_that_follows_from_it() {

@@ -6,11 +6,11 @@ use std::time::Duration;
 use crate::cli::args::TrainArgs;
 use crate::cli::environment;
 use crate::cli::forecast;
-use crate::cli::ranks::{self, Asked, Rank, agree_on_settings, tell_devices};
+use crate::cli::ranks::{self, Rank, agree_on_images, agree_on_settings, tell_devices};
 use crate::cli::signals::Signals;
 use crate::cli::version;
+use crate::data;
 use crate::data::channels::in_channels;
-use crate::data::{self, Source};
 use crate::error::{Error, Interruption, Result};
 use crate::files::checkpoint::checkpoints_in;
 use crate::logging;
@@ -27,8 +27,7 @@ use crate::weights::import::Import;
 
 pub(super) fn run(args: &TrainArgs, quiet: bool, signals: &Signals) -> Result<()> {
     environment::open_files()?;
-    let asked = Asked { device: &args.device, devices: args.devices.as_ref() };
-    ranks::run(&asked, |rank| train(args, quiet, signals, rank))
+    ranks::run(&args.run.asked(), |rank| train(args, quiet, signals, rank))
 }
 
 /// The run as one of its ranks. The first has the run's folder and speaks for all.
@@ -81,12 +80,7 @@ fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Resul
     let profile = args.profile.clone().filter(|_| ranks.leads()).map(Profiling::create).transpose()?;
     let source = data::open_setting("data.spec", &config.data.spec, &config.data.reading())?;
     let source = in_channels(source, config.channels())?;
-    if !ranks.is_alone() {
-        ranks.agree(&[
-            ("the number of images", source.len().to_string()),
-            ("the checksum of the images' names", format!("{:08x}", names(&*source))),
-        ])?;
-    }
+    agree_on_images(ranks, &*source)?;
     config.fit(source.len());
     let device = by_timing(ops::open(&rank.device)?)?;
     tell_devices(ranks, &device.describe())?;
@@ -166,11 +160,6 @@ fn train(args: &TrainArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Resul
         true => Err(Error::Interrupted(stop.asked().unwrap_or(Interruption::Asked))),
         false => Ok(()),
     }
-}
-
-/// A checksum of the names of all images.
-fn names(source: &dyn Source) -> u32 {
-    (0..source.len()).fold(0, |sum, i| crc32c::crc32c_append(sum, source.name(i).as_bytes()))
 }
 
 /// What is wrong with a checkpoint, with the settings that were changed since: sizes of another network do not fit it.

@@ -10,6 +10,7 @@ use crate::data::recipe::Recipe;
 use crate::data::{BlurProbabilities, Crop, CropConfig, LoaderConfig, MaskConfig, Normalization, Reading};
 use crate::error::Result;
 use crate::share::Share;
+use crate::train::task::Started;
 
 /// Batches made ahead by the loader.
 const PREFETCH: usize = 2;
@@ -224,6 +225,18 @@ impl Loading {
             start: None,
             share: Share::ALL,
         }
+    }
+}
+
+impl Loading {
+    /// The same loader for one of several ranks of a run that begins or goes on.
+    pub fn of_rank(&self, loader: LoaderConfig, start: &Started, share: Share) -> LoaderConfig {
+        let threads = match share.ranks > 1 && self.num_workers == 0 {
+            // as many as this rank has cores
+            true => loader.threads.min(rayon::current_num_threads()),
+            false => loader.threads,
+        };
+        LoaderConfig { start_step: start.batches, start: start.place, share, threads, ..loader }
     }
 }
 

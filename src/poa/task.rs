@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::collective::Collective;
 use crate::data::bad_samples_file::BadSamplesFile;
 use crate::data::unusable::{tell_new, with_list};
-use crate::data::{BadSample, HeldOut, Loader, LoaderConfig, Source, split};
+use crate::data::{BadSample, HeldOut, Loader, Source, split};
 use crate::error::{Error, Result};
 use crate::logging::Level;
 use crate::optim::adamw::StepSettings;
@@ -159,20 +159,6 @@ fn separate_heads(settings: &Settings) -> Option<(Level, String)> {
     Some((level, text))
 }
 
-/// What it means that a run goes on on `ranks` ranks, and not as many as wrote its checkpoint.
-fn other_ranks(start: &Started, ranks: usize) -> String {
-    let images = match start.place {
-        Some(_) => "the rest of this epoch is shared out anew, no image is lost or doubled",
-        None => {
-            "its checkpoint does not say which images were used: in this epoch some come twice, others not at all"
-        }
-    };
-    let before = start.ranks;
-    format!(
-        "the run goes on on {ranks} ranks and had {before}: {images}; its numbers differ from those of a run on {before}"
-    )
-}
-
 /// Where the chart of the evaluations goes, without an extension.
 fn chart_in(dir: &Path) -> PathBuf {
     dir.join("knn")
@@ -274,15 +260,10 @@ impl Task for PoaTask {
                  same image more than once"
             ));
         }
-        if start.resumed && start.ranks != ranks as u64 {
-            reports.say(&other_ranks(start, ranks));
+        if let Some(text) = start.on_other_ranks(ranks) {
+            reports.say(&text);
         }
-        let (start_step, share) = (start.batches, self.share);
-        let mut config = LoaderConfig { start_step, start: start.place, share, ..self.settings.loader()? };
-        if ranks > 1 && self.settings.loading.num_workers == 0 {
-            // as many as this rank has cores
-            config.threads = config.threads.min(rayon::current_num_threads());
-        }
+        let config = self.settings.loading.of_rank(self.settings.loader()?, start, self.share);
         let mut loader = Loader::new(self.source.clone(), config)?;
         loader.stopped_by(start.stop);
         self.loader = Some(loader);

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::models::Student;
 use crate::recipes::file;
 use crate::recipes::layers::{Layered, Layers, Origin};
+use crate::recipes::stored::Stored;
 use crate::shown::shown;
 use crate::tasks::finetune::{Finetune, FinetuneSource, FinetuneTrain, Settings};
 
@@ -95,7 +96,7 @@ impl Settings {
     }
 
     /// What a run was started with, as it was stored.
-    pub fn from_stored(text: &str, path: &Path, overrides: &[String]) -> Result<Self> {
+    pub fn from_stored(text: &str, path: &Path) -> Result<Self> {
         if !is_of_finetuning(text) {
             return Err(Error::file(
                 path,
@@ -104,8 +105,12 @@ impl Settings {
         }
         let mut layers = Layers::over(&Self::default())?;
         layers.lay_file(text, path, Origin::Stored)?;
-        let stored = layers.config(Origin::Stored)?;
-        Self::finish(Layers::over(&stored)?, overrides)
+        layers.config(Origin::Stored)
+    }
+
+    /// These settings under overrides `section.key=value`; checked.
+    pub fn over(&self, overrides: &[String]) -> Result<Self> {
+        Self::finish(Layers::over(self)?, overrides)
     }
 
     fn finish(mut layers: Layers<Self>, overrides: &[String]) -> Result<Self> {
@@ -126,6 +131,20 @@ impl Settings {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(&Layered::table(self)?)
             .map_err(|e| Error::config("(all)", format!("cannot be written as TOML: {e}")))
+    }
+}
+
+impl Stored for Settings {
+    fn from_stored(text: &str, path: &Path) -> Result<Self> {
+        Self::from_stored(text, path)
+    }
+
+    fn to_toml(&self) -> Result<String> {
+        Self::to_toml(self)
+    }
+
+    fn differences(&self, other: &Self) -> Result<Vec<(String, String, String)>> {
+        Self::differences(self, other)
     }
 }
 

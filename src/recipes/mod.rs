@@ -13,6 +13,7 @@ mod layers;
 mod print;
 mod relations;
 mod sections;
+mod stored;
 pub mod teacher;
 
 use std::path::Path;
@@ -24,6 +25,8 @@ use crate::error::{Error, Result};
 use crate::shown::shown;
 use layers::{Layered, Layers, Origin};
 use sections::Sections;
+
+pub use stored::Stored;
 
 /// What a recipe says.
 pub use crate::poa::Settings as Config;
@@ -138,6 +141,20 @@ impl Config {
     pub fn to_toml(&self) -> Result<String> {
         toml::to_string(&Sections::of(self))
             .map_err(|e| Error::config("(all)", format!("cannot be written as TOML: {e}")))
+    }
+}
+
+impl Stored for Config {
+    fn from_stored(text: &str, path: &Path) -> Result<Self> {
+        Self::from_stored(text, path)
+    }
+
+    fn to_toml(&self) -> Result<String> {
+        Self::to_toml(self)
+    }
+
+    fn differences(&self, other: &Self) -> Result<Vec<(String, String, String)>> {
+        Self::differences(self, other)
     }
 }
 

@@ -148,6 +148,25 @@ pub struct Started<'a> {
     pub wish: &'a Stop,
 }
 
+impl Started<'_> {
+    /// What it means that a run goes on on `ranks` ranks; `None` where it does not, or as many wrote its checkpoint.
+    pub fn on_other_ranks(&self, ranks: usize) -> Option<String> {
+        let before = self.ranks;
+        let images = match self.place {
+            Some(_) => "the rest of this epoch is shared out anew, no image is lost or doubled",
+            None => {
+                "its checkpoint does not say which images were used: in this epoch some come twice, others not at all"
+            }
+        };
+        (self.resumed && before != ranks as u64).then(|| {
+            format!(
+                "the run goes on on {ranks} ranks and had {before}: {images}; its numbers differ from those of a run on \
+                 {before}"
+            )
+        })
+    }
+}
+
 /// The numbers of a step, on the host.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Numbers {

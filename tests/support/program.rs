@@ -1,8 +1,10 @@
 //! Calling the program as a user does.
 #![allow(dead_code)] // no test file calls all of it
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+
+use poa_gpu::files::checkpoint::find;
 
 pub fn program(args: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_poa-gpu")).args(args).env_remove("XDG_RUNTIME_DIR").output().unwrap()
@@ -80,4 +82,17 @@ pub fn printed(args: &[&str]) -> String {
     let out = program(args);
     assert!(out.status.success(), "{args:?}: {}", text(&out.stderr));
     text(&out.stdout)
+}
+
+/// All lines of a run's metrics without what depends on the clock, and the tensors of its newest checkpoint.
+pub fn result(out: &str) -> (Vec<serde_json::Value>, Vec<Vec<u8>>) {
+    let metrics = std::fs::read_to_string(Path::new(out).join("metrics.jsonl")).unwrap();
+    let lines = metrics.lines().map(|line| {
+        let mut line: serde_json::Value = serde_json::from_str(line).unwrap();
+        line.as_object_mut().unwrap().remove("time");
+        line
+    });
+    let checkpoint = find(out.as_ref()).unwrap();
+    let files = ["student.safetensors", "teacher.safetensors", "optimizer.safetensors"];
+    (lines.collect(), files.map(|f| std::fs::read(checkpoint.dir().join(f)).unwrap()).to_vec())
 }

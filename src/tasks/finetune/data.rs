@@ -1,5 +1,6 @@
 //! The images of a run that fine-tunes.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -67,7 +68,7 @@ pub fn open(settings: &Settings) -> Result<FinetuneData> {
         true => stratified(train, data.fraction, settings.train.seed),
         false => train,
     };
-    let known = LabelledImages::new(&train, 0, &view)?.present();
+    let known: BTreeSet<u32> = (0..train.len()).filter_map(|i| train.label(i)).collect();
     let unseen: Vec<&str> = val
         .present()
         .difference(&known)

@@ -1,7 +1,5 @@
 //! The sections of a recipe for fine-tuning, and what follows from them.
 
-use std::sync::Arc;
-
 use crate::checks::{Problems, settings};
 use crate::data::classify::{ClassifyAugment, ClassifyCrops};
 use crate::data::settings::{Data, Loading};
@@ -210,10 +208,7 @@ impl Settings {
             augment: self.augment.clone(),
             normalization: self.normalization()?,
         };
-        Ok(LoaderConfig {
-            recipe: Arc::new(crops.clone()),
-            ..self.train.loading.config(self.train.seed, crops)
-        })
+        Ok(self.train.loading.config(self.train.seed, crops))
     }
 
     /// Images of a step on `ranks` ranks.

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use crate::autograd::Tape;
 use crate::collective::Collective;
+use crate::data::Loader;
 use crate::data::bad_samples_file::BadSamplesFile;
 use crate::data::batch::WHOLE;
 use crate::data::classify::{Mix, partners};
 use crate::data::recipe::BatchNumber;
 use crate::data::unusable::{tell_new, with_list};
-use crate::data::{Loader, LoaderConfig};
 use crate::error::{Error, Result};
 use crate::eval::classification::Classification;
 use crate::models::backbone::OnDevice;
@@ -239,12 +239,8 @@ impl Task for FinetuneTask {
                 "a step has {step} images, and there are {images} to learn from: it has the same image more than once"
             ));
         }
-        if start.resumed && start.ranks != ranks as u64 {
-            let before = start.ranks;
-            reports.say(&format!(
-                "the run goes on on {ranks} ranks and had {before}: its rate and its end follow the images of a step, so its numbers \
-                 differ from those of a run on {before}"
-            ));
+        if let Some(text) = start.on_other_ranks(ranks) {
+            reports.say(&format!("{text}; its rate and its end follow the images of a step"));
         }
         if !start.resumed {
             self.bad.as_mut().map_or(Ok(()), BadSamplesFile::clear)?;
@@ -253,16 +249,7 @@ impl Task for FinetuneTask {
             self.take_up(folder, reports)?;
         }
         self.data.val.stopped_by(start.wish);
-        let mut config = LoaderConfig {
-            start_step: start.batches,
-            start: start.place,
-            share: self.share(),
-            ..self.settings.loader()?
-        };
-        if ranks > 1 && self.settings.train.loading.num_workers == 0 {
-            // as many as this rank has cores
-            config.threads = config.threads.min(rayon::current_num_threads());
-        }
+        let config = self.settings.train.loading.of_rank(self.settings.loader()?, start, self.share());
         let mut loader = Loader::new(self.data.train.clone(), config)?;
         loader.stopped_by(start.stop);
         self.loader = Some(loader);
