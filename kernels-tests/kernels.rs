@@ -59,6 +59,8 @@ mod races;
 mod residual;
 #[path = "kernels/segment_mean.rs"]
 mod segment_mean;
+#[path = "kernels/segmentation.rs"]
+mod segmentation;
 #[path = "kernels/sgd.rs"]
 mod sgd;
 #[path = "kernels/shaders/mod.rs"]

@@ -1,6 +1,7 @@
 // Softmax cross-entropy of rows of logits x [rows, cols] against one class each.
 //   losses[i] (=) LSE(x[i]) − x[i, label];  x[i] (=) scale·(softmax(x[i]) − onehot(label))
-// labels: one for `per_label` consecutive rows. losses: dense.
+// labels: one for `per_label` consecutive rows; 2³² − 1 stands for a row without any, whose loss and gradient are zero.
+// losses: dense.
 // Grid: one workgroup a row, folded. The row is read twice and written once.
 #include "params.wgsl"
 #include "grid.wgsl"
@@ -25,6 +26,12 @@ fn label_cross_entropy(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workg
     if i >= p.rows { return; }
     let at = p.x_offset + i * p.x_stride;
     let label = labels[p.label_offset + i / p.per_label];
+    // the same for all invocations of the row
+    if label == 0xffffffffu {
+        for (var c = lane; c < p.cols; c += WG) { x[at + c] = 0.0; }
+        if lane == 0u { losses[p.loss_offset + i] = 0.0; }
+        return;
+    }
     // read before the barriers below, after which it is overwritten
     let own = x[at + label];
     var most = NEG_INF;

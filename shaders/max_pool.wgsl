@@ -1,5 +1,6 @@
-// The largest of 3×3 windows two pixels apart, padded by one, over maps whose rows are pixels.
-//   forward   y = the largest (=), tap = which of the nine it was, the first of equals
+// The largest of windows of `kernel`² pixels two pixels apart, the first `padding` before the map, over maps whose rows are
+// pixels: 3×3 padded by one, or 2×2.
+//   forward   y = the largest (=), tap = which of the window it was, the first of equals
 //   backward  x (=, or += where `accumulate`) the sum of y over the windows in which the pixel was the
 //             largest;
 //             here x is dx and y is dy
@@ -11,7 +12,8 @@
 
 struct Params {
     count: u32, cols: u32, height: u32, width: u32, out_height: u32, out_width: u32,
-    x_offset: u32, x_stride: u32, y_offset: u32, y_stride: u32, tap_offset: u32, accumulate: u32,
+    x_offset: u32, x_stride: u32, y_offset: u32, y_stride: u32, tap_offset: u32,
+    kernel: u32, padding: u32, accumulate: u32,
 }
 
 #ifdef FORWARD
@@ -32,10 +34,10 @@ fn forward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg: 
     var largest = 0.0;
     var which = 0u;
     var any = false;
-    for (var tap = 0u; tap < 9u; tap++) {
+    for (var tap = 0u; tap < p.kernel * p.kernel; tap++) {
         // below zero it wraps around, and is then larger than any size
-        let r = 2u * line + tap / 3u - 1u;
-        let q = 2u * column + tap % 3u - 1u;
+        let r = 2u * line + tap / p.kernel - p.padding;
+        let q = 2u * column + tap % p.kernel - p.padding;
         if r >= p.height || q >= p.width { continue; }
         let value = f32(x[p.x_offset + ((image * p.height + r) * p.width + q) * p.x_stride + c]);
         // written so that NaN is passed on
@@ -66,10 +68,10 @@ fn backward(@builtin(workgroup_id) wid: vec3<u32>, @builtin(num_workgroups) nwg:
     let line = (pixel / p.width) % p.height;
     let image = pixel / (p.width * p.height);
     var total = 0.0;
-    for (var r = line / 2u; r <= (line + 1u) / 2u; r++) {
-        for (var q = column / 2u; q <= (column + 1u) / 2u; q++) {
+    for (var r = line / 2u; r <= (line + p.padding) / 2u; r++) {
+        for (var q = column / 2u; q <= (column + p.padding) / 2u; q++) {
             if r >= p.out_height || q >= p.out_width { continue; }
-            let tap = (line + 1u - 2u * r) * 3u + column + 1u - 2u * q;
+            let tap = (line + p.padding - 2u * r) * p.kernel + column + p.padding - 2u * q;
             let place = (image * p.out_height + r) * p.out_width + q;
             if taps[p.tap_offset + place * p.cols + c] == tap {
                 total += f32(y[p.y_offset + place * p.y_stride + c]);

@@ -27,6 +27,10 @@ pub enum Purpose {
     Mixing = 9,
     /// The first centres of k-means: (start, 0).
     Centres = 10,
+    /// The crop of one image with its mask: (epoch, index).
+    SegmentationCrops = 11,
+    /// Dropout of whole channels in a head: (step, number of the micro-batch, counted through all ranks).
+    Dropout = 12,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use crate::data::batch::{Batch, CropGroup, Pixels};
+use crate::data::batch::{Batch, CropGroup, Masks, Pixels};
 use crate::data::loader_config::LoaderConfig;
 use crate::data::recipe::{BatchNumber, GroupSpec, Values};
 use crate::data::source::Source;
@@ -14,6 +14,8 @@ pub struct Assembly {
     pub step: u64,
     /// The groups of crops: `[views·B, C, S, S]`, the first view of all images, then the second, and so on.
     groups: Vec<(GroupSpec, Buffer)>,
+    /// The classes of their pixels, of groups that have some.
+    classes: Vec<Option<Crops<u8>>>,
     /// The image that each place of the batch got.
     indices: Vec<AtomicUsize>,
 }
@@ -50,9 +52,14 @@ impl Assembly {
                 false => Buffer::Bytes(Crops::new(count, each)),
             }
         };
+        let classes = |group: &GroupSpec| {
+            group.classes.then(|| Crops::new(group.views * config.batch, group.size * group.size))
+        };
+        let groups = config.recipe.groups();
         Self {
             step,
-            groups: config.recipe.groups().into_iter().map(|group| (group, buffer(&group))).collect(),
+            classes: groups.iter().map(classes).collect(),
+            groups: groups.into_iter().map(|group| (group, buffer(&group))).collect(),
             indices: (0..config.batch).map(|_| AtomicUsize::new(0)).collect(),
         }
     }
@@ -63,10 +70,19 @@ impl Assembly {
     /// While they live, no other call may ask for the same place.
     pub unsafe fn crops(&self, slot: usize) -> Vec<Values<'_>> {
         let batch = self.indices.len();
-        let places =
-            self.groups.iter().flat_map(|(group, buffer)| (0..group.views).map(move |v| (v, buffer)));
-        // SAFETY: no view of a place is that of another one, and no other call has this place.
-        places.map(|(view, buffer)| unsafe { buffer.crop(view * batch + slot) }).collect()
+        let mut all = Vec::new();
+        for ((group, buffer), classes) in self.groups.iter().zip(&self.classes) {
+            for view in 0..group.views {
+                let i = view * batch + slot;
+                // SAFETY: no view of a place is that of another one, and no other call has this place.
+                let (values, classes) = unsafe { (buffer.crop(i), classes.as_ref().map(|all| all.crop(i))) };
+                all.push(match (values, classes) {
+                    (Values::Bytes(values), Some(classes)) => Values::Mapped(values, classes),
+                    (values, _) => values,
+                });
+            }
+        }
+        all
     }
 
     /// Notes that place `slot` of the batch has image `index` of the source.
@@ -79,7 +95,8 @@ impl Assembly {
     pub fn finish(self, config: &LoaderConfig, source: &dyn Source) -> Result<Batch> {
         let (recipe, by) = (&config.recipe, config.recipe.normalization());
         let at = BatchNumber { seed: config.seed, step: self.step, rank: config.share.rank };
-        let groups = self.groups.into_iter().map(|(GroupSpec { name, views, size, .. }, buffer)| CropGroup {
+        let all = self.groups.into_iter().zip(self.classes);
+        let groups = all.map(|((GroupSpec { name, views, size, .. }, buffer), classes)| CropGroup {
             name,
             views,
             channels: by.channels(),
@@ -88,7 +105,10 @@ impl Assembly {
                 Buffer::Bytes(crops) => Pixels::Bytes(crops.into_vec(), by.clone()),
                 Buffer::Floats(crops) => Pixels::Floats(crops.into_vec()),
             },
-            masks: recipe.masks(name, at, views * config.batch),
+            masks: match classes {
+                Some(classes) => Some(Masks { side: size, values: classes.into_vec() }),
+                None => recipe.masks(name, at, views * config.batch),
+            },
         });
         let groups = groups.collect();
         let indices: Vec<usize> = self.indices.into_iter().map(AtomicUsize::into_inner).collect();

@@ -76,6 +76,14 @@ impl<'a> Planes<'a> {
         });
     }
 
+    /// Multiplies the saturation of HSV by `factor`, in 8 bits.
+    pub fn vividness(&mut self, factor: f32) {
+        self.map(|r, g, b| {
+            let (h, s, v) = hsv(r, g, b);
+            rgb(h, floor((s * factor).clamp(0.0, 255.0)), v)
+        });
+    }
+
     /// Turns the hue by `turn` of the full circle, in 8-bit HSV.
     pub fn hue(&mut self, turn: f32) {
         let shift = (turn * 255.0).trunc();

@@ -90,7 +90,7 @@ impl Folder {
     }
 
     /// The path of image `i` relative to the root.
-    fn relative(&self, i: usize) -> PathBuf {
+    pub(super) fn relative(&self, i: usize) -> PathBuf {
         let (dir, name) = &self.files[i];
         self.dirs[*dir as usize].0.join(&**name)
     }

@@ -15,6 +15,7 @@
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
 //!   draws.rs   random choices they share    scratch.rs  buffers
 //! classify/    the augmentation that classifiers are trained with, and the mixing of their batches
+//! segmentation/  images with a class for every pixel, and the crops that heads of segmentation learn from
 //! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, classify/ one crop with its label
 //! masks.rs     which patches of which global crop are hidden
 //! order.rs     which images make up which step, on any number of ranks
@@ -56,6 +57,7 @@ pub mod recipe;
 pub mod registry;
 mod resize;
 pub mod scratch;
+pub mod segmentation;
 pub mod settings;
 pub mod shapes;
 mod shard;
@@ -77,5 +79,5 @@ pub use normalization::Normalization;
 pub use pixels::Image;
 pub use reading::Reading;
 pub use registry::{open, open_setting};
-pub use source::{HeldOut, Source, labelled, split};
+pub use source::{HeldOut, Source, hold_out, labelled, split};
 pub use spec::spec_text;

@@ -36,7 +36,7 @@ impl Recipe for MultiCrop {
 
     fn groups(&self) -> Vec<GroupSpec> {
         let CropConfig { global, local, local_count, .. } = &self.crops;
-        let group = |name, views, size| GroupSpec { name, views, size, normalised: false };
+        let group = |name, views, size| GroupSpec { name, views, size, normalised: false, classes: false };
         let mut groups = vec![group(GLOBAL, 2, global.size)];
         groups.extend((*local_count > 0).then(|| group(LOCAL, *local_count, local.size)));
         groups

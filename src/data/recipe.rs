@@ -52,6 +52,8 @@ pub struct GroupSpec {
     pub size: usize,
     /// Whether the recipe normalises values itself, since it changes them afterwards; else the device does.
     pub normalised: bool,
+    /// Whether crops come with a class a pixel: [`Values::Mapped`], whose values the device normalises.
+    pub classes: bool,
 }
 
 /// Which batch of a run.
@@ -71,4 +73,6 @@ pub enum Values<'a> {
     Bytes(&'a mut [u8]),
     /// Normalised ones.
     Floats(&'a mut [f32]),
+    /// 8-bit ones, and a class a pixel `[size, size]`, 255 where there is none.
+    Mapped(&'a mut [u8], &'a mut [u8]),
 }

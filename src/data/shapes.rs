@@ -54,13 +54,15 @@ pub struct Shapes {
     channels: usize,
     part: u64,
     classes: Vec<String>,
+    /// Whether pictures come with a class for every pixel, the ground being class 0, instead of one for the whole.
+    masks: bool,
 }
 
 impl Shapes {
     /// The train part with `len` coloured pictures of `size` × `size` pixels.
     pub fn train(len: usize, size: usize) -> Self {
         let classes = MOTIFS.iter().map(|(name, ..)| name.to_string()).collect();
-        Self { len, size, channels: 3, part: TRAIN, classes }
+        Self { len, size, channels: 3, part: TRAIN, classes, masks: false }
     }
 
     /// The same pictures with this number of channels.
@@ -68,15 +70,25 @@ impl Shapes {
         Self { channels, ..self }
     }
 
+    /// The same pictures with a class for every pixel, and none for the whole: the ground is class 0, a pixel that a motif
+    /// covers by half or more of the motif's.
+    pub fn with_masks(mut self) -> Self {
+        if !self.masks {
+            self.classes.insert(0, "ground".into());
+        }
+        Self { masks: true, ..self }
+    }
+
     /// The pictures held out of training, none of which is in the train part.
     pub fn held_out(&self) -> Self {
         let len = (self.len / 10).clamp(HELD_OUT.0, HELD_OUT.1);
-        Self { part: VALIDATION, ..Self::train(len, self.size).with_channels(self.channels) }
+        let other = Self { part: VALIDATION, ..Self::train(len, self.size).with_channels(self.channels) };
+        if self.masks { other.with_masks() } else { other }
     }
 
     /// Reads what follows `shapes:`, `N`, `NxSIZE` or `NxSIZExCHANNELS`. Nothing gives the default. The error says what
     /// is wrong with it.
-    pub(super) fn from_spec(rest: Option<&str>) -> Result<Self, String> {
+    pub(in crate::data) fn from_spec(rest: Option<&str>) -> Result<Self, String> {
         let form = || {
             "is not `shapes:N`, `shapes:NxSIZE` or `shapes:NxSIZExCHANNELS` with whole numbers".to_string()
         };
@@ -100,8 +112,8 @@ impl Shapes {
         Ok(Self::train(len, size).with_channels(channels))
     }
 
-    /// Draws picture `i`.
-    fn picture(&self, i: usize) -> RgbImage {
+    /// Draws picture `i`, and which pixels a motif covers by half or more.
+    fn picture(&self, i: usize) -> (RgbImage, Vec<bool>) {
         let mut rng = stream(0, Purpose::Shapes, self.part, i as u64);
         let (_, equal_area, distance) = MOTIFS[i % MOTIFS.len()];
         let size = self.size as f32;
@@ -131,7 +143,13 @@ impl Source for Shapes {
         self.channels
     }
     fn load(&self, i: usize) -> Result<Image, BadSample> {
-        let picture = Image::from(self.picture(i));
+        let (picture, covered) = self.picture(i);
+        let mut picture = Image::from(picture);
+        if self.masks {
+            let class = (1 + i % MOTIFS.len()) as u8;
+            picture = picture
+                .with_classes(covered.iter().map(|covered| if *covered { class } else { 0 }).collect());
+        }
         Ok(match self.channels {
             3 => picture,
             1 => picture.grey(),
@@ -139,7 +157,7 @@ impl Source for Shapes {
         })
     }
     fn label(&self, i: usize) -> Option<u32> {
-        Some((i % MOTIFS.len()) as u32)
+        (!self.masks).then_some((i % MOTIFS.len()) as u32)
     }
     fn classes(&self) -> &[String] {
         &self.classes
@@ -164,6 +182,8 @@ type Color = [f32; 3];
 struct Canvas {
     size: usize,
     pixels: Vec<Color>,
+    /// What a motif covers by half or more.
+    covered: Vec<bool>,
 }
 
 impl Canvas {
@@ -179,7 +199,7 @@ impl Canvas {
             let across = |row: usize| mix(lattice[row][column], lattice[row][column + 1], fx);
             mix(across(row), across(row + 1), fy)
         };
-        Self { size, pixels: (0..size * size).map(pixel).collect() }
+        Self { size, pixels: (0..size * size).map(pixel).collect(), covered: vec![false; size * size] }
     }
 
     /// Paints a motif, its border softened over one pixel.
@@ -193,20 +213,22 @@ impl Canvas {
                 let (u, v) = ((column as f32 + 0.5 - x) / radius, (row as f32 + 0.5 - y) / radius);
                 let d = distance(cos * u + sin * v, cos * v - sin * u);
                 let cover = (0.5 - d * radius).clamp(0.0, 1.0);
-                let pixel = &mut self.pixels[row * self.size + column];
-                *pixel = mix(*pixel, color, cover);
+                let at = row * self.size + column;
+                self.pixels[at] = mix(self.pixels[at], color, cover);
+                self.covered[at] |= cover >= 0.5;
             }
         }
     }
 
     /// Adds noise and rounds to 8 bits.
-    fn finish(self, rng: &mut ChaCha8Rng) -> RgbImage {
+    fn finish(self, rng: &mut ChaCha8Rng) -> (RgbImage, Vec<bool>) {
         let side = self.size as u32;
         let mut pixels = self.pixels.into_iter();
-        RgbImage::from_fn(side, side, |_, _| {
+        let picture = RgbImage::from_fn(side, side, |_, _| {
             let color = pixels.next().unwrap_or_default();
             Rgb(color.map(|v| ((v + rng.random_range(-NOISE..NOISE)) * 255.0).clamp(0.0, 255.0) as u8))
-        })
+        });
+        (picture, self.covered)
     }
 }
 

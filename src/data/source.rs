@@ -72,19 +72,29 @@ pub fn split(source: Arc<dyn Source>, held_out: HeldOut) -> (Arc<dyn Source>, Op
     if let Some(own) = source.own_held_out() {
         return (source, Some(own));
     }
-    let len = source.len();
     if source.classes().len() < 2 {
         return (source, None);
     }
-    let labelled = (0..len).filter(|i| source.label(*i).is_some()).count();
-    let share = (labelled as f64 * held_out.fraction) as usize;
-    let count = share.min(held_out.at_most).min(labelled.saturating_sub(1));
+    hold_out(source, held_out, |source, i| source.label(i).is_some())
+}
+
+/// As [`split`], of a source without a part of its own, among the images that `may` be held out.
+pub fn hold_out(
+    source: Arc<dyn Source>,
+    held_out: HeldOut,
+    may: impl Fn(&dyn Source, usize) -> bool,
+) -> (Arc<dyn Source>, Option<Arc<dyn Source>>) {
+    let len = source.len();
+    let those = || (0..len).filter(|i| may(&*source, *i));
+    let all = those().count();
+    let share = (all as f64 * held_out.fraction) as usize;
+    let count = share.min(held_out.at_most).min(all.saturating_sub(1));
     if count == 0 {
         return (source, None);
     }
     // The lowest so far: with millions of images a list of all hashes would outweigh the source itself.
     let mut lowest: BinaryHeap<(u64, u32)> = BinaryHeap::with_capacity(count + 1);
-    for i in (0..len).filter(|i| source.label(*i).is_some()) {
+    for i in those() {
         lowest.push((hash(&source.name(i)), i as u32));
         if lowest.len() > count {
             lowest.pop();

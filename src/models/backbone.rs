@@ -10,6 +10,7 @@ use crate::data::CropGroup;
 use crate::data::batch::Pixels;
 use crate::error::{Error, Result};
 use crate::models::grid::{ElasticGrid, Network};
+use crate::models::maps::{FeatureMap, MapPlace};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::lookup::{Bytes, VALUES};
@@ -197,6 +198,22 @@ pub trait Backbone {
     ) -> Result<Vec<Box<dyn Tokens + 'a>>> {
         Ok(vec![self.forward(&Tape::no_grad(), parameters, network, crops, None)?])
     }
+
+    /// Where a sub-network has maps, from the input on, and the numbers of those that segmentation takes: after blocks of a ViT,
+    /// after stages of the others.
+    fn map_places(&self, network: Network) -> (Vec<MapPlace>, Vec<usize>);
+
+    /// Maps of images `[n, channels, side, side]` at some of the places of [`Backbone::map_places`], in ascending order, with
+    /// stochastic depth where there are random numbers for it. What comes after the last of them is not computed.
+    fn maps(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        images: &Tensor,
+        places: &[usize],
+        drop_path: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<FeatureMap>>;
 
     /// Attention of the class token of images `[n, channels, side, side]` to every patch in the last block,
     /// `[n, heads, patches]`; with what it pays to itself (and to registers) a head's weights sum to one. `None`

@@ -3,6 +3,7 @@
 pub mod backbone;
 pub mod encoder;
 pub mod grid;
+pub mod maps;
 pub mod plain;
 pub mod registry;
 pub mod resnet;

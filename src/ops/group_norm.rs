@@ -393,6 +393,18 @@ pub fn group_norm(
     residual: Option<&Var>,
     norm: GroupNorm,
 ) -> Result<Var> {
+    Ok(group_norm_with_statistics(tape, x, gamma, beta, residual, norm)?.0)
+}
+
+/// As [`group_norm`], with the mean and the reciprocal standard deviation of every image and group, `[images, groups, 2]`.
+pub(super) fn group_norm_with_statistics(
+    tape: &Tape,
+    x: &Var,
+    gamma: &Var,
+    beta: &Var,
+    residual: Option<&Var>,
+    norm: GroupNorm,
+) -> Result<(Var, Tensor)> {
     let _span = profile::operation("group_norm");
     let rx = x.value().rows("group_norm")?;
     let vector = |v: &Var| v.value().elements() == rx.cols && v.value().layout().is_contiguous();
@@ -419,9 +431,9 @@ pub fn group_norm(
     let stats = Tensor::empty(device, &[norm.images, norm.groups, 2], DType::F32)?;
     let call = Call { norm, x: x.value().clone(), gamma: gamma.value().clone(), stats };
     call.forward(beta.value(), residual.map(Var::value), &y)?;
-    let saved = norm.relu.then(|| y.clone());
+    let (saved, statistics) = (norm.relu.then(|| y.clone()), call.stats.clone());
     let inputs = [Some(x), Some(gamma), Some(beta), residual];
-    Ok(tape.record("group_norm", inputs, y, move |[dx, dgamma, dbeta, dresidual], cotangent| {
+    let y = tape.record("group_norm", inputs, y, move |[dx, dgamma, dbeta, dresidual], cotangent| {
         let mut dy = cotangent;
         if !dy.layout().is_contiguous() {
             let dense = Tensor::empty(dy.device(), dy.shape(), dy.dtype())?;
@@ -442,5 +454,6 @@ pub fn group_norm(
             call.backward_input(&dy, &parts, &t)?;
         }
         dresidual.add(dy)
-    }))
+    });
+    Ok((y, statistics))
 }

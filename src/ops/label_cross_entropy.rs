@@ -29,8 +29,11 @@ pub fn kernels(_: &Caps) -> Vec<Kernel> {
     vec![kernel(64), kernel(1024)]
 }
 
+/// The label of rows that are not looked at: their loss and its gradient are zero.
+pub const IGNORED: u32 = u32::MAX;
+
 /// The losses `[rows, 1]` of `logits` `[rows, classes]`, which are overwritten with `scale` times their
-/// gradient, softmax − onehot. `labels` `u32 [n]` holds classes, each for rows / n consecutive rows.
+/// gradient, softmax − onehot. `labels` `u32 [n]` holds classes or [`IGNORED`], each for rows / n consecutive rows.
 pub fn label_cross_entropy(logits: &Tensor, labels: &Tensor, scale: f32) -> Result<Tensor> {
     let x = logits.rows("label_cross_entropy")?;
     let n = labels.elements();
@@ -50,7 +53,14 @@ pub fn label_cross_entropy(logits: &Tensor, labels: &Tensor, scale: f32) -> Resu
                 ),
                 #[inline(always)]
                 |math, r, (row, loss)| {
-                    let label = labels[r / per_label] as usize;
+                    let label = match labels[r / per_label] {
+                        IGNORED => {
+                            row.fill(0.0);
+                            loss[0] = 0.0;
+                            return;
+                        }
+                        label => label as usize,
+                    };
                     let (most, own) = (math::max_of([row], |[s]| s), row[label]);
                     for v in &mut *row {
                         *v = math.exp(*v - most);

@@ -1,4 +1,4 @@
-//! Max-pooling over 3×3 windows two pixels apart, padded by one. Saved: which tap of each window was the
+//! Max-pooling over 3×3 windows two pixels apart, padded by one, or over 2×2 windows beside each other. Saved: which tap of each window was the
 //! largest, the first of equals. On a GPU maps may be of half precision.
 
 use crate::autograd::{Tape, Var};
@@ -23,6 +23,8 @@ params!(MaxPoolParams {
     y_offset: u32,
     y_stride: u32,
     tap_offset: u32,
+    kernel: u32,
+    padding: u32,
     accumulate: bool,
 });
 
@@ -47,6 +49,8 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
 
 /// Maps before and after, and the taps `u32 [rows after, channels]` of the largest.
 struct Pool {
+    /// Pixels a side of a window, and how far the first begins before the map.
+    window: [usize; 2],
     before: MapShape,
     after: MapShape,
     taps: Tensor,
@@ -66,13 +70,15 @@ impl Pool {
             y_offset: y.offset,
             y_stride: y.stride,
             tap_offset: self.taps.layout().offset,
+            kernel: self.window[0],
+            padding: self.window[1],
             accumulate: false,
         }
     }
 
     fn forward(&self, x: &Tensor, y: &Tensor) -> Result<()> {
         let (rx, ry) = (x.rows("max_pool")?, y.rows("max_pool")?);
-        let (before, after) = (self.before, self.after);
+        let (before, after, [kernel, padding]) = (self.before, self.after, self.window);
         if let Device::Gpu(gpu) = x.device() {
             let grid = gpu.caps().grid(y.elements().div_ceil(WG as usize));
             let params = self.params(rx, ry, y.elements());
@@ -90,9 +96,9 @@ impl Pool {
                 let (image, line) = (line / after.height, line % after.height);
                 y.fill(f32::NEG_INFINITY);
                 taps.fill(0);
-                for tap in 0..9 {
-                    let (r, c) =
-                        ((2 * line + tap / 3).wrapping_sub(1), (2 * column + tap % 3).wrapping_sub(1));
+                for tap in 0..kernel * kernel {
+                    let r = (2 * line + tap / kernel).wrapping_sub(padding);
+                    let c = (2 * column + tap % kernel).wrapping_sub(padding);
                     if r >= before.height || c >= before.width {
                         continue;
                     }
@@ -112,7 +118,7 @@ impl Pool {
     /// dx (+)= dy of the windows in which a pixel was the largest.
     fn backward(&self, dy: &Tensor, dx: &Tensor, accumulate: bool) -> Result<()> {
         let (rx, ry) = (dx.rows("max_pool")?, dy.rows("max_pool")?);
-        let (before, after) = (self.before, self.after);
+        let (before, after, [kernel, padding]) = (self.before, self.after, self.window);
         if let Device::Gpu(gpu) = dx.device() {
             let grid = gpu.caps().grid(dx.elements().div_ceil(WG as usize));
             let params = MaxPoolParams { accumulate, ..self.params(rx, ry, dx.elements()) };
@@ -128,12 +134,12 @@ impl Pool {
                 if !accumulate {
                     dx.fill(0.0);
                 }
-                for r in line / 2..=line.div_ceil(2) {
-                    for c in column / 2..=column.div_ceil(2) {
+                for r in line / 2..=(line + padding) / 2 {
+                    for c in column / 2..=(column + padding) / 2 {
                         if r >= after.height || c >= after.width {
                             continue;
                         }
-                        let tap = ((line + 1 - 2 * r) * 3 + column + 1 - 2 * c) as u32;
+                        let tap = ((line + padding - 2 * r) * kernel + column + padding - 2 * c) as u32;
                         let place = (image * after.height + r) * after.width + c;
                         let (dy, taps) = (&dy[place * ry.stride..], &taps[place * rx.cols..]);
                         for ((o, d), t) in dx.iter_mut().zip(dy).zip(taps) {
@@ -149,16 +155,28 @@ impl Pool {
 
 /// The largest of every 3×3 window of maps `x` `[rows, channels]`, and the shape of the maps of those.
 pub fn max_pool(tape: &Tape, x: &Var, shape: MapShape) -> Result<(Var, MapShape)> {
+    pool(tape, x, shape, [3, 1])
+}
+
+/// The largest of every 2×2 window of maps of two pixels a side or more, and the shape of the maps of those; of an odd number of
+/// lines or columns the last is in no window.
+pub fn max_pool_2(tape: &Tape, x: &Var, shape: MapShape) -> Result<(Var, MapShape)> {
+    pool(tape, x, shape, [2, 0])
+}
+
+fn pool(tape: &Tape, x: &Var, shape: MapShape, window: [usize; 2]) -> Result<(Var, MapShape)> {
     let _span = profile::operation("max_pool");
     let rx = x.value().rows("max_pool")?;
-    if rx.rows != shape.rows() || shape.rows() == 0 {
+    let [kernel, padding] = window;
+    let small = shape.height.min(shape.width) + 2 * padding < kernel;
+    if rx.rows != shape.rows() || shape.rows() == 0 || small {
         return Err(Error::shape("max_pool", format!("{:?} as {shape:?}", x.value())));
     }
-    let after = shape.after(3, 2, 1);
+    let after = shape.after(kernel, 2, padding);
     let device = x.value().device();
     let y = Tensor::empty(device, &[after.rows(), rx.cols], x.value().dtype())?;
     let taps = Tensor::empty(device, &[after.rows(), rx.cols], DType::U32)?;
-    let pool = Pool { before: shape, after, taps };
+    let pool = Pool { window, before: shape, after, taps };
     pool.forward(x.value(), &y)?;
     let y = tape.record("max_pool", [x], y, move |[dx], dy| {
         dx.write(|dx, accumulate| pool.backward(&dy, dx, accumulate))

@@ -3,8 +3,10 @@
 //! Functions on [`crate::tensor::Tensor`] compute; functions that take a [`crate::autograd::Tape`] also
 //! record the gradient. Every function runs on both devices.
 
+pub mod argmax;
 pub mod attention;
 pub mod avg_pool;
+pub mod batch_norm;
 pub mod cast;
 pub mod ceiling;
 pub mod conv;
@@ -20,6 +22,7 @@ pub mod label_cross_entropy;
 pub mod layer_norm;
 pub mod linear;
 pub mod lookup;
+pub mod maps;
 pub mod mask_rows;
 pub mod matmul;
 pub mod max_pool;
@@ -30,9 +33,11 @@ pub mod position;
 pub mod prototype_loss;
 pub mod reduce;
 mod registry;
+pub mod resample;
 pub mod residual;
 pub mod row_subset;
 pub mod rows;
+pub mod scale_channels;
 pub mod segment_mean;
 pub mod sinkhorn;
 pub mod soft_cross_entropy;

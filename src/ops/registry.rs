@@ -1,10 +1,10 @@
 //! The list of all kernels, and what would be chosen among them.
 
 use super::{
-    attention, avg_pool, ceiling, cross_entropy, gather, gelu, group_norm, group_sum, koleo, l2_normalize,
-    label_cross_entropy, layer_norm, lookup, mask_rows, matmul, max_pool, patch_embed, patch_merge,
-    prototype_loss, reduce, residual, row_subset, segment_mean, sinkhorn, soft_cross_entropy, softmax,
-    swiglu, tokens, top_k, weight_norm, window_attention,
+    argmax, attention, avg_pool, batch_norm, ceiling, cross_entropy, gather, gelu, group_norm, group_sum,
+    koleo, l2_normalize, label_cross_entropy, layer_norm, lookup, mask_rows, matmul, max_pool, patch_embed,
+    patch_merge, prototype_loss, reduce, resample, residual, row_subset, scale_channels, segment_mean,
+    sinkhorn, soft_cross_entropy, softmax, swiglu, tokens, top_k, weight_norm, window_attention,
 };
 use crate::gpu::{Caps, Kernel};
 use crate::tensor;
@@ -14,8 +14,10 @@ use crate::tensor;
 pub fn kernels(caps: &Caps) -> Vec<Kernel> {
     [
         tensor::kernels(caps),
+        argmax::kernels(caps),
         attention::kernels(caps),
         avg_pool::kernels(caps),
+        batch_norm::kernels(caps),
         ceiling::kernels(caps),
         cross_entropy::kernels(caps),
         gather::kernels(caps),
@@ -34,8 +36,10 @@ pub fn kernels(caps: &Caps) -> Vec<Kernel> {
         patch_merge::kernels(caps),
         prototype_loss::kernels(caps),
         reduce::kernels(caps),
+        resample::kernels(caps),
         residual::kernels(caps),
         row_subset::kernels(caps),
+        scale_channels::kernels(caps),
         segment_mean::kernels(caps),
         sinkhorn::kernels(caps),
         soft_cross_entropy::kernels(caps),

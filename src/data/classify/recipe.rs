@@ -45,7 +45,7 @@ impl Recipe for ClassifyCrops {
         // Noise comes after the normalisation, so where there is some, the workers normalise: four times the bytes
         // go to the device, which is little beside a step, and nothing that follows has to know of rectangles.
         let normalised = self.augment.erasing_probability > 0.0;
-        vec![GroupSpec { name: WHOLE, views: 1, size: self.size, normalised }]
+        vec![GroupSpec { name: WHOLE, views: 1, size: self.size, normalised, classes: false }]
     }
 
     fn purpose(&self) -> Purpose {
@@ -61,7 +61,9 @@ impl Recipe for ClassifyCrops {
         let choices = draw(rng, &self.augment, size, image.dimensions());
         for out in crops {
             match out {
-                Values::Bytes(out) => apply_into(image, &choices, size, &fill, scratch, out),
+                Values::Bytes(out) | Values::Mapped(out, _) => {
+                    apply_into(image, &choices, size, &fill, scratch, out)
+                }
                 Values::Floats(out) => {
                     let mut bytes = std::mem::take(&mut scratch.bytes);
                     bytes.resize(out.len(), 0);

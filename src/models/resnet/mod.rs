@@ -14,6 +14,7 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network};
+use crate::models::maps::{FeatureMap, MapPlace};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::avg_pool::{Run, avg_pool};
@@ -22,6 +23,7 @@ use crate::ops::group_norm::{GroupNorm, group_norm};
 use crate::ops::mask_rows::{MaskedMaps, mask_rows};
 use crate::ops::max_pool::max_pool;
 use crate::optim::groups::LayerRule;
+use crate::tensor::Tensor;
 
 use block::Block;
 pub use grid::resnet_grid;
@@ -117,6 +119,47 @@ impl Backbone for ResNet {
             groups.push(Group { map: x, shape, cells: self.cells(side) });
         }
         Ok(Box::new(Maps { groups }))
+    }
+
+    fn map_places(&self, _: Network) -> (Vec<MapPlace>, Vec<usize>) {
+        // the stem quarters an image
+        let mut stride = 4;
+        let places = (0..STAGES).map(|stage| {
+            stride *= self.shape.strides[stage];
+            MapPlace { width: self.shape.outputs(stage), stride }
+        });
+        (places.collect(), (0..STAGES).collect())
+    }
+
+    fn maps(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        images: &Tensor,
+        places: &[usize],
+        _: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<FeatureMap>> {
+        self.shape.demand(network)?;
+        let crops = CropBatch::new(images.clone());
+        crops.square("resnet", self.shape.channels)?;
+        let (mut x, mut shape) = self.stem(tape, parameters, &crops)?;
+        let mut maps = Vec::new();
+        let mut blocks = self.shape.blocks(network).peekable();
+        while let Some(place) = blocks.next() {
+            let block = Block { shape: self.shape.clone(), parameters: parameters.clone(), at: place };
+            let after = block.after(shape);
+            x = tape.segment(&x, move |tape, x| block.forward(tape, x, shape))?;
+            shape = after;
+            let ends = blocks.peek().is_none_or(|next| next.stage != place.stage);
+            if ends && places.contains(&place.stage) {
+                maps.push(FeatureMap { rows: x.clone(), shape });
+            }
+            if ends && places.last() == Some(&place.stage) {
+                break;
+            }
+        }
+        Ok(maps)
     }
 
     fn cost(&self, network: Network) -> Cost {

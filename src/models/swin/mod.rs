@@ -27,10 +27,12 @@ use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network};
+use crate::models::maps::{FeatureMap, MapPlace};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::avg_pool::{Run, avg_pool};
+use crate::ops::conv::MapShape;
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::{LinearWeights, linear};
 use crate::ops::mask_rows::{MaskedMaps, mask_rows};
@@ -176,6 +178,46 @@ impl Swin {
         let mut rows = |block: usize| if rate(block) == 0.0 { None } else { drawn.next() };
         Ok(blocks.iter().map(|&block| [rows(block), rows(block)]).collect())
     }
+
+    /// Runs all stages over batches of crops. `see` gets what each stage leaves (its number, the map cells, their maps), before
+    /// these are merged for the next, and says whether to go on.
+    fn stages(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        crops: &[CropBatch],
+        mut drop_path: Option<&mut ChaCha8Rng>,
+        mut see: impl FnMut(usize, &Var, &[MapGroup]) -> bool,
+    ) -> Result<(Var, Rc<Geometry>)> {
+        let s = &self.shape;
+        s.demand(network)?;
+        if crops.is_empty() {
+            return Err(Error::shape("swin", "no crops"));
+        }
+        let kept = s.block_ids(network);
+        let geometry = self.geometry(crops[0].images.device(), crops)?;
+        let mut x = self.embed(tape, parameters, network.width, crops, &geometry.stages[0].maps)?;
+        let mut before = 0;
+        for (i, stage) in geometry.stages.iter().enumerate() {
+            let blocks: Vec<usize> = kept[i].iter().map(|k| before + k).collect();
+            let rows = match drop_path.as_deref_mut() {
+                Some(rng) => self.drop_path(&blocks, stage, rng)?,
+                None => vec![[None, None]; blocks.len()],
+            };
+            for (&k, rows) in kept[i].iter().zip(rows) {
+                let block = Block::new(s, parameters, i, k, network.width << i);
+                let geometry = geometry.clone();
+                x = tape.segment(&x, move |tape, x| block.forward(tape, x, &geometry.stages[i], &rows))?;
+            }
+            before += s.depths[i];
+            if !see(i, &x, &stage.maps) {
+                break;
+            }
+            x = self.merge(tape, parameters, &x, i, stage)?;
+        }
+        Ok((x, geometry))
+    }
 }
 
 impl Backbone for Swin {
@@ -211,37 +253,42 @@ impl Backbone for Swin {
         parameters: &'a Parameters,
         network: Network,
         crops: &[CropBatch],
-        mut drop_path: Option<&mut ChaCha8Rng>,
+        drop_path: Option<&mut ChaCha8Rng>,
     ) -> Result<Box<dyn Tokens + 'a>> {
-        let s = &self.shape;
-        s.demand(network)?;
-        if crops.is_empty() {
-            return Err(Error::shape("swin", "no crops"));
-        }
-        let kept = s.block_ids(network);
-        let geometry = self.geometry(crops[0].images.device(), crops)?;
-        let mut x = self.embed(tape, parameters, network.width, crops, &geometry.stages[0].maps)?;
-        let mut before = 0;
-        for (i, stage) in geometry.stages.iter().enumerate() {
-            let blocks: Vec<usize> = kept[i].iter().map(|k| before + k).collect();
-            let rows = match drop_path.as_deref_mut() {
-                Some(rng) => self.drop_path(&blocks, stage, rng)?,
-                None => vec![[None, None]; blocks.len()],
-            };
-            for (&k, rows) in kept[i].iter().zip(rows) {
-                let block = Block::new(s, parameters, i, k, network.width << i);
-                let geometry = geometry.clone();
-                x = tape.segment(&x, move |tape, x| block.forward(tape, x, &geometry.stages[i], &rows))?;
-            }
-            before += s.depths[i];
-            x = self.merge(tape, parameters, &x, i, stage)?;
-        }
+        let (x, geometry) = self.stages(tape, parameters, network, crops, drop_path, |_, _, _| true)?;
         let part = |name: &str| {
             vector(parameters, &format!("backbone.norm3.norm.{name}"), self.feature_width(network))
         };
         let normed = layer_norm(tape, &x, &part("weight")?, &part("bias")?, NORM_EPS, None)?;
         let cells = crops.iter().map(|c| self.cells(c.images.dim(2))).collect();
         Ok(Box::new(MapTokens { normed, maps: geometry.stages[3].maps.clone(), cells }))
+    }
+
+    fn map_places(&self, network: Network) -> (Vec<MapPlace>, Vec<usize>) {
+        let place = |i: usize| MapPlace { width: network.width << i, stride: self.shape.patch << i };
+        ((0..4).map(place).collect(), (0..4).collect())
+    }
+
+    fn maps(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        images: &Tensor,
+        places: &[usize],
+        drop_path: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<FeatureMap>> {
+        let crops = [CropBatch::new(images.clone())];
+        let mut maps = Vec::new();
+        let see = |i: usize, x: &Var, groups: &[MapGroup]| {
+            for group in groups.iter().filter(|_| places.contains(&i)) {
+                let shape = MapShape { images: group.count, height: group.height, width: group.width };
+                maps.push(FeatureMap { rows: x.clone(), shape });
+            }
+            places.last() != Some(&i)
+        };
+        self.stages(tape, parameters, network, &crops, drop_path, see)?;
+        Ok(maps)
     }
 
     fn cost(&self, network: Network) -> Cost {

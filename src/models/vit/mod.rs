@@ -22,20 +22,24 @@ use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
 use crate::models::grid::{ElasticGrid, Network, block_ids};
+use crate::models::maps::{FeatureMap, MapPlace, usual_blocks};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
 use crate::nn::elastic::vector;
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::attention::SequenceGroup;
+use crate::ops::conv::MapShape;
 use crate::ops::layer_norm::layer_norm;
 use crate::ops::linear::LinearWeights;
+use crate::ops::maps::without_first;
 use crate::ops::patch_embed::patch_embed;
 use crate::ops::position::{bicubic_matrix, resample_positions};
+use crate::ops::row_subset::RowSubset;
 use crate::ops::tokens::{TokenGroup, TokenParameters, tokens};
 use crate::optim::groups::LayerRule;
 use crate::tensor::{Device, Tensor};
 
 use block::Block;
-use drop_path::DropPath;
+use drop_path::{DropPath, on_device};
 pub use ffn::Ffn;
 pub use grid::vit_grid;
 use last_block::LastBlock;
@@ -250,6 +254,59 @@ impl Backbone for Vit {
             }
         }
         Ok(kept)
+    }
+
+    fn map_places(&self, network: Network) -> (Vec<MapPlace>, Vec<usize>) {
+        let place = MapPlace { width: network.width, stride: self.sizes.patch };
+        (vec![place; network.depth], usual_blocks(network.depth))
+    }
+
+    fn maps(
+        &self,
+        tape: &Tape,
+        parameters: &Parameters,
+        network: Network,
+        images: &Tensor,
+        places: &[usize],
+        drop_path: Option<&mut ChaCha8Rng>,
+    ) -> Result<Vec<FeatureMap>> {
+        let crops = [CropBatch::new(images.clone())];
+        let mut drops = match drop_path {
+            Some(rng) => Some(DropPath::draw(&self.sizes, network, &crops, rng)?),
+            None => None,
+        };
+        let last = match &mut drops {
+            Some(drops) => {
+                let tables = drops.last.iter().flatten().map(|rows| rows.rows()).collect::<Vec<_>>();
+                let mut subsets = RowSubset::all(images.device(), &tables)?.into_iter();
+                on_device(&drops.last, &mut subsets)
+            }
+            None => [None, None],
+        };
+        let (drops, last) = (drops.map(Rc::new), Rc::new(last));
+        let (mut x, groups) = self.start(tape, parameters, network, &crops)?;
+        let cells = self.cells(images.dim(2));
+        let shape = MapShape { images: images.dim(0), height: cells, width: cells };
+        let before = 1 + self.sizes.registers;
+        let mut maps = Vec::new();
+        let count = places.last().map_or(0, |last| last + 1);
+        for (i, block) in self.blocks(parameters, network).enumerate().take(count) {
+            let (groups, drops, last) = (groups.clone(), drops.clone(), last.clone());
+            x = tape.segment(&x, move |tape, x| {
+                let rows = match i + 1 == network.depth {
+                    true => last.each_ref().map(Option::as_ref),
+                    false => drops.as_ref().map_or([None, None], |d| d.of_block(i)),
+                };
+                block.forward(tape, x, &groups, rows)
+            })?;
+            if places.contains(&i) {
+                maps.push(FeatureMap {
+                    rows: without_first(tape, &x, before + cells * cells, before)?,
+                    shape,
+                });
+            }
+        }
+        Ok(maps)
     }
 
     fn class_attention(
