@@ -12,6 +12,7 @@ use crate::cli::features::FeaturesArgs;
 use crate::cli::finetune::FinetuneArgs;
 use crate::cli::man::ManArgs;
 use crate::cli::run_args::RunArgs;
+use crate::cli::segment::SegmentArgs;
 use crate::cli::subject::data_spec;
 use crate::cli::version;
 use crate::cli::visualize::VisualizeArgs;
@@ -74,6 +75,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Trains a pre-trained network as a whole, with a classifier, on labelled images
     Finetune(FinetuneArgs),
+    /// Trains a head that tells the class of every pixel, on a pre-trained network
+    Segment(SegmentArgs),
     /// Cuts sub-networks out of a trained teacher, as plain networks for timm, DINOv2's code or POA's
     Extract(ExtractArgs),
     /// Measures sub-networks on labelled images: k-NN, linear probe, clusters or retrieval

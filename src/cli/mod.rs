@@ -15,13 +15,16 @@ mod extract;
 mod features;
 mod finetune;
 mod forecast;
+mod init;
 mod launch;
 mod man;
 mod progress;
 pub mod ranks;
 pub mod run_args;
+mod segment;
 mod signals;
 mod subject;
+mod task_run;
 mod train;
 mod verify;
 mod version;
@@ -113,6 +116,7 @@ fn run(cli: Cli) -> Result<()> {
     let signals = Signals::catch()?;
     match cli.command {
         Command::Train(args) => train::run(&args, quiet, &signals),
+        Command::Segment(args) => segment::run(&args, quiet, &signals),
         Command::Extract(args) => extract::run(&args),
         Command::Finetune(args) => finetune::run(&args, quiet, &signals),
         Command::Eval(args) => eval::run(&args),

@@ -9,7 +9,7 @@ use crate::stop::{LOOK_EVERY, Stop};
 /// Makes `count` parts in a thread of its own, at most `waiting` of which wait to be taken, and hands them
 /// over in order. Ends with an error as soon as `stop` wishes for it, even while a part does not come. `of` is
 /// what the parts are made of, in messages.
-pub(super) fn ahead<T: Send + 'static>(
+pub(crate) fn ahead<T: Send + 'static>(
     (count, waiting): (usize, usize),
     stop: &Stop,
     of: &str,

@@ -2,7 +2,7 @@
 //! as they are needed; classifiers; features to a file; pictures of what a network sees.
 
 pub mod agreement;
-mod ahead;
+pub(crate) mod ahead;
 pub mod classification;
 pub mod classify;
 pub mod clusters;
@@ -15,6 +15,7 @@ mod pass;
 mod pca;
 pub mod probe;
 pub mod retrieval;
+pub mod segmentation;
 pub mod settings;
 mod shared;
 pub mod visualize;

@@ -95,6 +95,15 @@ impl Axis {
         Self::of_runs(inputs, &(0..outputs).map(run).collect::<Vec<_>>())
     }
 
+    /// The same axis of old pixels that count `factors` as much, one for each.
+    pub fn weighted(mut self, factors: &[f32]) -> Self {
+        let taps = self.taps();
+        for (i, weight) in self.weights.iter_mut().enumerate() {
+            *weight *= factors[self.first[i / taps] as usize + i % taps];
+        }
+        self
+    }
+
     /// Pixels of the new axis.
     pub fn outputs(&self) -> usize {
         self.first.len()
@@ -193,6 +202,18 @@ impl Resampling {
     /// Pixels of the new maps, down and across.
     pub fn outputs(&self) -> [usize; 2] {
         [self.forward[0].outputs, self.forward[1].outputs]
+    }
+}
+
+impl Resampling {
+    /// `y (=)` maps `x` `[images·height·width, channels]` at the new size, without a gradient.
+    pub fn apply(&self, y: &Tensor, x: &Tensor, images: usize) -> Result<()> {
+        resample_into(y, x, images, self.inputs, &self.forward, false)
+    }
+
+    /// `dx (=)` the gradient of [`Resampling::apply`] for a cotangent `dy`.
+    pub fn apply_back(&self, dx: &Tensor, dy: &Tensor, images: usize) -> Result<()> {
+        resample_into(dx, dy, images, self.outputs(), &self.backward, false)
     }
 }
 

@@ -5,14 +5,17 @@
 //! they mean (`print.rs`). Sections and keys carry the names of the official POA recipe, and every default is
 //! that of its ViT recipe. A key that does not exist, has the wrong type or contradicts another is an error
 //! that names the key and a value that would work; all that is wrong is named at once. `Config::to_toml`
-//! writes a recipe from which the same configuration loads again.
+//! writes a recipe from which the same configuration loads again. The recipes of other tasks (`finetune.rs`, `segment.rs`) are
+//! laid in the same way, from presets of their own (`preset.rs`).
 
 pub(crate) mod file;
-pub mod finetune;
+mod finetune;
 mod layers;
+pub mod preset;
 mod print;
 mod relations;
 mod sections;
+mod segment;
 mod stored;
 pub mod teacher;
 
@@ -26,7 +29,16 @@ use crate::shown::shown;
 use layers::{Layered, Layers, Origin};
 use sections::Sections;
 
+pub use preset::Preset;
 pub use stored::Stored;
+
+/// The subcommand whose run has stored a configuration, where that is not pre-training.
+fn command_of(text: &str) -> Option<&'static str> {
+    fn of<T: Preset>(text: &str) -> Option<&'static str> {
+        preset::holds(text, T::SECTION).then_some(T::COMMAND)
+    }
+    of::<crate::tasks::finetune::Settings>(text).or_else(|| of::<crate::tasks::segment::Settings>(text))
+}
 
 /// What a recipe says.
 pub use crate::poa::Settings as Config;
@@ -69,11 +81,13 @@ impl Config {
     /// A configuration that [`Config::to_toml`] wrote, of this version or an earlier one, which listed the
     /// keys of every family of backbones: those of other families are passed over.
     pub fn from_stored(text: &str, path: &Path) -> Result<Self> {
-        if finetune::is_of_finetuning(text) {
+        if let Some(command) = command_of(text) {
             return Err(Error::file(
                 path,
-                "is of a run that fine-tunes; the network it has made is in its folder's best/, and it goes on with \
-                 `poa-gpu finetune --out DIR --resume`",
+                format!(
+                    "is of a run of `poa-gpu {command}`; the network it has made is in its folder's best/, and it goes on \
+                     with `poa-gpu {command} --out DIR --resume`"
+                ),
             ));
         }
         Self::lay(text, path, &[], Origin::Stored)

@@ -1,3 +1,5 @@
-//! Tasks beside POA, in the same trainer: fine-tuning.
+//! Tasks beside POA, in the same trainer: fine-tuning, segmentation.
 
+mod best;
 pub mod finetune;
+pub mod segment;

@@ -184,6 +184,17 @@ impl Tensor {
         self.with_layout(self.layout.transpose(a, b))
     }
 
+    /// A vector as a matrix of `count` rows that are all the vector, without a copy.
+    pub fn repeated(&self, count: usize) -> Result<Self> {
+        match (self.shape(), &self.layout.strides[..]) {
+            ([n], [stride]) => {
+                let (shape, strides) = (vec![count, *n], vec![0, *stride]);
+                Ok(self.with_layout(Layout { shape, strides, ..self.layout.clone() }))
+            }
+            _ => Err(Error::shape("repeated", format!("{self:?} is no vector"))),
+        }
+    }
+
     /// The view with another shape; fails where that would need a copy.
     pub fn reshape(&self, shape: &[usize]) -> Result<Self> {
         Ok(self.with_layout(self.layout.reshape(shape)?))

@@ -11,12 +11,11 @@ use crate::eval::LabelledImages;
 use crate::eval::classification::Classification;
 use crate::eval::classify::classify;
 use crate::files::durable::replace_file;
-use crate::files::tensor_file::TensorFile;
-use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::models::plain::Format;
+use crate::tasks::best::write_network;
 use crate::tasks::finetune::Settings;
 use crate::tasks::finetune::model::{FinetuneModel, HEAD_BIAS, HEAD_WEIGHT};
-use crate::weights::extract::{Classifier, Extraction};
+use crate::weights::extract::Classifier;
 
 /// Share of images that a classifier is right about.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -77,29 +76,11 @@ pub(super) fn write_best(
     classes: &[String],
     run: &Path,
 ) -> Result<Format> {
-    let (dir, values) = (run.join(BEST), model.average.values());
-    let file = run.join("best.official.safetensors");
-    let specs: Vec<TensorSpec> = values
-        .layout()
-        .places()
-        .iter()
-        .map(|place| TensorSpec::f32(&place.spec.name, &place.spec.shape))
-        .collect();
-    write_tensors_with(&file, &specs, &[], |name| values.read(name))?;
-    let timm = model.backbone.plain(model.network, Format::Timm).is_ok();
-    let format = if timm { Format::Timm } else { Format::Poa };
-    let written = TensorFile::open(&file).and_then(|teacher| {
-        Extraction::new(&teacher, &*model.backbone, model.network, format)?
-            .normalized(settings.normalization()?)
-            .with_classifier(Classifier {
-                weight: values.read(HEAD_WEIGHT)?,
-                bias: values.read(HEAD_BIAS)?,
-                classes: classes.to_vec(),
-            })?
-            .write(&dir)
-    });
-    let removed = fs::remove_file(&file);
-    written?;
-    removed.map_err(|e| Error::file(&file, format!("cannot be removed: {e}")))?;
-    Ok(format)
+    let values = model.average.values();
+    let classifier = Classifier {
+        weight: values.read(HEAD_WEIGHT)?,
+        bias: values.read(HEAD_BIAS)?,
+        classes: classes.to_vec(),
+    };
+    write_network(values, &*model.backbone, &run.join(BEST), settings.normalization()?, Some(classifier))
 }

@@ -76,6 +76,22 @@ settings! {
     }
 }
 
+impl FinetuneTrain {
+    /// Checks every range.
+    pub fn check(&self, problems: &mut Problems) {
+        self.loading.check(problems);
+        problems.within("train.accumulation_steps", self.accumulation_steps, 1..=1 << 16, 1);
+        problems.within("train.total_steps", self.total_steps, 0..=1_000_000_000_000, 0);
+        problems.demand(self.seed <= i64::MAX as u64, "train.seed", || {
+            format!("is {}; it must be 0 to 2^63 - 1", self.seed)
+        });
+        problems.within("train.saveckp_freq", self.saveckp_freq, 1..=1_000_000, 1);
+        problems.within("train.saveckp_minutes", self.saveckp_minutes, 0..=1 << 20, 30);
+        problems.within("train.log_every", self.log_every, 1..=1_000_000, 10);
+        problems.within("train.rank_timeout", self.rank_timeout, 0..=1_000_000, 600);
+    }
+}
+
 settings! {
     /// Section `data`: where the images come from.
     pub struct FinetuneSource: data: Data {
@@ -146,17 +162,7 @@ impl Settings {
         problems.within("finetune.eval_epochs", f.eval_epochs, 1..=1_000_000, 1);
         self.augment.check(&mut problems);
         self.augment.check_colours(self.channels(), &mut problems);
-        let t = &self.train;
-        t.loading.check(&mut problems);
-        problems.within("train.accumulation_steps", t.accumulation_steps, 1..=1 << 16, 1);
-        problems.within("train.total_steps", t.total_steps, 0..=1_000_000_000_000, 0);
-        problems.demand(t.seed <= i64::MAX as u64, "train.seed", || {
-            format!("is {}; it must be 0 to 2^63 - 1", t.seed)
-        });
-        problems.within("train.saveckp_freq", t.saveckp_freq, 1..=1_000_000, 1);
-        problems.within("train.saveckp_minutes", t.saveckp_minutes, 0..=1 << 20, 30);
-        problems.within("train.log_every", t.log_every, 1..=1_000_000, 10);
-        problems.within("train.rank_timeout", t.rank_timeout, 0..=1_000_000, 600);
+        self.train.check(&mut problems);
         self.data.data.check(&mut problems);
         problems.demand(self.data.fraction > 0.0 && self.data.fraction <= 1.0, "data.fraction", || {
             format!("is {}; it must be more than 0 and at most 1, for example 0.1", self.data.fraction)
