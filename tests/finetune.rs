@@ -274,8 +274,8 @@ fn a_worse_network_never_takes_the_place_of_the_best() {
     refused(&["finetune", "--out", &out, "--resume", "--device=cpu", "--steps=50"], 1, &["`cold`", "`warm`"]);
     // what others say of its folder
     let net = folder.path("net");
-    refused(&["extract", "--checkpoint", &out, "--out", &net], 1, &["fine-tunes", "best/"]);
-    refused(&["finetune", "--out", &init, "--resume"], 1, &["not of a run that fine-tunes"]);
+    refused(&["extract", "--checkpoint", &out, "--out", &net], 1, &["poa-gpu finetune", "best/"]);
+    refused(&["finetune", "--out", &init, "--resume"], 1, &["not of a run of `poa-gpu finetune`"]);
 }
 
 #[test]

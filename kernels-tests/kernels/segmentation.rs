@@ -6,7 +6,7 @@ use poa_gpu::ops::argmax::argmax;
 use poa_gpu::ops::batch_norm::{EPS, batch_norm, batch_norm_by};
 use poa_gpu::ops::conv::MapShape;
 use poa_gpu::ops::label_cross_entropy::{IGNORED, label_cross_entropy};
-use poa_gpu::ops::maps::{add, concat_columns, spread};
+use poa_gpu::ops::maps::{add, concat_columns, spread, without_first};
 use poa_gpu::ops::max_pool::max_pool_2;
 use poa_gpu::ops::resample::{Axis, Resampling, resample};
 use poa_gpu::ops::scale_channels::scale_channels;
@@ -247,6 +247,23 @@ fn channels_side_by_side_and_sums() {
         |tape, v| Ok(vec![add(tape, &add(tape, &v[0], &v[1])?, &v[0])?]),
         &|x| vec![x[0].iter().zip(&x[1]).map(|(a, b)| 2.0 * a + b).collect()],
     );
+}
+
+#[test]
+fn tokens_without_their_first() {
+    for ([count, length], before, cols) in [([1, 2], 1, 1), ([3, 7], 2, 5), ([2, 33], 5, 20)] {
+        for x in
+            [Operand::new(1, &[count * length, cols]), Operand::new(1, &[count * length, cols]).parameter()]
+        {
+            check(
+                "without_first",
+                &[x],
+                CLOSE,
+                |tape, v| Ok(vec![without_first(tape, &v[0], length, before)?]),
+                &|x| vec![x[0].chunks(length * cols).flat_map(|all| all[before * cols..].to_vec()).collect()],
+            );
+        }
+    }
 }
 
 #[test]

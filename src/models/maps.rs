@@ -26,6 +26,10 @@ pub struct MapPlace {
 pub fn usual_blocks(depth: usize) -> Vec<usize> {
     let at = |share: usize| (depth * share).div_ceil(6).max(1) - 1;
     let mut all = vec![at(2), at(3), at(4), at(6)];
+    // of few blocks as many as there are
+    for i in (0..3).rev() {
+        all[i] = all[i].min(all[i + 1].saturating_sub(1));
+    }
     all.dedup();
     all
 }
@@ -41,5 +45,6 @@ mod tests {
         assert_eq!(usual_blocks(13), [4, 6, 8, 12]);
         assert_eq!(usual_blocks(1), [0]);
         assert_eq!(usual_blocks(3), [0, 1, 2]);
+        assert_eq!(usual_blocks(4), [0, 1, 2, 3]);
     }
 }
