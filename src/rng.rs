@@ -27,6 +27,10 @@ pub enum Purpose {
     Mixing = 9,
     /// The first centres of k-means: (start, 0).
     Centres = 10,
+    /// The crops of one image in distillation: (epoch, index).
+    DistillCrops = 14,
+    /// What a queue of embeddings holds before the first: (queue, 0).
+    Queue = 15,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

@@ -6,6 +6,7 @@ use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::cli::bench::BenchArgs;
 use crate::cli::config::ConfigArgs;
+use crate::cli::distill::DistillArgs;
 use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
@@ -74,6 +75,8 @@ pub enum Command {
     Train(TrainArgs),
     /// Trains a pre-trained network as a whole, with a classifier, on labelled images
     Finetune(FinetuneArgs),
+    /// Trains a network of any size, without labels, to see images as a frozen teacher does (SEED)
+    Distill(DistillArgs),
     /// Cuts sub-networks out of a trained teacher, as plain networks for timm, DINOv2's code or POA's
     Extract(ExtractArgs),
     /// Measures sub-networks on labelled images: k-NN, linear probe, clusters or retrieval

@@ -9,6 +9,7 @@ mod bench_collective;
 mod completions;
 mod config;
 mod devices;
+pub mod distill;
 mod environment;
 pub mod eval;
 mod extract;
@@ -115,6 +116,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Train(args) => train::run(&args, quiet, &signals),
         Command::Extract(args) => extract::run(&args),
         Command::Finetune(args) => finetune::run(&args, quiet, &signals),
+        Command::Distill(args) => distill::run(&args, quiet, &signals),
         Command::Eval(args) => eval::run(&args),
         Command::Features(args) => features::run(&args, &signals),
         Command::Visualize(args) => visualize::run(&args),

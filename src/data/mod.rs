@@ -15,7 +15,8 @@
 //!   resize.rs  crop and bicubic resize    color.rs  jitter, grey, solarize    blur.rs  Gaussian blur
 //!   draws.rs   random choices they share    scratch.rs  buffers
 //! classify/    the augmentation that classifiers are trained with, and the mixing of their batches
-//! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, classify/ one crop with its label
+//! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, large_and_small.rs
+//!              one large crop and small ones, classify/ one crop with its label
 //! masks.rs     which patches of which global crop are hidden
 //! order.rs     which images make up which step, on any number of ranks
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
@@ -42,6 +43,7 @@ mod draws;
 pub mod folder;
 pub mod labelled_part;
 pub mod labels;
+pub mod large_and_small;
 pub mod list;
 mod list_text;
 pub mod loader;

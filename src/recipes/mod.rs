@@ -7,6 +7,7 @@
 //! that names the key and a value that would work; all that is wrong is named at once. `Config::to_toml`
 //! writes a recipe from which the same configuration loads again.
 
+pub mod distill;
 pub(crate) mod file;
 pub mod finetune;
 mod layers;
@@ -74,6 +75,12 @@ impl Config {
                 path,
                 "is of a run that fine-tunes; the network it has made is in its folder's best/, and it goes on with \
                  `poa-gpu finetune --out DIR --resume`",
+            ));
+        }
+        if distill::is_of_distillation(text) {
+            return Err(Error::file(
+                path,
+                "is of a run that distils; it goes on with `poa-gpu distill --out DIR --resume`",
             ));
         }
         Self::lay(text, path, &[], Origin::Stored)

@@ -1,3 +1,4 @@
-//! Tasks beside POA, in the same trainer: fine-tuning.
+//! Tasks beside POA, in the same trainer: fine-tuning, distillation from a frozen teacher.
 
+pub mod distill;
 pub mod finetune;
