@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::cli::bench::BenchArgs;
+use crate::cli::compare::CompareArgs;
 use crate::cli::config::ConfigArgs;
 use crate::cli::distill::DistillArgs;
 use crate::cli::eval::EvalArgs;
@@ -82,6 +83,8 @@ pub enum Command {
     /// Measures sub-networks on labelled images: k-NN, linear probe, clusters or retrieval
     #[command(subcommand)]
     Eval(EvalArgs),
+    /// Shows accuracies of several runs over images seen and over floating-point operations
+    Compare(CompareArgs),
     /// Writes the features of images to a safetensors file
     Features(FeaturesArgs),
     /// Draws what a sub-network attends to and how it sees the parts of an image

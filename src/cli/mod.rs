@@ -6,6 +6,7 @@ mod output;
 pub mod args;
 mod bench;
 mod bench_collective;
+pub mod compare;
 mod completions;
 mod config;
 mod devices;
@@ -118,6 +119,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Finetune(args) => finetune::run(&args, quiet, &signals),
         Command::Distill(args) => distill::run(&args, quiet, &signals),
         Command::Eval(args) => eval::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Features(args) => features::run(&args, &signals),
         Command::Visualize(args) => visualize::run(&args),
         Command::Config(args) => config::run(&args),

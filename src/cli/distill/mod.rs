@@ -1,6 +1,6 @@
 //! `poa-gpu distill`.
 
-mod teacher;
+pub(super) mod teacher;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;

@@ -23,7 +23,7 @@ use crate::weights::networks::choose;
 use crate::weights::sizes::{Described, student_in};
 
 /// What a path to a teacher turned out to be.
-pub(super) enum Found {
+pub(in crate::cli) enum Found {
     /// A checkpoint, and how it was made.
     Checkpoint(Checkpoint, Box<Config>),
     /// A file of a plain network, or a folder with one; what that says of it.
@@ -31,7 +31,7 @@ pub(super) enum Found {
 }
 
 impl Found {
-    pub(super) fn open(path: &Path) -> Result<Self> {
+    pub(in crate::cli) fn open(path: &Path) -> Result<Self> {
         if !path.exists() {
             let problem = "no such file or folder; --teacher takes a run, a checkpoint or weights";
             return Err(Error::file(path, problem));
@@ -76,7 +76,7 @@ impl Found {
     }
 
     /// The teacher that settings ask for, on a device.
-    pub(super) fn frozen(&self, settings: &Settings, device: &Device) -> Result<FrozenTeacher> {
+    pub(in crate::cli) fn frozen(&self, settings: &Settings, device: &Device) -> Result<FrozenTeacher> {
         self.check_images(settings)?;
         let d = &settings.distill;
         let (backbone, network) = match self {
