@@ -31,6 +31,10 @@ pub enum Purpose {
     SegmentationCrops = 11,
     /// Dropout of whole channels in a head: (step, number of the micro-batch, counted through all ranks).
     Dropout = 12,
+    /// The crops of one image in distillation: (epoch, index).
+    DistillCrops = 14,
+    /// What a queue of embeddings holds before the first: (queue, 0).
+    Queue = 15,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use clap::{ArgAction, Args, Parser, Subcommand};
 
 use crate::cli::bench::BenchArgs;
+use crate::cli::compare::CompareArgs;
 use crate::cli::config::ConfigArgs;
+use crate::cli::distill::DistillArgs;
 use crate::cli::eval::EvalArgs;
 use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
@@ -77,11 +79,15 @@ pub enum Command {
     Finetune(FinetuneArgs),
     /// Trains a head that tells the class of every pixel, on a pre-trained network
     Segment(SegmentArgs),
+    /// Trains a network of any size, without labels, to see images as a frozen teacher does (SEED)
+    Distill(DistillArgs),
     /// Cuts sub-networks out of a trained teacher, as plain networks for timm, DINOv2's code or POA's
     Extract(ExtractArgs),
     /// Measures sub-networks on labelled images: k-NN, linear probe, clusters or retrieval
     #[command(subcommand)]
     Eval(EvalArgs),
+    /// Shows accuracies of several runs over images seen and over floating-point operations
+    Compare(CompareArgs),
     /// Writes the features of images to a safetensors file
     Features(FeaturesArgs),
     /// Draws what a sub-network attends to and how it sees the parts of an image

@@ -6,9 +6,11 @@ mod output;
 pub mod args;
 mod bench;
 mod bench_collective;
+pub mod compare;
 mod completions;
 mod config;
 mod devices;
+pub mod distill;
 mod environment;
 pub mod eval;
 mod extract;
@@ -119,7 +121,9 @@ fn run(cli: Cli) -> Result<()> {
         Command::Segment(args) => segment::run(&args, quiet, &signals),
         Command::Extract(args) => extract::run(&args),
         Command::Finetune(args) => finetune::run(&args, quiet, &signals),
+        Command::Distill(args) => distill::run(&args, quiet, &signals),
         Command::Eval(args) => eval::run(&args),
+        Command::Compare(args) => compare::run(&args),
         Command::Features(args) => features::run(&args, &signals),
         Command::Visualize(args) => visualize::run(&args),
         Command::Config(args) => config::run(&args),

@@ -16,7 +16,8 @@
 //!   draws.rs   random choices they share    scratch.rs  buffers
 //! classify/    the augmentation that classifiers are trained with, and the mixing of their batches
 //! segmentation/  images with a class for every pixel, and the crops that heads of segmentation learn from
-//! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, classify/ one crop with its label
+//! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, large_and_small.rs
+//!              one large crop and small ones, classify/ one crop with its label
 //! masks.rs     which patches of which global crop are hidden
 //! order.rs     which images make up which step, on any number of ranks
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
@@ -43,6 +44,7 @@ mod draws;
 pub mod folder;
 pub mod labelled_part;
 pub mod labels;
+pub mod large_and_small;
 pub mod list;
 mod list_text;
 pub mod loader;

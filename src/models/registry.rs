@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use crate::checks::{Key, Problems, Settings};
 use crate::error::Result;
 use crate::models::backbone::Backbone;
+use crate::models::grid::Network;
 use crate::models::settings::Elastic;
 use crate::models::{resnet, swin, vit};
 
@@ -77,6 +78,22 @@ impl Student {
             Self::ResNet(_) => {}
         }
         self
+    }
+
+    /// Settings of which one of its sub-networks is the only network.
+    pub fn only(self, network: Network) -> Self {
+        let mut only = match self {
+            Self::Vit(s) => Self::Vit(s.only(network)),
+            Self::Swin(s) => Self::Swin(s.only(network)),
+            Self::ResNet(s) => Self::ResNet(s.only(network)),
+        };
+        let elastic = match &mut only {
+            Self::Vit(s) => &mut s.elastic,
+            Self::Swin(s) => &mut s.elastic,
+            Self::ResNet(s) => &mut s.elastic,
+        };
+        elastic.fixed_network.clear();
+        only
     }
 
     /// Checks every range and relation, for global crops of `image` pixels a side.

@@ -31,6 +31,7 @@ pub mod patch_embed;
 pub mod patch_merge;
 pub mod position;
 pub mod prototype_loss;
+pub mod queue_distillation;
 pub mod reduce;
 mod registry;
 pub mod resample;

@@ -8,6 +8,7 @@
 //! writes a recipe from which the same configuration loads again. The recipes of other tasks (`finetune.rs`, `segment.rs`) are
 //! laid in the same way, from presets of their own (`preset.rs`).
 
+mod distill;
 pub(crate) mod file;
 mod finetune;
 mod layers;
@@ -32,12 +33,15 @@ use sections::Sections;
 pub use preset::Preset;
 pub use stored::Stored;
 
-/// The subcommand whose run has stored a configuration, where that is not pre-training.
-fn command_of(text: &str) -> Option<&'static str> {
-    fn of<T: Preset>(text: &str) -> Option<&'static str> {
-        preset::holds(text, T::SECTION).then_some(T::COMMAND)
+/// The subcommand whose run has stored a configuration, where that is not pre-training, and where the network is that it has
+/// made.
+fn command_of(text: &str) -> Option<(&'static str, &'static str)> {
+    fn of<T: Preset>(text: &str) -> Option<(&'static str, &'static str)> {
+        preset::holds(text, T::SECTION).then_some((T::COMMAND, T::MADE))
     }
-    of::<crate::tasks::finetune::Settings>(text).or_else(|| of::<crate::tasks::segment::Settings>(text))
+    of::<crate::tasks::finetune::Settings>(text)
+        .or_else(|| of::<crate::tasks::segment::Settings>(text))
+        .or_else(|| of::<crate::tasks::distill::Settings>(text))
 }
 
 /// What a recipe says.
@@ -81,11 +85,11 @@ impl Config {
     /// A configuration that [`Config::to_toml`] wrote, of this version or an earlier one, which listed the
     /// keys of every family of backbones: those of other families are passed over.
     pub fn from_stored(text: &str, path: &Path) -> Result<Self> {
-        if let Some(command) = command_of(text) {
+        if let Some((command, made)) = command_of(text) {
             return Err(Error::file(
                 path,
                 format!(
-                    "is of a run of `poa-gpu {command}`; the network it has made is in its folder's best/, and it goes on \
+                    "is of a run of `poa-gpu {command}`; the network it has made is in its folder's {made}, and it goes on \
                      with `poa-gpu {command} --out DIR --resume`"
                 ),
             ));

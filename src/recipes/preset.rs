@@ -11,13 +11,22 @@ use crate::recipes::stored::Stored;
 use crate::shown::shown;
 
 /// What is particular to the recipes of a task.
-pub trait Recipes {
+pub trait Recipes: Clone {
     /// The section that it has alone, by which a stored configuration is known.
     const SECTION: &'static str;
     /// The subcommand.
     const COMMAND: &'static str;
+    /// The option that takes what such a run starts from.
+    const START: &'static str = "--init";
+    /// Where in its folder the network is that it has made.
+    const MADE: &'static str = "best/";
     /// The presets, by name.
     const PRESETS: &'static [(&'static str, &'static str)];
+
+    /// What a recipe (`text`) and overrides are laid over, of the settings `base` that a run starts with.
+    fn under(base: &Self, _text: &str, _overrides: &[String]) -> Self {
+        base.clone()
+    }
 }
 
 /// Settings of a task with presets.
@@ -40,7 +49,7 @@ pub trait Preset: Recipes + Layered + Default + Clone + PartialEq {
             }
             None => file::read(path)?,
         };
-        let mut layers = Layers::over(base)?;
+        let mut layers = Layers::over(&Self::under(base, &text, overrides))?;
         layers.lay_file(&text, path, Origin::Given)?;
         finish(layers, overrides)
     }
@@ -59,8 +68,9 @@ impl<T: Preset> Stored for T {
             return Err(Error::file(
                 path,
                 format!(
-                    "is not of a run of `poa-gpu {}`; give it as --init, and another folder as --out",
-                    T::COMMAND
+                    "is not of a run of `poa-gpu {}`; give it as {}, and another folder as --out",
+                    T::COMMAND,
+                    T::START
                 ),
             ));
         }
@@ -80,7 +90,7 @@ impl<T: Preset> Stored for T {
 }
 
 /// Whether a configuration that was stored has a section.
-pub(super) fn holds(text: &str, section: &str) -> bool {
+pub(crate) fn holds(text: &str, section: &str) -> bool {
     text.lines()
         .any(|line| line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) == Some(section))
 }

@@ -9,12 +9,19 @@ use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
 use crate::recipes::Config;
+use crate::recipes::preset::{Recipes, holds};
+use crate::recipes::stored::Stored;
+use crate::tasks::distill;
 use crate::tensor::Device;
 use crate::train::save::{CONFIG, RunState, TEACHER, fill};
 
-/// The configuration that a checkpoint was made with.
+/// The configuration that a checkpoint was made with; of a run that distils that of the student as the only network.
 pub fn config_of(checkpoint: &Checkpoint) -> Result<Config> {
-    Config::from_stored(&checkpoint.text(CONFIG)?, &checkpoint.dir().join(CONFIG))
+    let (text, path) = (checkpoint.text(CONFIG)?, checkpoint.dir().join(CONFIG));
+    match holds(&text, distill::Settings::SECTION) {
+        true => distill::Settings::from_stored(&text, &path)?.as_pretrained(),
+        false => Config::from_stored(&text, &path),
+    }
 }
 
 /// The teacher's backbone of a checkpoint, ready to be run.

@@ -26,7 +26,11 @@ pub fn resnet_grid(s: &Settings) -> Result<ElasticGrid> {
     depths.sort_by_key(|d| d.iter().sum::<usize>());
     let counts = linspace(s.elastic.net_select_scale, 1.0, depths.len());
     let mut entries = Vec::new();
-    for base in sizes(s.base_channels, 2 * s.base_channels, s.num_gn_groups * s.elastic.width_interval) {
+    let widths = match s.middle_channels {
+        0 => sizes(s.base_channels, s.widest(), s.num_gn_groups * s.elastic.width_interval),
+        only => vec![only],
+    };
+    for base in widths {
         entries.extend(
             depths.iter().zip(&counts).map(|(&depths, &n)| (Network::staged(base, depths), multiplicity(n))),
         );

@@ -1,6 +1,7 @@
 //! The settings of a ResNet.
 
 use crate::checks::{Problems, settings};
+use crate::models::grid::Network;
 use crate::models::settings::Elastic;
 
 /// Stages of a ResNet.
@@ -13,6 +14,9 @@ settings! {
         pub stem_channels: usize = 64,
         /// Middle channels of the first stage of the narrowest sub-network; the widest has twice as many.
         pub base_channels: usize = 64,
+        /// Middle channels of the first stage where all networks have the same; 0 has every width from `base_channels` to
+        /// twice that.
+        pub middle_channels: usize = 0,
         /// Groups of every group norm.
         pub num_gn_groups: usize = 32,
         /// Blocks of each stage of the shallowest sub-network.
@@ -28,6 +32,18 @@ settings! {
 }
 
 impl Settings {
+    /// Middle channels of the first stage of the widest network.
+    pub fn widest(&self) -> usize {
+        if self.middle_channels == 0 { 2 * self.base_channels } else { self.middle_channels }
+    }
+
+    /// Settings of which a network is the only one.
+    pub fn only(mut self, network: Network) -> Self {
+        self.middle_channels = network.width;
+        (self.min_depths, self.max_depths) = (network.stages, network.stages);
+        self
+    }
+
     /// Checks every range and relation, for global crops of `image` pixels a side.
     pub fn check(&self, image: usize, problems: &mut Problems) {
         let steps = self.elastic.check(problems);
@@ -62,6 +78,10 @@ impl Settings {
         let mut right = problems.within("student.num_gn_groups", groups, 1..=1024, 32);
         for (key, channels) in
             [("student.base_channels", self.base_channels), ("student.stem_channels", self.stem_channels)]
+                .into_iter()
+                .chain(
+                    (self.middle_channels > 0).then_some(("student.middle_channels", self.middle_channels)),
+                )
         {
             right = problems.within(key, channels, 1..=4096, 64)
                 && right

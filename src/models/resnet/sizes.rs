@@ -56,7 +56,7 @@ impl ResNetShape {
             image,
             stem: s.stem_channels,
             outputs: 4 * s.base_channels,
-            middle: 2 * s.base_channels,
+            middle: s.widest(),
             depths: s.max_depths,
             strides: s.strides,
             groups: s.num_gn_groups,

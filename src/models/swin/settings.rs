@@ -1,6 +1,7 @@
 //! The settings of a Swin.
 
 use crate::checks::{Problems, settings};
+use crate::models::grid::Network;
 use crate::models::settings::{Attention, Elastic, ordered};
 
 settings! {
@@ -18,6 +19,13 @@ settings! {
 }
 
 impl Settings {
+    /// Settings of which a network is the only one.
+    pub fn only(mut self, network: Network) -> Self {
+        (self.attention.min_embed_dim, self.attention.max_embed_dim) = (network.width, network.width);
+        (self.min_s3_depth, self.max_depths[2]) = (network.depth, network.depth);
+        self
+    }
+
     /// Checks every range and relation, for global crops of `image` pixels a side.
     pub fn check(&self, image: usize, problems: &mut Problems) {
         let steps = self.elastic.check(problems);

@@ -1,6 +1,7 @@
 //! The settings of a ViT.
 
 use crate::checks::{Problems, settings};
+use crate::models::grid::Network;
 use crate::models::settings::{Attention, Elastic, ordered};
 use crate::models::vit::ffn::Ffn;
 
@@ -34,6 +35,13 @@ settings! {
 const MOST_REGISTERS: usize = 256;
 
 impl Settings {
+    /// Settings of which a network is the only one.
+    pub fn only(mut self, network: Network) -> Self {
+        (self.attention.min_embed_dim, self.attention.max_embed_dim) = (network.width, network.width);
+        (self.min_depth, self.max_depth) = (network.depth, network.depth);
+        self
+    }
+
     /// Checks every range and relation.
     pub fn check(&self, problems: &mut Problems) {
         let steps = self.elastic.check(problems);
