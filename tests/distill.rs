@@ -414,10 +414,10 @@ fn what_cannot_be_is_said_before_the_work() {
         &["distill.output", "plain network", "features"],
     );
     // a run of another kind
-    refused(&["distill", "--out", &teacher, "--resume"], 1, &["not of a run that distils"]);
+    refused(&["distill", "--out", &teacher, "--resume"], 1, &["not of a run of `poa-gpu distill`"]);
     let student = folder.path("student");
     distil(&teacher, &student, &[&FEW[..], &["--steps=1"]].concat());
-    refused(&["train", "--out", &student, "--resume"], 1, &["is of a run that distils", "poa-gpu distill"]);
+    refused(&["train", "--out", &student, "--resume"], 1, &["is of a run of `poa-gpu distill`"]);
     refused(
         &["distill", "--teacher", &teacher, "--out", &student, "--device=cpu"],
         1,
