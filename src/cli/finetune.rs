@@ -148,6 +148,10 @@ impl Init {
                 let image_size = config.crops.global_crops_size;
                 let mut base = Settings { student: config.student.clone(), ..Settings::default() };
                 base.finetune = Finetune { image_size, ..Finetune::default() };
+                if !config.dino.branches.draws() {
+                    // the one that was trained
+                    base.finetune.network = config.backbone()?.grid().intact().to_string();
+                }
                 (base.data.data.mean, base.data.data.std) =
                     (config.data.mean.clone(), config.data.std.clone());
                 (base.data.data.max_pixels, base.data.data.deep_bits) =
