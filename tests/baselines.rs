@@ -245,7 +245,8 @@ fn without_alpha_networks_are_cut_out_as_they_are() {
             found.push(elastic);
         }
         let differs = found[0].iter().zip(&found[1]).any(|(a, b)| (a - b).abs() > 1e-3);
-        assert!(differs, "{recipe}: α makes no difference");
+        // every elastic convolution of a ResNet is followed by a norm, which takes α out again
+        assert_eq!(differs, recipe != "demo_resnet", "{recipe}: what α changes");
     }
 }
 
