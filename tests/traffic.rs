@@ -121,6 +121,8 @@ fn a_step_sends_what_is_foretold() {
         (2, &[][..]),
         (3, &["train.accumulation_steps=2", "ibot.separate_head=true", "ibot.head_n_prototypes=[96]"]),
         (2, &["train.centering=\"centering\""]),
+        (2, &["dino.branches=v3"]),
+        (2, &["dino.branches=alone", "student.fixed_network=96x2", "evaluation.networks=[\"intact\"]"]),
     ] {
         let config = config(settings, ranks);
         let (two, three) = (sent(&config, ranks, 2), sent(&config, ranks, 3));

@@ -5,6 +5,8 @@
 //! cargo run --release --example proof -- images shapes:20000 DIR        DIR/train/CLASS/N.png, DIR/val/CLASS/N.png
 //! cargo run --release --example proof -- batches RECIPE SPEC SEED                 what every step sees, as f32
 //! cargo run --release --example proof -- network RECIPE smallest|middle|intact      its sizes, as 96x3
+//! cargo run --release --example proof -- operations RECIPE [SETTING..]              of a step, the mean over its sub-networks
+//! cargo run --release --example proof -- last knn.48x2.20 RUN RUN..                 mean and deviation of a run's last value
 //! cargo run --release --example proof -- curves knn.96x3.20 STEM NAME=RUN,RUN.. NAME=RUN..
 //! ```
 
@@ -17,11 +19,15 @@ use std::process::ExitCode;
 
 use poa_gpu::data::batch::{GLOBAL, LOCAL};
 use poa_gpu::data::{self, CropGroup, HeldOut, Loader, Reading, Source, split};
+use poa_gpu::gpu::Caps;
+use poa_gpu::poa::forecast::Rehearsal;
 use poa_gpu::recipes::Config;
+use poa_gpu::share::Share;
+use poa_gpu::tensor::Device;
 use poa_gpu::train::metrics::history;
 use poa_gpu::{Error, Result, plot};
 
-const USAGE: &str = "usage: proof images SPEC DIR | proof batches RECIPE SPEC SEED | proof network RECIPE NAME | proof curves KEY STEM NAME=RUN,RUN.. [NAME=RUN..]..";
+const USAGE: &str = "usage: proof images SPEC DIR | proof batches RECIPE SPEC SEED | proof network RECIPE NAME | proof operations RECIPE [SETTING..] | proof last KEY RUN.. | proof curves KEY STEM NAME=RUN,RUN.. [NAME=RUN..]..";
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -29,6 +35,8 @@ fn main() -> ExitCode {
     let done = match args[..] {
         ["images", spec, dir] => images(spec, Path::new(dir)),
         ["network", recipe, name] => network(recipe, name),
+        ["operations", recipe, ref settings @ ..] => operations(recipe, settings),
+        ["last", key, ref runs @ ..] if !runs.is_empty() => last(key, runs),
         ["batches", recipe, spec, seed] => batches(recipe, spec, seed),
         ["curves", key, stem, ref groups @ ..] if !groups.is_empty() => curves(key, Path::new(stem), groups),
         _ => Err(Error::Usage(USAGE.into())),
@@ -97,6 +105,38 @@ fn network(recipe: &str, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Prints the floating-point operations of a training step, counted by rehearsing the steps of one cycle of sub-networks;
+/// numbers of prototypes must be given.
+fn operations(recipe: &str, settings: &[&str]) -> Result<()> {
+    let settings: Vec<String> = settings.iter().map(|s| s.to_string()).collect();
+    let mut config = Config::load(recipe, &settings)?;
+    config.resolve(1)?;
+    let caps = Caps { max_binding_bytes: 1 << 40, ..Caps::minimal() };
+    let mut rehearsal = Rehearsal::of_share(&config, &Device::rehearsal(&caps), Share::ALL)?;
+    rehearsal.tally();
+    let steps = rehearsal.draws().cycle();
+    for step in 0..steps {
+        let network = rehearsal.draws().at(step);
+        rehearsal.step(step, network)?;
+    }
+    println!("{:.6e}", rehearsal.tally().work.flops / steps as f64);
+    Ok(())
+}
+
+/// Prints mean and standard deviation over runs of the last value of a key, in percent, and how many runs there are.
+fn last(key: &str, runs: &[&str]) -> Result<()> {
+    let mut values = Vec::new();
+    for run in runs {
+        let known = history(&Path::new(run).join("metrics.jsonl"), key);
+        let of_key = known.into_iter().filter(|(_, name, _)| name == key).map(|(_, _, value)| value);
+        values
+            .push(100.0 * of_key.last().ok_or_else(|| Error::file(*run, format!("has no value of {key}")))?);
+    }
+    let (mean, deviation) = mean_and_deviation(&values);
+    println!("{mean:.1} {deviation:.1} {}", values.len());
+    Ok(())
+}
+
 /// Draws a value over the steps and over the processor's seconds, the mean of the runs of each group, and prints mean
 /// and standard deviation at every step that all of a group have. Where a run's folder has a file `ended`, that holds the
 /// seconds that the run took; they are taken to be spread evenly over its steps.
@@ -119,15 +159,12 @@ fn curves(key: &str, stem: &Path, groups: &[&str]) -> Result<()> {
         }
         let (mut by_step, mut by_second) = (Vec::new(), Vec::new());
         for (step, values) in steps.iter().filter(|(_, values)| values.len() == runs.len()) {
-            let n = values.len() as f64;
-            let mean = values.iter().sum::<f64>() / n;
-            let spread = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+            let (mean, deviation) = mean_and_deviation(values);
             let x = *step as f64;
             let _ = writeln!(
                 text,
-                "{name}\t{step}\t{:.0}\t{mean:.4}\t{:.4}\t{}",
+                "{name}\t{step}\t{:.0}\t{mean:.4}\t{deviation:.4}\t{}",
                 x * a_step,
-                spread.sqrt(),
                 values.len()
             );
             by_step.push((x, mean));
@@ -145,6 +182,14 @@ fn curves(key: &str, stem: &Path, groups: &[&str]) -> Result<()> {
         plot::lines(&over_seconds, &title, "processor's seconds", value, Path::new(&stem))?;
     }
     Ok(())
+}
+
+/// Mean and standard deviation of a sample.
+fn mean_and_deviation(values: &[f64]) -> (f64, f64) {
+    let n = values.len() as f64;
+    let mean = values.iter().sum::<f64>() / n;
+    let spread = values.iter().map(|v| (v - mean).powi(2)).sum::<f64>() / (n - 1.0).max(1.0);
+    (mean, spread.sqrt())
 }
 
 /// What a chart of a value is called, and what the value is.

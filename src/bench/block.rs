@@ -8,7 +8,7 @@ use super::harness::{Bench, Ready, Sink, wrong};
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::vit::NORM_EPS;
-use crate::nn::elastic::{elastic_linear, vector};
+use crate::nn::elastic::{InputScale, elastic_linear, vector};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use crate::ops::attention::{SequenceGroup, attention};
 use crate::ops::layer_norm::layer_norm;
@@ -87,8 +87,9 @@ impl Block {
     pub fn forward(&self, tape: &Tape, x: &Var) -> Result<Var> {
         let BlockSizes { images, length, width, head_dim } = self.sizes;
         let vector = |name: &str| vector(&self.parameters, &format!("block.{name}"), width);
-        let layer =
-            |name: &str, out, input| elastic_linear(&self.parameters, &format!("block.{name}"), out, input);
+        let layer = |name: &str, out, input| {
+            elastic_linear(&self.parameters, &format!("block.{name}"), (out, input), InputScale(true))
+        };
         let groups = [SequenceGroup { count: images, length }];
         let y = layer_norm(tape, x, &vector("norm1.weight")?, &vector("norm1.bias")?, NORM_EPS, None)?;
         let qkv = linear(tape, &y, &layer("qkv", 3 * width, width)?)?;

@@ -84,6 +84,9 @@ impl TaskCommand for FinetuneArgs {
             base.finetune = Finetune { image_size: described.image, ..Finetune::default() };
             (base.data.data.mean, base.data.data.std) = (described.mean, described.std);
         }
+        if let Some(network) = init.only_network()? {
+            base.finetune.network = network;
+        }
         if let Some((max_pixels, deep_bits)) = init.reading() {
             (base.data.data.max_pixels, base.data.data.deep_bits) = (max_pixels, deep_bits);
         }

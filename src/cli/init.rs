@@ -56,6 +56,16 @@ impl Init {
         })
     }
 
+    /// The network that was trained, where a run has trained one alone.
+    pub fn only_network(&self) -> Result<Option<String>> {
+        Ok(match self {
+            Self::Checkpoint(_, config) if !config.dino.branches.draws() => {
+                Some(config.backbone()?.grid().intact().to_string())
+            }
+            _ => None,
+        })
+    }
+
     /// How the images of its training were read, where it says so.
     pub fn reading(&self) -> Option<(u64, u32)> {
         match self {

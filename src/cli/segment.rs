@@ -81,6 +81,9 @@ impl TaskCommand for SegmentArgs {
             base.segment = Segment { image_size: described.image, ..Segment::default() };
             (base.data.data.mean, base.data.data.std) = (described.mean, described.std);
         }
+        if let Some(network) = init.only_network()? {
+            base.segment.network = network;
+        }
         if let Some((max_pixels, deep_bits)) = init.reading() {
             (base.data.data.max_pixels, base.data.data.deep_bits) = (max_pixels, deep_bits);
         }

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 use crate::checks::unknown;
 use crate::error::{Error, Result};
+use crate::nn::elastic::InputScale;
 use crate::nn::parameters::ParameterSpec;
 
 /// For whom a plain network is written.
@@ -110,9 +111,9 @@ pub struct Part {
 
 impl Part {
     /// Folds in the α of an elastic layer that has its inputs on this axis: their largest number over their
-    /// number.
-    pub fn fold_alpha(&mut self, axis: usize) {
-        self.alpha = self.source_shape[axis] as f32 / self.shape[axis] as f32;
+    /// number, where the network scales its inputs.
+    pub fn fold_alpha(&mut self, axis: usize, scale: InputScale) {
+        self.alpha = scale.alpha(self.source_shape[axis], self.shape[axis]);
     }
 
     /// The part's values, row by row, of those of its source; without what is added.

@@ -17,7 +17,11 @@ settings! {
         pub depth_interval: usize = 1,
         /// How many times more often the smallest width (or depth) is drawn than the largest.
         pub net_select_scale: f64 = 3.0,
-        /// The one sub-network to use in every step, as `WIDTHxDEPTH` (for benchmarks); empty draws from the grid.
+        /// Whether a narrower network's layers multiply their inputs by α, the largest number of inputs over their own;
+        /// false leaves α out (the paper's Table 16).
+        pub input_scale: bool = true,
+        /// The one sub-network to use in every step, as `WIDTHxDEPTH` (for benchmarks), or smallest, middle, intact; empty
+        /// draws from the grid. With dino.branches = "alone" it is the network that is trained, and empty is the intact one.
         pub fixed_network: String = String::new(),
     }
 }

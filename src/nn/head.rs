@@ -3,6 +3,7 @@
 
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
+use crate::nn::elastic::InputScale;
 use crate::nn::parameters::{Init, ParameterSpec, Parameters};
 use crate::ops::cast::cast;
 use crate::ops::gelu::gelu;
@@ -21,6 +22,8 @@ pub struct HeadSizes {
     pub bottleneck: usize,
     /// Number of prototypes K.
     pub prototypes: usize,
+    /// Whether its first layer has its α.
+    pub input_scale: InputScale,
     /// Standard deviation of the first weights, as [`Init::linear`] takes it.
     pub init_std: f64,
 }
@@ -85,7 +88,7 @@ impl ProjectionHead {
                 alpha,
             })
         };
-        let mut first = layer("0.linear", self.sizes.input as f32 / width as f32)?;
+        let mut first = layer("0.linear", self.sizes.input_scale.alpha(self.sizes.input, width))?;
         first.weight = first.weight.view(|w| w.slice(1, 0..width))?;
         let hidden = mlp(tape, x, &first, &layer("2", 1.0)?)?;
         let hidden = gelu(tape, &hidden)?;

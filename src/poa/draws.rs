@@ -4,7 +4,6 @@ use rand_chacha::ChaCha8Rng;
 
 use crate::error::{Error, Result};
 use crate::models::grid::{DrawCycle, ElasticGrid, Network};
-use crate::poa::losses::LossWeights;
 use crate::poa::settings::Settings;
 use crate::rng::{Purpose, stream};
 use crate::share::Share;
@@ -21,7 +20,7 @@ impl Draws {
     /// Those of a rank in a run with these settings; the whole network where no elastic student is trained.
     pub fn new(settings: &Settings, grid: &ElasticGrid, share: Share) -> Result<Self> {
         let fixed = match settings.student.elastic().fixed_network.as_str() {
-            _ if !LossWeights::of(settings).has_elastic() => Some(grid.intact()),
+            _ if !settings.dino.branches.draws() => Some(grid.intact()),
             "" => None,
             name => Some(grid.named(name).map_err(|e| Error::config("student.fixed_network", e))?),
         };

@@ -1,160 +1,12 @@
-//! What every feature row is compared with and how much it counts, and the loss components as they are logged
-//! (poa-facts: targets and losses).
-//!
-//! The feature rows of a student are its global cls tokens (2B: view a, view b), its local cls tokens (L·B,
-//! crop by crop) and its masked patch tokens (M). Target rows are the teacher's cls tokens with the views
-//! exchanged, so that row i of the students meets row i, and its masked patch tokens.
+//! The losses of a step on the device and on the host, as they are logged (poa-facts: targets and losses); which rows they
+//! are of is in `rows.rs`.
 
 use crate::collective::Collective;
 use crate::error::Result;
-use crate::ops::cross_entropy::NO_TARGET;
-use crate::ops::prototype_loss::{HeadLoss, LossRow, LossRows};
+use crate::ops::prototype_loss::HeadLoss;
 use crate::ops::sinkhorn::Targets;
-use crate::poa::settings::{KoleoMix, Settings};
-use crate::tensor::{Device, PendingRead, Tensor};
-
-/// Weights of the losses.
-#[derive(Clone, Debug, PartialEq)]
-pub struct LossWeights {
-    /// λ: the intact student's share; 1 leaves the elastic student out.
-    pub lambda: f64,
-    /// Of the view losses and the distillation.
-    pub dino: f64,
-    /// Of the masked-patch loss.
-    pub ibot: f64,
-    /// Of KoLeo, once the mean over the two students is taken where that is configured.
-    pub koleo: f64,
-}
-
-impl LossWeights {
-    /// The weights that settings say.
-    pub fn of(settings: &Settings) -> Self {
-        let dino = &settings.dino;
-        let mut weights = Self {
-            lambda: dino.lambda_ie,
-            dino: dino.loss_weight,
-            ibot: settings.ibot.loss_weight,
-            koleo: dino.koleo_loss_weight,
-        };
-        if dino.koleo == KoleoMix::Half && weights.has_elastic() {
-            weights.koleo *= 0.5;
-        }
-        weights
-    }
-
-    /// Whether there is an elastic student: not where the intact one has all of the loss.
-    pub fn has_elastic(&self) -> bool {
-        self.lambda < 1.0
-    }
-}
-
-/// How many rows of each kind a step has.
-#[derive(Clone, Debug, PartialEq)]
-pub struct RowCounts {
-    /// Images B.
-    pub images: usize,
-    /// Local crops L.
-    pub locals: usize,
-    /// 1 / (masked patches of the row's image), for every masked patch in order.
-    pub masked_weights: Vec<f32>,
-}
-
-impl RowCounts {
-    /// Global cls rows, 2B.
-    pub fn global(&self) -> usize {
-        2 * self.images
-    }
-
-    /// All cls rows, (2 + L)·B.
-    pub fn cls(&self) -> usize {
-        (2 + self.locals) * self.images
-    }
-
-    /// Masked patch rows, M.
-    pub fn masked(&self) -> usize {
-        self.masked_weights.len()
-    }
-
-    /// Number of view terms T = 2 + 2L.
-    fn terms(&self) -> f64 {
-        (2 + 2 * self.locals) as f64
-    }
-
-    /// The cls rows of one of `heads` heads.
-    pub fn cls_rows(&self, w: &LossWeights, heads: usize) -> Vec<LossRow> {
-        let b = self.images as f64;
-        // the mean over B of each of the T terms; the global term counts its 2B rows twice
-        let view = w.dino / (b * self.terms() * heads as f64);
-        let distill = |rows: usize| w.dino * (1.0 - w.lambda) / (rows as f64 * heads as f64);
-        let row = |targets, distill: f64| LossRow {
-            targets,
-            intact: (w.lambda * view) as f32,
-            elastic: ((1.0 - w.lambda) * view) as f32,
-            distill: distill as f32,
-        };
-        let n = self.images as u32;
-        let global = (0..2 * n).map(|i| row([i, NO_TARGET], distill(2 * self.images)));
-        let local =
-            (0..self.locals as u32 * n).map(|i| row([i % n, n + i % n], distill(self.locals * self.images)));
-        global.chain(local).collect()
-    }
-
-    /// The masked rows of one of `heads` heads.
-    pub fn masked_rows(&self, w: &LossWeights, heads: usize) -> Vec<LossRow> {
-        let scale = w.ibot / (2.0 * self.images as f64 * heads as f64);
-        self.masked_weights
-            .iter()
-            .enumerate()
-            .map(|(i, &weight)| LossRow {
-                targets: [i as u32, NO_TARGET],
-                intact: (w.lambda * scale * weight as f64) as f32,
-                elastic: ((1.0 - w.lambda) * scale * weight as f64) as f32,
-                distill: 0.0,
-            })
-            .collect()
-    }
-}
-
-/// Which rows a head sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
-    /// Cls and masked patch rows.
-    All,
-    /// Cls rows.
-    Cls,
-    /// Masked patch rows.
-    Masked,
-}
-
-impl Part {
-    /// Whether cls rows are among them.
-    pub fn has_cls(self) -> bool {
-        self != Self::Masked
-    }
-
-    /// Whether masked patch rows are among them.
-    pub fn has_masked(self) -> bool {
-        self != Self::Cls
-    }
-
-    /// The rows' table.
-    pub fn rows(
-        self,
-        device: &Device,
-        counts: &RowCounts,
-        w: &LossWeights,
-        heads: usize,
-    ) -> Result<LossRows> {
-        let mut rows = Vec::new();
-        if self.has_cls() {
-            rows.extend(counts.cls_rows(w, heads));
-        }
-        if self.has_masked() {
-            rows.extend(counts.masked_rows(w, heads));
-        }
-        LossRows::new(device, rows)
-    }
-}
+use crate::poa::rows::{LossWeights, Part, RowCounts};
+use crate::tensor::{PendingRead, Tensor};
 
 /// Targets of a head's cls rows and of its masked rows, where it has them.
 pub type HeadTargets = [Option<Targets>; 2];
@@ -169,6 +21,8 @@ pub struct HeadRecord {
     pub prototypes: usize,
     /// Its losses by row.
     pub loss: HeadLoss,
+    /// Those of the second student against the second teacher, where there is one.
+    pub second_teacher: Option<HeadLoss>,
     /// Entropy of every cls target `[2B]`, where the step's health was asked for.
     pub entropy: Option<Tensor>,
     /// Its targets, where they were asked for.
@@ -181,7 +35,7 @@ pub struct StepRecord {
     pub counts: RowCounts,
     /// All heads.
     pub heads: Vec<HeadRecord>,
-    /// KoLeo of the intact and of the elastic student, unweighted, where it is on.
+    /// KoLeo of every student, unweighted, where it is on.
     pub koleo: Vec<Tensor>,
     /// The loss, one element.
     pub total: Tensor,
@@ -209,7 +63,7 @@ pub struct HeadHealth {
     pub entropy: f64,
     /// The largest there can be, ln K.
     pub uniform: f64,
-    /// Mean KL divergence of the intact student's global predictions from the targets, in nats.
+    /// Mean KL divergence of the first student's global predictions from the targets, in nats.
     pub kl: f64,
 }
 
@@ -218,7 +72,8 @@ pub struct HeadHealth {
 pub struct LossReport {
     /// The loss that was propagated back.
     pub total: f64,
-    /// `dino_*` and `ibot_*` mixed by λ, `distill_*` unweighted, `ibot_loss_*` and `koleo_loss` halved.
+    /// `dino_*` and `ibot_*` mixed by λ, `distill_*` and `elastic_teacher_*` unweighted, `ibot_loss_*` and `koleo_loss`
+    /// halved.
     pub components: Vec<(String, f64)>,
 }
 
@@ -240,6 +95,7 @@ impl StepRecord {
         for head in &self.heads {
             tensors.push(&head.loss.intact);
             tensors.extend(&head.loss.elastic);
+            tensors.extend(head.second_teacher.as_ref().map(|loss| &loss.intact));
             tensors.extend(&head.entropy);
         }
         tensors.extend(&self.koleo);
@@ -250,6 +106,7 @@ impl StepRecord {
             prototypes: head.prototypes,
             intact: Vec::new(),
             elastic: head.loss.elastic.is_some().then(Vec::new),
+            second_teacher: head.second_teacher.is_some().then(Vec::new),
             entropy: head.entropy.is_some().then(Vec::new),
         };
         let numbers = StepNumbers {
@@ -278,6 +135,7 @@ impl PendingStep {
         for head in &mut numbers.heads {
             head.intact = next();
             head.elastic.iter_mut().for_each(|rows| *rows = next());
+            head.second_teacher.iter_mut().for_each(|rows| *rows = next());
             head.entropy.iter_mut().for_each(|rows| *rows = next());
         }
         numbers.koleo.iter_mut().for_each(|value| *value = next()[0]);
@@ -304,6 +162,7 @@ struct HeadNumbers {
     prototypes: usize,
     intact: Vec<f32>,
     elastic: Option<Vec<f32>>,
+    second_teacher: Option<Vec<f32>>,
     entropy: Option<Vec<f32>>,
 }
 
@@ -340,24 +199,31 @@ impl StepNumbers {
             let column = |v: &[f32], rows: std::ops::Range<usize>, column: usize| {
                 rows.map(|r| v[2 * r + column] as f64).sum::<f64>()
             };
-            let mixed = |sum: &dyn Fn(&[f32]) -> f64| match elastic {
-                Some(elastic) => w.lambda * sum(intact) + (1.0 - w.lambda) * sum(elastic),
-                None => sum(intact),
+            let mixed = |second: f64, sum: &dyn Fn(&[f32]) -> f64| match elastic {
+                Some(elastic) => w.first * sum(intact) + second * sum(elastic),
+                None => w.first * sum(intact),
             };
             if head.part.has_cls() {
                 let views = 1.0 / (c.images as f64 * c.terms());
-                let local = mixed(&|rows| column(rows, global..cls, 0)) * views;
-                let global_view = mixed(&|rows| column(rows, 0..global, 0)) * views;
+                let local = mixed(w.second, &|rows| column(rows, global..cls, 0)) * views;
+                let global_view = mixed(w.second, &|rows| column(rows, 0..global, 0)) * views;
                 let locals = (c.locals * c.images).max(1) as f64;
-                let distilled = elastic.as_ref().map(|rows| {
+                let distilled = elastic.as_ref().filter(|_| w.distill > 0.0).map(|rows| {
                     (column(rows, global..cls, 1) / locals, column(rows, 0..global, 1) / global as f64)
                 });
                 let sum = distilled.map_or(0.0, |(local, global)| local + global);
-                total += w.dino * (local + global_view + (1.0 - w.lambda) * sum) / heads(false);
+                total += w.dino * (local + global_view + w.distill * sum) / heads(false);
                 components.push((format!("dino_local_crops_loss_{h}"), local));
                 components.extend(distilled.map(|d| (format!("distill_local_crops_loss_{h}"), d.0)));
                 components.push((format!("dino_global_crops_loss_{h}"), global_view));
                 components.extend(distilled.map(|d| (format!("distill_global_crops_loss_{h}"), d.1)));
+                if let Some(rows) = &head.second_teacher {
+                    let (local, global) =
+                        (column(rows, global..cls, 0) * views, column(rows, 0..global, 0) * views);
+                    total += w.dino * w.second_teacher * (local + global) / heads(false);
+                    components.push((format!("elastic_teacher_local_crops_loss_{h}"), local));
+                    components.push((format!("elastic_teacher_global_crops_loss_{h}"), global));
+                }
             }
             if head.part.has_masked() && masked > 0 {
                 let first = if head.part.has_cls() { cls } else { 0 };
@@ -365,7 +231,7 @@ impl StepNumbers {
                     let rows = c.masked_weights.iter().enumerate();
                     rows.map(|(i, w)| *w as f64 * v[2 * (first + i)] as f64).sum::<f64>() / global as f64
                 };
-                let ibot = mixed(&weigh);
+                let ibot = mixed(w.second_masked, &weigh);
                 total += w.ibot * ibot / heads(true);
                 components.push((format!("ibot_loss_{h}"), ibot / 2.0));
             }

@@ -2,6 +2,7 @@
 
 pub mod advice;
 pub mod ahead;
+pub mod branches;
 pub mod draws;
 pub mod evaluation;
 pub mod forecast;
@@ -9,6 +10,7 @@ pub mod health;
 pub mod losses;
 pub mod model;
 pub mod numbers;
+pub mod rows;
 pub mod schedules;
 pub mod settings;
 pub mod step;

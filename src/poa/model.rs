@@ -8,13 +8,15 @@ use crate::error::{Error, Result};
 use crate::models::backbone::Backbone;
 use crate::models::encoder::Encoder;
 use crate::models::grid::ElasticGrid;
+use crate::nn::elastic::InputScale;
 use crate::nn::head::{HeadSizes, ProjectionHead};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
 use crate::ops::matmul::multiplies_bf16;
 use crate::optim::adamw::{AdamW, Multipliers};
 use crate::optim::groups::{LayerRule, param_group};
 use crate::optim::shard::Shard;
-use crate::poa::losses::{LossWeights, Part};
+use crate::poa::branches::Branches;
+use crate::poa::rows::{LossWeights, Part};
 use crate::poa::settings::{Centering, Heads, Precision, Settings};
 use crate::share::Share;
 use crate::tensor::{DType, Device, Tensor};
@@ -33,6 +35,8 @@ pub struct PoaHead {
 /// What a step computes with that does not change during a run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct StepConstants {
+    /// Which networks run.
+    pub branches: Branches,
     /// Weights.
     pub weights: LossWeights,
     /// τs.
@@ -128,6 +132,7 @@ impl PoaModel {
             exact_teacher,
             optimizer,
             settings: StepConstants {
+                branches: settings.dino.branches,
                 weights: LossWeights::of(settings),
                 student_temp: settings.dino.student_temp,
                 sinkhorn_iterations: settings.dino.sinkhorn_iterations,
@@ -183,7 +188,9 @@ fn heads(settings: &Settings, input: usize, device: &Device) -> Result<Vec<PoaHe
         }
         let (hidden, bottleneck) = (heads.head_hidden_dim, heads.head_bottleneck_dim);
         let head = |(index, &prototypes): (usize, &usize)| {
-            let sizes = HeadSizes { input, hidden, bottleneck, prototypes, init_std: heads.head_init_std };
+            let (init_std, input_scale) =
+                (heads.head_init_std, InputScale(settings.student.elastic().input_scale));
+            let sizes = HeadSizes { input, hidden, bottleneck, prototypes, input_scale, init_std };
             let center = || Tensor::zeros(device, &[prototypes], DType::F32);
             let centers = match settings.step.centering {
                 Centering::Centering => Some([center()?, center()?]),

@@ -6,11 +6,12 @@ use serde::{Deserialize, Serialize};
 use crate::checks::{Problems, settings};
 use crate::data::settings::{Crops, Data, Loading, Masking};
 use crate::data::{EvaluationView, LoaderConfig, MultiCrop, Normalization};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::eval::settings::Evaluation;
 use crate::models::Student;
 use crate::models::backbone::Backbone;
 use crate::optim::settings::{Length, Optim};
+use crate::poa::branches::Branches;
 use crate::train::plan::RunPlan;
 use crate::train::settings::Train;
 
@@ -90,9 +91,18 @@ settings! {
         /// How the KoLeo terms of the two students are put together: "half" of their sum as in the official
         /// code, or their "sum" as in the paper.
         pub koleo: KoleoMix = KoleoMix::Half,
-        /// Weight of the intact student's loss; the elastic student has the rest. With 1 there is no elastic
-        /// student, and the network is trained alone.
+        /// Which networks run in a step and are compared: "poa"; "alone" for one network and its teacher without elastic
+        /// student, as DINOv2 and iBOT train it (student.fixed_network says which); or the paper's variants "v1" (elastic
+        /// teacher and student of the same size), "v2" (intact teacher, elastic student), "v3" (poa and an elastic teacher).
+        pub branches: Branches = Branches::Poa,
+        /// Weight of the intact student's loss; the elastic student has the rest. Less than 1: without elastic student
+        /// branches is "alone".
         pub lambda_ie: f64 = 0.8,
+        /// Whether class tokens of the elastic student are compared with the teacher's of the other view (the paper's
+        /// L_ES1). The masked-patch loss is not meant.
+        pub elastic_cross_view: bool = true,
+        /// Whether they are compared with the intact student's of the same view (L_ES2).
+        pub elastic_same_view: bool = true,
         /// Temperature of the students' softmax.
         pub student_temp: f64 = 0.1,
         /// Rounds of the Sinkhorn-Knopp normalisation of the teacher's targets.
@@ -187,9 +197,18 @@ pub struct Settings {
 }
 
 impl Settings {
-    /// The elastic backbone.
+    /// The backbone: elastic, or the one network that is trained alone. One that there is not is an error.
     pub fn backbone(&self) -> Result<Box<dyn Backbone>> {
-        self.student.open(self.crops.global_crops_size)
+        let elastic = self.student.open(self.crops.global_crops_size)?;
+        if self.dino.branches.draws() {
+            return Ok(elastic);
+        }
+        let (grid, name) = (elastic.grid(), self.student.elastic().fixed_network.as_str());
+        let network = match name {
+            "" => grid.intact(),
+            name => grid.named(name).map_err(|e| Error::config("student.fixed_network", e))?,
+        };
+        elastic.alone(network)
     }
 
     /// Channels of the images.
@@ -300,9 +319,49 @@ impl Dino {
         self.heads.check("dino", problems);
         problems.within("dino.loss_weight", self.loss_weight, 0.0..=1e6, 1.0);
         problems.within("dino.koleo_loss_weight", self.koleo_loss_weight, 0.0..=1e6, 1.0);
-        problems.within("dino.lambda_ie", self.lambda_ie, 0.0..=1.0, 0.8);
+        self.check_branches(problems);
         problems.positive("dino.student_temp", self.student_temp, 0.1);
         problems.within("dino.sinkhorn_iterations", self.sinkhorn_iterations, 1..=100, 3);
+    }
+}
+
+impl Dino {
+    /// Checks what the branches of a step have a use for.
+    fn check_branches(&self, problems: &mut Problems) {
+        let (branches, usual) = (self.branches, Self::default());
+        let name = branches.name();
+        problems.within("dino.lambda_ie", self.lambda_ie, 0.0..=1.0, usual.lambda_ie);
+        if branches.shares() {
+            problems.demand(self.lambda_ie != 1.0, "dino.lambda_ie", || {
+                "is 1, which leaves nothing to the elastic student: to train a network without one write \
+                 dino.branches = \"alone\" instead"
+                    .into()
+            });
+            problems.demand(
+                self.elastic_cross_view || self.elastic_same_view,
+                "dino.elastic_same_view",
+                || {
+                    "is false, and so is dino.elastic_cross_view: the elastic student's class token is compared with \
+                     nothing; let one of them be true, or write dino.branches = \"alone\""
+                        .into()
+                },
+            );
+            return;
+        }
+        problems.demand(self.lambda_ie == usual.lambda_ie, "dino.lambda_ie", || {
+            let (given, usual) = (self.lambda_ie, usual.lambda_ie);
+            format!("is {given}, and with dino.branches = \"{name}\" one student has all of the loss: leave it at {usual}")
+        });
+        for (key, on) in [
+            ("dino.elastic_cross_view", self.elastic_cross_view),
+            ("dino.elastic_same_view", self.elastic_same_view),
+        ] {
+            problems.demand(on, key, || {
+                format!(
+                    "is false, and dino.branches = \"{name}\" has one loss between class tokens: leave it out"
+                )
+            });
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-//! One training step: the three branches forward, the losses, one backward pass; then the update.
+//! One training step: the branches forward, the losses, one backward pass; then the update.
 
 use rand_chacha::ChaCha8Rng;
 
@@ -13,15 +13,16 @@ use crate::ops::koleo::koleo;
 use crate::ops::prototype_loss::{LossRows, PrototypeLoss, Segment, prototype_loss, scale_by};
 use crate::optim::loss_scale::LossScale;
 use crate::poa::PoaModel;
-use crate::poa::losses::{HeadRecord, HeadTargets, Part, RowCounts, StepRecord};
+use crate::poa::losses::{HeadRecord, HeadTargets, StepRecord};
 use crate::poa::model::PoaHead;
+use crate::poa::rows::{Part, PartRows, RowCounts};
 use crate::poa::targets::TargetInputs;
 use crate::profile;
 use crate::tensor::{DType, Tensor, add_scaled, to_type};
 
 /// What a step depends on beside its images.
 pub struct StepInputs<'a> {
-    /// The elastic student, where there is one.
+    /// The sub-network of the step: the elastic student, where there is one.
     pub network: Network,
     /// τt.
     pub teacher_temp: f64,
@@ -60,7 +61,7 @@ struct Prepared {
 }
 
 impl PoaModel {
-    /// Runs the three branches and adds the students' gradients to the parameters' gradient buffers. Nothing
+    /// Runs the branches and adds the students' gradients to the parameters' gradient buffers. Nothing
     /// is read back; [`StepRecord::read`] does that when the losses are due.
     ///
     /// In mixed precision the gradients come multiplied by the optimiser's loss scale.
@@ -71,15 +72,16 @@ impl PoaModel {
     pub fn forward_backward(&self, batch: &Batch, inputs: &mut StepInputs) -> Result<StepRecord> {
         let _products = self.device.bf16_products(self.settings.bf16);
         let prepared = self.prepare(batch)?;
-        let intact = std::iter::once(self.grid.intact());
-        let networks = intact.chain(self.settings.weights.has_elastic().then_some(inputs.network));
-        let teacher = self.teacher_features(&prepared)?;
+        let (branches, intact, drawn) = (self.settings.branches, self.grid.intact(), inputs.network);
+        let teacher = self.teacher_features(&prepared, branches.teacher(intact, drawn), true)?;
+        let second = branches.second_teacher(drawn);
+        let second = second.map(|network| self.teacher_features(&prepared, network, false)).transpose()?;
         let tape = match self.settings.checkpoint_blocks {
             true => Tape::recomputing(),
             false => Tape::new(),
         };
         let mut students = Vec::new();
-        for network in networks {
+        for network in branches.students(intact, drawn) {
             let _phase = profile::phase("student");
             let drop_path = inputs.drop_path.as_deref_mut();
             let tokens = self.backbone.forward(&tape, &self.student, network, &prepared.crops, drop_path)?;
@@ -91,7 +93,7 @@ impl PoaModel {
         let mut seeds: Vec<(Var, f32, bool)> = Vec::new();
         let share = inputs.share as f32;
         let mut heads = Vec::new();
-        let mut tables: Vec<(Part, LossRows)> = Vec::new();
+        let mut tables: Vec<(Part, PartRows)> = Vec::new();
         let target_inputs = TargetInputs {
             counts: &prepared.counts,
             has_masks: prepared.has_masks,
@@ -99,11 +101,17 @@ impl PoaModel {
             temperature: inputs.teacher_temp,
         };
         for group in self.heads.chunks(self.heads_together()) {
-            let targets = {
+            let (targets, of_second) = {
                 let _phase = profile::phase("head");
-                self.targets(group, &target_inputs)?
+                let of_second = match &second {
+                    Some(teacher) => {
+                        self.targets(group, &TargetInputs { teacher, has_masks: false, ..target_inputs })?
+                    }
+                    None => group.iter().map(|_| [None, None]).collect(),
+                };
+                (self.targets(group, &target_inputs)?, of_second)
             };
-            for (head, targets) in group.iter().zip(targets) {
+            for ((head, targets), of_second) in group.iter().zip(targets).zip(of_second) {
                 if head.part == Part::Masked && prepared.masked.is_empty() {
                     continue;
                 }
@@ -114,9 +122,17 @@ impl PoaModel {
                     tables.push((head.part, rows));
                 }
                 let rows = &tables.iter().find(|(part, _)| *part == head.part).expect("just made").1;
-                let record =
-                    self.head_loss(&tape, head, &prepared.counts, targets, &students, rows, inputs)?;
+                let record = self.head_loss(
+                    &tape,
+                    head,
+                    &prepared.counts,
+                    [targets, of_second],
+                    &students,
+                    rows,
+                    inputs,
+                )?;
                 seeds.push((record.loss.total.clone(), 1.0, true));
+                seeds.extend(record.second_teacher.as_ref().map(|loss| (loss.total.clone(), 1.0, true)));
                 heads.push(record);
             }
         }
@@ -133,7 +149,7 @@ impl PoaModel {
             true => Some(to_type(&teacher.value().slice(0, 0..prepared.counts.global())?, DType::F32)?),
             false => None,
         };
-        drop((teacher, students));
+        drop((teacher, second, students));
         let mut cotangents = Vec::new();
         for (value, weight, scaled) in &seeds {
             add_scaled(&total, &value.value().reshape(&[1])?, *weight)?;
@@ -189,15 +205,16 @@ impl PoaModel {
         })
     }
 
-    /// The teacher's features: cls tokens with the views exchanged, then the masked patches.
-    fn teacher_features(&self, prepared: &Prepared) -> Result<Var> {
+    /// The features of a teacher: cls tokens with the views exchanged, then the masked patches where they are wanted.
+    fn teacher_features(&self, prepared: &Prepared, network: Network, masked: bool) -> Result<Var> {
         let _phase = profile::phase("teacher");
         let tape = Tape::no_grad();
         let crops = [CropBatch::new(prepared.crops[0].images.clone())];
-        let tokens = self.backbone.forward(&tape, &self.teacher, self.grid.intact(), &crops, None)?;
+        let tokens = self.backbone.forward(&tape, &self.teacher, network, &crops, None)?;
         let b = prepared.counts.images;
         let cls = (b..2 * b).chain(0..b).map(|crop| Token::Cls { group: 0, crop });
-        tokens.features(&tape, &cls.chain(prepared.masked_tokens()).collect::<Vec<_>>())
+        let patches = prepared.masked_tokens().filter(|_| masked);
+        tokens.features(&tape, &cls.chain(patches).collect::<Vec<_>>())
     }
 
     #[allow(clippy::too_many_arguments)]
@@ -206,9 +223,9 @@ impl PoaModel {
         tape: &Tape,
         head: &PoaHead,
         counts: &RowCounts,
-        targets: HeadTargets,
+        [targets, of_second]: [HeadTargets; 2],
         students: &[Var],
-        rows: &LossRows,
+        rows: &PartRows,
         inputs: &StepInputs,
     ) -> Result<HeadRecord> {
         let _phase = profile::phase("head");
@@ -231,24 +248,33 @@ impl PoaModel {
             segments.push(Segment {
                 rows: first..first + count,
                 targets,
-                distill: is_cls && elastic.is_some(),
+                distill: is_cls && elastic.is_some() && self.settings.weights.distill > 0.0,
             });
             first += count;
         }
-        let loss = prototype_loss(
-            tape,
-            &PrototypeLoss {
-                intact: &intact,
-                elastic: elastic.as_ref(),
+        let loss_scale = self.optimizer.loss_scale().map(LossScale::value).transpose()?;
+        let loss = |first: &Var, second: Option<&Var>, rows: &LossRows, segments: &[Segment]| {
+            let call = PrototypeLoss {
+                intact: first,
+                elastic: second,
                 v: &v,
                 g: &g,
                 rows,
-                segments: &segments,
+                segments,
                 temperature: self.settings.student_temp,
                 budget: self.settings.logits_budget,
-                loss_scale: self.optimizer.loss_scale().map(LossScale::value).transpose()?.as_ref(),
-            },
-        )?;
+                loss_scale: loss_scale.as_ref(),
+            };
+            prototype_loss(tape, &call)
+        };
+        let second_teacher = match (&of_second[0], &elastic, &rows.second_teacher) {
+            (Some(targets), Some(elastic), Some(rows)) => {
+                let segment = Segment { rows: 0..counts.cls(), targets, distill: false };
+                Some(loss(elastic, None, rows, &[segment])?)
+            }
+            _ => None,
+        };
+        let loss = loss(&intact, elastic.as_ref(), &rows.all, &segments)?;
         let entropy = match &targets[0] {
             Some(targets) if inputs.health => Some(targets.entropy()?),
             _ => None,
@@ -258,6 +284,7 @@ impl PoaModel {
             part: head.part,
             prototypes: head.projection.sizes.prototypes,
             loss,
+            second_teacher,
             entropy,
             targets: inputs.keep_targets.then_some(targets),
         })

@@ -10,14 +10,16 @@ use crate::ops::reduce::column_sum;
 use crate::ops::sinkhorn::{centering, sinkhorn, teacher_logits, update_center};
 use crate::ops::weight_norm;
 use crate::poa::PoaModel;
-use crate::poa::losses::{HeadTargets, RowCounts};
+use crate::poa::losses::HeadTargets;
 use crate::poa::model::PoaHead;
+use crate::poa::rows::RowCounts;
 use crate::tensor::{DType, PendingRead, Tensor, add_scaled, copy, scale, to_type};
 
 /// Momentum of the centres in `centering` mode.
 const CENTER_MOMENTUM: f32 = 0.9;
 
 /// What a step's targets are made from.
+#[derive(Clone, Copy)]
 pub(super) struct TargetInputs<'a> {
     pub counts: &'a RowCounts,
     /// Whether the step has masks, on whatever rank: some ranks may have no masked patch.

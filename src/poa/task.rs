@@ -224,7 +224,11 @@ impl Task for PoaTask {
             }
         });
         let parameters = self.model.student.values().layout().elements();
-        reports.note(&format!("{networks} sub-networks; {parameters} parameters"));
+        let trained = match self.settings.dino.branches.draws() {
+            true => format!("{networks} sub-networks"),
+            false => format!("network {} alone", self.model.grid.intact()),
+        };
+        reports.note(&format!("{trained}; {parameters} parameters"));
         source.remarks().iter().for_each(|remark| reports.say(remark));
         if !start.resumed {
             self.bad.as_mut().map_or(Ok(()), BadSamplesFile::clear)?;

@@ -72,17 +72,24 @@ impl Traffic {
         let modules = model.student.touched_modules().len();
         let masks = settings.ibot.loss_weight > 0.0 && settings.ibot_start_step() < settings.total_steps();
         let (mut columns, mut kinds) = (0, 0);
+        // of a second teacher's targets, which are of class tokens alone
+        let mut second = 0;
         for head in &model.heads {
             let own = usize::from(head.part.has_cls()) + usize::from(head.part.has_masked() && masks);
             columns += own * head.projection.sizes.prototypes;
             kinds += own;
+            if model.settings.weights.second_teacher > 0.0 && head.part.has_cls() {
+                second += head.projection.sizes.prototypes;
+            }
         }
         let batches = settings.plan().accumulation;
         let targets = match settings.step.centering {
             // with the means travels which of them a rank has
             Centering::Centering => Sums::of(vec![columns + kinds; batches], size_of::<f32>(), ranks),
             Centering::SinkhornKnopp => {
-                let lists = vec![columns; batches * model.settings.sinkhorn_iterations];
+                let each = [columns, second].into_iter().filter(|columns| *columns > 0);
+                let lists =
+                    each.flat_map(|columns| vec![columns; batches * model.settings.sinkhorn_iterations]);
                 Sums::of(lists, size_of::<f64>(), ranks)
             }
         };

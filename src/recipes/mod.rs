@@ -26,6 +26,7 @@ use toml::Table;
 
 use crate::checks::{Problems, nearest};
 use crate::error::{Error, Result};
+use crate::poa::branches::Branches;
 use crate::shown::shown;
 use layers::{Layered, Layers, Origin};
 use sections::Sections;
@@ -59,6 +60,21 @@ const RECIPES: &[(&str, &str)] = &[
     ("vit_ee1200", include_str!("../../configs/vit_ee1200.toml")),
     ("swin_ee1200", include_str!("../../configs/swin_ee1200.toml")),
     ("demo_swin", include_str!("../../configs/demo_swin.toml")),
+    ("dinov2_baseline", include_str!("../../configs/dinov2_baseline.toml")),
+    ("ibot_baseline", include_str!("../../configs/ibot_baseline.toml")),
+    ("variant_one_head", include_str!("../../configs/variants/one_head.toml")),
+    ("variant_cross_view_only", include_str!("../../configs/variants/cross_view_only.toml")),
+    ("variant_same_view_only", include_str!("../../configs/variants/same_view_only.toml")),
+    ("variant_v1", include_str!("../../configs/variants/v1.toml")),
+    ("variant_v2", include_str!("../../configs/variants/v2.toml")),
+    ("variant_v3", include_str!("../../configs/variants/v3.toml")),
+    ("variant_without_alpha", include_str!("../../configs/variants/without_alpha.toml")),
+    ("variant_lambda_06", include_str!("../../configs/variants/lambda_06.toml")),
+    ("variant_lambda_07", include_str!("../../configs/variants/lambda_07.toml")),
+    ("variant_lambda_09", include_str!("../../configs/variants/lambda_09.toml")),
+    ("variant_scale_1", include_str!("../../configs/variants/scale_1.toml")),
+    ("variant_scale_2", include_str!("../../configs/variants/scale_2.toml")),
+    ("variant_networks_42", include_str!("../../configs/variants/networks_42.toml")),
     ("bench_tiny", include_str!("../../configs/bench_tiny.toml")),
     ("bench_vit_s", include_str!("../../configs/bench_vit_s.toml")),
     ("bench_vit_l", include_str!("../../configs/bench_vit_l.toml")),
@@ -94,7 +110,13 @@ impl Config {
                 ),
             ));
         }
-        Self::lay(text, path, &[], Origin::Stored)
+        let mut config = Self::lay(text, path, &[], Origin::Stored)?;
+        // what earlier versions called the training of the whole network alone
+        if config.dino.branches == Branches::Poa && config.dino.lambda_ie == 1.0 {
+            config.apply(&["dino.branches=alone", "student.fixed_network="])?;
+            config.dino.lambda_ie = Self::default().dino.lambda_ie;
+        }
+        Ok(config)
     }
 
     /// The recipe of that name, or else the file at that path, under `overrides` of the form

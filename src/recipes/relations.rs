@@ -4,7 +4,8 @@
 use crate::checks::Problems;
 use crate::error::{Error, Result};
 use crate::models::backbone::Backbone;
-use crate::poa::settings::Settings as Config;
+use crate::poa::branches::Branches;
+use crate::poa::settings::{Centering, Settings as Config};
 
 impl Config {
     /// All that is wrong with the ranges of settings and the relations between them, in a run on `ranks`
@@ -14,7 +15,13 @@ impl Config {
         self.student.check(self.crops.global_crops_size, &mut problems);
         self.crops.check_sizes(&mut problems);
         // a backbone of sizes that are wrong, or for images of such, cannot be asked for anything
-        let backbone = if problems.is_empty() { Some(self.backbone()?) } else { None };
+        let backbone = match problems.is_empty().then(|| self.backbone()) {
+            Some(Err(Error::Config { key, problem })) => {
+                problems.add(key, problem);
+                None
+            }
+            opened => opened.transpose()?,
+        };
         self.crops.check(&mut problems);
         self.dino.check(&mut problems);
         self.ibot.check(&mut problems);
@@ -30,6 +37,7 @@ impl Config {
             other => drop(other?),
         }
         self.check_batch(&mut problems);
+        self.check_branches(&mut problems);
         if let Some(backbone) = backbone {
             self.check_against(&*backbone, &mut problems);
         }
@@ -39,6 +47,19 @@ impl Config {
             format!("is {min}, more than the learning rate {lr:.3e}; for example {:.1e}", lr / 100.0)
         });
         Ok(problems)
+    }
+
+    fn check_branches(&self, problems: &mut Problems) {
+        let (branches, centering) = (self.dino.branches, self.step.centering);
+        let apart = branches != Branches::V3 || centering == Centering::SinkhornKnopp;
+        problems.demand(apart, "train.centering", || {
+            "is \"centering\", and the two teachers of dino.branches = \"v3\" would share the centres: take \
+             \"sinkhorn_knopp\""
+                .into()
+        });
+        problems.demand(branches.draws() || self.step.network_per_rank, "train.network_per_rank", || {
+            "is false, and with dino.branches = \"alone\" no sub-networks are drawn: leave it out".into()
+        });
     }
 
     fn check_batch(&self, problems: &mut Problems) {

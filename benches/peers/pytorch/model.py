@@ -28,6 +28,9 @@ class ElasticLinear(nn.Module):
     """A linear layer of `parts` outputs side by side (three for q, k and v), each cut to its first rows; the input is
     scaled by largest over actual width."""
 
+    # without it for the paper's Table 16
+    scaled = True
+
     def __init__(self, inputs, outputs, parts=1):
         super().__init__()
         self.linear = nn.Linear(inputs, parts * outputs)
@@ -42,7 +45,7 @@ class ElasticLinear(nn.Module):
             parts = weight.view(self.parts, self.outputs, self.inputs)
             weight = parts[:, :outputs, :inputs].reshape(self.parts * outputs, inputs)
             bias = bias.view(self.parts, self.outputs)[:, :outputs].reshape(-1)
-        if inputs != self.inputs:
+        if self.scaled and inputs != self.inputs:
             x = x * (self.inputs / inputs)
         return F.linear(x, weight, bias)
 

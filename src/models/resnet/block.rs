@@ -59,7 +59,7 @@ impl Block {
     pub fn forward(&self, tape: &Tape, x: &Var, shape: MapShape) -> Result<Var> {
         let BlockPlace { stage, block, middle } = self.at;
         let stride = self.stride();
-        let alpha = self.shape.middle(stage) as f32 / middle as f32;
+        let alpha = self.shape.input_scale.alpha(self.shape.middle(stage), middle);
         let slice = |name: &str, out: usize, input: usize| {
             self.weight(name)?.view(|w| w.slice(0, 0..out)?.slice(1, 0..input))
         };

@@ -50,7 +50,7 @@ pub(super) fn network(shape: &ResNetShape, network: Network, format: Format) -> 
     let mut parts = parts(&resnet_specs(shape), resnet_specs(&plain), original, names);
     let elastic = [".conv2.conv.weight", ".conv3.conv.weight"];
     for part in parts.iter_mut().filter(|part| elastic.iter().any(|end| part.source.ends_with(end))) {
-        part.fold_alpha(1);
+        part.fold_alpha(1, shape.input_scale);
     }
     Ok(PlainNetwork { parts, channels: shape.channels, image: shape.image, config })
 }

@@ -4,6 +4,7 @@ use super::settings::{STAGES, Settings};
 use crate::error::{Error, Result};
 use crate::models::backbone::Cost;
 use crate::models::grid::{Network, block_ids};
+use crate::nn::elastic::InputScale;
 use crate::nn::parameters::{Init, ParameterSpec};
 
 /// ε of every GroupNorm.
@@ -28,6 +29,8 @@ pub struct ResNetShape {
     pub strides: [usize; STAGES],
     /// Groups of every GroupNorm.
     pub groups: usize,
+    /// Whether elastic convolutions have their α.
+    pub input_scale: InputScale,
     /// Patch tokens along a pixel of the last map.
     pub patches: usize,
 }
@@ -60,6 +63,7 @@ impl ResNetShape {
             depths: s.max_depths,
             strides: s.strides,
             groups: s.num_gn_groups,
+            input_scale: InputScale(s.elastic.input_scale),
             patches: s.ibot_scale_factor,
         }
     }

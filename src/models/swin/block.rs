@@ -4,7 +4,7 @@ use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::swin::geometry::Stage;
 use crate::models::swin::{NORM_EPS, SwinShape};
-use crate::nn::elastic::{elastic_linear, elastic_qkv, vector};
+use crate::nn::elastic::{InputScale, elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
 use crate::ops::layer_norm::layer_norm_padded;
 use crate::ops::linear::{LinearWeights, linear, mlp};
@@ -23,6 +23,8 @@ pub(super) struct Block {
     hidden: usize,
     /// Whether its windows are shifted.
     shifted: bool,
+    /// Of its inputs.
+    input_scale: InputScale,
 }
 
 impl Block {
@@ -34,6 +36,7 @@ impl Block {
             head_dim: shape.head_dim,
             hidden: width * shape.mlp_ratio,
             shifted: shape.shifted[stage][block],
+            input_scale: shape.input_scale,
         }
     }
 
@@ -50,7 +53,7 @@ impl Block {
     }
 
     fn linear(&self, part: &str, out: usize, input: usize) -> Result<LinearWeights> {
-        elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), out, input)
+        elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), (out, input), self.input_scale)
     }
 
     /// The normed rows of x, and `zeros` rows of zeros.
@@ -71,8 +74,9 @@ impl Block {
         let (head_dim, name) = (self.head_dim, format!("{}attn.w_msa", self.prefix));
         let heads = self.width / head_dim;
         let y = self.norm(tape, x, "norm1", windows.is_padded() as usize)?;
-        let qkv =
-            linear(tape, &y, &elastic_qkv(&self.parameters, &format!("{name}.qkv"), self.width, 0..3)?)?;
+        let qkv = format!("{name}.qkv");
+        let qkv = elastic_qkv(&self.parameters, &qkv, self.width, 0..3, self.input_scale)?;
+        let qkv = linear(tape, &y, &qkv)?;
         let table = self.parameters.var(&format!("{name}.relative_position_bias_table"))?;
         let bias = table.view(|t| t.slice(1, 0..heads))?;
         let y = window_attention(tape, &qkv, &bias, windows, heads, (head_dim as f32).powf(-0.5))?;

@@ -151,7 +151,7 @@ impl Swin {
         let weight = parameters.operand(&name("reduction.linear"))?;
         let weight =
             weight.view(|w| w.reshape(&[2 * most, 4, most])?.slice(0, 0..2 * width)?.slice(2, 0..width))?;
-        reduction(tape, &y, &weight, most as f32 / width as f32)
+        reduction(tape, &y, &weight, self.shape.input_scale.alpha(most, width))
     }
 
     /// Drop path of the attention and the MLP branches of a stage's `blocks`, numbered over all stages: every sample

@@ -79,7 +79,7 @@ pub(super) fn network(shape: &SwinShape, network: Network, format: Format) -> Re
     let names = |official: &str| name(official, format);
     let mut parts = parts(&swin_specs(shape), swin_specs(&plain), original, names);
     for part in parts.iter_mut().filter(|part| part.source.ends_with(".linear.weight")) {
-        part.fold_alpha(1);
+        part.fold_alpha(1, shape.input_scale);
     }
     Ok(PlainNetwork { parts, channels: shape.channels, image: shape.image, config })
 }

@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::models::grid::{Network, block_ids};
 use crate::models::swin::settings::Settings;
+use crate::nn::elastic::InputScale;
 use crate::nn::parameters::{Init, ParameterSpec};
 
 /// ε of every LayerNorm.
@@ -32,6 +33,8 @@ pub struct SwinShape {
     pub shifted: [Vec<bool>; 4],
     /// Hidden width of an MLP over the width.
     pub mlp_ratio: usize,
+    /// Whether elastic layers have their α.
+    pub input_scale: InputScale,
     /// Share of samples that the last block's branches leave out in training; it grows linearly from the
     /// first block.
     pub drop_path_rate: f64,
@@ -53,6 +56,7 @@ impl SwinShape {
             depths: s.max_depths,
             shifted: s.max_depths.map(|depth| (0..depth).map(|block| block % 2 == 1).collect()),
             mlp_ratio: s.attention.mlp_ratio,
+            input_scale: InputScale(s.elastic.input_scale),
             drop_path_rate: s.attention.drop_path_rate,
             cells_per_side: s.ibot_scale_factor,
         }

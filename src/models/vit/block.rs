@@ -7,7 +7,7 @@ use crate::error::Result;
 use crate::models::vit::drop_path::{BranchRows, row_subset};
 use crate::models::vit::ffn::Ffn;
 use crate::models::vit::sizes::NORM_EPS;
-use crate::nn::elastic::{elastic_groups, elastic_linear, elastic_qkv, vector};
+use crate::nn::elastic::{InputScale, elastic_groups, elastic_linear, elastic_qkv, vector};
 use crate::nn::parameters::Parameters;
 use crate::ops::attention::{SequenceGroup, attention};
 use crate::ops::layer_norm::layer_norm;
@@ -27,6 +27,8 @@ pub(super) struct Block {
     pub ffn: Ffn,
     /// Its hidden width.
     pub hidden: usize,
+    /// Of its inputs.
+    pub input_scale: InputScale,
 }
 
 impl Block {
@@ -52,12 +54,18 @@ impl Block {
 
     /// An elastic linear layer: its first `out` rows and `input` columns.
     pub fn linear(&self, part: &str, out: usize, input: usize) -> Result<LinearWeights> {
-        elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), out, input)
+        elastic_linear(&self.parameters, &format!("{}{part}", self.prefix), (out, input), self.input_scale)
     }
 
     /// Some of the q, k and v parts of the qkv layer, the first rows of each.
     pub fn qkv(&self, parts: Range<usize>) -> Result<LinearWeights> {
-        elastic_qkv(&self.parameters, &format!("{}attn.qkv", self.prefix), self.width, parts)
+        elastic_qkv(
+            &self.parameters,
+            &format!("{}attn.qkv", self.prefix),
+            self.width,
+            parts,
+            self.input_scale,
+        )
     }
 
     /// Number and width of heads.
@@ -116,7 +124,13 @@ impl Block {
             Ffn::Mlp => mlp(tape, &y, &self.linear(&first, self.hidden, self.width)?, &second)?,
             Ffn::SwiGlu => {
                 let name = format!("{}{first}", self.prefix);
-                let w12 = elastic_groups(&self.parameters, &name, (2, 0..2), self.hidden, self.width)?;
+                let w12 = elastic_groups(
+                    &self.parameters,
+                    &name,
+                    (2, 0..2),
+                    (self.hidden, self.width),
+                    self.input_scale,
+                )?;
                 linear(tape, &swiglu(tape, &linear(tape, &y, &w12)?)?, &second)?
             }
         };

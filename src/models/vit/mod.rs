@@ -100,6 +100,7 @@ impl Vit {
             head_dim: self.sizes.head_dim,
             ffn: self.sizes.ffn,
             hidden: self.sizes.hidden(network.width),
+            input_scale: self.sizes.input_scale,
         })
     }
 

@@ -74,7 +74,7 @@ pub(super) fn network(sizes: &VitSizes, network: Network, format: Format) -> Res
     let original = |name: &str| renumbered(name, "backbone.blocks.", &blocks);
     let mut parts = parts(&vit_specs(sizes), vit_specs(&plain), original, |official| name(official, format));
     for part in parts.iter_mut().filter(|part| part.source.ends_with(".linear.weight")) {
-        part.fold_alpha(1);
+        part.fold_alpha(1, sizes.input_scale);
     }
     if format == Format::Timm && sizes.registers > 0 {
         position_to_class_token(&mut parts);

@@ -2,6 +2,7 @@
 
 use crate::models::vit::ffn::Ffn;
 use crate::models::vit::settings::Settings;
+use crate::nn::elastic::InputScale;
 use crate::nn::parameters::{Init, ParameterSpec};
 
 /// ε of every LayerNorm.
@@ -32,6 +33,8 @@ pub struct VitSizes {
     pub swiglu_hidden: usize,
     /// Registers: tokens between the class token and the patches that nobody reads.
     pub registers: usize,
+    /// Whether elastic layers have their α.
+    pub input_scale: InputScale,
     /// Initial LayerScale.
     pub layerscale: f32,
     /// Standard deviation of the first weights, as [`Init::linear`] takes it.
@@ -56,6 +59,7 @@ impl VitSizes {
             ffn: s.ffn_layer,
             swiglu_hidden: s.swiglu_hidden,
             registers: s.num_register_tokens,
+            input_scale: InputScale(s.elastic.input_scale),
             layerscale: s.layerscale as f32,
             init_std: s.init_std,
             drop_path_rate: s.attention.drop_path_rate,
