@@ -27,6 +27,12 @@ pub enum Purpose {
     Mixing = 9,
     /// The first centres of k-means: (start, 0).
     Centres = 10,
+    /// The cells of an image that are covered, in what order: (0, index, or that of the images that share a draw).
+    Occlusion = 17,
+    /// Where the pieces of a shuffled image go: (rows and columns of pieces, as those of occlusion).
+    Shuffle = 18,
+    /// The two views of one image that are matched: (0, index).
+    MatchedViews = 19,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

@@ -117,7 +117,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Finetune(args) => finetune::run(&args, quiet, &signals),
         Command::Eval(args) => eval::run(&args),
         Command::Features(args) => features::run(&args, &signals),
-        Command::Visualize(args) => visualize::run(&args),
+        Command::Visualize(args) => visualize::run(&args, &signals),
         Command::Config(args) => config::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Devices => devices::run(),

@@ -8,6 +8,8 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use crate::data::settings::MOST_PIXELS;
 use crate::data::spec_text;
 use crate::error::{Error, Result};
+use crate::eval::prototypes::{Prototypes, head_of};
+use crate::files::checkpoint;
 use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
 use crate::ops;
@@ -15,6 +17,7 @@ use crate::ops::matmul::by_timing;
 use crate::recipes::teacher::Teacher;
 use crate::shown::shown;
 use crate::tensor::Device;
+use crate::train::save::TEACHER;
 use crate::weights::networks::choose;
 
 /// A sub-network of a checkpoint, and what it is run on.
@@ -76,6 +79,17 @@ pub(super) fn image_size(asked: Option<usize>, teacher: &Teacher) -> Result<usiz
             size.max(1).next_multiple_of(patch).min(most)
         ))),
     }
+}
+
+/// A projection head of a teacher's checkpoint: of `module`, with this number, or without one the largest.
+pub(super) fn open_head(
+    teacher: &Teacher,
+    module: &str,
+    number: Option<usize>,
+    device: &Device,
+) -> Result<Prototypes> {
+    let file = checkpoint::find(&teacher.dir)?.tensors(TEACHER)?;
+    Prototypes::open(&file, head_of(&file, module, number)?, device)
 }
 
 /// Takes the name of a data set, whose path may be no text.

@@ -16,7 +16,7 @@
 //!   draws.rs   random choices they share    scratch.rs  buffers
 //! classify/    the augmentation that classifiers are trained with, and the mixing of their batches
 //! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, classify/ one crop with its label
-//! masks.rs     which patches of which global crop are hidden
+//! masks.rs     which patches of which global crop are hidden        npy.rs  masks of objects in NumPy's files
 //! order.rs     which images make up which step, on any number of ranks
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
 //! loader.rs    worker threads           assembly.rs  the batch they write to
@@ -49,6 +49,7 @@ pub mod loader_config;
 pub mod masks;
 pub mod multi_crop;
 pub mod normalization;
+pub mod npy;
 pub mod order;
 pub mod pixels;
 pub mod reading;
