@@ -42,7 +42,7 @@ pub struct ExtractArgs {
     #[arg(long, default_value = "timm", value_parser = Formats)]
     pub format: Format,
     /// Keeps the projection heads too: heads.safetensors in the network's folder, with plain names, cut to its width
-    #[arg(long)]
+    #[arg(long, conflicts_with = "list")]
     pub heads: bool,
     /// Prints all sub-networks with parameters and operations, and extracts nothing
     #[arg(long)]

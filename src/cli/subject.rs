@@ -9,7 +9,6 @@ use crate::data::settings::MOST_PIXELS;
 use crate::data::spec_text;
 use crate::error::{Error, Result};
 use crate::eval::prototypes::{Prototypes, head_of};
-use crate::files::checkpoint;
 use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
 use crate::ops;
@@ -17,7 +16,6 @@ use crate::ops::matmul::by_timing;
 use crate::recipes::teacher::Teacher;
 use crate::shown::shown;
 use crate::tensor::Device;
-use crate::train::save::TEACHER;
 use crate::weights::networks::choose;
 
 /// A sub-network of a checkpoint, and what it is run on.
@@ -88,7 +86,7 @@ pub(super) fn open_head(
     number: Option<usize>,
     device: &Device,
 ) -> Result<Prototypes> {
-    let file = checkpoint::find(&teacher.dir)?.tensors(TEACHER)?;
+    let file = teacher.heads()?;
     Prototypes::open(&file, head_of(&file, module, number)?, device)
 }
 

@@ -14,12 +14,23 @@ use crate::tensor::{DType, Device, ELEMENT_BYTES, Tensor};
 /// Modules of heads: of all tokens, or of class tokens where patches have others; of patches.
 pub const MODULES: [&str; 2] = ["dino_head", "ibot_head"];
 
-/// The heads of a module in a teacher's file, by their numbers, with the sizes that their tensors have.
+/// What a file calls a head's layer of this official name, and its prototypes; in the names of an extraction where it has
+/// those.
+fn named(file: &TensorFile, module: &str, index: usize, part: &str) -> String {
+    let plain = format!("{module}.{index}.mlp.{}", part.replace(".linear", ""));
+    if file.contains(&plain) { plain } else { format!("{module}.mlp{index}.{part}") }
+}
+
+fn plain_prototypes(module: &str, index: usize) -> String {
+    format!("{module}.{index}.prototypes.weight")
+}
+
+/// The heads of a module in a file of a teacher or of an extraction, by their numbers, with the sizes that their tensors have.
 pub fn heads_in(file: &TensorFile, module: &str) -> Result<Vec<ProjectionHead>> {
     let mut heads = Vec::new();
     loop {
         let index = heads.len();
-        let first = format!("{module}.mlp{index}.0.linear.weight");
+        let first = named(file, module, index, "0.linear.weight");
         if !file.contains(&first) {
             return Ok(heads);
         }
@@ -28,7 +39,9 @@ pub fn heads_in(file: &TensorFile, module: &str) -> Result<Vec<ProjectionHead>> 
             other => Err(Error::file(file.path(), format!("tensor `{name}` is {other:?}, and no matrix"))),
         };
         let [hidden, input] = pair(&first)?;
-        let [prototypes, bottleneck] = pair(&format!("{module}.last_layer{index}.weight_v"))?;
+        let plain = plain_prototypes(module, index);
+        let official = format!("{module}.last_layer{index}.weight_v");
+        let [prototypes, bottleneck] = pair(if file.contains(&plain) { &plain } else { &official })?;
         let sizes = HeadSizes { input, hidden, bottleneck, prototypes, init_std: 0.02 };
         heads.push(ProjectionHead { module: module.into(), index, sizes });
     }
@@ -69,7 +82,16 @@ impl Prototypes {
         let layout = FlatLayout::new(&head.mlp_specs(), device.max_tensor_bytes())?;
         let values = FlatBuffers::zeros(&layout, device)?;
         for place in layout.places() {
-            values.write(&place.spec.name, &file.read_f32_as(&place.spec.name, &place.spec.shape)?)?;
+            let part = place.spec.name.splitn(3, '.').nth(2).unwrap_or_default();
+            let name = named(file, &head.module, head.index, part);
+            values.write(&place.spec.name, &file.read_f32_as(&name, &place.spec.shape)?)?;
+        }
+        let parameters = Parameters::frozen(values);
+        let plain = plain_prototypes(&head.module, head.index);
+        if file.contains(&plain) {
+            let shape = [head.sizes.prototypes, head.sizes.bottleneck];
+            let weight = Tensor::from_slice(device, &shape, &file.read_f32_as(&plain, &shape)?)?;
+            return Ok(Self { weight, parameters, head });
         }
         let tensor = |part: &str, shape: &[usize]| {
             let name = format!("{}.last_layer{}.{part}", head.module, head.index);
@@ -77,7 +99,7 @@ impl Prototypes {
         };
         let (count, width) = (head.sizes.prototypes, head.sizes.bottleneck);
         let weight = effective(&tensor("weight_v", &[count, width])?, &tensor("weight_g", &[count, 1])?)?;
-        Ok(Self { weight: weight.weight().clone(), parameters: Parameters::frozen(values), head })
+        Ok(Self { weight: weight.weight().clone(), parameters, head })
     }
 
     /// Number of prototypes.

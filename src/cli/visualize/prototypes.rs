@@ -14,14 +14,12 @@ use crate::data::channels::in_channels;
 use crate::data::{self, Source};
 use crate::error::Result;
 use crate::eval::prototype_pictures::{ChoiceOptions, choices, most_chosen, tiled, window};
-use crate::eval::prototypes::{MODULES, head_of};
-use crate::files::checkpoint;
+use crate::eval::prototypes::{MODULES, heads_in};
 use crate::files::durable::replace_file;
 use crate::logging::{info, warn};
 use crate::plot::write_png;
 use crate::shown::shown;
 use crate::stop::Stop;
-use crate::train::save::TEACHER;
 
 /// Pixels a side that a tile has at least.
 const TILE: u32 = 64;
@@ -30,8 +28,7 @@ const TILE: u32 = 64;
 pub(super) fn draw(subject: &Subject, args: &VisualizeArgs, out: &Path, stop: &Stop) -> Result<()> {
     let Subject { teacher, network, size, device } = subject;
     // patches have heads of their own where these are separate
-    let file = checkpoint::find(&teacher.dir)?.tensors(TEACHER)?;
-    let own = args.patch_tokens && head_of(&file, MODULES[1], None).is_ok();
+    let own = args.patch_tokens && !heads_in(&teacher.heads()?, MODULES[1])?.is_empty();
     let prototypes = open_head(teacher, MODULES[usize::from(own)], args.head, device)?;
     let source = data::open(args.data.as_deref().unwrap_or_default(), &teacher.config.data.reading())?;
     source.remarks().into_iter().for_each(info);

@@ -13,7 +13,6 @@ use crate::models::grid::Network;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
 use crate::tasks::finetune::Settings;
 use crate::tasks::finetune::evaluation::BEST;
-use crate::tasks::finetune::model::take_all;
 use crate::tensor::{Device, Tensor};
 use crate::train::run_folder::CONFIG as RUN_CONFIG;
 use crate::weights::extract::{CONFIG, MODEL};
@@ -70,7 +69,7 @@ impl Tuned {
         let backbone = settings.backbone()?;
         let specs = backbone.specs();
         let values = FlatBuffers::zeros(&FlatLayout::new(&specs, device.max_tensor_bytes())?, device)?;
-        take_all(&Import::open(&dir, &*backbone, &specs)?, &*backbone, &values)?;
+        Import::open(&dir, &*backbone, &specs)?.fill_all(&*backbone, &values)?;
         let network = backbone.grid().intact();
         let head = about["pretrained_cfg"]["classifier"].as_str().unwrap_or("head");
         let tensors = TensorFile::open(dir.join(MODEL))?;

@@ -41,7 +41,7 @@ pub struct RobustnessArgs {
     /// Networks with their classifiers: runs of `finetune`, or their folders best
     #[arg(long, value_name = "DIR", num_args = 1.., required_unless_present = "checkpoint")]
     pub model: Vec<PathBuf>,
-    /// A pre-trained run's folder or a checkpoint's, whose sub-networks get a classifier from --train
+    /// A pre-trained run's folder, a checkpoint's or an extracted ViT's, whose sub-networks get a classifier from --train
     #[arg(long, value_name = "DIR", requires = "train")]
     pub checkpoint: Option<PathBuf>,
     /// Sub-networks of --checkpoint: WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...
