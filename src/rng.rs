@@ -35,6 +35,12 @@ pub enum Purpose {
     DistillCrops = 14,
     /// What a queue of embeddings holds before the first: (queue, 0).
     Queue = 15,
+    /// The cells of an image that are covered, in what order: (0, index, or that of the images that share a draw).
+    Occlusion = 17,
+    /// Where the pieces of a shuffled image go: (rows and columns of pieces, as those of occlusion).
+    Shuffle = 18,
+    /// The two views of one image that are matched: (0, index).
+    MatchedViews = 19,
 }
 
 /// The stream of `purpose` numbered (a, b). All four numbers make up the key, so no two streams overlap.

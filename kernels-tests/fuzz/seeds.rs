@@ -221,6 +221,16 @@ pub fn webp() -> Vec<Vec<u8>> {
     all
 }
 
+/// Planes as NumPy writes them.
+pub fn npy() -> Vec<Vec<u8>> {
+    let file = |kind: &str, shape: &str, data: usize| {
+        let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+        let length = (header.len() as u16).to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &vec![1; data]].concat()
+    };
+    vec![file("|b1", "(4, 4)", 16), file("<f4", "(2, 3, 3)", 72), file("<i8", "(2, 2)", 32)]
+}
+
 pub fn bmp() -> Vec<Vec<u8>> {
     let mut all = vec![encoded(&picture(5, 4), ImageFormat::Bmp)];
     all.extend(fixtures!("images/bilevel.bmp", "images/palette.bmp"));

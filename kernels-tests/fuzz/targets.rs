@@ -10,7 +10,9 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use poa_gpu::Result;
-use poa_gpu::data::{self, Source, bad_samples_file::BadSamplesFile, decode::decode, reading::Reading};
+use poa_gpu::data::{
+    self, Source, bad_samples_file::BadSamplesFile, decode::decode, npy::Plane, reading::Reading,
+};
 use poa_gpu::files::checkpoint::{Checkpoint, find};
 use poa_gpu::files::tensor_file::TensorFile;
 use poa_gpu::files::tensorboard::EventLog;
@@ -73,6 +75,8 @@ const TOML_WORDS: &[&str] = &[
     "\\u0000",
     "#",
 ];
+const NPY_WORDS: &[&str] =
+    &["descr", "fortran_order", "shape", "False", "True", "|b1", "<f4", "<f8", "<i8", "(", ")", "'", ","];
 const JSON_WORDS: &[&str] = &[
     "{",
     "}",
@@ -184,6 +188,7 @@ pub const TARGETS: &[Target] = &[
     Target { name: "png", run: png, longest: 2048, seeds: seeds::png, words: PNG_WORDS },
     Target { name: "jpeg", run: jpeg, longest: 1024, seeds: seeds::jpeg, words: NONE },
     Target { name: "webp", run: webp, longest: 512, seeds: seeds::webp, words: WEBP_WORDS },
+    Target { name: "npy", run: npy, longest: 512, seeds: seeds::npy, words: NPY_WORDS },
     Target { name: "bmp", run: bmp, longest: 1024, seeds: seeds::bmp, words: NONE },
     Target { name: "tiff", run: tiff, longest: 1024, seeds: seeds::tiff, words: NONE },
     Target { name: "any_image", run: any_image, longest: 1024, seeds: seeds::any_image, words: NONE },
@@ -470,6 +475,10 @@ fn webp(bytes: &[u8]) {
         kind.copy_from_slice(b"WEBP");
     }
     image_of(b"RIFF", &bytes);
+}
+
+fn npy(bytes: &[u8]) {
+    let _ = Plane::parse(bytes);
 }
 
 fn bmp(bytes: &[u8]) {

@@ -83,7 +83,7 @@ pub enum Command {
     Distill(DistillArgs),
     /// Cuts sub-networks out of a trained teacher, as plain networks for timm, DINOv2's code or POA's
     Extract(ExtractArgs),
-    /// Measures sub-networks on labelled images: k-NN, linear probe, clusters or retrieval
+    /// Measures sub-networks on labelled images: k-NN, linear probe, clusters, retrieval or robustness
     #[command(subcommand)]
     Eval(EvalArgs),
     /// Shows accuracies of several runs over images seen and over floating-point operations

@@ -9,10 +9,12 @@ use clap::{Arg, ArgGroup, Args, Command};
 use crate::error::{Error, Result};
 use crate::files::checkpoint;
 use crate::models::plain::Format;
+use crate::nn::elastic::InputScale;
 use crate::recipes::teacher::config_of;
 use crate::shown::shown;
 use crate::train::save::TEACHER;
 use crate::weights::extract::Extraction;
+use crate::weights::heads::write_heads;
 use crate::weights::networks::choose;
 
 /// Arguments of `extract`.
@@ -23,6 +25,7 @@ Examples:
   poa-gpu extract --checkpoint runs/photos --list
   poa-gpu extract --checkpoint runs/photos --network small --out vit-s
   poa-gpu extract --checkpoint runs/photos --network 384x12,768x20 --out nets --format dinov2
+  poa-gpu extract --checkpoint runs/photos --network small --out vit-s --heads
 then, in Python:
   timm.create_model('local-dir:vit-s', pretrained=True)")]
 pub struct ExtractArgs {
@@ -39,6 +42,9 @@ pub struct ExtractArgs {
     /// Whose names and configuration the networks get
     #[arg(long, default_value = "timm", value_parser = Formats)]
     pub format: Format,
+    /// Keeps the projection heads too: heads.safetensors in the network's folder, with plain names, cut to its width
+    #[arg(long, conflicts_with = "list")]
+    pub heads: bool,
     /// Prints all sub-networks with parameters and operations, and extracts nothing
     #[arg(long)]
     pub list: bool,
@@ -97,8 +103,16 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
         Extraction::new(&teacher, &*backbone, *network, args.format)?
             .normalized(config.normalization()?)
             .write(&dir)?;
+        let kept = match args.heads {
+            true => {
+                let scale = InputScale(config.student.elastic().input_scale);
+                write_heads(&teacher, scale, backbone.feature_width(*network), &dir)?
+            }
+            false => 0,
+        };
         let c = backbone.cost(*network);
-        say!("{:<10} {:>14} parameters  {}", network.to_string(), c.parameters, shown(&dir));
+        let heads = if kept > 0 { format!(", {kept} heads") } else { String::new() };
+        say!("{:<10} {:>14} parameters{heads}  {}", network.to_string(), c.parameters, shown(&dir));
     }
     Ok(())
 }

@@ -6,10 +6,11 @@ use clap::Args;
 
 use crate::cli::progress::bar;
 use crate::cli::signals::Signals;
-use crate::cli::subject::{Subject, SubjectArgs, data_spec};
+use crate::cli::subject::{Subject, SubjectArgs, data_spec, open_head};
 use crate::data;
-use crate::error::Result;
-use crate::eval::export::{ExportOptions, export_features};
+use crate::error::{Error, Result};
+use crate::eval::export::{ExportOptions, Logits, export_features};
+use crate::eval::prototypes::MODULES;
 use crate::logging::{info, warn};
 use crate::shown::shown;
 
@@ -22,7 +23,8 @@ Examples:
 The file has cls and mean [images, width]; names, what the images are called (UTF-8, a line each); readable [images], 0
 for an image that could not be read, whose rows are zero; labels [images] where there are any: the number of the class,
 from 0, among the lines of `classes` in the metadata, -1 without a label; with --patches patches [images, patches,
-width], with --images images [images, channels, size, size].")]
+width], with --images images [images, channels, size, size]. With --logits N prototypes [images, N], the numbers of those
+with the largest logits of the class token, and prototype_logits [images, N]; with --all-logits all of these.")]
 pub struct FeaturesArgs {
     /// What computes them
     #[command(flatten)]
@@ -39,17 +41,39 @@ pub struct FeaturesArgs {
     /// Writes the images too, as the network sees them: normalised, [images, channels, size, size]
     #[arg(long)]
     pub images: bool,
+    /// Writes which N prototypes have the largest logits, and these, the largest first
+    #[arg(long, value_name = "N", allow_negative_numbers = true, conflicts_with = "all_logits")]
+    pub logits: Option<usize>,
+    /// Writes the logits of all prototypes, in their order
+    #[arg(long)]
+    pub all_logits: bool,
+    /// The head of the logits, from 0 [default: the one with the most prototypes]
+    #[arg(long, value_name = "HEAD", allow_negative_numbers = true)]
+    pub head: Option<usize>,
     /// At most that many images, the first ones; 0 for all
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 0)]
     pub most: usize,
 }
 
 pub(super) fn run(args: &FeaturesArgs, signals: &Signals) -> Result<()> {
-    let Subject { teacher, network, size, .. } = args.subject.open()?;
+    let Subject { teacher, network, size, device } = args.subject.open()?;
+    let logits = match (args.logits, args.all_logits) {
+        (None, false) => None,
+        (most, _) => {
+            let prototypes = open_head(&teacher, MODULES[0], args.head, &device)?;
+            if let Some(most) = most.filter(|most| !(1..=prototypes.count()).contains(most)) {
+                let count = prototypes.count();
+                return Err(Error::Usage(format!(
+                    "--logits {most} must be 1 to {count}, the head's prototypes"
+                )));
+            }
+            Some(Logits { prototypes, most })
+        }
+    };
     let source = data::open(&args.data, &teacher.config.data.reading())?;
     let view = teacher.config.evaluation_view(size)?;
     source.remarks().into_iter().for_each(info);
-    let options = ExportOptions { view, patches: args.patches, images: args.images, most: args.most };
+    let options = ExportOptions { view, patches: args.patches, images: args.images, most: args.most, logits };
     let (encoder, stop) = (teacher.encoder(), signals.orderly());
     let bad = export_features(encoder, network, source, &options, &args.out, &mut bar(), stop)?;
     for sample in bad.iter().take(10) {

@@ -125,7 +125,7 @@ fn run(cli: Cli) -> Result<()> {
         Command::Eval(args) => eval::run(&args),
         Command::Compare(args) => compare::run(&args),
         Command::Features(args) => features::run(&args, &signals),
-        Command::Visualize(args) => visualize::run(&args),
+        Command::Visualize(args) => visualize::run(&args, &signals),
         Command::Config(args) => config::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Devices => devices::run(),

@@ -8,8 +8,10 @@ use clap::builder::{OsStringValueParser, TypedValueParser};
 use crate::data::settings::MOST_PIXELS;
 use crate::data::spec_text;
 use crate::error::{Error, Result};
+use crate::eval::prototypes::{Prototypes, head_of};
 use crate::gpu::DeviceChoice;
 use crate::models::grid::Network;
+use crate::nn::elastic::InputScale;
 use crate::ops;
 use crate::ops::matmul::by_timing;
 use crate::recipes::teacher::Teacher;
@@ -76,6 +78,19 @@ pub(super) fn image_size(asked: Option<usize>, teacher: &Teacher) -> Result<usiz
             size.max(1).next_multiple_of(patch).min(most)
         ))),
     }
+}
+
+/// A projection head of a teacher's checkpoint: of `module`, with this number, or without one the largest.
+pub(super) fn open_head(
+    teacher: &Teacher,
+    module: &str,
+    number: Option<usize>,
+    device: &Device,
+) -> Result<Prototypes> {
+    let file = teacher.heads()?;
+    let mut head = head_of(&file, module, number)?;
+    head.sizes.input_scale = InputScale(teacher.config.student.elastic().input_scale);
+    Prototypes::open(&file, head, device)
 }
 
 /// Takes the name of a data set, whose path may be no text.

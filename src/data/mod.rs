@@ -18,7 +18,7 @@
 //! segmentation/  images with a class for every pixel, and the crops that heads of segmentation learn from
 //! recipe.rs    what a loader makes of every image: multi_crop.rs crops with masks, large_and_small.rs
 //!              one large crop and small ones, classify/ one crop with its label
-//! masks.rs     which patches of which global crop are hidden
+//! masks.rs     which patches of which global crop are hidden        npy.rs  masks of objects in NumPy's files
 //! order.rs     which images make up which step, on any number of ranks
 //! batch.rs     what a task gets: groups of crops with masks, labels and indices
 //! loader.rs    worker threads           assembly.rs  the batch they write to
@@ -52,6 +52,7 @@ pub mod loader_config;
 pub mod masks;
 pub mod multi_crop;
 pub mod normalization;
+pub mod npy;
 pub mod order;
 pub mod pixels;
 pub mod reading;

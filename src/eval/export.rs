@@ -11,6 +11,7 @@ use crate::data::{BadSample, EvaluationView, Source};
 use crate::error::Result;
 use crate::eval::ahead::ahead;
 use crate::eval::pass::{Progress, images_at_once};
+use crate::eval::prototypes::Prototypes;
 use crate::files::tensor_writer::{RowWriter, TensorSpec};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
@@ -23,7 +24,6 @@ use crate::tensor::Tensor;
 const BATCH_BYTES: usize = 32 << 20;
 
 /// What is written beside names, labels and cls features.
-#[derive(Clone, Debug, PartialEq)]
 pub struct ExportOptions {
     /// How images are shown to the network.
     pub view: EvaluationView,
@@ -33,11 +33,23 @@ pub struct ExportOptions {
     pub images: bool,
     /// At most that many images, the first ones; 0 for all.
     pub most: usize,
+    /// Prototypes and their logits too.
+    pub logits: Option<Logits>,
+}
+
+/// Which logits are written.
+pub struct Logits {
+    /// Of which head.
+    pub prototypes: Prototypes,
+    /// So many of the largest; none for all.
+    pub most: Option<usize>,
 }
 
 /// Writes the features of a source's images to `path`. The file has
 /// - `cls [n, width]` and `mean [n, width]`: the normed class token, and the mean of the normed patch tokens;
 /// - `patches [n, patches, width]` and `images [n, channels, size, size]` where asked for;
+/// - of class tokens `prototypes` (i64 `[n, k]`) and `prototype_logits [n, k]`, the largest first, or these of all prototypes,
+///   where asked for;
 /// - `labels` (i64 `[n]`) where the source has them;
 /// - `readable` (u8 `[n]`): 0 for an image that could not be read, whose rows are zero;
 /// - `names` (u8): what the images are called, in UTF-8, a line each; control characters are written out.
@@ -69,6 +81,10 @@ pub fn export_features(
     }
     if options.images {
         specs.push(TensorSpec::f32("images", &[n, channels, size, size]));
+    }
+    if let Some(Logits { prototypes, most }) = &options.logits {
+        specs.push(TensorSpec::f32("prototype_logits", &[n, most.unwrap_or(prototypes.count())]));
+        specs.extend(most.map(|most| TensorSpec::i64("prototypes", &[n, most])));
     }
     let labelled = !source.classes().is_empty();
     if labelled {
@@ -110,6 +126,7 @@ pub fn export_features(
         let (cls, patches) = encoder.features(network, &images, true)?;
         let patches = patches.expect("asked for");
         let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches.clone()), count)?;
+        let mut numbers = None;
         let mut rows = |name: &str, values: Vec<f32>| {
             let mut values = values;
             let row = values.len() / count;
@@ -125,8 +142,29 @@ pub fn export_features(
         if options.patches {
             rows("patches", patches.to_vec()?)?;
         }
+        if let Some(Logits { prototypes, most }) = &options.logits {
+            let chosen = match most {
+                None => {
+                    rows("prototype_logits", prototypes.logits(&cls)?.to_vec()?)?;
+                    None
+                }
+                Some(most) => {
+                    let nearest = prototypes.nearest(&cls, *most)?;
+                    let all = || nearest.iter().flatten();
+                    rows("prototype_logits", all().map(|one| one.score).collect())?;
+                    Some(all().map(|one| i64::from(one.column)).collect::<Vec<_>>())
+                }
+            };
+            numbers = chosen;
+        }
         if options.images {
             rows("images", pixels)?;
+        }
+        if let Some(mut numbers) = numbers {
+            let k = numbers.len() / count;
+            let of_none = numbers.chunks_exact_mut(k).zip(&readable).filter(|(_, readable)| **readable == 0);
+            of_none.for_each(|(row, _)| row.fill(-1));
+            file.write("prototypes", first, bytemuck::cast_slice(&numbers))?;
         }
         if labelled {
             let labels: Vec<i64> =

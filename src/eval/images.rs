@@ -85,10 +85,15 @@ impl LabelledImages {
 
     /// The same images with the classes of `others`, found by their names. A class that `others` do not have is
     /// an error; that some of theirs have no image here is none.
-    pub fn joined_to(mut self, others: &Self) -> Result<Self> {
-        let problem = match join(self.classes(), others.classes()) {
+    pub fn joined_to(self, others: &Self) -> Result<Self> {
+        self.joined_to_classes(others.classes(), &others.describe())
+    }
+
+    /// As [`LabelledImages::joined_to`] the classes `names`, which are those of `whose`.
+    pub fn joined_to_classes(mut self, classes: &[String], whose: &str) -> Result<Self> {
+        let problem = match join(self.classes(), classes) {
             Ok(class_of) => {
-                let names = others.classes().to_vec();
+                let names = classes.to_vec();
                 let decoder = Arc::get_mut(&mut self.decoder).expect("no pass has begun");
                 decoder.joined = Some(Joined { class_of, names });
                 self.kept = OnceCell::new();
@@ -99,10 +104,10 @@ impl LabelledImages {
                  names",
                 unknown.len(),
                 self.classes().len(),
-                others.classes().len(),
-                others.describe(),
+                classes.len(),
+                whose,
                 first_three(&unknown),
-                first_three(others.classes()),
+                first_three(classes),
             ),
         };
         Err(Error::file(self.describe(), problem))

@@ -22,7 +22,7 @@ const BLOCK: usize = 4096;
 /// At least so many neighbours share the softmax, however small the largest k.
 const MIN_NEIGHBOURS: usize = 100;
 /// Norms are taken to be at least this.
-const EPS: f32 = 1e-12;
+pub(super) const EPS: f32 = 1e-12;
 
 /// How neighbours vote.
 #[derive(Clone, Debug, PartialEq)]
@@ -238,20 +238,23 @@ impl Votes<'_> {
     /// For every k whether (1 or 0) the neighbours, nearest first, find `label`.
     fn right(&self, mut nearest: Vec<Scored>, label: u32) -> Vec<usize> {
         weigh(&mut nearest, self.options.temperature as f32);
-        let found = |k: &usize| {
-            let voters = &nearest[..(*k).min(nearest.len())];
-            let class = |n: &Scored| self.train_labels[n.column as usize];
-            let classes = voters.iter().map(class).max().map_or(0, |c| c as usize + 1);
-            let mut votes = vec![0.0; classes];
-            voters.iter().for_each(|n| votes[class(n) as usize] += n.score);
-            usize::from(winner(&votes) == Some(label as usize))
-        };
+        let found = |k: &usize| usize::from(vote(&nearest, self.train_labels, *k) == Some(label));
         self.options.ks.iter().map(found).collect()
     }
 }
 
+/// The class that the first `k` neighbours give, whose scores are weights; none if no vote counts.
+pub(super) fn vote(nearest: &[Scored], train_labels: &[u32], k: usize) -> Option<u32> {
+    let voters = &nearest[..k.min(nearest.len())];
+    let class = |n: &Scored| train_labels[n.column as usize];
+    let classes = voters.iter().map(class).max().map_or(0, |c| c as usize + 1);
+    let mut votes = vec![0.0; classes];
+    voters.iter().for_each(|n| votes[class(n) as usize] += n.score);
+    winner(&votes).map(|class| class as u32)
+}
+
 /// Turns similarities, largest first, into softmax(similarity / temperature).
-fn weigh(nearest: &mut [Scored], temperature: f32) {
+pub(super) fn weigh(nearest: &mut [Scored], temperature: f32) {
     let Some(largest) = nearest.first().map(|n| n.score) else { return };
     for n in nearest.iter_mut() {
         n.score = ((n.score - largest) / temperature).exp();

@@ -7,13 +7,14 @@
 //! block, mean]`.
 
 use std::f64::consts::PI;
+use std::ops::Range;
 
 use crate::autograd::{Tape, Var};
 use crate::data::Batch;
 use crate::error::{Error, Result};
 use crate::eval::images::{LabelledImages, TrainingOrder};
 use crate::eval::pass::{Pace, Progress, groups, labels_of, same_classes, through_networks};
-use crate::eval::probe::Probes;
+use crate::eval::probe::{Probes, linear_logits};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
 use crate::nn::parameters::{Init, initial_values};
@@ -100,6 +101,64 @@ pub fn linear_probes(
     options: &LinearOptions,
     progress: Progress<'_>,
 ) -> Result<Vec<LinearReport>> {
+    let mut reports = Vec::new();
+    scored(encoder, networks, (train, val), options, progress, |probes, seen| {
+        reports.push(probes.report(seen));
+        Ok(())
+    })?;
+    Ok(reports)
+}
+
+/// The best classifier of a network by itself.
+pub struct TrainedProbe {
+    /// What it sees, and how good it is.
+    pub result: LinearResult,
+    /// Its columns of the network's features, as [`tokens`] gives them.
+    columns: Range<usize>,
+    /// `[classes, columns]`
+    weight: Tensor,
+    /// `[classes]`
+    bias: Tensor,
+}
+
+impl TrainedProbe {
+    /// Logits `[n, classes]` of normalised images `[n, channels, side, side]` through the network that it was trained on.
+    pub fn logits(&self, encoder: Encoder<'_>, network: Network, images: &Tensor) -> Result<Tensor> {
+        let outputs = Outputs::of(encoder, network);
+        let shape = [images.dim(0), (outputs.blocks + 1) * outputs.width];
+        let all = Tensor::empty(encoder.device, &shape, DType::F32)?;
+        tokens(encoder, network, images, &all)?;
+        let columns = all.slice(1, self.columns.clone())?;
+        linear_logits(&columns, &self.weight, &self.bias)
+    }
+}
+
+/// As [`linear_probes`]; of every network the best classifier, to go on with.
+pub fn trained_probes(
+    encoder: Encoder<'_>,
+    networks: &[Network],
+    sets: (&LabelledImages, &LabelledImages),
+    options: &LinearOptions,
+    progress: Progress<'_>,
+) -> Result<Vec<TrainedProbe>> {
+    let mut best = Vec::new();
+    scored(encoder, networks, sets, options, progress, |probes, seen| {
+        best.extend(probes.best(encoder, seen)?);
+        Ok(())
+    })?;
+    Ok(best)
+}
+
+/// Trains the classifiers of every network, counts what they are right about, and hands them over with the number of
+/// images that were seen.
+fn scored(
+    encoder: Encoder<'_>,
+    networks: &[Network],
+    (train, val): (&LabelledImages, &LabelledImages),
+    options: &LinearOptions,
+    progress: Progress<'_>,
+    mut take: impl FnMut(NetworkProbes, usize) -> Result<()>,
+) -> Result<()> {
     same_classes(train, val)?;
     if options.rates.is_empty() || options.batch == 0 {
         return Err(Error::Usage(
@@ -112,7 +171,7 @@ pub fn linear_probes(
         let columns: usize = kinds(outputs).iter().map(|kind| kind.columns(outputs).len()).sum();
         2 * columns * classes * options.rates.len() * ELEMENT_BYTES + WEIGHT_BYTES
     });
-    let (passes, mut reports) = (groups.len(), Vec::new());
+    let passes = groups.len();
     for (at, group) in groups.into_iter().enumerate() {
         let probes = group.iter().map(|network| NetworkProbes::new(encoder, *network, classes, options));
         let mut probes = probes.collect::<Result<Vec<_>>>()?;
@@ -139,9 +198,9 @@ pub fn linear_probes(
             progress("scoring linear probes", at * val.len() + seen, passes * val.len());
             Ok(())
         })?;
-        reports.extend(probes.into_iter().map(|p| p.report(seen)));
+        probes.into_iter().try_for_each(|probes| take(probes, seen))?;
     }
-    Ok(reports)
+    Ok(())
 }
 
 /// What comes out of a network: how many blocks' cls tokens there are, of which width.
@@ -167,7 +226,7 @@ struct Kind {
 
 impl Kind {
     /// Its columns of a network's features.
-    fn columns(self, of: Outputs) -> std::ops::Range<usize> {
+    fn columns(self, of: Outputs) -> Range<usize> {
         let end = of.blocks + usize::from(self.mean_patch);
         (of.blocks - self.blocks) * of.width..end * of.width
     }
@@ -194,17 +253,22 @@ fn features(encoder: Encoder<'_>, networks: &[Network], batch: &Batch, stop: &St
     let all = networks.iter().map(empty).collect::<Result<Vec<_>>>()?;
     let mut filled = vec![0; networks.len()];
     through_networks(encoder, networks, batch, stop, |i, images| {
-        let (cls, patches) = encoder.last_blocks(networks[i], images, BLOCKS)?;
-        let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches), images.dim(0))?;
-        let (first, width) = (filled[i], mean.value().dim(1));
+        let first = filled[i];
         filled[i] += images.dim(0);
-        let rows = all[i].slice(0, first..filled[i])?;
-        for (at, part) in cls.iter().chain([mean.value()]).enumerate() {
-            copy(&rows.slice(1, at * width..(at + 1) * width)?, part)?;
-        }
-        Ok(())
+        tokens(encoder, networks[i], images, &all[i].slice(0, first..filled[i])?)
     })?;
     Ok(all)
+}
+
+/// Writes a network's features of images to `rows` `[n, (blocks + 1)·width]`.
+fn tokens(encoder: Encoder<'_>, network: Network, images: &Tensor, rows: &Tensor) -> Result<()> {
+    let (cls, patches) = encoder.last_blocks(network, images, BLOCKS)?;
+    let mean = segment_mean(&Tape::no_grad(), &Var::constant(patches), images.dim(0))?;
+    let width = mean.value().dim(1);
+    for (at, part) in cls.iter().chain([mean.value()]).enumerate() {
+        copy(&rows.slice(1, at * width..(at + 1) * width)?, part)?;
+    }
+    Ok(())
 }
 
 /// A classifier in training: what it sees, its learning rate, and how many images it was right about.
@@ -255,13 +319,26 @@ impl NetworkProbes {
         Ok(())
     }
 
-    fn report(self, seen: usize) -> LinearReport {
-        let result = |c: Candidate| LinearResult {
+    fn report(&self, seen: usize) -> LinearReport {
+        let result = |c: &Candidate| LinearResult {
             blocks: c.kind.blocks,
             mean_patch: c.kind.mean_patch,
             rate: c.rate,
             top1: c.right as f64 / seen as f64,
         };
-        LinearReport { network: self.network, results: self.candidates.into_iter().map(result).collect() }
+        LinearReport { network: self.network, results: self.candidates.iter().map(result).collect() }
+    }
+
+    fn best(&self, encoder: Encoder<'_>, seen: usize) -> Result<Option<TrainedProbe>> {
+        let report = self.report(seen);
+        let Some(result) = report.best() else { return Ok(None) };
+        let Some(at) = report.results.iter().position(|r| *r == result) else { return Ok(None) };
+        let Some((first, _, probes)) = self.sets.iter().find(|(first, end, _)| (*first..*end).contains(&at))
+        else {
+            return Ok(None);
+        };
+        let [weight, bias] = probes.classifier(at - first)?;
+        let columns = self.candidates[at].kind.columns(Outputs::of(encoder, self.network));
+        Ok(Some(TrainedProbe { result, columns, weight, bias }))
     }
 }

@@ -9,9 +9,17 @@ use crate::ops::matmul::{Epilogue, Matrix, Options, matmul};
 use crate::ops::reduce::column_sum;
 use crate::ops::top_k::argmax;
 use crate::optim::sgd::Sgd;
-use crate::tensor::{DType, Device, Tensor};
+use crate::tensor::{DType, Device, Tensor, copy};
 
 const MOMENTUM: f64 = 0.9;
+
+/// Logits `[n, classes]` of features `[n, width]` by weights `[classes, width]` and a bias `[classes]`.
+pub fn linear_logits(features: &Tensor, weights: &Tensor, bias: &Tensor) -> Result<Tensor> {
+    let logits = Tensor::empty(weights.device(), &[features.dim(0), weights.dim(0)], DType::F32)?;
+    let options = Options { epilogue: Epilogue::Bias(bias.clone()), ..Options::default() };
+    matmul(&Matrix::new(features)?, &Matrix::new(weights)?.t(), &Matrix::new(&logits)?, &options)?;
+    Ok(logits)
+}
 
 /// Classifiers on the same columns of a matrix of features.
 pub struct Probes {
@@ -47,11 +55,7 @@ impl Probes {
     /// Logits `[n, rates·classes]` of features `[n, width]`.
     pub fn logits(&self, features: &Tensor) -> Result<Tensor> {
         let (weights, bias) = (&self.weights.values, &self.bias.values);
-        let x = features.slice(1, self.columns.clone())?;
-        let logits = Tensor::empty(weights.device(), &[x.dim(0), weights.dim(0)], DType::F32)?;
-        let options = Options { epilogue: Epilogue::Bias(bias.clone()), ..Options::default() };
-        matmul(&Matrix::new(&x)?, &Matrix::new(weights)?.t(), &Matrix::new(&logits)?, &options)?;
-        Ok(logits)
+        linear_logits(&features.slice(1, self.columns.clone())?, weights, bias)
     }
 
     /// One step of SGD on the mean cross-entropy of features `[n, width]` with classes `u32 [n]`; `factor` is
@@ -81,6 +85,19 @@ impl Probes {
             right.iter_mut().zip(found).for_each(|(r, f)| *r += usize::from(f == label));
         }
         Ok(right)
+    }
+
+    /// Weights `[classes, columns]` and bias `[classes]` of the classifier with the learning rate of this number, by
+    /// themselves.
+    pub fn classifier(&self, rate: usize) -> Result<[Tensor; 2]> {
+        let rows = rate * self.classes..(rate + 1) * self.classes;
+        let own = |all: &Tensor| {
+            let rows = all.slice(0, rows.clone())?;
+            let own = Tensor::empty(all.device(), rows.shape(), DType::F32)?;
+            copy(&own, &rows)?;
+            Ok(own)
+        };
+        Ok([own(&self.weights.values)?, own(&self.bias.values)?])
     }
 
     fn rates(&self) -> usize {

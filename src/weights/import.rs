@@ -9,7 +9,7 @@ use crate::files::checkpoint::{self, Checkpoint};
 use crate::files::tensor_file::TensorFile;
 use crate::models::backbone::Backbone;
 use crate::models::plain::{Format, PlainName, corner};
-use crate::nn::parameters::ParameterSpec;
+use crate::nn::parameters::{FlatBuffers, ParameterSpec};
 use crate::shown::shown;
 use crate::weights::extract;
 pub use crate::weights::filling::{Filling, Outcome};
@@ -141,6 +141,30 @@ impl Import {
             }
             Outcome::Missing | Outcome::OtherShape(_) => None,
         })
+    }
+
+    /// Writes the values to the parameters of a backbone. One that it computes with and the file does not have is an error.
+    pub fn fill_all(&self, backbone: &dyn Backbone, values: &FlatBuffers) -> Result<()> {
+        // no loss reaches the mask token and what plain networks are without
+        let needs = |name: &str| {
+            let plain = backbone.plain_name(name, Format::Poa);
+            name.starts_with("backbone.") && !name.ends_with("mask_token") && plain.is_some()
+        };
+        for filling in &self.fillings {
+            if let Some(found) = self.read(filling)? {
+                values.write(&filling.name, &found)?;
+            } else if needs(&filling.name) {
+                return Err(Error::file(
+                    self.path(),
+                    format!(
+                        "has no tensor for `{}` {:?} of the network; section student and finetune.network must say \
+                         what the file holds",
+                        filling.name, filling.shape
+                    ),
+                ));
+            }
+        }
+        Ok(())
     }
 
     /// Hands out name and values of every parameter that the file has something for; one tensor at a time is

@@ -5,6 +5,7 @@
 //! names.rs     which tensor of a file is which parameter     sizes.rs  the sizes that an extracted network says
 //! networks.rs  which sub-networks a command line asks for
 //! extract.rs   a sub-network as a plain network                describe.rs  its config.json
+//! heads.rs     projection heads beside it
 //! import.rs    parameters from a file of another program       resample.rs  for another grid or patch size
 //! filling.rs   what a file has for each parameter
 //! start.rs     what a file's network is without, and whether it is enough to start from
@@ -13,6 +14,7 @@
 mod describe;
 pub mod extract;
 mod filling;
+pub mod heads;
 pub mod import;
 pub mod names;
 pub mod networks;

@@ -10,6 +10,7 @@ use crate::files::durable::replace_file;
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
 use crate::models::plain::Format;
+use crate::nn::elastic::InputScale;
 use crate::nn::head::{HeadSizes, ProjectionHead};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
 use crate::recipes::Config;
@@ -182,6 +183,7 @@ fn projection(config: &Config, backbone: &dyn Backbone, index: usize) -> Result<
         hidden: heads.head_hidden_dim,
         bottleneck: heads.head_bottleneck_dim,
         prototypes: *prototypes,
+        input_scale: InputScale(config.student.elastic().input_scale),
         init_std: heads.head_init_std,
     };
     Ok(ProjectionHead { module: "dino_head".into(), index, sizes })

@@ -6,6 +6,7 @@ mod knn;
 mod linear;
 mod results;
 mod retrieval;
+mod robustness;
 mod sets;
 
 use clap::Subcommand;
@@ -15,6 +16,7 @@ pub use common::Common;
 pub use knn::{KnnArgs, neighbours};
 pub use linear::LinearArgs;
 pub use retrieval::RetrievalArgs;
+pub use robustness::RobustnessArgs;
 pub use sets::Sets;
 
 use crate::error::Result;
@@ -31,6 +33,8 @@ pub enum EvalArgs {
     Clusters(ClustersArgs),
     /// Ranks a gallery by its similarity to query images: mean average precision, recall
     Retrieval(RetrievalArgs),
+    /// Classifies images with covered cells, shuffled pieces or other backgrounds
+    Robustness(Box<RobustnessArgs>),
 }
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
@@ -39,5 +43,6 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         EvalArgs::Linear(args) => linear::run(args),
         EvalArgs::Clusters(args) => clusters::run(args),
         EvalArgs::Retrieval(args) => retrieval::run(args),
+        EvalArgs::Robustness(args) => robustness::run(args),
     }
 }

@@ -4,11 +4,10 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::{Tape, Var};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::backbone::{Backbone, CropBatch, Token};
 use crate::models::encoder::Encoder;
 use crate::models::grid::Network;
-use crate::models::plain::Format;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Init, ParameterSpec, Parameters};
 use crate::ops::linear::{LinearWeights, linear};
 use crate::optim::adamw::{AdamW, Multipliers};
@@ -74,29 +73,10 @@ impl FinetuneModel {
     /// Takes the network's weights from a file; the classifier stays. The file must have all of them, of these sizes, but
     /// for the mask token, which nothing uses. Returns what there is to say.
     pub fn start_from(&mut self, import: &Import) -> Result<String> {
-        for filling in import.fillings() {
-            if let Some(values) = import.read(filling)? {
-                self.parameters.values().write(&filling.name, &values)?;
-            } else if self.needs(&filling.name) {
-                return Err(Error::file(
-                    import.path(),
-                    format!(
-                        "has no tensor for `{}` {:?} of the network; section student and finetune.network must say what \
-                         the file holds",
-                        filling.name, filling.shape
-                    ),
-                ));
-            }
-        }
+        import.fill_all(&*self.backbone, self.parameters.values())?;
         self.average.values().copy_from(self.parameters.values())?;
         self.trained().values_changed()?;
         Ok(import.summary())
-    }
-
-    /// Whether the network computes with a parameter: no loss reaches the mask token and what plain networks are without.
-    fn needs(&self, name: &str) -> bool {
-        let plain = self.backbone.plain_name(name, Format::Poa);
-        name.starts_with("backbone.") && !name.ends_with("mask_token") && plain.is_some()
     }
 
     /// What a step trains.
