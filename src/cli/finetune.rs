@@ -7,7 +7,6 @@ use clap::Args;
 
 use crate::cli::init::Init;
 use crate::cli::signals::Signals;
-use crate::cli::subject::data_spec;
 use crate::cli::task_run::{self, Common, TaskArgs, TaskCommand};
 use crate::collective::Collective;
 use crate::data::Source;
@@ -29,44 +28,27 @@ Examples:
   poa-gpu finetune --init runs/photos --network small --train folder:in/train --val folder:in/val --config imagenet
   poa-gpu finetune --init runs/photos --network small --train folder:in/train --val folder:in/val --config semi data.fraction=0.1
   poa-gpu finetune --init runs/photos --random --train folder:in/train     the same network from random weights
-  poa-gpu finetune --out runs/tuned --resume           goes on where runs/tuned ended")]
+  poa-gpu finetune --out runs/tuned --resume           goes on where runs/tuned ended
+Presets: demo, imagenet, semi, cifar10, cifar100, cars, flowers, inat18, inat19, linear")]
 pub struct FinetuneArgs {
-    /// A TOML file, or a preset: demo, imagenet, semi, cifar10, cifar100, cars, flowers, inat18, inat19, linear
-    /// [default: demo, or with --resume the run's own]
-    #[arg(long, value_name = "FILE|NAME")]
-    pub config: Option<String>,
-    /// Labelled images to learn from, as in `poa-gpu train --data` (sets data.spec)
-    #[arg(long, value_name = "SPEC", value_parser = data_spec())]
-    pub train: Option<String>,
-    /// What the run starts from, where it lies, and its settings
+    /// All of it
     #[command(flatten)]
     pub task: TaskArgs,
 }
 
+/// The task, for the runner of tasks.
+struct Finetuning;
+
 pub(super) fn run(args: &FinetuneArgs, quiet: bool, signals: &Signals) -> Result<()> {
-    task_run::run(args, quiet, signals)
+    task_run::run::<Finetuning>(&args.task, quiet, signals)
 }
 
-impl TaskCommand for FinetuneArgs {
+impl TaskCommand for Finetuning {
     type Settings = Settings;
     type Data = FinetuneData;
     type Task = FinetuneTask;
 
-    fn args(&self) -> &TaskArgs {
-        &self.task
-    }
-
-    fn train(&self) -> Option<&str> {
-        self.train.as_deref()
-    }
-
-    fn config(&self) -> Option<&str> {
-        self.config.as_deref()
-    }
-
-    fn example(&self) -> &'static str {
-        "--train folder:DIR"
-    }
+    const EXAMPLE: &'static str = "--train folder:DIR";
 
     fn common(settings: &Settings) -> Common<'_> {
         Common {

@@ -6,7 +6,6 @@ use clap::Args;
 
 use crate::cli::init::Init;
 use crate::cli::signals::Signals;
-use crate::cli::subject::data_spec;
 use crate::cli::task_run::{self, Common, TaskArgs, TaskCommand};
 use crate::collective::Collective;
 use crate::data::Source;
@@ -26,44 +25,27 @@ Examples:
   poa-gpu segment --init runs/photos --config linear --train ade20k:ADEChallengeData2016
   poa-gpu segment --init runs/photos --config upernet_small --train ade20k:ADEChallengeData2016
   poa-gpu segment --init runs/photos --config linear --train pairs:in/images::in/masks data.classes=classes.txt
-  poa-gpu segment --out runs/maps --resume             goes on where runs/maps ended")]
+  poa-gpu segment --out runs/maps --resume             goes on where runs/maps ended
+Presets: demo, linear, linear_small, linear_base, linear_large, upernet_small, upernet_base")]
 pub struct SegmentArgs {
-    /// A TOML file, or a preset: demo, linear, linear_small, linear_base, linear_large, upernet_small,
-    /// upernet_base [default: demo, or with --resume the run's own]
-    #[arg(long, value_name = "FILE|NAME")]
-    pub config: Option<String>,
-    /// Images with masks to learn from: pairs:IMAGES::MASKS, ade20k:DIR, shapes (sets data.spec)
-    #[arg(long, value_name = "SPEC", value_parser = data_spec())]
-    pub train: Option<String>,
-    /// What the run starts from, where it lies, and its settings
+    /// All of it
     #[command(flatten)]
     pub task: TaskArgs,
 }
 
+/// The task, for the runner of tasks.
+struct Segmentation;
+
 pub(super) fn run(args: &SegmentArgs, quiet: bool, signals: &Signals) -> Result<()> {
-    task_run::run(args, quiet, signals)
+    task_run::run::<Segmentation>(&args.task, quiet, signals)
 }
 
-impl TaskCommand for SegmentArgs {
+impl TaskCommand for Segmentation {
     type Settings = Settings;
     type Data = SegmentData;
     type Task = SegmentTask;
 
-    fn args(&self) -> &TaskArgs {
-        &self.task
-    }
-
-    fn train(&self) -> Option<&str> {
-        self.train.as_deref()
-    }
-
-    fn config(&self) -> Option<&str> {
-        self.config.as_deref()
-    }
-
-    fn example(&self) -> &'static str {
-        "--train pairs:IMAGES::MASKS"
-    }
+    const EXAMPLE: &'static str = "--train pairs:IMAGES::MASKS";
 
     fn common(settings: &Settings) -> Common<'_> {
         Common {

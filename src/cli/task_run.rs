@@ -41,9 +41,16 @@ pub struct TaskArgs {
     /// The sub-network: WIDTHxDEPTH, smallest, middle, intact, or the paper's small, base, ...
     #[arg(long, value_name = "NETWORK")]
     pub network: Option<String>,
+    /// Images to learn from: of `finetune` with labels, such as folder:DIR; of `segment` with masks, such as
+    /// pairs:IMAGES::MASKS or ade20k:DIR (sets data.spec)
+    #[arg(long, value_name = "SPEC", value_parser = data_spec())]
+    pub train: Option<String>,
     /// Images to be judged by; default: those that the source of --train brings or that are held out of it (sets data.val)
     #[arg(long, value_name = "SPEC", value_parser = data_spec())]
     pub val: Option<String>,
+    /// A TOML file, or one of the presets named below [default: demo, or with --resume the run's own]
+    #[arg(long, value_name = "FILE|NAME")]
+    pub config: Option<String>,
     /// Folder of the run; without --resume it must not hold another that has done a step [default: runs/COMMAND-PRESET-N]
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -62,9 +69,8 @@ pub struct TaskArgs {
 const DEFAULT_PRESET: &str = "demo";
 
 impl TaskArgs {
-    /// The settings of the command line, those that have options of their own last; `section` is the task's, `train` the images to
-    /// learn from.
-    fn overrides(&self, section: &str, train: Option<&str>) -> Vec<String> {
+    /// The settings of the command line, those that have options of their own last; `section` is the task's.
+    fn overrides(&self, section: &str) -> Vec<String> {
         let text = |key: &str, value: &str| format!("{key}={}", toml::Value::String(value.into()));
         let mut all = self.settings.clone();
         // as it is found from any folder: a run that has no checkpoint yet starts from it again
@@ -72,7 +78,7 @@ impl TaskArgs {
         let init = self.init.iter().map(|path| absolute(path).to_string_lossy().into_owned());
         all.extend(init.map(|path| text(&format!("{section}.init"), &path)));
         all.extend(self.random.then(|| format!("{section}.random=true")));
-        all.extend(train.map(|spec| text("data.spec", spec)));
+        all.extend(self.train.iter().map(|spec| text("data.spec", spec)));
         all.extend(self.val.iter().map(|spec| text("data.val", spec)));
         all.extend(self.network.iter().map(|network| text(&format!("{section}.network"), network)));
         all.extend(self.run.steps.map(|steps| format!("train.total_steps={steps}")));
@@ -102,14 +108,8 @@ pub(super) trait TaskCommand {
     /// The task.
     type Task: Task;
 
-    /// What it was told.
-    fn args(&self) -> &TaskArgs;
-    /// The images to learn from that it was told.
-    fn train(&self) -> Option<&str>;
-    /// The preset or file that it was told.
-    fn config(&self) -> Option<&str>;
     /// An example of images to learn from, as options.
-    fn example(&self) -> &'static str;
+    const EXAMPLE: &'static str;
 
     /// What its settings say of the run.
     fn common(settings: &Self::Settings) -> Common<'_>;
@@ -139,17 +139,17 @@ pub(super) trait TaskCommand {
 }
 
 /// Runs a task on all its ranks.
-pub(super) fn run<C: TaskCommand + Sync>(command: &C, quiet: bool, signals: &Signals) -> Result<()> {
+pub(super) fn run<C: TaskCommand>(args: &TaskArgs, quiet: bool, signals: &Signals) -> Result<()> {
     environment::open_files()?;
-    ranks::run(&command.args().run.asked(), |rank| tune(command, quiet, signals, rank))
+    ranks::run(&args.run.asked(), |rank| tune::<C>(args, quiet, signals, rank))
 }
 
 /// The run as one of its ranks. The first has the run's folder and speaks for all.
-fn tune<C: TaskCommand>(command: &C, quiet: bool, signals: &Signals, rank: &Rank) -> Result<()> {
-    let (args, ranks) = (command.args(), &rank.ranks);
+fn tune<C: TaskCommand>(args: &TaskArgs, quiet: bool, signals: &Signals, rank: &Rank) -> Result<()> {
+    let ranks = &rank.ranks;
     let section = <C::Settings as Recipes>::SECTION;
-    let overrides = args.overrides(section, command.train());
-    let source = command.config().unwrap_or(DEFAULT_PRESET);
+    let overrides = args.overrides(section);
+    let source = args.config.as_deref().unwrap_or(DEFAULT_PRESET);
     ranks.agree(&[("the version", version::SHORT.to_string())])?;
     let quiet = quiet || !ranks.leads();
     let shows = |text: String| {
@@ -182,7 +182,7 @@ fn tune<C: TaskCommand>(command: &C, quiet: bool, signals: &Signals, rank: &Rank
     let base = init.as_ref().map(|init| C::base(init)?.to_toml()).transpose()?;
     let (stored, base) = ranks.hear_first((stored, base))?;
     let resume = stored.is_some();
-    let settings = match (&stored, command.config()) {
+    let settings = match (&stored, &args.config) {
         (Some(stored), None) => C::Settings::from_stored(stored, CONFIG.as_ref())?.over(&overrides)?,
         _ => {
             // of a run that goes on with another preset: that over what it has
@@ -194,7 +194,7 @@ fn tune<C: TaskCommand>(command: &C, quiet: bool, signals: &Signals, rank: &Rank
         }
     };
     if C::common(&settings).spec.is_empty() {
-        let problem = format!("names no images; give {}, or --train shapes", command.example());
+        let problem = format!("names no images; give {}, or --train shapes", C::EXAMPLE);
         return Err(Error::config("data.spec", problem));
     }
     agree_on_settings(ranks, &settings)?;

@@ -11,11 +11,18 @@ use crate::ops::conv::{Conv, conv2d};
 use crate::ops::linear::{LinearWeights, linear};
 use crate::ops::resample::{Resampling, resample};
 use crate::ops::scale_channels::scale_channels;
-use crate::tasks::segment::heads::{Factors, part};
 use crate::tensor::{DType, Device, Tensor};
 
 /// Share of a batch's statistics in running ones: PyTorch's.
 const MOMENTUM: f32 = 0.1;
+
+/// Factors `[images, channels]` of a dropout.
+pub type Factors = Tensor;
+
+/// A part of a layer among the parameters.
+pub fn part(parameters: &Parameters, name: &str, part: &str) -> Result<Var> {
+    parameters.var(&format!("{name}.{part}"))
+}
 
 /// How a head is run.
 pub enum Mode<'a> {

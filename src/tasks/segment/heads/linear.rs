@@ -8,8 +8,8 @@ use crate::models::maps::{FeatureMap, MapPlace};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::linear::{LinearWeights, linear};
 use crate::ops::maps::add;
-use crate::tasks::segment::heads::layers::{Mode, Running, norm, norm_specs, pixel_specs, resized};
-use crate::tasks::segment::heads::{Head, HeadSizes, Logits, part};
+use crate::tasks::segment::heads::head::{Head, HeadSizes, Logits};
+use crate::tasks::segment::heads::layers::{Mode, Running, norm, norm_specs, part, pixel_specs, resized};
 
 const CLASSIFIER: &str = "decode_head.conv_seg";
 

@@ -1,95 +1,19 @@
 //! Heads that make a class of every pixel from maps of features. Their parameters have the names of mmsegmentation.
 //!
 //! ```text
-//! layers.rs    a convolution with BatchNorm and ReLU, a linear layer for every pixel, changes of size
+//! head.rs      what a head is            registry.rs  the heads by their kinds
 //! linear.rs    maps side by side, one layer     upernet.rs  pyramid pooling and a feature pyramid (arXiv 1807.10221)
 //! neck.rs      maps of one size as a pyramid
+//! layers.rs    a convolution with BatchNorm and ReLU, a linear layer for every pixel, changes of size
 //! ```
 
+mod head;
 mod layers;
 mod linear;
 mod neck;
+mod registry;
 mod upernet;
 
-use serde::{Deserialize, Serialize};
-
-use crate::autograd::{Tape, Var};
-use crate::error::Result;
-use crate::models::maps::{FeatureMap, MapPlace};
-use crate::nn::parameters::{ParameterSpec, Parameters};
-use crate::ops::conv::MapShape;
-use crate::tensor::Tensor;
-
-pub use layers::{Mode, Running, dropout_factors};
-use linear::Linear;
-use upernet::Upernet;
-
-/// Which head.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum HeadKind {
-    /// One linear layer on all maps.
-    #[default]
-    Linear,
-    /// UPerNet, with an auxiliary head of one convolution.
-    Upernet,
-}
-
-/// What a head is made with.
-#[derive(Clone, Copy, Debug)]
-pub struct HeadSizes {
-    /// Classes.
-    pub classes: usize,
-    /// Channels of UPerNet's maps.
-    pub channels: usize,
-    /// Channels of the auxiliary head.
-    pub auxiliary_channels: usize,
-    /// Whether the linear head norms the maps by BatchNorm first, as DINOv2's does.
-    pub norm: bool,
-}
-
-/// Logits of a head.
-pub struct Logits {
-    /// `[n·height·width, classes]`
-    pub main: (Var, MapShape),
-    /// The auxiliary head's, where there is one and it is trained.
-    pub auxiliary: Option<(Var, MapShape)>,
-}
-
-/// A head: what it has to be trained, and its forward pass.
-pub trait Head {
-    /// Its parameters.
-    fn specs(&self) -> Vec<ParameterSpec>;
-
-    /// Names and channels of its BatchNorms, which have running statistics.
-    fn norms(&self) -> Vec<(String, usize)>;
-
-    /// Channels whose dropout is drawn for every image, in the order of [`Mode::Training`]'s factors.
-    fn dropouts(&self) -> Vec<usize>;
-
-    /// Logits of maps from places that it was made for.
-    fn forward(
-        &self,
-        tape: &Tape,
-        parameters: &Parameters,
-        running: &Running,
-        maps: &[FeatureMap],
-        mode: &Mode<'_>,
-    ) -> Result<Logits>;
-}
-
-/// A head for maps of these places. What does not go is an error.
-pub fn open(kind: HeadKind, sizes: HeadSizes, places: &[MapPlace]) -> Result<Box<dyn Head>> {
-    Ok(match kind {
-        HeadKind::Linear => Box::new(Linear::new(sizes, places)),
-        HeadKind::Upernet => Box::new(Upernet::new(sizes, places)?),
-    })
-}
-
-/// Parameters that a head takes by name.
-fn part(parameters: &Parameters, name: &str, part: &str) -> Result<Var> {
-    parameters.var(&format!("{name}.{part}"))
-}
-
-/// Factors `[images, channels]` of a dropout.
-pub type Factors = Tensor;
+pub use head::{Head, HeadKind, HeadSizes, Logits};
+pub use layers::{Factors, Mode, Running, dropout_factors};
+pub use registry::open;

@@ -7,9 +7,9 @@ use crate::models::maps::{FeatureMap, MapPlace};
 use crate::nn::parameters::{ParameterSpec, Parameters};
 use crate::ops::maps::{add, concat_columns};
 use crate::ops::resample::{Resampling, resample};
+use crate::tasks::segment::heads::head::{Head, HeadSizes, Logits};
 use crate::tasks::segment::heads::layers::{ConvNorm, Mode, Running, pixel_layer, pixel_specs, resized};
 use crate::tasks::segment::heads::neck::Neck;
-use crate::tasks::segment::heads::{Head, HeadSizes, Logits};
 
 /// Bins a side of the pyramid's poolings.
 const BINS: [usize; 4] = [1, 2, 3, 6];
