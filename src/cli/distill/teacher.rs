@@ -28,7 +28,7 @@ pub(in crate::cli) enum Found {
     /// A checkpoint, and how it was made.
     Checkpoint(Checkpoint, Box<Config>),
     /// A file of a plain network, or a folder with one; what that says of it.
-    Plain(PathBuf, Option<Described>),
+    Plain(PathBuf, Option<Box<Described>>),
 }
 
 impl Found {
@@ -42,7 +42,7 @@ impl Found {
             let config = config_of(&found)?;
             return Ok(Self::Checkpoint(found, Box::new(config)));
         }
-        let described = if path.is_dir() { student_in(path)? } else { None };
+        let described = if path.is_dir() { student_in(path)?.map(Box::new) } else { None };
         Ok(Self::Plain(path.to_path_buf(), described))
     }
 
