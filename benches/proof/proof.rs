@@ -127,10 +127,10 @@ fn operations(recipe: &str, settings: &[&str]) -> Result<()> {
 fn last(key: &str, runs: &[&str]) -> Result<()> {
     let mut values = Vec::new();
     for run in runs {
-        let known = history(&Path::new(run).join("metrics.jsonl"), key);
-        let of_key = known.into_iter().filter(|(_, name, _)| name == key).map(|(_, _, value)| value);
-        values
-            .push(100.0 * of_key.last().ok_or_else(|| Error::file(*run, format!("has no value of {key}")))?);
+        let known = history(Path::new(run).join("metrics.jsonl"), key);
+        let last = known.into_iter().rfind(|(_, name, _)| name == key);
+        let (.., value) = last.ok_or_else(|| Error::file(*run, format!("has no value of {key}")))?;
+        values.push(100.0 * value);
     }
     let (mean, deviation) = mean_and_deviation(&values);
     println!("{mean:.1} {deviation:.1} {}", values.len());
