@@ -6,7 +6,8 @@ use image::imageops::{FilterType, resize};
 use serde_json::json;
 
 use crate::cli::subject::Subject;
-use crate::cli::visualize::{Place, VisualizeArgs, legible, loaded, picture};
+use crate::cli::visualize::arguments::VisualizeArgs;
+use crate::cli::visualize::images::{Place, legible, loaded, picture};
 use crate::data::augment::{Choices, apply, draw as draw_crop};
 use crate::data::{BlurProbabilities, Crop, CropConfig, EvaluationView, Image, View};
 use crate::error::Result;

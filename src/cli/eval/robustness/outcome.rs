@@ -6,7 +6,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use crate::cli::eval::results::{columns, described, identity, percent, write};
-use crate::cli::eval::robustness::RobustnessArgs;
+use crate::cli::eval::robustness::arguments::RobustnessArgs;
 use crate::cli::eval::robustness::asked::Kind;
 use crate::cli::eval::robustness::subjects::Family;
 use crate::error::Result;

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::cli::eval::common::{several_classes, tell};
-use crate::cli::eval::robustness::RobustnessArgs;
+use crate::cli::eval::robustness::arguments::RobustnessArgs;
 use crate::cli::progress::bar;
 use crate::cli::subject::image_size;
 use crate::data::{self, EvaluationView, HeldOut, Reading, Source};

@@ -1,0 +1,77 @@
+//! Images on the command line: as they are loaded and shown, and where their pictures go.
+
+use std::collections::HashMap;
+use std::ffi::{OsStr, OsString};
+use std::path::{Component, Path, PathBuf};
+
+use image::RgbImage;
+
+use crate::cli::subject::Subject;
+use crate::data::decode::decode_file;
+use crate::data::{EvaluationView, Image};
+use crate::error::{Error, Result};
+use crate::shown::shown;
+
+/// Pixels a side that every picture has at least.
+const LEGIBLE: u32 = 256;
+
+/// Pixels a side of a picture of an image of `size`: small ones by a whole factor, so that a pixel stays a square.
+pub(super) fn legible(size: usize) -> u32 {
+    size as u32 * LEGIBLE.div_ceil(size as u32)
+}
+
+/// An image file with the network's channels.
+pub(super) fn loaded(path: &Path, subject: &Subject, channels: usize) -> Result<Image> {
+    let reading = subject.teacher.config.data.reading();
+    let image = decode_file(path, &reading).map_err(|fault| Error::file(path, fault.reason))?;
+    let image = Image::from(image).in_channels(channels);
+    image.ok_or_else(|| Error::file(path, format!("has 3 channels, and the network takes {channels}")))
+}
+
+/// What the pictures of an image are called, but for their kind.
+pub(super) struct Place(PathBuf);
+
+impl Place {
+    pub(super) fn with(&self, kind: &str) -> PathBuf {
+        let mut path = self.0.clone().into_os_string();
+        path.push(format!(".{kind}.png"));
+        path.into()
+    }
+}
+
+/// A place in `out` for every image, each image once: it is called as the image with the folders before it, so that
+/// images of one name in several folders do not meet.
+pub(super) fn places<'a>(images: &'a [PathBuf], out: &Path) -> Result<Vec<(&'a Path, Place)>> {
+    let mut taken: HashMap<OsString, &Path> = HashMap::new();
+    let mut all = Vec::new();
+    for image in images {
+        let names = image.components().filter_map(|part| match part {
+            Component::Normal(name) => Some(name),
+            Component::ParentDir => Some(OsStr::new("__")),
+            _ => None,
+        });
+        let name = names.collect::<Vec<_>>().join(OsStr::new("-"));
+        match taken.insert(name.clone(), image) {
+            None => all.push((image.as_path(), Place(out.join(name)))),
+            Some(other) if other == image => {}
+            Some(other) => {
+                let problem =
+                    format!("has the pictures' names of {} too; draw them into two folders", shown(other));
+                return Err(Error::file(image, problem));
+            }
+        }
+    }
+    Ok(all)
+}
+
+/// Normalised values [channels, size, size] as a picture: the first three channels, or the first alone as
+/// grey.
+pub(super) fn picture(pixels: &[f32], view: &EvaluationView) -> RgbImage {
+    let [channels, size, _] = view.shape();
+    let plane = size * size;
+    RgbImage::from_fn(size as u32, size as u32, |x, y| {
+        let at = y as usize * size + x as usize;
+        let value = |channel: usize| view.normalization.value(channel, pixels[channel * plane + at]);
+        image::Rgb(if channels < 3 { [value(0); 3] } else { [value(0), value(1), value(2)] })
+    })
+}
