@@ -54,10 +54,12 @@ fn rows(out: &str) -> Vec<(String, String, String, [f64; 4])> {
 fn runs_of_every_kind_lie_side_by_side() {
     let folder = Folder::new("compare-kinds");
     let first = pretrained(&folder, "first", 4, &[]);
-    let alone = pretrained(&folder, "alone", 8, &["dino.lambda_ie=1"]);
+    let alone = pretrained(&folder, "alone", 8, &["dino.branches=alone"]);
     let [tuned, student] = ["tuned", "student"].map(|name| folder.path(name));
     let short = ["--device=cpu", "--steps=3", "train.batch_size_per_gpu=8", "train.log_every=2"];
     done(&[&["-q", "finetune", "--init", &first, "--train=shapes:40", "--out", &tuned][..], &short].concat());
+    let maps = folder.path("maps");
+    done(&[&["-q", "segment", "--init", &first, "--train=shapes:16", "--out", &maps][..], &short].concat());
     let more =
         ["distill.queue=50", "evaluation.train_images=30", "evaluation.val_images=20", "evaluation.k=[5]"];
     done(
@@ -65,7 +67,7 @@ fn runs_of_every_kind_lie_side_by_side() {
             .concat(),
     );
     let out = folder.path("results");
-    let shown = printed(&["compare", &first, &alone, &tuned, &student, "--out", &out]);
+    let shown = printed(&["compare", &first, &alone, &tuned, &student, &maps, "--out", &out]);
     for words in ["pre-training", "fine-tuning", "distillation", "32x3, k = 5", "16x1, k = 5", "top-1"] {
         assert!(shown.contains(words), "`{words}` is not in: {shown}");
     }
@@ -87,6 +89,8 @@ fn runs_of_every_kind_lie_side_by_side() {
     assert_eq!(Some(found[2][3]), last, "the accuracy is that of the log");
     assert_eq!(of("student", "16x1, k = 5").last().unwrap()[1], 24.0);
     assert_eq!(of("tuned", "top-1").last().unwrap()[1], 24.0);
+    let segmented = rows.iter().rfind(|row| row.0 == "maps").unwrap();
+    assert!(segmented.1 == "segmentation" && segmented.3[1] == 24.0 && segmented.3[2] > 0.0, "{segmented:?}");
     // operations grow with the images, and an image costs most where two students learn from a teacher with many crops
     let each = |run: &str, metric: &str| {
         let all = of(run, metric);

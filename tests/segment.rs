@@ -333,7 +333,8 @@ fn masks_may_be_pictures_and_palettes() {
     let out = folder.path("out");
     let given = |more: &[&str], status: i32, texts: &[&str]| {
         refused(
-            &[&["segment", "--init", &init, "--out", &out, "--device=cpu"][..], more].concat(),
+            &[&["segment", "--init", &init, "--out", &out, "--device=cpu", "data.held_out=0.25"][..], more]
+                .concat(),
             status,
             texts,
         );
@@ -358,8 +359,8 @@ fn masks_that_do_not_fit_are_told_before_the_work() {
     let spec = format!("pairs:{images}::{masks}");
     let out = folder.path("out");
     let given = |more: &[&str], status: i32, texts: &[&str]| {
-        let all = [&["segment", "--init", &init, "--out", &out, "--device=cpu", "data.classes=2"][..], more]
-            .concat();
+        let common = ["--device=cpu", "data.classes=2", "data.held_out=0.25"];
+        let all = [&["segment", "--init", &init, "--out", &out][..], &common, more].concat();
         refused(&all, status, texts);
         assert!(!Path::new(&out).exists(), "{more:?} leaves no folder");
     };

@@ -9,7 +9,8 @@ use crate::shown::shown;
 use crate::train::metrics::history;
 use crate::train::run_folder::CONFIG;
 
-/// What accuracies are logged under: `knn.NETWORK.K`, and of fine-tuning `eval.top1` and `eval.top5`.
+/// What accuracies are logged under: `knn.NETWORK.K`, of fine-tuning `eval.top1` and `eval.top5`, of
+/// segmentation `eval.miou`, `eval.macc` and `eval.aacc`.
 const PREFIXES: [&str; 2] = ["knn.", "eval."];
 
 /// A run that is compared.
@@ -102,6 +103,9 @@ fn named(key: &str) -> String {
     match key {
         "eval.top1" => "top-1".into(),
         "eval.top5" => "top-5".into(),
+        "eval.miou" => "mIoU".into(),
+        "eval.macc" => "mean accuracy".into(),
+        "eval.aacc" => "pixel accuracy".into(),
         _ => key.split_once('.').map_or(key, |(_, rest)| rest).replacen('.', ", k = ", 1),
     }
 }
