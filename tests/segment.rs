@@ -344,7 +344,7 @@ fn masks_may_be_pictures_and_palettes() {
     given(&["--train", &of_indices, &named], 1, &["indices", "data.classes"]);
     given(&["--train", &of_indices], 2, &["data.classes", "number of classes"]);
     given(&["--train", &of_indices, "data.classes=1"], 1, &["one class"]);
-    given(&["--train", &of_indices, "data.classes=3", "data.from_one=true"], 1, &["no pixel", "class"]);
+    given(&["--train", &of_indices, "data.classes=3", "data.from_one=true"], 1, &["one class alone"]);
     std::fs::write(&classes, "#000080 water\nfield\n").unwrap();
     given(&["--train", &of_pictures, &named], 1, &["line 2", "no colour"]);
     std::fs::write(&classes, "#000080 water\n0 129 0 field\n").unwrap();
@@ -367,7 +367,7 @@ fn masks_that_do_not_fit_are_told_before_the_work() {
     given(&["--train", &spec, "data.ignore_index=254"], 1, &["index 255", "2 classes"]);
     given(&["--train", "pairs:nowhere::masks"], 1, &["nowhere", "no such folder"]);
     given(&["--train", &format!("pairs:{images}")], 2, &["pairs:IMAGES::MASKS"]);
-    given(&["--train", &format!("ade20k:{images}")], 1, &["no such folder"]);
+    given(&["--train", &format!("ade20k:{images}"), "data.classes="], 1, &["no such folder"]);
     given(&["--train", "adk20k:x"], 2, &["ade20k"]);
     given(&["--train", &spec, "segment.crop_size=30"], 2, &["segment.crop_size", "32"]);
     given(&["--train", &spec, "segment.places=[1, 0]"], 2, &["segment.places"]);

@@ -76,6 +76,12 @@ pub fn open(settings: &Settings) -> Result<SegmentData> {
     let allowed = settings.data.data.max_bad_fraction;
     let (seen, all) = look(&train, allowed)?;
     let (wanted, _) = look(&val, allowed)?;
+    if all && seen.len() < 2 {
+        let class = seen.first().map_or("no class", |class| &train.classes()[usize::from(*class)]);
+        let problem =
+            format!("has pixels of one class alone, `{}`; see data.classes and data.from_one", shown(class));
+        return Err(Error::file(train.describe(), problem));
+    }
     let unseen: Vec<&str> =
         wanted.difference(&seen).map(|class| train.classes()[usize::from(*class)].as_str()).collect();
     if !unseen.is_empty() {
