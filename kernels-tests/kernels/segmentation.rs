@@ -16,6 +16,10 @@ use crate::support::{Operand, Placing, Tolerance, assert_close, check, devices, 
 
 const CLOSE: Tolerance = Tolerance { atol: 2e-6, rtol: 2e-6 };
 
+/// From so many pixels to so many, as the operation has it and as a whole matrix.
+type OwnAxis = fn(usize, usize) -> Axis;
+type Matrix = fn(usize, usize) -> Vec<Vec<f64>>;
+
 /// A column of a linear interpolation matrix by its definition: PyTorch's, corners not aligned.
 fn linear(inputs: usize, outputs: usize) -> Vec<Vec<f64>> {
     let row = |i: usize| {
@@ -78,7 +82,7 @@ fn maps_at_other_sizes() {
             if strided {
                 x = x.strided();
             }
-            let kinds: [(&str, fn(usize, usize) -> Axis, fn(usize, usize) -> Vec<Vec<f64>>); 2] =
+            let kinds: [(&str, OwnAxis, Matrix); 2] =
                 [("bilinear", Axis::linear, linear), ("bins", Axis::bins, bins)];
             for (name, axis, matrix) in kinds {
                 if name == "bins" && (high > height || wide > width) {

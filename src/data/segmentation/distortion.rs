@@ -38,7 +38,7 @@ impl Distortion {
         let mut some = || chance(rng, EACH);
         Self {
             brightness: some().then_some(brightness),
-            contrast: some().then(|| (contrast, false)),
+            contrast: some().then_some((contrast, false)),
             saturation: some().then_some(saturation),
             hue: some().then_some(hue),
         }
