@@ -190,6 +190,16 @@ fn tiny_png() -> Vec<u8> {
     encoded(&picture(2, 2), ImageFormat::Png)
 }
 
+pub fn class_names() -> Vec<Vec<u8>> {
+    texts(&[
+        "water\nfield\n",
+        "# two classes\r\n#000080 water\r\n0 128 0 field\r\n",
+        "\u{feff}255,255,255 a b\n\n#ff0000\n",
+        "a\na\n",
+        "#12 x\n300 0 0 y\n",
+    ])
+}
+
 pub fn png() -> Vec<Vec<u8>> {
     let mut all = vec![tiny_png(), encoded(&picture(5, 4).to_luma_alpha16().into(), ImageFormat::Png)];
     all.extend(fixtures!(

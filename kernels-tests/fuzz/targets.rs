@@ -3,6 +3,7 @@
 //! both; `main.rs` lets libFuzzer look for worse.
 
 use std::cell::OnceCell;
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,8 @@ use std::sync::Arc;
 
 use poa_gpu::Result;
 use poa_gpu::data::{
-    self, Source, bad_samples_file::BadSamplesFile, decode::decode, npy::Plane, reading::Reading,
+    self, Source, bad_samples_file::BadSamplesFile, decode::decode, npy::Plane, pixels::IGNORED,
+    reading::Reading, segmentation, segmentation::Meaning,
 };
 use poa_gpu::files::checkpoint::{Checkpoint, find};
 use poa_gpu::files::tensor_file::TensorFile;
@@ -189,6 +191,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "jpeg", run: jpeg, longest: 1024, seeds: seeds::jpeg, words: NONE },
     Target { name: "webp", run: webp, longest: 512, seeds: seeds::webp, words: WEBP_WORDS },
     Target { name: "npy", run: npy, longest: 512, seeds: seeds::npy, words: NPY_WORDS },
+    Target { name: "mask", run: mask, longest: 2048, seeds: seeds::png, words: PNG_WORDS },
+    Target { name: "classes", run: classes, longest: 512, seeds: seeds::class_names, words: NONE },
     Target { name: "bmp", run: bmp, longest: 1024, seeds: seeds::bmp, words: NONE },
     Target { name: "tiff", run: tiff, longest: 1024, seeds: seeds::tiff, words: NONE },
     Target { name: "any_image", run: any_image, longest: 1024, seeds: seeds::any_image, words: NONE },
@@ -479,6 +483,34 @@ fn webp(bytes: &[u8]) {
 
 fn npy(bytes: &[u8]) {
     let _ = Plane::parse(bytes);
+}
+
+/// A mask of indices and of colours, beside an image of 5×4 pixels.
+fn mask(bytes: &[u8]) {
+    fixed("mask/images", "a.png", || seeds::png().remove(0));
+    file("mask/masks", "a.png", bytes);
+    let dir = folder("mask");
+    let spec = format!("pairs:{}::{}", dir.join("images").display(), dir.join("masks").display());
+    let coloured = BTreeMap::from([([0, 0, 0], 0), ([255, 0, 0], 1)]);
+    let indices = Meaning::numbered(200);
+    for meaning in [Meaning { palette: coloured, ..indices.clone() }, indices] {
+        let parts = segmentation::open(&spec, Some(&meaning), &READING);
+        let Some(parts) = told(parts) else { continue };
+        if let Ok(image) = parts.train.load(0) {
+            let classes = image.classes().expect("a class a pixel");
+            assert_eq!(classes.len(), image.width() as usize * image.height() as usize);
+            let known = |class: &u8| usize::from(*class) < meaning.classes.len() || *class == IGNORED;
+            assert!(classes.iter().all(known));
+        }
+    }
+}
+
+fn classes(bytes: &[u8]) {
+    let path = file("classes", "classes.txt", bytes);
+    if let Some(meaning) = told(Meaning::read(&path)) {
+        assert!(!meaning.classes.is_empty() && meaning.classes.len() <= 255);
+        assert!(meaning.palette.is_empty() || meaning.palette.len() == meaning.classes.len());
+    }
 }
 
 fn bmp(bytes: &[u8]) {
