@@ -38,6 +38,29 @@ pub fn tell_new(
     Ok(())
 }
 
+/// Says how many of the `images` to be judged by cannot be used, where there are more than when it was last `told`. More than the
+/// share `allowed` of them are an error.
+pub fn tell_left_out(
+    bad: &[BadSample],
+    told: &mut usize,
+    (images, allowed): (usize, f64),
+    reports: &mut Reports,
+) -> Result<()> {
+    let count = bad.len();
+    let Some(first) = bad.first().filter(|_| count > *told) else { return Ok(()) };
+    *told = count;
+    let text = format!(
+        "{count} of {images} images to be judged by cannot be used and are left out, such as {}: {}",
+        shown(&first.name),
+        shown(&first.reason)
+    );
+    if count as f64 > allowed * images as f64 {
+        return Err(Error::config("data.max_bad_fraction", format!("is {allowed}: {text}")));
+    }
+    reports.warn(&text);
+    Ok(())
+}
+
 /// The error that ends a run for its images, with the list that names them.
 pub fn with_list(e: Error, found: &[BadSample], bad: Option<&mut BadSamplesFile>) -> Error {
     if found.is_empty() || !matches!(e, Error::File { .. }) {

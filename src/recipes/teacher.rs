@@ -80,7 +80,7 @@ impl Teacher {
         let backbone = config.backbone()?;
         let specs = backbone.specs();
         let values = FlatBuffers::zeros(&FlatLayout::new(&specs, device.max_tensor_bytes())?, device)?;
-        Import::open(path, &*backbone, &specs)?.fill_all(&*backbone, &values)?;
+        Import::open(path, &*backbone, &specs)?.fill_all(&*backbone, &values, "its config.json")?;
         Ok(Some(Self {
             grid: backbone.grid().clone(),
             step: 0,

@@ -143,8 +143,9 @@ impl Import {
         })
     }
 
-    /// Writes the values to the parameters of a backbone. One that it computes with and the file does not have is an error.
-    pub fn fill_all(&self, backbone: &dyn Backbone, values: &FlatBuffers) -> Result<()> {
+    /// Writes the values to the parameters of a backbone. One that it computes with and the file does not have is an error, which
+    /// names the `place` where its sizes are said.
+    pub fn fill_all(&self, backbone: &dyn Backbone, values: &FlatBuffers, place: &str) -> Result<()> {
         // no loss reaches the mask token and what plain networks are without
         let needs = |name: &str| {
             let plain = backbone.plain_name(name, Format::Poa);
@@ -157,8 +158,8 @@ impl Import {
                 return Err(Error::file(
                     self.path(),
                     format!(
-                        "has no tensor for `{}` {:?} of the network; section student and finetune.network must say \
-                         what the file holds",
+                        "has no tensor for `{}` {:?} of the network; {place} must say what the file \
+                         holds",
                         filling.name, filling.shape
                     ),
                 ));

@@ -9,7 +9,6 @@ use crate::files::checkpoint::{self, Checkpoint};
 use crate::files::durable::replace_file;
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
-use crate::models::plain::Format;
 use crate::nn::elastic::InputScale;
 use crate::nn::head::{HeadSizes, ProjectionHead};
 use crate::nn::parameters::{FlatBuffers, FlatLayout, Parameters};
@@ -114,7 +113,11 @@ impl Found {
         let values = FlatBuffers::zeros(&layout, device)?;
         match self {
             Self::Checkpoint(found, _) => fill(&values, &found.tensors(TEACHER)?, "")?,
-            Self::Plain(path, _) => import(&Import::open(path, &*backbone, &specs)?, &*backbone, &values)?,
+            Self::Plain(path, _) => Import::open(path, &*backbone, &specs)?.fill_all(
+                &*backbone,
+                &values,
+                "section student and distill.teacher_network",
+            )?,
         }
         Ok(FrozenTeacher { backbone, network, parameters: Parameters::frozen(values), head })
     }
@@ -154,13 +157,13 @@ impl Found {
 /// The sub-network of that name.
 fn elastic(backbone: Box<dyn Backbone>, name: &String) -> Result<(Box<dyn Backbone>, Network)> {
     let networks = choose(backbone.grid(), &[name]).map_err(|e| match e {
-        Error::Usage(problem) => Error::config("distill.teacher_network", problem),
+        Error::Usage(problem) => Error::config("section student and distill.teacher_network", problem),
         other => other,
     })?;
     match networks[..] {
         [one] => Ok((backbone, one)),
         ref several => Err(Error::config(
-            "distill.teacher_network",
+            "section student and distill.teacher_network",
             format!("is `{}`, {} networks; one is the teacher", shown(name), several.len()),
         )),
     }
@@ -187,28 +190,6 @@ fn projection(config: &Config, backbone: &dyn Backbone, index: usize) -> Result<
         init_std: heads.head_init_std,
     };
     Ok(ProjectionHead { module: "dino_head".into(), index, sizes })
-}
-
-/// Fills a plain network, of which the file must have all but the mask token.
-fn import(import: &Import, backbone: &dyn Backbone, values: &FlatBuffers) -> Result<()> {
-    for filling in import.fillings() {
-        if let Some(read) = import.read(filling)? {
-            values.write(&filling.name, &read)?;
-            continue;
-        }
-        let named = backbone.plain_name(&filling.name, Format::Poa).is_some();
-        if named && !filling.name.ends_with("mask_token") {
-            return Err(Error::file(
-                import.path(),
-                format!(
-                    "has no tensor for `{}` {:?} of the teacher; section student and distill.teacher_network must say what the \
-                     file holds",
-                    filling.name, filling.shape
-                ),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Which teacher a run has: `teacher.json` in its folder.

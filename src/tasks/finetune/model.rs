@@ -73,7 +73,7 @@ impl FinetuneModel {
     /// Takes the network's weights from a file; the classifier stays. The file must have all of them, of these sizes, but
     /// for the mask token, which nothing uses. Returns what there is to say.
     pub fn start_from(&mut self, import: &Import) -> Result<String> {
-        import.fill_all(&*self.backbone, self.parameters.values())?;
+        import.fill_all(&*self.backbone, self.parameters.values(), "section student and finetune.network")?;
         self.average.values().copy_from(self.parameters.values())?;
         self.trained().values_changed()?;
         Ok(import.summary())

@@ -10,7 +10,7 @@ use crate::data::bad_samples_file::BadSamplesFile;
 use crate::data::batch::WHOLE;
 use crate::data::classify::{Mix, partners};
 use crate::data::recipe::BatchNumber;
-use crate::data::unusable::{tell_new, with_list};
+use crate::data::unusable::{tell_left_out, tell_new, with_list};
 use crate::error::{Error, Result};
 use crate::eval::classification::Classification;
 use crate::models::backbone::OnDevice;
@@ -140,26 +140,6 @@ impl FinetuneTask {
             self.judged.push((*step, Accuracy { top1: *top1, top5 }));
         }
         self.best = Some(best);
-        Ok(())
-    }
-
-    /// Says how many of the images to be judged by cannot be used, where there are more than when it was last said. Too many
-    /// are an error.
-    fn tell_bad(&mut self, reports: &mut Reports) -> Result<()> {
-        let bad = self.data.val.bad_samples();
-        let (count, images) = (bad.len(), self.data.val.len());
-        let Some(first) = bad.first().filter(|_| count > self.told_bad) else { return Ok(()) };
-        self.told_bad = count;
-        let text = format!(
-            "{count} of {images} images to be judged by cannot be used and are left out, such as {}: {}",
-            shown(&first.name),
-            shown(&first.reason)
-        );
-        let allowed = self.settings.data.data.max_bad_fraction;
-        if count as f64 > allowed * images as f64 {
-            return Err(Error::config("data.max_bad_fraction", format!("is {allowed}: {text}")));
-        }
-        reports.warn(&text);
         Ok(())
     }
 
@@ -319,7 +299,8 @@ impl Task for FinetuneTask {
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let found = judge(&self.model, &self.data.val, &self.ranks)?;
         let accuracy = Accuracy { top1: found.top1().unwrap_or(0.0), top5: found.top5().unwrap_or(0.0) };
-        self.tell_bad(reports)?;
+        let of = (self.data.val.len(), self.settings.data.data.max_bad_fraction);
+        tell_left_out(&self.data.val.bad_samples(), &mut self.told_bad, of, reports)?;
         self.judged.retain(|(step, _)| *step != done);
         self.judged.push((done, accuracy));
         let values = [

@@ -72,7 +72,11 @@ impl Tuned {
         let backbone = settings.backbone()?;
         let specs = backbone.specs();
         let values = FlatBuffers::zeros(&FlatLayout::new(&specs, device.max_tensor_bytes())?, device)?;
-        Import::open(&dir, &*backbone, &specs)?.fill_all(&*backbone, &values)?;
+        Import::open(&dir, &*backbone, &specs)?.fill_all(
+            &*backbone,
+            &values,
+            "section student and finetune.network",
+        )?;
         let network = backbone.grid().intact();
         let head = about["pretrained_cfg"]["classifier"].as_str().unwrap_or("head");
         let tensors = TensorFile::open(dir.join(MODEL))?;

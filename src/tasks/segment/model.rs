@@ -4,10 +4,9 @@ use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
 use crate::autograd::Tape;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
-use crate::models::plain::Format;
 use crate::nn::parameters::{FlatBuffers, FlatLayout, ParameterSpec, Parameters};
 use crate::optim::adamw::{AdamW, Multipliers};
 use crate::optim::groups::{LayerRule, param_group};
@@ -75,28 +74,9 @@ impl SegmentModel {
     /// Takes the network's weights from a file; the head stays. The file must have all of them that the maps need, of these
     /// sizes. Returns what there is to say.
     pub fn start_from(&mut self, import: &Import) -> Result<String> {
-        for filling in import.fillings() {
-            if let Some(values) = import.read(filling)? {
-                self.parameters.values().write(&filling.name, &values)?;
-            } else if self.needs(&filling.name) {
-                return Err(Error::file(
-                    import.path(),
-                    format!(
-                        "has no tensor for `{}` {:?} of the network; section student and segment.network must say what \
-                         the file holds",
-                        filling.name, filling.shape
-                    ),
-                ));
-            }
-        }
+        import.fill_all(&*self.backbone, self.parameters.values(), "section student and segment.network")?;
         self.trained().values_changed()?;
         Ok(import.summary())
-    }
-
-    /// Whether the network computes with a parameter: no loss reaches the mask token and what plain networks are without.
-    fn needs(&self, name: &str) -> bool {
-        let plain = self.backbone.plain_name(name, Format::Poa);
-        name.starts_with("backbone.") && !name.ends_with("mask_token") && plain.is_some()
     }
 
     /// What a step trains.

@@ -8,7 +8,7 @@ use crate::collective::Collective;
 use crate::data::bad_samples_file::BadSamplesFile;
 use crate::data::batch::{Masks, WHOLE};
 use crate::data::pixels::IGNORED;
-use crate::data::unusable::{tell_new, with_list};
+use crate::data::unusable::{tell_left_out, tell_new, with_list};
 use crate::data::{BadSample, Loader};
 use crate::error::{Error, Interruption, Result};
 use crate::eval::ahead::ahead;
@@ -229,25 +229,6 @@ impl SegmentTask {
         }
     }
 
-    /// Says how many of the images to be judged by cannot be used, where there are more than when it was last said. Too many
-    /// are an error.
-    fn tell_bad(&mut self, bad: &[BadSample], reports: &mut Reports) -> Result<()> {
-        let (count, images) = (bad.len(), self.data.val.len());
-        let Some(first) = bad.first().filter(|_| count > self.told_bad) else { return Ok(()) };
-        self.told_bad = count;
-        let text = format!(
-            "{count} of {images} images to be judged by cannot be used and are left out, such as {}: {}",
-            shown(&first.name),
-            shown(&first.reason)
-        );
-        let allowed = self.settings.data.data.max_bad_fraction;
-        if count as f64 > allowed * images as f64 {
-            return Err(Error::config("data.max_bad_fraction", format!("is {allowed}: {text}")));
-        }
-        reports.warn(&text);
-        Ok(())
-    }
-
     /// The factors of the head's dropouts for a micro-batch of so many images; none without dropout.
     fn dropout(&self, step: usize, batch: &MicroBatch, images: usize) -> Result<Vec<Factors>> {
         let rate = self.settings.segment.dropout;
@@ -364,9 +345,8 @@ impl Task for SegmentTask {
         let (size, share) = (self.settings.segment.crop_size, batch.share as f32);
         let (main, shape) = &logits.main;
         let (own, gradient) = pixel_loss(main.value(), *shape, &labels, size, share)?;
-        let loss = own.clone();
         let mut seeds: Vec<(&Var, Tensor)> = vec![(main, gradient)];
-        let mut whole = loss;
+        let mut whole = own.clone();
         if let Some((auxiliary, shape)) = &logits.auxiliary {
             let weight = self.settings.segment.auxiliary_weight as f32;
             let (more, gradient) = pixel_loss(auxiliary.value(), *shape, &labels, size, share * weight)?;
@@ -408,7 +388,8 @@ impl Task for SegmentTask {
 
     fn evaluate(&mut self, done: usize, reports: &mut Reports) -> Result<bool> {
         let (found, bad) = self.judge()?;
-        self.tell_bad(&bad, reports)?;
+        let of = (self.data.val.len(), self.settings.data.data.max_bad_fraction);
+        tell_left_out(&bad, &mut self.told_bad, of, reports)?;
         let quality = Quality::of(&found);
         self.judged.retain(|(step, _)| *step != done);
         self.judged.push((done, quality));
