@@ -6,11 +6,17 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgGroup, Args, Command};
 
+use crate::cli::prices::PriceArgs;
 use crate::error::{Error, Result};
+use crate::eval::budget::{Choice, Limits, choose as choose_within};
 use crate::files::checkpoint;
+use crate::gpu::DeviceChoice;
+use crate::models::grid::Network;
 use crate::models::plain::Format;
 use crate::nn::elastic::InputScale;
-use crate::recipes::teacher::config_of;
+use crate::ops;
+use crate::ops::matmul::by_timing;
+use crate::recipes::teacher::{Teacher, config_of};
 use crate::shown::shown;
 use crate::train::save::TEACHER;
 use crate::weights::extract::Extraction;
@@ -26,6 +32,8 @@ Examples:
   poa-gpu extract --checkpoint runs/photos --network small --out vit-s
   poa-gpu extract --checkpoint runs/photos --network 384x12,768x20 --out nets --format dinov2
   poa-gpu extract --checkpoint runs/photos --network small --out vit-s --heads
+  poa-gpu extract --checkpoint runs/photos --fits 5ms,20M --out fast
+  poa-gpu extract --checkpoint runs/photos --fits 12ms --latency phone.csv --sweep results --out phone
 then, in Python:
   timm.create_model('local-dir:vit-s', pretrained=True)")]
 pub struct ExtractArgs {
@@ -34,8 +42,24 @@ pub struct ExtractArgs {
     pub checkpoint: PathBuf,
     /// WIDTHxDEPTH, smallest, middle, intact, all, or the paper's small, base, ...; several separated by
     /// spaces or commas
-    #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact")]
+    #[arg(long, value_name = "NETWORK", num_args = 1.., default_value = "intact", conflicts_with = "fits")]
     pub network: Vec<String>,
+    /// The most accurate network that costs at most this, instead of --network: a latency (5ms), parameters (20M), operations of an image
+    /// (2gflops), memory (1.5GiB); several separated by spaces or commas
+    #[arg(long, value_name = "BUDGET", num_args = 1.., allow_negative_numbers = true, conflicts_with = "list")]
+    pub fits: Option<Vec<String>>,
+    /// How costs and accuracies are found
+    #[command(flatten, next_help_heading = "With --fits")]
+    pub prices: PriceArgs,
+    /// Where latency is measured: auto, cpu, gpu, the number of a device in `poa-gpu devices`, or part of its name
+    #[arg(
+        long,
+        value_name = "DEVICE",
+        allow_negative_numbers = true,
+        default_value = "auto",
+        help_heading = "With --fits"
+    )]
+    pub device: DeviceChoice,
     /// Where to: the network's folder, or with several networks the folder of theirs
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
@@ -90,7 +114,10 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
         }
         return Ok(());
     }
-    let networks = choose(grid, &args.network)?;
+    let networks = match &args.fits {
+        None => choose(grid, &args.network)?,
+        Some(texts) => vec![within(texts, args)?],
+    };
     let Some(out) = &args.out else { return Err(Error::Usage("--out DIR is missing".into())) };
     let teacher = checkpoint.tensors(TEACHER)?;
     say!("teacher: {}", shown(checkpoint.dir()));
@@ -115,6 +142,22 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
         say!("{:<10} {:>14} parameters{heads}  {}", network.to_string(), c.parameters, shown(&dir));
     }
     Ok(())
+}
+
+/// The most accurate network within a budget.
+fn within(texts: &[String], args: &ExtractArgs) -> Result<Network> {
+    let limits = Limits::parse(texts)?;
+    args.prices.check()?;
+    let device = by_timing(ops::open(&args.device)?)?;
+    let teacher = Teacher::open(&args.checkpoint, &device)?;
+    let networks: Vec<Network> = teacher.grid.entries().iter().map(|(network, _)| *network).collect();
+    let scores = args.prices.scores(&teacher)?;
+    let size = teacher.config.crops.global_crops_size;
+    let mut prices = args.prices.prices(&teacher, &networks, size, limits.latency.is_some(), &device)?;
+    let Choice { price, score } = choose_within(&mut prices, &scores, &limits)?;
+    let (fits, costs) = (limits.describe(), price.describe());
+    say!("{} fits {fits}: accuracy ({}) {:.1}%, {costs}", price.network, scores.name, 100.0 * score);
+    Ok(price.network)
 }
 
 /// A `config.json` beside a run's files would only confuse.

@@ -20,6 +20,8 @@ mod forecast;
 mod init;
 mod launch;
 mod man;
+mod network_table;
+mod prices;
 mod progress;
 pub mod ranks;
 pub mod run_args;

@@ -3,6 +3,7 @@
 
 pub mod agreement;
 pub(crate) mod ahead;
+pub mod budget;
 pub mod classification;
 pub mod classify;
 pub mod clusters;

@@ -10,6 +10,8 @@ mod curves;
 mod drawing;
 mod font;
 mod frame;
+mod front;
+mod labels;
 mod panel;
 mod raster;
 mod scatter;
@@ -24,6 +26,7 @@ use image::{ImageFormat, RgbImage};
 
 pub use confusion::confusion_matrix;
 pub use curves::lines;
+pub use front::{Priced, accuracy_over_cost};
 pub use panel::{CAPTION, GAP, panel};
 pub use scatter::accuracy_over_parameters;
 pub use surface::accuracy_surface;

@@ -4,7 +4,8 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::eval::common::{Common, Evaluated, count, note_unreadable, several_classes, tell};
-use crate::cli::eval::results::{columns, described, identity, percent, plot, write};
+use crate::cli::eval::results::{columns, described, percent, plot, write};
+use crate::cli::network_table::identity;
 use crate::cli::progress::bar;
 use crate::cli::subject::data_spec;
 use crate::error::{Error, Result};

@@ -58,6 +58,11 @@ impl Evaluated {
         Ok(Self { teacher, networks, view, out: args.out.clone() })
     }
 
+    /// Pixels a side of images.
+    pub(super) fn size(&self) -> usize {
+        self.view.shape()[1]
+    }
+
     /// The images that `spec` names.
     pub(super) fn source(&self, spec: &str) -> Result<Arc<dyn Source>> {
         data::open(spec, &self.teacher.config.data.reading())

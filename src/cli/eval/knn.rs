@@ -4,8 +4,9 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::eval::common::{Common, Evaluated};
-use crate::cli::eval::results::{columns, described, identity, percent, plot, whole_numbers, write};
+use crate::cli::eval::results::{columns, described, percent, plot, whole_numbers, write};
 use crate::cli::eval::sets::Sets;
+use crate::cli::network_table::{head, line};
 use crate::cli::progress::bar;
 use crate::collective::Collective;
 use crate::error::{Error, Result};
@@ -66,11 +67,10 @@ pub(super) fn run(args: &KnnArgs) -> Result<()> {
         say!("{:<10} {:>12} {}", network.to_string(), subject.cost(*network).parameters, columns(&cells));
     }
     let Some(out) = &args.common.out else { return Ok(()) };
-    let mut table = vec![format!("network,width,depth,parameters,flops,{}", heads.join(","))];
+    let mut table = vec![head(&heads)];
     let mut results = Vec::new();
     for (network, top1) in subject.networks.iter().zip(&accuracies) {
-        let numbers: Vec<String> = top1.iter().map(f64::to_string).collect();
-        table.push(format!("{},{}", identity(*network, subject.cost(*network)), numbers.join(",")));
+        table.push(line(*network, subject.cost(*network), top1));
         let by_k: serde_json::Map<_, _> =
             ks.iter().zip(top1).map(|(k, a)| (k.to_string(), json!(a))).collect();
         results.push(described(*network, subject.cost(*network), json!({ "top1": by_k })));

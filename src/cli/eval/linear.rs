@@ -4,8 +4,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::eval::common::{Common, Evaluated};
-use crate::cli::eval::results::{described, identity, percent, plot, write};
+use crate::cli::eval::results::{described, percent, plot, write};
 use crate::cli::eval::sets::Sets;
+use crate::cli::network_table::identity;
 use crate::cli::progress::bar;
 use crate::error::{Error, Result};
 use crate::eval::{LinearOptions, LinearReport, linear_probes};

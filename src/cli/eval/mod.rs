@@ -4,6 +4,7 @@ mod clusters;
 mod common;
 mod knn;
 mod linear;
+mod pareto;
 mod results;
 mod retrieval;
 mod robustness;
@@ -15,6 +16,7 @@ pub use clusters::ClustersArgs;
 pub use common::Common;
 pub use knn::{KnnArgs, neighbours};
 pub use linear::LinearArgs;
+pub use pareto::ParetoArgs;
 pub use retrieval::RetrievalArgs;
 pub use robustness::RobustnessArgs;
 pub use sets::Sets;
@@ -35,6 +37,8 @@ pub enum EvalArgs {
     Retrieval(RetrievalArgs),
     /// Classifies images with covered cells, shuffled pieces or other backgrounds
     Robustness(Box<RobustnessArgs>),
+    /// Compares accuracies with latency, parameters and operations, and draws the networks that none beats in both
+    Pareto(Box<ParetoArgs>),
 }
 
 pub(super) fn run(args: &EvalArgs) -> Result<()> {
@@ -44,5 +48,6 @@ pub(super) fn run(args: &EvalArgs) -> Result<()> {
         EvalArgs::Clusters(args) => clusters::run(args),
         EvalArgs::Retrieval(args) => retrieval::run(args),
         EvalArgs::Robustness(args) => robustness::run(args),
+        EvalArgs::Pareto(args) => pareto::run(args),
     }
 }

@@ -38,11 +38,6 @@ pub(super) fn columns(cells: &[String]) -> String {
     cells.iter().map(|cell| format!("{cell:>8}")).collect()
 }
 
-/// A network's first columns.
-pub(super) fn identity(n: Network, cost: Cost) -> String {
-    format!("{n},{},{},{},{}", n.width, n.depth, cost.parameters, cost.flops)
-}
-
 /// A network's entry in the JSON file.
 pub(super) fn described(n: Network, cost: Cost, more: Value) -> Value {
     let mut entry = json!({

@@ -4,8 +4,9 @@ use clap::Args;
 use serde_json::json;
 
 use crate::cli::eval::common::{Common, Evaluated, count, note_unreadable};
-use crate::cli::eval::results::{columns, described, identity, percent, plot, whole_numbers, write};
+use crate::cli::eval::results::{columns, described, percent, plot, whole_numbers, write};
 use crate::cli::eval::sets::{Pair, Sets};
+use crate::cli::network_table::identity;
 use crate::cli::progress::bar;
 use crate::error::{Error, Result};
 use crate::eval::{LabelledImages, RetrievalOptions, RetrievalScores, retrieval_scores};

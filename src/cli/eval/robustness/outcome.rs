@@ -5,10 +5,11 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-use crate::cli::eval::results::{columns, described, identity, percent, write};
+use crate::cli::eval::results::{columns, described, percent, write};
 use crate::cli::eval::robustness::arguments::RobustnessArgs;
 use crate::cli::eval::robustness::asked::Kind;
 use crate::cli::eval::robustness::subjects::Family;
+use crate::cli::network_table::identity;
 use crate::error::Result;
 use crate::eval::LabelledImages;
 use crate::eval::robustness::{Change, Score};
