@@ -553,6 +553,19 @@ pub fn networks() -> Vec<Vec<u8>> {
     ])
 }
 
+pub fn budgets() -> Vec<Vec<u8>> {
+    texts(&["5ms", "20M,2gflops", "1.5GiB 800us", "1gmacs", "20m", "0s", "µs", "1e9ms"])
+}
+
+pub fn costs() -> Vec<Vec<u8>> {
+    texts(&[
+        "network,latency_ms\n384x12,4.5\n1024x24,40\n",
+        "network,width,k=10,k=20\nsmallest,384,0.5,0.6\nintact,1024,0.7,0.8\n",
+        "model,us\n\"384x12\",4500\n448x13,\n",
+        "network,top1\n384x12,1\n384x12,1\n",
+    ])
+}
+
 pub fn devices() -> Vec<Vec<u8>> {
     texts(&["auto", "CPU", "0", "llvmpipe", "", "-1", "18446744073709551616"])
 }

@@ -15,6 +15,7 @@ use poa_gpu::data::{
     self, Source, bad_samples_file::BadSamplesFile, decode::decode, npy::Plane, pixels::IGNORED,
     reading::Reading, segmentation, segmentation::Meaning,
 };
+use poa_gpu::eval::budget::{LatencyTable, Limits, Scores};
 use poa_gpu::files::checkpoint::{Checkpoint, find};
 use poa_gpu::files::tensor_file::TensorFile;
 use poa_gpu::files::tensorboard::EventLog;
@@ -224,6 +225,8 @@ pub const TARGETS: &[Target] = &[
     },
     Target { name: "record", run: record, longest: 4096, seeds: seeds::records, words: RECORD_WORDS },
     Target { name: "network", run: network, longest: 64, seeds: seeds::networks, words: NETWORK_WORDS },
+    Target { name: "budget", run: budget, longest: 64, seeds: seeds::budgets, words: BUDGET_WORDS },
+    Target { name: "costs", run: costs, longest: 512, seeds: seeds::costs, words: COST_WORDS },
     Target {
         name: "device",
         run: device,
@@ -294,6 +297,24 @@ const NETWORK_WORDS: &[&str] = &[
     ",",
     "96x3",
     "18446744073709551615",
+];
+
+const BUDGET_WORDS: &[&str] =
+    &["5ms", "20M", "2gflops", "1.5GiB", "us", "µs", "k", ",", "1e999", "nan", "-", "."];
+const COST_WORDS: &[&str] = &[
+    "network",
+    "latency_ms",
+    "k=20",
+    "384x12",
+    "smallest",
+    ",",
+    "\n",
+    "\"",
+    "0.5",
+    "1e999",
+    "nan",
+    "-1",
+    "\u{feff}",
 ];
 
 /// Where targets put what must be a file: memory, where the system has such a folder, unless `TMPDIR` says otherwise.
@@ -670,11 +691,31 @@ fn record(bytes: &[u8]) {
     }
 }
 
-fn network(bytes: &[u8]) {
-    thread_local! {
-        static GRIDS: [poa_gpu::models::grid::ElasticGrid; 3] =
-            ["vit_ee1200", "swin_ee1200", "demo_resnet"].map(seeds::grid);
+thread_local! {
+    static GRIDS: [poa_gpu::models::grid::ElasticGrid; 3] =
+        ["vit_ee1200", "swin_ee1200", "demo_resnet"].map(seeds::grid);
+}
+
+fn budget(bytes: &[u8]) {
+    if let Some(limits) = told(Limits::parse(&[String::from_utf8_lossy(bytes)])) {
+        let all = [limits.latency, limits.parameters, limits.flops, limits.memory];
+        assert!(all.iter().flatten().all(|most| *most > 0.0 && most.is_finite()));
+        assert!(!limits.describe().is_empty());
     }
+}
+
+/// Tables of latencies and of accuracies.
+fn costs(bytes: &[u8]) {
+    GRIDS.with(|[grid, ..]| {
+        let _ = LatencyTable::parse(bytes, grid);
+        if let Ok(scores) = Scores::parse(bytes, None, grid) {
+            let all = grid.entries().iter().filter_map(|(network, _)| scores.of(*network));
+            assert!(all.into_iter().all(|score| (0.0..=1.0).contains(&score)));
+        }
+    });
+}
+
+fn network(bytes: &[u8]) {
     let text = String::from_utf8_lossy(bytes);
     GRIDS.with(|grids| {
         for grid in grids {
