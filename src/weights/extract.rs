@@ -59,7 +59,7 @@ impl<'a> Extraction<'a> {
         format: Format,
     ) -> Result<Self> {
         let plain = backbone.plain(network, format)?;
-        let catalog = Catalog::of(teacher, plain.parts.iter().map(|part| part.source.as_str()));
+        let catalog = Catalog::of(teacher.names(), plain.parts.iter().map(|part| part.source.as_str()));
         let mut sources = HashMap::new();
         for part in plain.parts.iter().flat_map(|part| std::iter::once(part).chain(part.plus.as_deref())) {
             let source = catalog.find(&part.source).unwrap_or(&part.source).to_string();

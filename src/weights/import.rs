@@ -1,4 +1,5 @@
-//! Parameters of a model from a file: of this program, of official POA, of DINOv2 or of timm.
+//! Parameters of a model from a file: of this program, of official POA, of DINOv2 or of timm, or of what others write
+//! ([`crate::weights::foreign`]).
 
 use std::collections::HashSet;
 use std::fmt::Write;
@@ -13,6 +14,7 @@ use crate::nn::parameters::{FlatBuffers, ParameterSpec};
 use crate::shown::shown;
 use crate::weights::extract;
 pub use crate::weights::filling::{Filling, Outcome};
+use crate::weights::foreign::Tensors;
 use crate::weights::names::Catalog;
 use crate::weights::resample::{channels, grid_side, kernels, patch_side, positions, rows_before};
 use crate::weights::start;
@@ -31,7 +33,7 @@ const LISTED: usize = 3;
 /// A file as the start of a model.
 #[derive(Debug)]
 pub struct Import {
-    file: TensorFile,
+    file: Tensors,
     fillings: Vec<Filling>,
     unused: Vec<String>,
     /// What else is to be said.
@@ -48,7 +50,7 @@ impl Import {
         backbone: &dyn Backbone,
         parameters: &[ParameterSpec],
     ) -> Result<Self> {
-        let file = tensors(path.as_ref())?;
+        let file = Tensors::new(tensors(path.as_ref())?)?;
         // the most that any format has
         let plain = |name: &str| backbone.plain_name(name, Format::Poa);
         let named: Vec<(&ParameterSpec, Option<PlainName>)> =
@@ -57,7 +59,7 @@ impl Import {
             named.iter().filter(|(spec, _)| spec.name.starts_with("backbone.")).flat_map(|(spec, plain)| {
                 std::iter::once(spec.name.as_str()).chain(plain.iter().map(|plain| plain.name.as_str()))
             });
-        let catalog = Catalog::of(&file, wanted);
+        let catalog = Catalog::of(file.names(), wanted);
         let mut fillings = Vec::with_capacity(parameters.len());
         for (spec, plain) in named {
             let (name, shape) = (spec.name.clone(), spec.shape.clone());
@@ -81,9 +83,11 @@ impl Import {
         }
         let gated = parameters.iter().any(|spec| spec.name.ends_with("mlp.w12.linear.weight"));
         start::demand_kind(&file, &catalog, gated)?;
-        let mut notes = start::complete(&mut fillings);
+        let mut notes = file.notes().to_vec();
+        notes.extend(start::complete(&mut fillings));
         let used: HashSet<&str> = fillings.iter().map(|f| f.source.as_str()).collect();
-        let unused = file.names().filter(|name| !used.contains(name)).map(str::to_string).collect();
+        let unused = file.names().filter(|name| !used.contains(name)).flat_map(|name| file.sources(name));
+        let unused = unused.map(str::to_string).collect();
         notes.extend(start::dropped(&file, &catalog, &used));
         let import = Self { file, fillings, unused, notes };
         match import.fillings.iter().any(Filling::is_from_file) {
@@ -117,7 +121,8 @@ impl Import {
                     self.path(),
                     format!(
                         "tensor `{}` holds {} (value {at}), so nothing can start from it; give another file",
-                        filling.source, values[at]
+                        self.file.sources(&filling.source).join("`, `"),
+                        values[at]
                     ),
                 )),
             }
@@ -184,7 +189,8 @@ impl Import {
     /// nothing is wrong with it later. With `partial` only the latter is checked.
     pub fn demand(&self, partial: bool) -> Result<()> {
         if !partial {
-            start::demand_most(&self.fillings).map_err(|problem| Error::file(self.path(), problem))?;
+            start::demand_most(&self.file, &self.fillings)
+                .map_err(|problem| Error::file(self.path(), problem))?;
         }
         self.fill(|_, _| Ok(()))
     }
@@ -249,11 +255,13 @@ impl Import {
             (Some((filling, found)), _) => format!(
                 "none of its tensors has a shape of this model: `{}` is {found:?} and `{}` {:?}; train a model of the \
                  file's sizes (student.max_embed_dim, student.patch_size) or give another file",
-                filling.source, filling.name, filling.shape
+                self.file.sources(&filling.source).join("`, `"),
+                filling.name,
+                filling.shape
             ),
             (None, Some((theirs, ours))) => format!(
                 "none of its tensors belongs to this model; the nearest is `{theirs}`, where the model has `{ours}`; \
-                 files of this program, of official POA, of DINOv2 and of timm can be used"
+                 files of this program, of official POA, of DINOv2 and DINOv3, of timm, transformers and OpenCLIP can be used"
             ),
             (None, None) => "it holds no tensor at all; give another file".to_string(),
         };

@@ -7,13 +7,14 @@
 //! extract.rs   a sub-network as a plain network                describe.rs  its config.json
 //! heads.rs     projection heads beside it
 //! import.rs    parameters from a file of another program       resample.rs  for another grid or patch size
-//! filling.rs   what a file has for each parameter
+//! filling.rs   what a file has for each parameter             foreign/  what other libraries call it
 //! start.rs     what a file's network is without, and whether it is enough to start from
 //! ```
 
 mod describe;
 pub mod extract;
 mod filling;
+pub mod foreign;
 pub mod heads;
 pub mod import;
 pub mod names;

@@ -2,8 +2,6 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use crate::files::tensor_file::TensorFile;
-
 /// A name without the level of block chunks: of two numbers in a row the first is a chunk's (`blocks.0.3.` is
 /// the block 3).
 pub fn unchunked(name: &str) -> String {
@@ -26,13 +24,15 @@ pub struct Catalog {
 }
 
 impl Catalog {
-    /// The catalog of a file for the parameters of these names, official or of a plain network. Where a teacher
+    /// The catalog of a file with these names for the parameters of these names, official or of a plain network. Where a teacher
     /// (or an average of the weights) and others are in it, the teacher's tensors count.
-    pub fn of<'a>(file: &TensorFile, wanted: impl IntoIterator<Item = &'a str>) -> Self {
+    pub fn of<'a, 'b>(
+        names: impl Iterator<Item = &'b str>,
+        wanted: impl IntoIterator<Item = &'a str>,
+    ) -> Self {
         let wanted: HashSet<&str> =
             wanted.into_iter().map(|name| name.strip_prefix("backbone.").unwrap_or(name)).collect();
-        let names: BTreeMap<String, String> =
-            file.names().map(|name| (unchunked(name), name.to_string())).collect();
+        let names: BTreeMap<String, String> = names.map(|name| (unchunked(name), name.to_string())).collect();
         let mut found: HashMap<&str, usize> = HashMap::new();
         for name in names.keys() {
             let starts = std::iter::once(0).chain(name.match_indices('.').map(|(dot, _)| dot + 1));

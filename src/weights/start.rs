@@ -4,8 +4,8 @@
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::error::{Error, Result};
-use crate::files::tensor_file::TensorFile;
 use crate::weights::filling::{Filling, Outcome};
+use crate::weights::foreign::Tensors;
 use crate::weights::names::Catalog;
 
 /// What else a parameter of a plain network is called: the last norm of networks that average their tokens, LayerScale
@@ -112,7 +112,7 @@ pub(super) fn complete(fillings: &mut [Filling]) -> Vec<String> {
 }
 
 /// What of the file is dropped that matters to the network in it, and which of several networks is taken.
-pub(super) fn dropped(file: &TensorFile, catalog: &Catalog, used: &HashSet<&str>) -> Vec<String> {
+pub(super) fn dropped(file: &Tensors, catalog: &Catalog, used: &HashSet<&str>) -> Vec<String> {
     let mut notes = Vec::new();
     if !catalog.others().is_empty() {
         let name = |prefix: &str| if prefix.is_empty() { "no prefix".into() } else { format!("`{prefix}`") };
@@ -154,7 +154,7 @@ pub(super) fn dropped(file: &TensorFile, catalog: &Catalog, used: &HashSet<&str>
 
 /// MLPs with a gate (SwiGLU) and without compute different things: those of the file must be of the model's kind, whose
 /// are `gated` or not. Of those with a gate DINOv2's (w12 and w3) and timm's packed ones (fc1 and fc2) can be taken.
-pub(super) fn demand_kind(file: &TensorFile, catalog: &Catalog, gated: bool) -> Result<()> {
+pub(super) fn demand_kind(file: &Tensors, catalog: &Catalog, gated: bool) -> Result<()> {
     /// One layer of gate and value.
     const JOINT: [&str; 2] = ["mlp.w12.weight", "mlp.w12.linear.weight"];
     /// A layer each, or a norm between the layers.
@@ -173,7 +173,7 @@ pub(super) fn demand_kind(file: &TensorFile, catalog: &Catalog, gated: bool) -> 
         let is = |name: &str| {
             block_of(name).is_some() && ends.iter().any(|end| name.ends_with(end)) && which(name)
         };
-        catalog.iter().find(|(name, _)| is(name)).map(|(_, source)| source.to_string())
+        catalog.iter().find(|(name, _)| is(name)).map(|(_, source)| file.sources(source).join("`, `"))
     };
     let joint = of(&JOINT, &|_| true).or_else(|| of(&PLAIN, &|name| packed(name) == Some(true)));
     let other = of(&OTHER, &|_| true);
@@ -201,7 +201,7 @@ pub(super) fn demand_kind(file: &TensorFile, catalog: &Catalog, gated: bool) -> 
 }
 
 /// What is wrong with a start for a whole backbone.
-pub(super) fn demand_most(fillings: &[Filling]) -> Result<(), String> {
+pub(super) fn demand_most(file: &Tensors, fillings: &[Filling]) -> Result<(), String> {
     let backbone = || fillings.iter().filter(|f| f.name.starts_with("backbone."));
     let other = backbone().find_map(|f| match &f.outcome {
         Outcome::OtherShape(found) => Some((f, found)),
@@ -211,7 +211,7 @@ pub(super) fn demand_most(fillings: &[Filling]) -> Result<(), String> {
         return Err(format!(
             "tensor `{}` is {found:?}, where the model's `{}` is {:?}; {} to train a model of the file's sizes, give \
              another file, or give --init-partial to start without the tensors that do not fit",
-            filling.source,
+            file.sources(&filling.source).join("`, `"),
             filling.name,
             filling.shape,
             setting(&filling.name, &filling.shape, found)
