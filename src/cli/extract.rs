@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgGroup, Args, Command};
 
+use crate::cli::subject::check_size;
 use crate::error::{Error, Result};
 use crate::files::checkpoint;
+use crate::models::graph::Extent;
 use crate::models::plain::Format;
 use crate::nn::elastic::InputScale;
 use crate::recipes::teacher::config_of;
@@ -16,6 +18,7 @@ use crate::train::save::TEACHER;
 use crate::weights::extract::Extraction;
 use crate::weights::heads::write_heads;
 use crate::weights::networks::choose;
+use crate::weights::onnx::{OnnxOptions, write_onnx};
 
 /// Arguments of `extract`.
 #[derive(Debug, Clone, Args)]
@@ -26,6 +29,7 @@ Examples:
   poa-gpu extract --checkpoint runs/photos --network small --out vit-s
   poa-gpu extract --checkpoint runs/photos --network 384x12,768x20 --out nets --format dinov2
   poa-gpu extract --checkpoint runs/photos --network small --out vit-s --heads
+  poa-gpu extract --checkpoint runs/photos --network small --out vit-s --format onnx --size dynamic
 then, in Python:
   timm.create_model('local-dir:vit-s', pretrained=True)")]
 pub struct ExtractArgs {
@@ -45,6 +49,12 @@ pub struct ExtractArgs {
     /// Keeps the projection heads too: heads.safetensors in the network's folder, with plain names, cut to its width
     #[arg(long, conflicts_with = "list")]
     pub heads: bool,
+    /// Images a call of an ONNX model: a number, or dynamic [default: dynamic]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<Extent>,
+    /// Pixels a side of an ONNX model's images: a number, or dynamic (not of a Swin) [default: the global crops']
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<Extent>,
     /// Prints all sub-networks with parameters and operations, and extracts nothing
     #[arg(long)]
     pub list: bool,
@@ -90,6 +100,7 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
         }
         return Ok(());
     }
+    let options = onnx_options(args, config.student.elastic().patch_size)?;
     let networks = choose(grid, &args.network)?;
     let Some(out) = &args.out else { return Err(Error::Usage("--out DIR is missing".into())) };
     let teacher = checkpoint.tensors(TEACHER)?;
@@ -100,9 +111,12 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             _ => out.join(network.to_string()),
         };
         refuse_run(&dir)?;
-        Extraction::new(&teacher, &*backbone, *network, args.format)?
-            .normalized(config.normalization()?)
-            .write(&dir)?;
+        let extraction =
+            Extraction::new(&teacher, &*backbone, *network, args.format)?.normalized(config.normalization()?);
+        match options {
+            Some(options) => drop(write_onnx(&extraction, &*backbone, options, &dir)?),
+            None => extraction.write(&dir)?,
+        }
         let kept = match args.heads {
             true => {
                 let scale = InputScale(config.student.elastic().input_scale);
@@ -115,6 +129,25 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
         say!("{:<10} {:>14} parameters{heads}  {}", network.to_string(), c.parameters, shown(&dir));
     }
     Ok(())
+}
+
+/// How ONNX models are written, where they are asked for.
+fn onnx_options(args: &ExtractArgs, patch: usize) -> Result<Option<OnnxOptions>> {
+    if args.format != Format::Onnx {
+        let given =
+            [("--batch", args.batch), ("--size", args.size)].into_iter().find(|(_, value)| value.is_some());
+        return match given {
+            Some((option, _)) => {
+                Err(Error::Usage(format!("{option} is for ONNX models; give --format onnx, or leave it out")))
+            }
+            None => Ok(None),
+        };
+    }
+    if let Some(Extent::Fixed(size)) = args.size {
+        check_size(size, patch)?;
+    }
+    let usual = OnnxOptions::default();
+    Ok(Some(OnnxOptions { batch: args.batch.unwrap_or(usual.batch), size: args.size, ..usual }))
 }
 
 /// A `config.json` beside a run's files would only confuse.
