@@ -69,8 +69,6 @@ pub enum Attribute {
     Ints(Vec<i64>),
     /// A floating-point number.
     Float(f32),
-    /// A word.
-    Text(&'static str),
 }
 
 /// An operator at work.

@@ -47,34 +47,70 @@ fn positions(g: &mut Graph, s: &VitSizes, maps: &str, size: Extent) -> String {
     }
 }
 
-/// As the network does it itself (`ops::position`): bicubically with the factor (to + 0.1) / from, and not at all for the
-/// grid that it was trained with.
+/// As the network does it itself (`ops::position`), for a grid that is known when the graph runs: one matrix an axis. ONNX's
+/// Resize could do it too, but not every runtime has its bicubic mode.
 fn resampled(g: &mut Graph, home: usize, width: usize, maps: &str) -> String {
     let positions = g.weight("pos_embed", Arrangement::Same);
-    let ends = vec![("start", Attribute::Int(2)), ("end", Attribute::Int(4))];
-    let grid = g.node("Shape", "pos_embed.grid", &[maps], ends);
+    // the border is repeated, so that all four neighbours are there
+    let border = (0..home + 4).map(|i| i.saturating_sub(2).min(home - 1) as i64).collect();
+    let border = g.ints("pos_embed.border", border);
+    let [rows, columns] =
+        [("rows", 2), ("columns", 3)].map(|(name, axis)| bicubic(g, name, home, maps, axis));
+    let (home, width) = (home as i64, width as i64);
+    let x = g.reshape("pos_embed.lines", &positions, &[home, home * width]);
+    let x = g.gather("pos_embed.lines.bordered", &x, &border, 0);
+    let x = g.node("MatMul", "pos_embed.lines.resampled", &[&rows, &x], vec![]);
+    let x = g.reshape("pos_embed.cells", &x, &[-1, home, width]);
+    let x = g.gather("pos_embed.cells.bordered", &x, &border, 1);
+    let x = g.node("MatMul", "pos_embed.cells.resampled", &[&columns, &x], vec![]);
+    g.reshape("pos_embed.resampled", &x, &[1, -1, width])
+}
+
+/// The weights of `home` + 4 places, two of them before the first, for each of as many as the axis of `maps` has, `[to, home + 4]`:
+/// Keys' cubic kernel with a = −0.75 of the distance, at the factor (to + 0.1) / home, or 1 for `home` itself.
+fn bicubic(g: &mut Graph, axis: &str, home: usize, maps: &str, at: i64) -> String {
+    let name = |part: &str| format!("pos_embed.{axis}.{part}");
+    let number = |g: &mut Graph, x: f32| g.float(&format!("number_{x}"), x);
+    let with = |g: &mut Graph, op, part: &str, x: &str, y: f32| {
+        let y = number(g, y);
+        g.node(op, name(part), &[x, &y], vec![])
+    };
+    let ends = vec![("start", Attribute::Int(at)), ("end", Attribute::Int(at + 1))];
+    let to = g.node("Shape", name("shape"), &[maps], ends);
     // 1 is a float
-    let grid = g.node("Cast", "pos_embed.sides", &[&grid], vec![("to", Attribute::Int(1))]);
-    let [from, offset, one] =
-        [("pos_embed.home", home as f32), ("pos_embed.offset", OFFSET as f32), ("one", 1.0)]
-            .map(|(name, value)| g.float(name, value));
-    let same = g.node("Equal", "pos_embed.same", &[&grid, &from], vec![]);
-    let factor = g.node("Add", "pos_embed.wanted", &[&grid, &offset], vec![]);
-    let factor = g.node("Div", "pos_embed.factor", &[&factor, &from], vec![]);
-    let factor = g.node("Where", "pos_embed.chosen", &[&same, &one, &factor], vec![]);
-    let kept = g.floats("pos_embed.kept", &[2], vec![1.0; 2]);
-    let scales = g.node("Concat", "pos_embed.scales", &[&kept, &factor], vec![("axis", Attribute::Int(0))]);
-    let home = home as i64;
-    let x = g.reshape("pos_embed.cells", &positions, &[1, home, home, width as i64]);
-    let x = g.transpose("pos_embed.map", &x, &[0, 3, 1, 2]);
-    let cubic = vec![
-        ("mode", Attribute::Text("cubic")),
-        ("coordinate_transformation_mode", Attribute::Text("half_pixel")),
-        ("cubic_coeff_a", Attribute::Float(-0.75)),
-    ];
-    let x = g.node("Resize", "pos_embed.resized", &[&x, "", &scales], cubic);
-    let x = g.reshape("pos_embed.pixels", &x, &[0, 0, -1]);
-    g.transpose("pos_embed.resampled", &x, &[0, 2, 1])
+    let to = g.node("Cast", name("float"), &[&to], vec![("to", Attribute::Int(1))]);
+    let zero = g.int("zero", 0);
+    let to = g.gather(name("to"), &to, &zero, 0);
+    let same = with(g, "Equal", "same", &to, home as f32);
+    let wanted = with(g, "Add", "wanted", &to, OFFSET as f32);
+    let factor = with(g, "Div", "factor", &wanted, home as f32);
+    let [none, one] = [0.0, 1.0].map(|x| number(g, x));
+    let factor = g.node("Where", name("chosen"), &[&same, &one, &factor], vec![]);
+    let x = g.node("Range", name("range"), &[&none, &to, &one], vec![]);
+    let x = with(g, "Add", "centres", &x, 0.5);
+    let x = g.node("Div", name("scaled"), &[&x, &factor], vec![]);
+    // a half back, and two for the border
+    let x = with(g, "Add", "places", &x, 1.5);
+    let x = g.reshape(name("column"), &x, &[-1, 1]);
+    let from = g.floats("pos_embed.places", &[1, home + 4], (0..home + 4).map(|i| i as f32).collect());
+    let d = g.node("Sub", name("difference"), &[&x, &from], vec![]);
+    let d = g.node("Abs", name("distance"), &[&d], vec![]);
+    // ((a + 2)·d − (a + 3))·d² + 1 up to 1, ((a·d − 5a)·d + 8a)·d − 4a up to 2
+    let y = with(g, "Mul", "near.1", &d, 1.25);
+    let y = with(g, "Add", "near.2", &y, -2.25);
+    let y = g.node("Mul", name("near.3"), &[&y, &d], vec![]);
+    let y = g.node("Mul", name("near.4"), &[&y, &d], vec![]);
+    let near = with(g, "Add", "near", &y, 1.0);
+    let y = with(g, "Mul", "far.1", &d, -0.75);
+    let y = with(g, "Add", "far.2", &y, 3.75);
+    let y = g.node("Mul", name("far.3"), &[&y, &d], vec![]);
+    let y = with(g, "Add", "far.4", &y, -6.0);
+    let y = g.node("Mul", name("far.5"), &[&y, &d], vec![]);
+    let far = with(g, "Add", "far", &y, 3.0);
+    let is_far = with(g, "Less", "is_far", &d, 2.0);
+    let y = g.node("Where", name("beyond"), &[&is_far, &far, &none], vec![]);
+    let is_near = with(g, "Less", "is_near", &d, 1.0);
+    g.node("Where", name("weights"), &[&is_near, &near, &y], vec![])
 }
 
 /// Class token and registers of every image, `[batch, 1 + registers, width]`.

@@ -117,9 +117,6 @@ pub struct AttributeProto {
     /// A whole number, type 2.
     #[prost(int64, optional, tag = "3")]
     pub i: Option<i64>,
-    /// A text, type 3.
-    #[prost(bytes = "vec", optional, tag = "4")]
-    pub s: Option<Vec<u8>>,
     /// Whole numbers, type 7.
     #[prost(int64, repeated, packed = "false", tag = "8")]
     pub ints: Vec<i64>,

@@ -235,9 +235,6 @@ fn attribute(name: &str, value: &Attribute) -> AttributeProto {
     match value {
         Attribute::Float(f) => AttributeProto { f: Some(*f), r#type: Some(1), ..named },
         Attribute::Int(i) => AttributeProto { i: Some(*i), r#type: Some(2), ..named },
-        Attribute::Text(text) => {
-            AttributeProto { s: Some(text.as_bytes().to_vec()), r#type: Some(3), ..named }
-        }
         Attribute::Ints(ints) => AttributeProto { ints: ints.clone(), r#type: Some(7), ..named },
     }
 }
