@@ -14,7 +14,7 @@ use poa_gpu::models::backbone::Backbone;
 use poa_gpu::models::graph::Extent;
 use poa_gpu::models::grid::{ElasticGrid, Network};
 use poa_gpu::models::plain::Format;
-use poa_gpu::models::vit::{self, Ffn, Vit, VitSizes};
+use poa_gpu::models::vit::{self, Vit, VitSizes};
 use poa_gpu::verify::Fixture;
 use poa_gpu::weights::extract::{Classifier, Extraction};
 use poa_gpu::weights::onnx::schema::{FLOAT, GraphProto, Length, ModelProto, TensorProto};
@@ -198,6 +198,29 @@ fn weights_beside_the_model_are_those_in_it() {
 }
 
 #[test]
+fn a_model_that_cannot_be_written_leaves_the_old_one() {
+    let folder = Folder::new("onnx-failed");
+    let (backbone, teacher) = recorded("vit");
+    let write = |network, dir: &Path| {
+        let extraction = Extraction::new(&teacher, &*backbone, network, Format::Onnx)?;
+        write_onnx(&extraction, &*backbone, OnnxOptions { within: 0, ..OnnxOptions::default() }, dir)
+    };
+    let (out, files) = (folder.0.join("net"), ["model.onnx", "model.onnx.data"]);
+    write(backbone.grid().smallest(), &out).unwrap();
+    let before = files.map(|name| std::fs::read(out.join(name)).unwrap());
+    // where the new weights belong there is something else
+    std::fs::create_dir_all(out.join("model.onnx.data.partial/x")).unwrap();
+    let error = write(backbone.grid().intact(), &out).unwrap_err().to_string();
+    assert!(error.contains("model.onnx.data.partial") && error.contains("cannot be written"), "{error}");
+    assert!(files.map(|name| std::fs::read(out.join(name)).unwrap()) == before);
+    assert!(!out.join("model.onnx.partial").exists());
+    // the plain formats' writer does not write this one
+    let extraction = Extraction::new(&teacher, &*backbone, backbone.grid().intact(), Format::Onnx).unwrap();
+    assert!(extraction.write(&folder.0.join("other")).unwrap_err().to_string().contains("write_onnx"));
+    assert!(!folder.0.join("other").exists());
+}
+
+#[test]
 fn what_cannot_be_had_is_refused_in_a_line() {
     let folder = Folder::new("onnx-refused");
     let run = trained(&folder, "demo_swin", &["student.window_size=2"]);
@@ -333,12 +356,12 @@ fn onnxruntime(model: &Path, features: &str, batches: &[&str]) -> String {
 #[ignore = "needs Python with onnxruntime, numpy and safetensors: kernels-tests/formats"]
 fn onnxruntime_has_our_features() {
     compare("ort", |model, features| {
-        let (fixed, model_) = (decoded(model.parent().unwrap()), model);
-        let batches: &[&str] = match &dims(fixed.graph.as_ref().unwrap(), "images")[0][..] {
+        let graph = decoded(model.parent().unwrap()).graph.unwrap();
+        let batches: &[&str] = match &dims(&graph, "images")[0][..] {
             "batch" => &["1", "3", "6"],
             _ => &["6"],
         };
-        worst_of(&onnxruntime(model_, features, batches))
+        worst_of(&onnxruntime(model, features, batches))
     });
 }
 
@@ -410,7 +433,7 @@ fn onnxruntime_reads_weights_beside_and_classifies() {
 #[ignore = "writes 2.5 GB: the time that a ViT-L takes"]
 fn a_vit_large_is_written_in_seconds() {
     let folder = Folder::new("onnx-large");
-    let mut s = vit::Settings { ffn_layer: Ffn::Mlp, ..Default::default() };
+    let mut s = vit::Settings::default();
     (s.elastic.patch_size, s.attention.max_embed_dim) = (16, 1024);
     let vit = Vit::new(VitSizes::from_settings(&s, 224), ElasticGrid::of(Network::new(1024, 24)));
     let specs: Vec<TensorSpec> = vit.specs().iter().map(|s| TensorSpec::f32(&s.name, &s.shape)).collect();
