@@ -190,7 +190,7 @@ fn the_front_is_told_drawn_and_taken_again() {
     }
     let json: Value = serde_json::from_slice(&fs::read(folder.path("pareto/pareto.json")).unwrap()).unwrap();
     assert_eq!(
-        (&json["evaluation"], &json["accuracy"], &json["batch"]),
+        (&json["evaluation"], &json["accuracy"], &json["images_a_pass"]),
         (&"pareto".into(), &"k=20".into(), &1.into())
     );
     // what it wrote is read again, as accuracies and as latencies
@@ -316,7 +316,7 @@ fn budgets_that_nothing_fits_and_what_is_no_budget_are_refused() {
     );
     refused(&fits(&["5parsecs"]), 2, &["--fits", "`parsecs`, which is not known", "5ms", "1.5GiB"]);
     refused(&fits(&["20m"]), 2, &["20M parameters"]);
-    refused(&fits(&["5ms", "--batch=0"]), 2, &["--batch 0"]);
+    refused(&fits(&["5ms", "--per-pass=0"]), 2, &["--per-pass 0"]);
     refused(&fits(&["5ms", "--measure=2"]), 2, &["--measure 2 must be 5 or more"]);
     refused(
         &fits(&["5M", "--by=k=5"]),

@@ -318,7 +318,7 @@ fn unknown_variants_list_what_is_known() {
         ("poa-gpu completions zhs", &["bash", "zsh", "fish", "did you mean", "similar"][..]),
         (
             "poa-gpu extract --checkpoint a --out b --format tim",
-            &["did you mean `timm`?", "timm, dinov2 and poa"],
+            &["did you mean `timm`?", "timm, dinov2, poa and onnx"],
         ),
         ("poa-gpu exract", &["extract"]),
         ("poa-gpu eval knm", &["knn"]),

@@ -186,7 +186,7 @@ fn cut_out_they_are_what_they_were() {
     let (teacher, file) = (teacher(&dir), record());
     let own = parameters(&elastic, &device, |name| file.read_f32(&format!("parameter.{name}")).unwrap());
     for (case, network) in NETWORKS {
-        for format in Format::ALL {
+        for format in Format::ALL.into_iter().filter(|format| *format != Format::Onnx) {
             let out = dir.join(format!("{case}-{format}"));
             let cut = Extraction::new(&teacher, &elastic, network, format);
             // 42 hidden channels of 16

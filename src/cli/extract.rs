@@ -7,10 +7,12 @@ use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgGroup, Args, Command};
 
 use crate::cli::prices::PriceArgs;
+use crate::cli::subject::check_size;
 use crate::error::{Error, Result};
 use crate::eval::budget::{Choice, Limits, choose as choose_within};
 use crate::files::checkpoint;
 use crate::gpu::DeviceChoice;
+use crate::models::graph::Extent;
 use crate::models::grid::Network;
 use crate::models::plain::Format;
 use crate::nn::elastic::InputScale;
@@ -22,6 +24,7 @@ use crate::train::save::TEACHER;
 use crate::weights::extract::Extraction;
 use crate::weights::heads::write_heads;
 use crate::weights::networks::choose;
+use crate::weights::onnx::{OnnxOptions, write_onnx};
 
 /// Arguments of `extract`.
 #[derive(Debug, Clone, Args)]
@@ -34,6 +37,7 @@ Examples:
   poa-gpu extract --checkpoint runs/photos --network small --out vit-s --heads
   poa-gpu extract --checkpoint runs/photos --fits 5ms,20M --out fast
   poa-gpu extract --checkpoint runs/photos --fits 12ms --latency phone.csv --sweep results --out phone
+  poa-gpu extract --checkpoint runs/photos --network small --out vit-s --format onnx --size dynamic
 then, in Python:
   timm.create_model('local-dir:vit-s', pretrained=True)")]
 pub struct ExtractArgs {
@@ -69,6 +73,12 @@ pub struct ExtractArgs {
     /// Keeps the projection heads too: heads.safetensors in the network's folder, with plain names, cut to its width
     #[arg(long, conflicts_with = "list")]
     pub heads: bool,
+    /// Images a call of an ONNX model: a number, or dynamic [default: dynamic]
+    #[arg(long, value_name = "N")]
+    pub batch: Option<Extent>,
+    /// Pixels a side of an ONNX model's images: a number, or dynamic (not of a Swin) [default: the global crops']
+    #[arg(long, value_name = "PIXELS")]
+    pub size: Option<Extent>,
     /// Prints all sub-networks with parameters and operations, and extracts nothing
     #[arg(long)]
     pub list: bool,
@@ -114,6 +124,7 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
         }
         return Ok(());
     }
+    let options = onnx_options(args, config.student.elastic().patch_size)?;
     let networks = match &args.fits {
         None => choose(grid, &args.network)?,
         Some(texts) => vec![within(texts, args)?],
@@ -127,9 +138,12 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
             _ => out.join(network.to_string()),
         };
         refuse_run(&dir)?;
-        Extraction::new(&teacher, &*backbone, *network, args.format)?
-            .normalized(config.normalization()?)
-            .write(&dir)?;
+        let extraction =
+            Extraction::new(&teacher, &*backbone, *network, args.format)?.normalized(config.normalization()?);
+        match options {
+            Some(options) => drop(write_onnx(&extraction, &*backbone, options, &dir)?),
+            None => extraction.write(&dir)?,
+        }
         let kept = match args.heads {
             true => {
                 let scale = InputScale(config.student.elastic().input_scale);
@@ -152,12 +166,34 @@ fn within(texts: &[String], args: &ExtractArgs) -> Result<Network> {
     let teacher = Teacher::open(&args.checkpoint, &device)?;
     let networks: Vec<Network> = teacher.grid.entries().iter().map(|(network, _)| *network).collect();
     let scores = args.prices.scores(&teacher)?;
-    let size = teacher.config.crops.global_crops_size;
+    let size = match args.size {
+        Some(Extent::Fixed(size)) => size,
+        _ => teacher.config.crops.global_crops_size,
+    };
     let mut prices = args.prices.prices(&teacher, &networks, size, limits.latency.is_some(), &device)?;
     let Choice { price, score } = choose_within(&mut prices, &scores, &limits)?;
     let (fits, costs) = (limits.describe(), price.describe());
     say!("{} fits {fits}: accuracy ({}) {:.1}%, {costs}", price.network, scores.name, 100.0 * score);
     Ok(price.network)
+}
+
+/// How ONNX models are written, where they are asked for.
+fn onnx_options(args: &ExtractArgs, patch: usize) -> Result<Option<OnnxOptions>> {
+    if args.format != Format::Onnx {
+        let given =
+            [("--batch", args.batch), ("--size", args.size)].into_iter().find(|(_, value)| value.is_some());
+        return match given {
+            Some((option, _)) => {
+                Err(Error::Usage(format!("{option} is for ONNX models; give --format onnx, or leave it out")))
+            }
+            None => Ok(None),
+        };
+    }
+    if let Some(Extent::Fixed(size)) = args.size {
+        check_size(size, patch)?;
+    }
+    let usual = OnnxOptions::default();
+    Ok(Some(OnnxOptions { batch: args.batch.unwrap_or(usual.batch), size: args.size, ..usual }))
 }
 
 /// A `config.json` beside a run's files would only confuse.

@@ -40,7 +40,7 @@ pub struct PriceArgs {
     pub latency: Option<PathBuf>,
     /// Images of a pass whose latency and memory count
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 1)]
-    pub batch: usize,
+    pub per_pass: usize,
     /// Networks whose latency is measured; of the others it is predicted from these. 0 measures all
     #[arg(long, value_name = "N", allow_negative_numbers = true, default_value_t = 12)]
     pub measure: usize,
@@ -49,8 +49,8 @@ pub struct PriceArgs {
 impl PriceArgs {
     /// What is wrong with the numbers.
     pub(super) fn check(&self) -> Result<()> {
-        if self.batch == 0 {
-            return Err(Error::Usage("--batch 0 must be 1 or more".into()));
+        if self.per_pass == 0 {
+            return Err(Error::Usage("--per-pass 0 must be 1 or more".into()));
         }
         if self.measure != 0 && self.measure < FEWEST {
             return Err(Error::Usage(format!(
@@ -70,7 +70,7 @@ impl PriceArgs {
         latencies: bool,
         device: &'a Device,
     ) -> Result<Prices<'a>> {
-        let shape = [self.batch, teacher.config.student.elastic().in_chans, size, size];
+        let shape = [self.per_pass, teacher.config.student.elastic().in_chans, size, size];
         let stopwatch = Stopwatch { backbone: teacher.encoder().backbone, device, shape };
         let mut prices = Prices::new(stopwatch, networks)?;
         if let Some(path) = &self.latency {
@@ -184,7 +184,8 @@ fn tell(prices: &Prices<'_>, networks: usize, args: &PriceArgs, device: &Device)
     let (measured, where_) = match &args.latency {
         Some(path) => (prices.measured(), format!("in {}", shown(path))),
         None => {
-            let images = if args.batch == 1 { "one image".into() } else { format!("{} images", args.batch) };
+            let images =
+                if args.per_pass == 1 { "one image".into() } else { format!("{} images", args.per_pass) };
             (prices.measured(), format!("measured on {}, {images} a pass", device.describe()))
         }
     };

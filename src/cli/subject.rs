@@ -63,7 +63,11 @@ impl SubjectArgs {
 /// The images' side that was asked for, or the one the teacher was trained with.
 pub(super) fn image_size(asked: Option<usize>, teacher: &Teacher) -> Result<usize> {
     let patch = teacher.config.student.elastic().patch_size;
-    let size = asked.unwrap_or(teacher.config.crops.global_crops_size);
+    check_size(asked.unwrap_or(teacher.config.crops.global_crops_size), patch)
+}
+
+/// `--size`, where it can be had of a network with patches of so many pixels.
+pub(super) fn check_size(size: usize, patch: usize) -> Result<usize> {
     let most = MOST_PIXELS / patch * patch;
     if size > most {
         return Err(Error::Usage(format!(

@@ -9,6 +9,7 @@ use crate::autograd::{Tape, Var};
 use crate::data::CropGroup;
 use crate::data::batch::Pixels;
 use crate::error::{Error, Result};
+use crate::models::graph::{Extent, Graph};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::maps::{FeatureMap, MapPlace};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
@@ -236,6 +237,10 @@ pub trait Backbone {
     /// A sub-network as a plain one. A network that it does not have, or one that the format cannot express,
     /// is an error.
     fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork>;
+
+    /// A sub-network as a graph over the tensors of its plain network in [`Format::Onnx`], for square images of `size`
+    /// pixels. A network that it does not have, or a size that its graph cannot have, is an error.
+    fn graph(&self, network: Network, size: Extent) -> Result<Graph>;
 
     /// How a plain network in a format has the parameter of this official name, if it does.
     fn plain_name(&self, official: &str, format: Format) -> Option<PlainName>;

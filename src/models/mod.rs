@@ -2,6 +2,7 @@
 
 pub mod backbone;
 pub mod encoder;
+pub mod graph;
 pub mod grid;
 pub mod maps;
 pub mod plain;

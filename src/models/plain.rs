@@ -22,11 +22,13 @@ pub enum Format {
     /// Every sub-network, with all its sizes in `config.json`. A ViT's is what POA's
     /// `tools/extract_elastic_net.py` writes.
     Poa,
+    /// Every sub-network as an ONNX model with timm's names, which `weights::onnx` writes.
+    Onnx,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 3] = [Self::Timm, Self::Dinov2, Self::Poa];
+    pub const ALL: [Self; 4] = [Self::Timm, Self::Dinov2, Self::Poa, Self::Onnx];
 
     /// What the format is called on the command line.
     pub fn name(self) -> &'static str {
@@ -34,7 +36,13 @@ impl Format {
             Self::Timm => "timm",
             Self::Dinov2 => "dinov2",
             Self::Poa => "poa",
+            Self::Onnx => "onnx",
         }
+    }
+
+    /// Whether tensors are called as in timm, and what training alone needs is left out.
+    pub fn is_named_as_timm(self) -> bool {
+        matches!(self, Self::Timm | Self::Onnx)
     }
 }
 

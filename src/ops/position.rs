@@ -9,7 +9,7 @@ use crate::tensor::{DType, Tensor};
 
 /// The factor added to the target side when the scale of the interpolation is computed (as DINOv2 does, so
 /// that the wanted size comes out of the rounding).
-const OFFSET: f64 = 0.1;
+pub const OFFSET: f64 = 0.1;
 
 /// Weights of the four neighbours at distance `t` past the second one: bicubic with a = −0.75.
 fn cubic(t: f64) -> [f64; 4] {

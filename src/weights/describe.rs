@@ -7,7 +7,7 @@ use crate::models::grid::Network;
 use crate::models::plain::{Format, PlainNetwork, decimal};
 
 /// Share of the resized image that evaluation keeps: 224 of 256 pixels.
-const CROP: f64 = 0.875;
+pub(super) const CROP: f64 = 0.875;
 
 /// What `config.json` says of a plain network: what its backbone does, its name, and how images are
 /// normalised; of one with a classifier the names of its classes. For timm it has the form of Hugging Face's hub.
@@ -34,7 +34,7 @@ pub fn describe(
             add(&mut all["pretrained_cfg"], shared);
             add(&mut all["pretrained_cfg"], images);
         }
-        Format::Dinov2 | Format::Poa => {
+        Format::Dinov2 | Format::Poa | Format::Onnx => {
             all["format"] = json!(format.name());
             add(&mut all, images);
         }

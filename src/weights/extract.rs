@@ -3,8 +3,7 @@
 //! time.
 
 use std::collections::HashMap;
-use std::fs;
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::Path;
 
 use crate::data::Normalization;
@@ -12,11 +11,12 @@ use crate::error::{Error, Result};
 use crate::files::own::create_own;
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
-use crate::files::whole::{partial_of, put_in_place};
+use crate::files::whole::partial_of;
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
 use crate::models::plain::{Format, Part, PlainNetwork};
 use crate::weights::describe::describe;
+use crate::weights::folder::write_folder;
 use crate::weights::names::Catalog;
 
 /// File of the tensors in the folder of an extracted network.
@@ -76,21 +76,47 @@ impl<'a> Extraction<'a> {
         Self { normalization, ..self }
     }
 
-    /// The same network with a classifier on its class token or mean, in the formats of timm and POA.
+    /// The same network with a classifier on its class token or mean, in the formats of timm and POA, and in ONNX models.
     pub fn with_classifier(self, classifier: Classifier) -> Result<Self> {
         match self.head() {
             Some(_) => Ok(Self { classifier: Some(classifier), ..self }),
-            None => {
-                Err(Error::Usage(format!("the format {} has no classifier; timm and poa have", self.format)))
-            }
+            None => Err(Error::Usage(format!(
+                "the format {} has no classifier; timm, poa and onnx have",
+                self.format
+            ))),
         }
     }
 
+    /// The plain network.
+    pub fn plain(&self) -> &PlainNetwork {
+        &self.plain
+    }
+
+    /// Which sub-network it is.
+    pub fn network(&self) -> Network {
+        self.network
+    }
+
+    /// For whom it is.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// How its images are normalised.
+    pub fn normalization(&self) -> &Normalization {
+        &self.normalization
+    }
+
+    /// The names of the classes; none without a classifier.
+    pub fn classes(&self) -> &[String] {
+        self.classifier.as_ref().map_or(&[], |classifier| &classifier.classes)
+    }
+
     /// What the format calls a classifier.
-    fn head(&self) -> Option<&str> {
+    pub fn head(&self) -> Option<&str> {
         match self.format {
             Format::Timm => self.plain.config["pretrained_cfg"]["classifier"].as_str(),
-            Format::Poa => Some("head"),
+            Format::Poa | Format::Onnx => Some("head"),
             Format::Dinov2 => None,
         }
     }
@@ -135,54 +161,20 @@ impl<'a> Extraction<'a> {
     /// Writes `model.safetensors` and `config.json` to the folder `dir`. A folder that is new appears under its name
     /// when both are whole; one that exists keeps what it has until then, and other files in any case.
     pub fn write(&self, dir: &Path) -> Result<()> {
-        let classes = self.classifier.as_ref().map_or(&[][..], |classifier| &classifier.classes);
-        let text =
-            format!("{:#}\n", describe(&self.plain, self.network, self.format, &self.normalization, classes));
-        let write = |to: &Path| -> Result<()> {
+        if self.format == Format::Onnx {
+            return Err(Error::Usage("weights::onnx::write_onnx writes the format onnx".into()));
+        }
+        let about = describe(&self.plain, self.network, self.format, &self.normalization, self.classes());
+        let text = format!("{about:#}\n");
+        // an older network's config must not stand beside this one's tensors
+        write_folder(dir, &[MODEL, CONFIG], &[CONFIG], |to| {
             write_tensors_with(&partial_of(&to.join(MODEL)), &self.tensors(), &[("format", "pt")], |name| {
                 self.read(name)
             })?;
             let config = partial_of(&to.join(CONFIG));
             let written = create_own(&config)
                 .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-            written.map_err(|e| Error::file(&config, format!("cannot be written: {e}")))?;
-            // an older network's config must not stand beside this one's tensors
-            match fs::remove_file(to.join(CONFIG)) {
-                Err(e) if e.kind() != ErrorKind::NotFound => {
-                    return Err(Error::file(to.join(CONFIG), format!("cannot be replaced: {e}")));
-                }
-                _ => {}
-            }
-            [MODEL, CONFIG].iter().try_for_each(|name| {
-                let path = to.join(name);
-                put_in_place(&partial_of(&path), &path)
-            })
-        };
-        let failed = |e: std::io::Error| Error::file(dir, format!("cannot be created: {e}"));
-        if fs::symlink_metadata(dir).is_ok() {
-            if !dir.is_dir() {
-                return Err(Error::file(dir, "is no folder; give --out a new one"));
-            }
-            let done = write(dir);
-            if done.is_err() {
-                [MODEL, CONFIG].iter().for_each(|name| drop(fs::remove_file(partial_of(&dir.join(name)))));
-            }
-            return done;
-        }
-        if let Some(parent) = dir.parent() {
-            fs::create_dir_all(parent).map_err(failed)?;
-        }
-        let partial = partial_of(dir);
-        fs::create_dir_all(&partial).map_err(failed)?;
-        let done = write(&partial).and_then(|()| put_in_place(&partial, dir));
-        if done.is_err() {
-            // what cannot be removed is replaced the next time
-            let all = [MODEL, CONFIG].map(|name| partial.join(name));
-            all.iter()
-                .flat_map(|path| [path.clone(), partial_of(path)])
-                .for_each(|path| drop(fs::remove_file(path)));
-            let _ = fs::remove_dir(&partial);
-        }
-        done
+            written.map_err(|e| Error::file(&config, format!("cannot be written: {e}")))
+        })
     }
 }

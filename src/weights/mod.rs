@@ -5,6 +5,7 @@
 //! names.rs     which tensor of a file is which parameter     sizes.rs  the sizes that an extracted network says
 //! networks.rs  which sub-networks a command line asks for
 //! extract.rs   a sub-network as a plain network                describe.rs  its config.json
+//! folder.rs    its folder, whole or not there              onnx/        as an ONNX model
 //! heads.rs     projection heads beside it
 //! import.rs    parameters from a file of another program       resample.rs  for another grid or patch size
 //! filling.rs   what a file has for each parameter             foreign/  what other libraries call it
@@ -14,11 +15,13 @@
 mod describe;
 pub mod extract;
 mod filling;
+mod folder;
 pub mod foreign;
 pub mod heads;
 pub mod import;
 pub mod names;
 pub mod networks;
+pub mod onnx;
 mod resample;
 pub mod sizes;
 mod start;

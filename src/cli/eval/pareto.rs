@@ -120,7 +120,7 @@ pub(super) fn run(args: &ParetoArgs) -> Result<()> {
     let mut about = subject.about("pareto", &[]);
     about["accuracy"] = json!(scores.name);
     about["device"] = json!(args.prices.latency.is_none().then(|| device.describe()));
-    about["batch"] = json!(args.prices.batch);
+    about["images_a_pass"] = json!(args.prices.per_pass);
     about["size"] = json!(subject.size());
     write(out, "pareto", &table, about, results)?;
     let names: Vec<String> = prices.iter().map(|price| price.network.to_string()).collect();

@@ -2,6 +2,7 @@
 //! of another size have maps of another size, so groups of crops go through one after the other.
 
 mod block;
+mod graph;
 mod grid;
 mod layers;
 mod plain;
@@ -13,6 +14,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::autograd::{Tape, Var};
 use crate::error::Result;
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
+use crate::models::graph::{Extent, Graph};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::maps::{FeatureMap, MapPlace};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
@@ -168,6 +170,10 @@ impl Backbone for ResNet {
 
     fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {
         plain::network(&self.shape, network, format)
+    }
+
+    fn graph(&self, network: Network, size: Extent) -> Result<Graph> {
+        graph::graph(&self.shape, network, size)
     }
 
     fn plain_name(&self, official: &str, format: Format) -> Option<PlainName> {

@@ -17,7 +17,7 @@ use crate::models::resnet::sizes::{NORM_EPS, ResNetShape, resnet_specs};
 /// as `bn`.
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let name = official.strip_prefix("backbone.")?;
-    if format == Format::Timm && name == "mask_token" {
+    if format.is_named_as_timm() && name == "mask_token" {
         return None;
     }
     let norm = |name: &str| match name.strip_prefix("norm") {
@@ -61,7 +61,7 @@ fn config(s: &ResNetShape, format: Format) -> Result<Value> {
         Format::Dinov2 => {
             Err(Error::Usage("DINOv2 has no ResNets; take --format timm or --format poa".into()))
         }
-        Format::Poa => Ok(json!({
+        Format::Poa | Format::Onnx => Ok(json!({
             "arch": "resnet_gn",
             "img_size": s.image,
             "in_chans": s.channels,

@@ -5,6 +5,7 @@
 mod block;
 mod cost;
 mod geometry;
+mod graph;
 mod grid;
 mod layers;
 mod plain;
@@ -26,6 +27,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
+use crate::models::graph::{Extent, Graph};
 use crate::models::grid::{ElasticGrid, Network};
 use crate::models::maps::{FeatureMap, MapPlace};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
@@ -297,6 +299,10 @@ impl Backbone for Swin {
 
     fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {
         plain::network(&self.shape, network, format)
+    }
+
+    fn graph(&self, network: Network, size: Extent) -> Result<Graph> {
+        graph::graph(&self.shape, network, size)
     }
 
     fn plain_name(&self, official: &str, format: Format) -> Option<PlainName> {

@@ -24,7 +24,7 @@ pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let neighbours = |axis| Some(Pieces { axis, order: NEIGHBOURS.to_vec() });
     let merging = |stage: &str| Some(stage.parse::<usize>().ok()? + 1);
     let (name, pieces) = match levels[..] {
-        ["mask_token"] if format == Format::Timm => return None,
+        ["mask_token"] if format.is_named_as_timm() => return None,
         ["norm0" | "norm1" | "norm2", ..] => return None,
         ["norm3", "norm", part] => (format!("norm.{part}"), None),
         ["patch_embed", "norm", "norm", part] => (format!("patch_embed.norm.{part}"), None),
@@ -64,7 +64,7 @@ pub(super) fn network(shape: &SwinShape, network: Network, format: Format) -> Re
     let plain = shape.plain(network);
     let config = match format {
         Format::Timm => timm(&plain)?,
-        Format::Poa => sizes(&plain),
+        Format::Poa | Format::Onnx => sizes(&plain),
         Format::Dinov2 => {
             return Err(Error::Usage(
                 "DINOv2 has no Swins; take --format poa, or timm for the intact one".into(),

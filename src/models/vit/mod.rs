@@ -5,6 +5,7 @@ mod block;
 mod cost;
 mod drop_path;
 mod ffn;
+mod graph;
 mod grid;
 mod last_block;
 mod layers;
@@ -21,6 +22,7 @@ use rand_chacha::ChaCha8Rng;
 use crate::autograd::{Tape, Var};
 use crate::error::{Error, Result};
 use crate::models::backbone::{Backbone, Cost, CropBatch, Token, Tokens};
+use crate::models::graph::{Extent, Graph};
 use crate::models::grid::{ElasticGrid, Network, block_ids};
 use crate::models::maps::{FeatureMap, MapPlace, usual_blocks};
 use crate::models::plain::{Format, PlainName, PlainNetwork};
@@ -342,6 +344,10 @@ impl Backbone for Vit {
 
     fn plain(&self, network: Network, format: Format) -> Result<PlainNetwork> {
         plain::network(&self.sizes, network, format)
+    }
+
+    fn graph(&self, network: Network, size: Extent) -> Result<Graph> {
+        graph::graph(&self.sizes, network, size)
     }
 
     fn plain_name(&self, official: &str, format: Format) -> Option<PlainName> {

@@ -4,7 +4,7 @@
 //! `norm1.norm.weight`. The official extraction drops it with the prefix `backbone.`, which leaves the names
 //! of DINOv2; timm has the same but for the mask token, the registers (`reg_token`) and SwiGLU (`mlp.fc1` for `w12`,
 //! `mlp.fc2` for `w3`). With registers timm has no position of the class token, so it is added to the token, as in timm's
-//! own copies of DINOv2's networks.
+//! own copies of DINOv2's networks. So it is in ONNX models, whose graph is in `graph.rs`.
 
 use serde_json::{Value, json};
 
@@ -29,7 +29,7 @@ const TIMM_SWIGLU: [&str; 2] = ["vit_giant_patch14_dinov2", "vit_giant_patch14_r
 /// How a plain network has the parameter of this official name.
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let name = official.strip_prefix("backbone.")?;
-    if format == Format::Timm && name == "mask_token" {
+    if format.is_named_as_timm() && name == "mask_token" {
         return None;
     }
     let mut levels: Vec<&str> = name.split('.').collect();
@@ -41,7 +41,7 @@ pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     // queries, keys and values are cut each, and gate and value of SwiGLU
     let groups = if levels.contains(&"qkv") { 3 } else { 1 + usize::from(levels.contains(&"w12")) };
     let pieces = (groups > 1).then(|| Pieces { axis: 0, order: (0..groups).collect() });
-    if format == Format::Timm {
+    if format.is_named_as_timm() {
         let theirs = [("register_tokens", "reg_token"), ("w12", "fc1"), ("w3", "fc2")];
         for level in &mut levels {
             if let Some((_, name)) = theirs.iter().find(|(own, _)| *own == *level) {
@@ -76,7 +76,7 @@ pub(super) fn network(sizes: &VitSizes, network: Network, format: Format) -> Res
     for part in parts.iter_mut().filter(|part| part.source.ends_with(".linear.weight")) {
         part.fold_alpha(1, sizes.input_scale);
     }
-    if format == Format::Timm && sizes.registers > 0 {
+    if format == Format::Onnx || format == Format::Timm && sizes.registers > 0 {
         position_to_class_token(&mut parts);
     }
     Ok(PlainNetwork { parts, channels: sizes.channels, image: sizes.image, config: config(&plain, format) })
@@ -116,7 +116,7 @@ fn config(sizes: &VitSizes, format: Format) -> Value {
     });
     match format {
         Format::Timm => timm(shared, sizes),
-        Format::Dinov2 | Format::Poa => {
+        Format::Dinov2 | Format::Poa | Format::Onnx => {
             let mut all = shared;
             all["layer_norm_eps"] = json!(decimal(NORM_EPS));
             if sizes.registers > 0 {
@@ -129,7 +129,7 @@ fn config(sizes: &VitSizes, format: Format) -> Value {
                     // DINOv2 takes two thirds of it
                     all["mlp_ratio"] = json!(ratio(hidden * 3 / 2, sizes.width));
                 }
-                if format == Format::Poa {
+                if format != Format::Dinov2 {
                     all["swiglu_hidden"] = json!(hidden);
                 }
             }

@@ -17,7 +17,7 @@ mod windows;
 
 pub use call::problem;
 pub use gpu::kernels;
-pub use windows::{MapGroup, Windows};
+pub use windows::{MapGroup, WindowToken, Windows, window_tokens};
 
 use crate::autograd::{Tape, Target, Var};
 use crate::error::Result;

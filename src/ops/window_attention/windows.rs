@@ -31,6 +31,38 @@ impl MapGroup {
     }
 }
 
+/// A token of a window.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WindowToken {
+    /// Its row among those of its map; none where it is padding.
+    pub row: Option<usize>,
+    /// The region that it belongs to; those of different regions do not attend to each other.
+    pub region: u32,
+}
+
+/// The tokens of all windows of a map of these rows and columns, window by window, each row by row; see [`Windows::new`].
+pub fn window_tokens([height, width]: [usize; 2], window: usize, shift: usize) -> Vec<WindowToken> {
+    let (down, across) = (height.next_multiple_of(window), width.next_multiple_of(window));
+    // where a token of the moved map was before, and in which third of the axis it is now
+    let axis = |length: usize| -> Vec<(usize, u32)> {
+        let third = |i: usize| (i + window >= length) as u32 + (i + shift >= length) as u32;
+        (0..length).map(|i| ((i + shift) % length, if shift > 0 { third(i) } else { 0 })).collect()
+    };
+    let (vertical, horizontal) = (axis(down), axis(across));
+    let mut tokens = Vec::with_capacity(down * across);
+    for y0 in (0..down).step_by(window) {
+        for x0 in (0..across).step_by(window) {
+            for &(y, third) in &vertical[y0..y0 + window] {
+                tokens.extend(horizontal[x0..x0 + window].iter().map(|&(x, other)| WindowToken {
+                    row: (y < height && x < width).then_some(y * width + x),
+                    region: 3 * third + other,
+                }));
+            }
+        }
+    }
+    tokens
+}
+
 /// The windows of all maps, on a device.
 #[derive(Clone)]
 pub struct Windows {
@@ -56,31 +88,19 @@ impl Windows {
         }
         let (mut index, mut padded, mut first) = (Vec::new(), Vec::<Range<usize>>::new(), 0);
         for map in maps {
-            let (down, across) = (map.height.next_multiple_of(window), map.width.next_multiple_of(window));
-            if (down, across) != (map.height, map.width) && map.count > 0 {
+            let whole = map.height.is_multiple_of(window) && map.width.is_multiple_of(window);
+            if !whole && map.count > 0 {
                 match padded.last_mut() {
                     Some(range) if range.end == first => range.end = first + map.rows(),
                     _ => padded.push(first..first + map.rows()),
                 }
             }
-            // where a token of the moved map was before, and in which third of the axis it is now
-            let axis = |length: usize| -> Vec<(usize, u32)> {
-                let third = |i: usize| (i + window >= length) as u32 + (i + shift >= length) as u32;
-                (0..length).map(|i| ((i + shift) % length, if shift > 0 { third(i) } else { 0 })).collect()
-            };
-            let (vertical, horizontal) = (axis(down), axis(across));
+            let tokens = window_tokens([map.height, map.width], window, shift);
             for _ in 0..map.count {
-                for y0 in (0..down).step_by(window) {
-                    for x0 in (0..across).step_by(window) {
-                        for &(y, third) in &vertical[y0..y0 + window] {
-                            index.extend(horizontal[x0..x0 + window].iter().map(|&(x, other)| {
-                                let inside = y < map.height && x < map.width;
-                                let row = if inside { first + y * map.width + x } else { rows };
-                                row as u32 | (3 * third + other) << ROW_BITS
-                            }));
-                        }
-                    }
-                }
+                index.extend(tokens.iter().map(|token| {
+                    let row = token.row.map_or(rows, |row| first + row);
+                    row as u32 | token.region << ROW_BITS
+                }));
                 first += map.height * map.width;
             }
         }
