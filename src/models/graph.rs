@@ -303,27 +303,28 @@ impl Graph {
         outputs
     }
 
-    /// Attention of the tokens of `qkv` `[.., tokens, 3·heads·head_dim]` with so many axes before the tokens, whose scores get
-    /// the values `added`: `[.., tokens, heads·head_dim]`, before the projection.
+    /// Attention of the tokens of `qkv` `[axes.., 3·heads·head_dim]`, the last of these axes being the tokens and 0 for one of any
+    /// length, whose scores get the values `added`: `[axes.., heads·head_dim]`, before the projection.
     pub fn attention(
         &mut self,
         name: &str,
         qkv: &str,
-        leading: i64,
+        axes: &[i64],
         [heads, head_dim]: [usize; 2],
         added: &[String],
     ) -> String {
         let (heads, width) = (heads as i64, (heads * head_dim) as i64);
+        let leading = axes.len() as i64 - 1;
         let before = (0..leading).collect::<Vec<i64>>();
         let order = |last: [i64; 3]| [&before[..], &last.map(|axis| leading + axis)].concat();
-        let keep = |last: &[i64]| [&vec![0; before.len() + 1], last].concat();
+        let keep = |last: &[i64]| [axes, last].concat();
         let parts = self.split(name, qkv, &["q", "k", "v"]);
         let mut by_head = Vec::new();
         for (part, letter) in parts.iter().zip(["q", "k", "v"]) {
             let y = self.reshape(format!("{name}.{letter}.split"), part, &keep(&[heads, head_dim as i64]));
             // keys are transposed for the product
-            let axes = order(if letter == "k" { [1, 2, 0] } else { [1, 0, 2] });
-            by_head.push(self.transpose(format!("{name}.{letter}.heads"), &y, &axes));
+            let turned = order(if letter == "k" { [1, 2, 0] } else { [1, 0, 2] });
+            by_head.push(self.transpose(format!("{name}.{letter}.heads"), &y, &turned));
         }
         let scale = self.float(&format!("scale_{head_dim}"), (head_dim as f32).powf(-0.5));
         let q = self.node("Mul", format!("{name}.q.scaled"), &[&by_head[0], &scale], vec![]);

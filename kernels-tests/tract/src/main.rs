@@ -34,7 +34,7 @@ fn compare(model: &Path, features: &Path) -> TractResult<Vec<(&'static str, f32)
     for (value, name) in out.iter().zip(["patches", "cls", "mean"]) {
         let (shape, expected) = floats(&file, name)?;
         if value.shape() != &shape[..] {
-            return Err(format_err!("{name} is {:?}, {shape:?} expected", value.shape()));
+            return Err(TractError::msg(format!("{name} is {:?}, {shape:?} expected", value.shape())));
         }
         let found = value.as_slice::<f32>()?;
         let difference = found.iter().zip(&expected).map(|(a, b)| (a - b).abs());

@@ -67,6 +67,8 @@ fn along(g: &mut Graph, s: &ResNetShape, x: &str, axis: i64) -> String {
     let scalar = |g: &mut Graph, what: &str, of: &str| {
         let ends = vec![("start", Attribute::Int(axis)), ("end", Attribute::Int(axis + 1))];
         let side = g.node("Shape", name(&format!("{what}.shape")), &[of], ends);
+        // 7 is a whole number, which some runtimes tell from a length
+        let side = g.node("Cast", name(&format!("{what}.whole")), &[&side], vec![("to", Attribute::Int(7))]);
         let zero = g.int("zero", 0);
         g.gather(name(what), &side, &zero, 0)
     };
@@ -82,14 +84,23 @@ fn along(g: &mut Graph, s: &ResNetShape, x: &str, axis: i64) -> String {
     g.gather(name("pixels"), x, &index, axis)
 }
 
-/// GroupNorm: each group as a channel of InstanceNorm, then the weights of this name.
+/// GroupNorm with the weights of this name. InstanceNormalization of groups would say the same, but not all runtimes keep the
+/// images of a batch apart in it.
 fn group_norm(g: &mut Graph, s: &ResNetShape, name: &str, x: &str) -> String {
     let shape = g.node("Shape", format!("{name}.shape"), &[x], vec![]);
     let grouped = g.reshape(format!("{name}.groups"), x, &[0, s.groups as i64, -1]);
-    let ones = g.floats("groups.ones", &[s.groups], vec![1.0; s.groups]);
-    let zeros = g.floats("groups.zeros", &[s.groups], vec![0.0; s.groups]);
-    let eps = vec![("epsilon", Attribute::Float(NORM_EPS))];
-    let y = g.node("InstanceNormalization", format!("{name}.normed"), &[&grouped, &ones, &zeros], eps);
+    let mean = |g: &mut Graph, part: &str, x: &str| {
+        let attributes = vec![("axes", Attribute::Ints(vec![2])), ("keepdims", Attribute::Int(1))];
+        g.node("ReduceMean", format!("{name}.{part}"), &[x], attributes)
+    };
+    let average = mean(g, "mean", &grouped);
+    let y = g.node("Sub", format!("{name}.centred"), &[&grouped, &average], vec![]);
+    let squares = g.node("Mul", format!("{name}.squares"), &[&y, &y], vec![]);
+    let variance = mean(g, "variance", &squares);
+    let eps = g.float("eps", NORM_EPS);
+    let variance = g.node("Add", format!("{name}.eps"), &[&variance, &eps], vec![]);
+    let deviation = g.node("Sqrt", format!("{name}.deviation"), &[&variance], vec![]);
+    let y = g.node("Div", format!("{name}.normed"), &[&y, &deviation], vec![]);
     let y = g.node("Reshape", format!("{name}.maps"), &[&y, &shape], vec![]);
     let [weight, bias] =
         ["weight", "bias"].map(|part| g.weight(format!("{name}.{part}"), Arrangement::OfMaps));

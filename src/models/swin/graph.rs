@@ -125,7 +125,13 @@ fn attention(g: &mut Graph, s: &SwinShape, [stage, k]: [usize; 2], name: &str, x
         let shape = [count, 1, in_window, in_window];
         added.push(g.floats(format!("{windows}.apart"), &shape, mask.collect()));
     }
-    let y = g.attention(name, &qkv, 2, [width / s.head_dim, s.head_dim], &added);
+    let y = g.attention(
+        name,
+        &qkv,
+        &[0, count as i64, in_window as i64],
+        [width / s.head_dim, s.head_dim],
+        &added,
+    );
     let y = g.reshape(format!("{name}.rows"), &y, &[0, tokens.len() as i64, width as i64]);
     let mut back = vec![0; side * side];
     for (place, token) in tokens.iter().enumerate() {

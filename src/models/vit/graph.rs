@@ -132,7 +132,7 @@ fn block(g: &mut Graph, s: &VitSizes, name: &str, x: &str) -> String {
     let y = g.layer_norm(&format!("{name}.norm1"), x, NORM_EPS);
     let qkv = g.linear(&format!("{name}.attn.qkv"), &y, true);
     let heads = [s.width / s.head_dim, s.head_dim];
-    let y = g.attention(&format!("{name}.attn"), &qkv, 1, heads, &[]);
+    let y = g.attention(&format!("{name}.attn"), &qkv, &[0, 0], heads, &[]);
     let y = g.linear(&format!("{name}.attn.proj"), &y, true);
     let x = scaled_sum(g, &format!("{name}.ls1"), x, &y);
     let y = g.layer_norm(&format!("{name}.norm2"), &x, NORM_EPS);
