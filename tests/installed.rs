@@ -103,7 +103,7 @@ fn bash_completes_what_follows_a_command() {
     assert_eq!(completed(&["train", "--dev"]), ["--device", "--devices"]);
     assert!(completed(&["eval", ""]).contains(&"linear".to_string()));
     assert_eq!(completed(&["eval", "knn", "--tem"]), ["--temperature"]);
-    assert_eq!(completed(&["extract", "--format", ""]), ["timm", "dinov2", "poa", "onnx"]);
+    assert_eq!(completed(&["extract", "--format", ""]), ["timm", "dinov2", "poa", "transformers", "onnx"]);
 }
 
 #[test]

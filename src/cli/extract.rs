@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::{PossibleValue, StringValueParser, TypedValueParser};
 use clap::{Arg, ArgGroup, Args, Command};
 
+use crate::cli::card::run_facts;
 use crate::cli::prices::PriceArgs;
 use crate::cli::subject::check_size;
 use crate::error::{Error, Result};
@@ -21,6 +22,7 @@ use crate::ops::matmul::by_timing;
 use crate::recipes::teacher::{Teacher, config_of};
 use crate::shown::shown;
 use crate::train::save::TEACHER;
+use crate::weights::card::{Facts, card};
 use crate::weights::extract::Extraction;
 use crate::weights::heads::write_heads;
 use crate::weights::networks::choose;
@@ -38,8 +40,11 @@ Examples:
   poa-gpu extract --checkpoint runs/photos --fits 5ms,20M --out fast
   poa-gpu extract --checkpoint runs/photos --fits 12ms --latency phone.csv --sweep results --out phone
   poa-gpu extract --checkpoint runs/photos --network small --out vit-s --format onnx --size dynamic
+  poa-gpu extract --checkpoint runs/photos --network small --out hf --format transformers
 then, in Python:
-  timm.create_model('local-dir:vit-s', pretrained=True)")]
+  timm.create_model('local-dir:vit-s', pretrained=True)
+  transformers.AutoModel.from_pretrained('hf')
+A README.md in the folder says what the network is and how it is loaded; one that someone else wrote is left alone.")]
 pub struct ExtractArgs {
     /// A run's folder (its newest checkpoint is taken) or a checkpoint's
     #[arg(long, value_name = "DIR")]
@@ -140,6 +145,17 @@ pub(super) fn run(args: &ExtractArgs) -> Result<()> {
         refuse_run(&dir)?;
         let extraction =
             Extraction::new(&teacher, &*backbone, *network, args.format)?.normalized(config.normalization()?);
+        let text = card(&Facts {
+            network: *network,
+            format: args.format,
+            plain: extraction.plain(),
+            normalization: extraction.normalization(),
+            classes: extraction.classes(),
+            cost: backbone.cost(*network),
+            width: backbone.feature_width(*network),
+            run: run_facts(&checkpoint, &config, grid.intact(), *network),
+        });
+        let extraction = extraction.with_card(text);
         match options {
             Some(options) => drop(write_onnx(&extraction, &*backbone, options, &dir)?),
             None => extraction.write(&dir)?,

@@ -6,6 +6,7 @@ mod output;
 pub mod args;
 mod bench;
 mod bench_collective;
+mod card;
 pub mod compare;
 mod completions;
 mod config;

@@ -22,13 +22,16 @@ pub enum Format {
     /// Every sub-network, with all its sizes in `config.json`. A ViT's is what POA's
     /// `tools/extract_elastic_net.py` writes.
     Poa,
+    /// Hugging Face's transformers, as `AutoModel.from_pretrained(DIR)` loads it: by a class of its own where one has this
+    /// structure, else by its wrapper of timm.
+    Transformers,
     /// Every sub-network as an ONNX model with timm's names, which `weights::onnx` writes.
     Onnx,
 }
 
 impl Format {
     /// All formats.
-    pub const ALL: [Self; 4] = [Self::Timm, Self::Dinov2, Self::Poa, Self::Onnx];
+    pub const ALL: [Self; 5] = [Self::Timm, Self::Dinov2, Self::Poa, Self::Transformers, Self::Onnx];
 
     /// What the format is called on the command line.
     pub fn name(self) -> &'static str {
@@ -36,6 +39,7 @@ impl Format {
             Self::Timm => "timm",
             Self::Dinov2 => "dinov2",
             Self::Poa => "poa",
+            Self::Transformers => "transformers",
             Self::Onnx => "onnx",
         }
     }
@@ -68,15 +72,23 @@ impl FromStr for Format {
 pub struct Pieces {
     /// The axis.
     pub axis: usize,
-    /// For each piece of the plain network which of the official ones it is.
+    /// How many pieces the official parameter has.
+    pub count: usize,
+    /// For each piece of the plain network which of the official ones it is; a part may have some of them alone.
     pub order: Vec<usize>,
 }
 
 impl Pieces {
-    /// From the plain network's order back to the official one.
+    /// All pieces in this order.
+    pub fn all(axis: usize, order: impl IntoIterator<Item = usize>) -> Self {
+        let order: Vec<usize> = order.into_iter().collect();
+        Self { axis, count: order.len(), order }
+    }
+
+    /// From the plain network's order back to the official one, where it has all of them.
     pub fn inverse(&self) -> Self {
         let place = |piece| self.order.iter().position(|p| *p == piece).unwrap_or(piece);
-        Self { axis: self.axis, order: (0..self.order.len()).map(place).collect() }
+        Self { axis: self.axis, count: self.count, order: (0..self.count).map(place).collect() }
     }
 }
 
@@ -122,6 +134,16 @@ impl Part {
     /// number, where the network scales its inputs.
     pub fn fold_alpha(&mut self, axis: usize, scale: InputScale) {
         self.alpha = scale.alpha(self.source_shape[axis], self.shape[axis]);
+    }
+
+    /// The part that has of this one's pieces only one, under a name of its own. Of a part without pieces it is the whole.
+    pub fn piece(&self, number: usize, name: impl Into<String>) -> Self {
+        let mut one = Self { name: name.into(), ..self.clone() };
+        if let Some(Pieces { axis, order, .. }) = &mut one.pieces {
+            one.shape[*axis] /= order.len();
+            *order = order.get(number).copied().into_iter().collect();
+        }
+        one
     }
 
     /// The part's values, row by row, of those of its source; without what is added.
@@ -184,10 +206,10 @@ pub fn renumbered(name: &str, prefix: &str, blocks: &[usize]) -> Option<String> 
 /// where it has some.
 pub fn corner(values: &[f32], from: &[usize], to: &[usize], pieces: Option<&Pieces>) -> Vec<f32> {
     let (mut from, mut to) = (from.to_vec(), to.to_vec());
-    let split = pieces.map(|Pieces { axis, order }| {
-        for shape in [&mut from, &mut to] {
-            shape[*axis] /= order.len();
-            shape.insert(*axis, order.len());
+    let split = pieces.map(|Pieces { axis, count, order }| {
+        for (shape, pieces) in [(&mut from, *count), (&mut to, order.len())] {
+            shape[*axis] /= pieces;
+            shape.insert(*axis, pieces);
         }
         (*axis, &order[..])
     });

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use crate::data::Normalization;
 use crate::models::grid::Network;
 use crate::models::plain::{Format, PlainNetwork, decimal};
+use crate::weights::transformers;
 
 /// Share of the resized image that evaluation keeps: 224 of 256 pixels.
 pub(super) const CROP: f64 = 0.875;
@@ -22,7 +23,11 @@ pub fn describe(
     let mut all = plain.config.clone();
     all["poa_network"] = json!(network.to_string());
     match format {
-        Format::Timm => {
+        Format::Transformers if transformers::is_native(&all) => {
+            transformers::add_classes(&mut all, classes);
+            return all;
+        }
+        Format::Timm | Format::Transformers => {
             let shared = json!({
                 "num_classes": classes.len(),
                 "input_size": [plain.channels, plain.image, plain.image],

@@ -3,21 +3,23 @@
 //! time.
 
 use std::collections::HashMap;
-use std::io::Write;
 use std::path::Path;
+
+use serde_json::Value;
 
 use crate::data::Normalization;
 use crate::error::{Error, Result};
-use crate::files::own::create_own;
 use crate::files::tensor_file::TensorFile;
 use crate::files::tensor_writer::{TensorSpec, write_tensors_with};
 use crate::files::whole::partial_of;
 use crate::models::backbone::Backbone;
 use crate::models::grid::Network;
 use crate::models::plain::{Format, Part, PlainNetwork};
+use crate::weights::card;
 use crate::weights::describe::describe;
-use crate::weights::folder::write_folder;
+use crate::weights::folder::{write_folder, write_text};
 use crate::weights::names::Catalog;
+use crate::weights::transformers;
 
 /// File of the tensors in the folder of an extracted network.
 pub const MODEL: &str = "model.safetensors";
@@ -35,6 +37,7 @@ pub struct Extraction<'a> {
     /// What the teacher's file calls the sources of the parts.
     sources: HashMap<String, String>,
     classifier: Option<Classifier>,
+    card: Option<String>,
 }
 
 /// A linear classifier on a network's features.
@@ -67,7 +70,7 @@ impl<'a> Extraction<'a> {
             sources.insert(part.source.clone(), source);
         }
         let normalization = Normalization::imagenet(plain.channels);
-        Ok(Self { teacher, network, format, plain, normalization, sources, classifier: None })
+        Ok(Self { teacher, network, format, plain, normalization, sources, classifier: None, card: None })
     }
 
     /// The same network, trained on images that were normalised so, instead of by
@@ -76,12 +79,18 @@ impl<'a> Extraction<'a> {
         Self { normalization, ..self }
     }
 
-    /// The same network with a classifier on its class token or mean, in the formats of timm and POA, and in ONNX models.
+    /// The same network with this model card, which is written where there is no `README.md` of someone else's.
+    pub fn with_card(self, card: String) -> Self {
+        Self { card: Some(card), ..self }
+    }
+
+    /// The same network with a classifier on its class token or mean, in the formats of timm, transformers and POA, and in ONNX
+    /// models.
     pub fn with_classifier(self, classifier: Classifier) -> Result<Self> {
         match self.head() {
             Some(_) => Ok(Self { classifier: Some(classifier), ..self }),
             None => Err(Error::Usage(format!(
-                "the format {} has no classifier; timm, poa and onnx have",
+                "the format {} has no classifier; timm, transformers, poa and onnx have",
                 self.format
             ))),
         }
@@ -112,38 +121,58 @@ impl<'a> Extraction<'a> {
         self.classifier.as_ref().map_or(&[], |classifier| &classifier.classes)
     }
 
+    /// Whether a class of transformers itself loads it.
+    pub fn is_native(&self) -> bool {
+        self.format == Format::Transformers && transformers::is_native(&self.plain.config)
+    }
+
+    /// What stands before the names of the backbone's tensors.
+    fn prefix(&self) -> String {
+        match (self.is_native(), &self.classifier) {
+            (true, Some(_)) => transformers::prefix(&self.plain.config).unwrap_or_default(),
+            _ => String::new(),
+        }
+    }
+
     /// What the format calls a classifier.
     pub fn head(&self) -> Option<&str> {
         match self.format {
-            Format::Timm => self.plain.config["pretrained_cfg"]["classifier"].as_str(),
+            Format::Transformers if self.is_native() => Some("classifier"),
+            Format::Timm | Format::Transformers => self.plain.config["pretrained_cfg"]["classifier"].as_str(),
             Format::Poa | Format::Onnx => Some("head"),
             Format::Dinov2 => None,
         }
     }
 
     /// Names and shapes of the classifier's tensors, with their values.
-    fn head_tensors(&self) -> Vec<(TensorSpec, &[f32])> {
+    fn head_tensors(&self) -> Vec<(TensorSpec, Vec<f32>)> {
         let Some((head, classifier)) = self.head().zip(self.classifier.as_ref()) else { return Vec::new() };
-        let (classes, values) = (classifier.classes.len(), &classifier.weight);
-        let width = values.len() / classes.max(1);
+        let (classes, mut weight) = (classifier.classes.len(), classifier.weight.clone());
+        if self.is_native() {
+            weight = transformers::widened(&self.plain.config, &weight, weight.len() / classes.max(1));
+        }
+        let width = weight.len() / classes.max(1);
         vec![
-            (TensorSpec::f32(format!("{head}.weight"), &[classes, width]), values),
-            (TensorSpec::f32(format!("{head}.bias"), &[classes]), &classifier.bias),
+            (TensorSpec::f32(format!("{head}.weight"), &[classes, width]), weight),
+            (TensorSpec::f32(format!("{head}.bias"), &[classes]), classifier.bias.clone()),
         ]
     }
 
     /// Names and shapes of the plain network's tensors.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let parts = self.plain.parts.iter().map(|part| TensorSpec::f32(&part.name, &part.shape));
+        let prefix = self.prefix();
+        let named = |part: &Part| TensorSpec::f32(format!("{prefix}{}", part.name), &part.shape);
+        let parts = self.plain.parts.iter().map(named);
         parts.chain(self.head_tensors().into_iter().map(|(spec, _)| spec)).collect()
     }
 
     /// Values, row by row, of the plain network's tensor of this name.
     pub fn read(&self, name: &str) -> Result<Vec<f32>> {
         if let Some((_, values)) = self.head_tensors().into_iter().find(|(spec, _)| spec.name == name) {
-            return Ok(values.to_vec());
+            return Ok(values);
         }
-        let part = self.plain.parts.iter().find(|part| part.name == name).ok_or_else(|| {
+        let bare = name.strip_prefix(&self.prefix());
+        let part = self.plain.parts.iter().find(|part| Some(&part.name[..]) == bare).ok_or_else(|| {
             Error::Usage(format!("a plain network in the format {} has no tensor `{name}`", self.format))
         })?;
         let mut values = self.cut(part)?;
@@ -158,23 +187,41 @@ impl<'a> Extraction<'a> {
         Ok(part.cut(&self.teacher.read_f32_as(source, &part.source_shape)?))
     }
 
-    /// Writes `model.safetensors` and `config.json` to the folder `dir`. A folder that is new appears under its name
-    /// when both are whole; one that exists keeps what it has until then, and other files in any case.
+    /// Writes `model.safetensors`, `config.json` and what else the format has to the folder `dir`. A folder that is new
+    /// appears under its name when all are whole; one that exists keeps what it has until then, and other files in any case.
     pub fn write(&self, dir: &Path) -> Result<()> {
         if self.format == Format::Onnx {
             return Err(Error::Usage("weights::onnx::write_onnx writes the format onnx".into()));
         }
-        let about = describe(&self.plain, self.network, self.format, &self.normalization, self.classes());
-        let text = format!("{about:#}\n");
+        if self.format == Format::Onnx {
+            return Err(Error::Usage("weights::onnx::write_onnx writes the format onnx".into()));
+        }
+        let texts = self.texts(dir);
+        let names: Vec<&str> = std::iter::once(MODEL).chain(texts.iter().map(|(name, _)| *name)).collect();
         // an older network's config must not stand beside this one's tensors
-        write_folder(dir, &[MODEL, CONFIG], &[CONFIG], |to| {
+        write_folder(dir, &names, &[CONFIG], |to| {
             write_tensors_with(&partial_of(&to.join(MODEL)), &self.tensors(), &[("format", "pt")], |name| {
                 self.read(name)
             })?;
-            let config = partial_of(&to.join(CONFIG));
-            let written = create_own(&config)
-                .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-            written.map_err(|e| Error::file(&config, format!("cannot be written: {e}")))
+            texts.iter().try_for_each(|(name, text)| write_text(to, name, text))
         })
+    }
+
+    /// The card that may be written to a folder, if there is one.
+    pub(super) fn card_for(&self, dir: &Path) -> Option<&str> {
+        self.card.as_deref().filter(|_| card::may_write(dir))
+    }
+
+    /// The files beside the tensors, with what is in them.
+    fn texts(&self, dir: &Path) -> Vec<(&'static str, String)> {
+        let json = |value: Value| format!("{value:#}\n");
+        let about = describe(&self.plain, self.network, self.format, &self.normalization, self.classes());
+        let mut texts = vec![(CONFIG, json(about))];
+        if self.is_native() {
+            let images = transformers::preprocessor(&self.plain, &self.normalization);
+            texts.push((transformers::PREPROCESSOR, json(images)));
+        }
+        texts.extend(self.card_for(dir).map(|text| (card::CARD, text.to_string())));
+        texts
     }
 }

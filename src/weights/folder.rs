@@ -1,10 +1,11 @@
 //! The folder of a network: its files are whole or not there, and belong together.
 
 use std::fs;
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Write};
 use std::path::Path;
 
 use crate::error::{Error, Result};
+use crate::files::own::create_own;
 use crate::files::whole::{partial_of, put_in_place};
 
 /// Writes the files `names` to the folder `dir`: `write` gets the folder where each of them is to be written under the name
@@ -42,6 +43,14 @@ pub(super) fn write_folder(
         let _ = fs::remove_dir(&partial);
     }
     done
+}
+
+/// Writes a text where [`write_folder`] wants the file `name` of the folder `to`.
+pub(super) fn write_text(to: &Path, name: &str, text: &str) -> Result<()> {
+    let path = partial_of(&to.join(name));
+    let written =
+        create_own(&path).and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.map_err(|e| Error::file(&path, format!("cannot be written: {e}")))
 }
 
 /// Gives files that are whole their names, in order, after those that would not fit them are gone.

@@ -17,7 +17,7 @@ use crate::models::resnet::sizes::{NORM_EPS, ResNetShape, resnet_specs};
 /// as `bn`.
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let name = official.strip_prefix("backbone.")?;
-    if format.is_named_as_timm() && name == "mask_token" {
+    if (format.is_named_as_timm() || format == Format::Transformers) && name == "mask_token" {
         return None;
     }
     let norm = |name: &str| match name.strip_prefix("norm") {
@@ -73,7 +73,8 @@ fn config(s: &ResNetShape, format: Format) -> Result<Value> {
             "num_groups": s.groups,
             "group_norm_eps": decimal(NORM_EPS),
         })),
-        Format::Timm => timm(s, &stages(&|stage| s.outputs(stage) / 4)),
+        // transformers' own ResNets have BatchNorm; its wrapper loads timm's
+        Format::Timm | Format::Transformers => timm(s, &stages(&|stage| s.outputs(stage) / 4)),
     }
 }
 

@@ -11,6 +11,7 @@ mod layers;
 mod plain;
 mod settings;
 mod specs;
+mod transformers;
 
 pub use grid::swin_grid;
 pub use layers::layer_rule;

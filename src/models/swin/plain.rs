@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 use crate::error::{Error, Result};
 use crate::models::grid::Network;
 use crate::models::plain::{Format, Pieces, PlainName, PlainNetwork, decimal, first_conv, parts, renumbered};
+use crate::models::swin::transformers;
 use crate::models::swin::{NORM_EPS, SwinShape, swin_specs};
 
 /// The neighbours of a patch merging, row by row, as timm has them: column by column.
@@ -21,10 +22,10 @@ const NEIGHBOURS: [usize; 4] = [0, 2, 1, 3];
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let name = official.strip_prefix("backbone.")?;
     let levels: Vec<&str> = name.split('.').collect();
-    let neighbours = |axis| Some(Pieces { axis, order: NEIGHBOURS.to_vec() });
+    let neighbours = |axis| Some(Pieces::all(axis, NEIGHBOURS));
     let merging = |stage: &str| Some(stage.parse::<usize>().ok()? + 1);
     let (name, pieces) = match levels[..] {
-        ["mask_token"] if format.is_named_as_timm() => return None,
+        ["mask_token"] if format.is_named_as_timm() || format == Format::Transformers => return None,
         ["norm0" | "norm1" | "norm2", ..] => return None,
         ["norm3", "norm", part] => (format!("norm.{part}"), None),
         ["patch_embed", "norm", "norm", part] => (format!("patch_embed.norm.{part}"), None),
@@ -48,9 +49,7 @@ fn in_block(levels: &[&str]) -> Option<(String, Option<Pieces>)> {
     Some(match levels {
         [norm, "norm", part] => (format!("{norm}.{part}"), None),
         // queries, keys and values are cut each
-        ["attn", "w_msa", "qkv", "linear", part] => {
-            (format!("attn.qkv.{part}"), Some(Pieces { axis: 0, order: vec![0, 1, 2] }))
-        }
+        ["attn", "w_msa", "qkv", "linear", part] => (format!("attn.qkv.{part}"), Some(Pieces::all(0, 0..3))),
         ["attn", "w_msa", "proj", "linear", part] => (format!("attn.proj.{part}"), None),
         ["attn", "w_msa", table] => (format!("attn.{table}"), None),
         ["ffn", layer, "linear", part] => (format!("mlp.{layer}.{part}"), None),
@@ -64,6 +63,11 @@ pub(super) fn network(shape: &SwinShape, network: Network, format: Format) -> Re
     let plain = shape.plain(network);
     let config = match format {
         Format::Timm => timm(&plain)?,
+        Format::Transformers => transformers::config(&plain).or_else(|reason| {
+            timm(&plain).map_err(|_| {
+                Error::Usage(format!("transformers has no Swin as {network}: {reason}; take --format poa"))
+            })
+        })?,
         Format::Poa | Format::Onnx => sizes(&plain),
         Format::Dinov2 => {
             return Err(Error::Usage(
@@ -81,11 +85,10 @@ pub(super) fn network(shape: &SwinShape, network: Network, format: Format) -> Re
     for part in parts.iter_mut().filter(|part| part.source.ends_with(".linear.weight")) {
         part.fold_alpha(1, shape.input_scale);
     }
+    if config["model_type"].is_string() {
+        parts = transformers::parts(parts);
+    }
     Ok(PlainNetwork { parts, channels: shape.channels, image: shape.image, config })
-}
-
-fn heads(s: &SwinShape) -> [usize; 4] {
-    [0, 1, 2, 3].map(|stage| (s.width << stage) / s.head_dim)
 }
 
 fn sizes(s: &SwinShape) -> Value {
@@ -98,7 +101,7 @@ fn sizes(s: &SwinShape) -> Value {
         "embed_dim": s.width,
         "depths": s.depths,
         "shifted": s.shifted,
-        "num_heads": heads(s),
+        "num_heads": s.heads(),
         "window_size": s.window,
         "mlp_ratio": s.mlp_ratio,
         "layer_norm_eps": decimal(NORM_EPS),
@@ -125,7 +128,7 @@ fn timm(s: &SwinShape) -> Result<Value> {
             "in_chans": s.channels,
             "embed_dim": s.width,
             "depths": s.depths,
-            "num_heads": heads(s),
+            "num_heads": s.heads(),
             "window_size": s.window,
             "always_partition": true,
             "mlp_ratio": s.mlp_ratio,
@@ -141,17 +144,9 @@ fn timm(s: &SwinShape) -> Result<Value> {
 
 /// Why timm's constructor cannot build a network of this shape, if it cannot.
 fn beyond_timm(s: &SwinShape) -> Option<String> {
-    let alternates =
-        |shifted: &Vec<bool>| shifted.iter().enumerate().all(|(k, shifted)| *shifted == (k % 2 == 1));
     let uneven = |stage: usize| s.shifted[stage].contains(&true) && !s.side(stage).is_multiple_of(s.window);
-    if s.embedding != s.width {
-        return Some(format!(
-            "patches are normed over {} channels, of which the first stage takes {}",
-            s.embedding, s.width
-        ));
-    }
-    if !s.shifted.iter().all(alternates) {
-        return Some("plain and shifted windows do not alternate in the blocks that are left".into());
+    if let Some(reason) = s.irregularity() {
+        return Some(reason);
     }
     let stage = (0..4).find(|stage| uneven(*stage))?;
     Some(format!(

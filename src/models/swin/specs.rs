@@ -72,6 +72,28 @@ impl SwinShape {
         (0..stage).fold(self.image / self.patch, |side, _| side.div_ceil(2))
     }
 
+    /// Attention heads of every stage.
+    pub fn heads(&self) -> [usize; 4] {
+        [0, 1, 2, 3].map(|stage| (self.width << stage) / self.head_dim)
+    }
+
+    /// Why no constructor of others builds a network of this shape, if none does.
+    pub fn irregularity(&self) -> Option<String> {
+        let alternates = |shifted: &[bool]| shifted.iter().enumerate().all(|(k, s)| *s == (k % 2 == 1));
+        if self.embedding != self.width {
+            return Some(format!(
+                "patches are normed over {} channels, of which the first stage takes {}",
+                self.embedding, self.width
+            ));
+        }
+        match self.shifted.iter().all(|shifted| alternates(shifted)) {
+            true => None,
+            false => {
+                Some("plain and shifted windows do not alternate in the blocks that are left".to_string())
+            }
+        }
+    }
+
     /// The name of the network that has all of it.
     pub fn network(&self) -> Network {
         Network::new(self.width, self.depths[2])

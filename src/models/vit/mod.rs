@@ -12,6 +12,7 @@ mod layers;
 mod plain;
 mod settings;
 mod sizes;
+mod transformers;
 
 use std::cell::RefCell;
 use std::collections::HashMap;

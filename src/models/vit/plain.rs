@@ -15,6 +15,7 @@ use crate::models::plain::{
 };
 use crate::models::vit::ffn::Ffn;
 use crate::models::vit::sizes::{NORM_EPS, VitSizes, vit_specs};
+use crate::models::vit::transformers;
 
 /// timm's plain ViTs of 224 pixels with patches of 16, by width, depth and heads.
 const TIMM: [(&str, [usize; 3]); 4] = [
@@ -26,7 +27,8 @@ const TIMM: [(&str, [usize; 3]); 4] = [
 /// timm's ViTs with SwiGLU whose gate comes first, without and with registers: what it cannot be told by arguments.
 const TIMM_SWIGLU: [&str; 2] = ["vit_giant_patch14_dinov2", "vit_giant_patch14_reg4_dinov2"];
 
-/// How a plain network has the parameter of this official name.
+/// How a plain network has the parameter of this official name. For transformers, where queries, keys and values are
+/// tensors of their own, `transformers.rs` makes theirs of DINOv2's names.
 pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     let name = official.strip_prefix("backbone.")?;
     if format.is_named_as_timm() && name == "mask_token" {
@@ -40,7 +42,7 @@ pub(super) fn name(official: &str, format: Format) -> Option<PlainName> {
     }
     // queries, keys and values are cut each, and gate and value of SwiGLU
     let groups = if levels.contains(&"qkv") { 3 } else { 1 + usize::from(levels.contains(&"w12")) };
-    let pieces = (groups > 1).then(|| Pieces { axis: 0, order: (0..groups).collect() });
+    let pieces = (groups > 1).then(|| Pieces::all(0, 0..groups));
     if format.is_named_as_timm() {
         let theirs = [("register_tokens", "reg_token"), ("w12", "fc1"), ("w3", "fc2")];
         for level in &mut levels {
@@ -71,6 +73,10 @@ pub(super) fn network(sizes: &VitSizes, network: Network, format: Format) -> Res
     }
     let blocks = block_ids(sizes.depth, depth);
     let plain = sizes.plain(network);
+    let config = match format {
+        Format::Transformers => transformers::config(&plain, network)?,
+        _ => config(&plain, format),
+    };
     let original = |name: &str| renumbered(name, "backbone.blocks.", &blocks);
     let mut parts = parts(&vit_specs(sizes), vit_specs(&plain), original, |official| name(official, format));
     for part in parts.iter_mut().filter(|part| part.source.ends_with(".linear.weight")) {
@@ -79,7 +85,10 @@ pub(super) fn network(sizes: &VitSizes, network: Network, format: Format) -> Res
     if format == Format::Onnx || format == Format::Timm && sizes.registers > 0 {
         position_to_class_token(&mut parts);
     }
-    Ok(PlainNetwork { parts, channels: sizes.channels, image: sizes.image, config: config(&plain, format) })
+    if format == Format::Transformers {
+        parts = transformers::parts(parts);
+    }
+    Ok(PlainNetwork { parts, channels: sizes.channels, image: sizes.image, config })
 }
 
 /// Adds the class token's position to it and leaves that out of the position embedding.
@@ -116,7 +125,7 @@ fn config(sizes: &VitSizes, format: Format) -> Value {
     });
     match format {
         Format::Timm => timm(shared, sizes),
-        Format::Dinov2 | Format::Poa | Format::Onnx => {
+        Format::Dinov2 | Format::Poa | Format::Transformers | Format::Onnx => {
             let mut all = shared;
             all["layer_norm_eps"] = json!(decimal(NORM_EPS));
             if sizes.registers > 0 {

@@ -13,9 +13,10 @@ use crate::files::own::create_own;
 use crate::files::whole::partial_of;
 use crate::models::backbone::Backbone;
 use crate::models::graph::{Arrangement, Attribute, Axis, CLS, Extent, IMAGES, Node};
+use crate::weights::card::CARD;
 use crate::weights::describe::{CROP, describe};
 use crate::weights::extract::Extraction;
-use crate::weights::folder::write_folder;
+use crate::weights::folder::{write_folder, write_text};
 use crate::weights::onnx::schema::{
     AttributeProto, Dimension, EXTERNAL, FLOAT, GRAPH_FIELD, GraphProto, INITIALIZER_FIELD, IR_VERSION,
     Length, ModelProto, NodeProto, OPSET, OperatorSetIdProto, RAW_DATA_FIELD, StringStringEntryProto,
@@ -103,17 +104,19 @@ pub fn write_onnx(
         input: vec![value(IMAGES, options.batch, &images)],
         output: graph.outputs.iter().map(|output| value(output.name, options.batch, &output.axes)).collect(),
     };
-    let names: &[&str] = if beside { &[DATA, MODEL] } else { &[MODEL] };
+    let card = extraction.card_for(dir);
+    let names: Vec<&str> =
+        beside.then_some(DATA).into_iter().chain([MODEL]).chain(card.map(|_| CARD)).collect();
     let mut written = 0;
     // an older network's weights must not stand beside this one's model
-    write_folder(dir, names, &[DATA], |dir| {
+    write_folder(dir, &names, &[DATA], |dir| {
         let at = |name: &str| partial_of(&dir.join(name));
         let read = |tensor: &Tensor| tensor.read(extraction);
         written = write_model(&at(MODEL), &model, &empty, &tensors, beside, read)?;
         if beside {
             written += write_data(&at(DATA), &tensors, read)?;
         }
-        Ok(())
+        card.map_or(Ok(()), |text| write_text(dir, CARD, text))
     })?;
     Ok(written)
 }
