@@ -45,10 +45,10 @@ fn teacher(folder: &Folder, backbone: &dyn Backbone) -> TensorFile {
     let path = Path::new(&folder.path("teacher.safetensors")).to_path_buf();
     let specs: Vec<TensorSpec> =
         backbone.specs().iter().map(|spec| TensorSpec::f32(&spec.name, &spec.shape)).collect();
-    let values = |name: &str| {
+    let values = |name: &str| -> poa_gpu::error::Result<Vec<f32>> {
         let spec = specs.iter().find(|spec| spec.name == name).unwrap();
         let (count, seed) = (spec.shape.iter().product::<usize>(), name.len() as f32);
-        Ok((0..count).map(|i| (i as f32).mul_add(0.001, seed)).collect())
+        Ok((0..count).map(|i| (i as f32).mul_add(0.001, seed)).collect::<Vec<f32>>())
     };
     write_tensors_with(&path, &specs, &[], values).unwrap();
     TensorFile::open(&path).unwrap()
