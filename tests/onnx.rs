@@ -234,7 +234,9 @@ fn what_cannot_be_had_is_refused_in_a_line() {
     extract(&["--format=onnx", "--size=dynamic"], &["Swin", "give a number"]);
     extract(&["--format=onnx", "--size=33"], &["--size 33", "multiple of the patch size"]);
     extract(&["--format=onnx", "--size=4"], &["--size 4", "no patch token", "or more"]);
-    extract(&["--format=onnx", "--batch=0"], &["neither a number from 1"]);
+    let wrong = program(&["extract", "--checkpoint", &run, "--out", &out, "--format=onnx", "--batch=0"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(text(&wrong.stderr).contains("neither a number from 1 to 1048576 nor `dynamic`"));
     // a folder that is a file
     std::fs::write(&out, "x").unwrap();
     refused(&["extract", "--checkpoint", &run, "--out", &out, "--format=onnx"], 1, &["is no folder"]);
@@ -394,10 +396,8 @@ fn onnxruntime_reads_weights_beside_and_classifies() {
     std::fs::write(folder.0.join("x"), bytemuck::cast_slice::<f32, u8>(&pixels)).unwrap();
     let python = std::env::var("POA_PYTHON").unwrap_or_else(|_| "python3".into());
     let run = |dir: &str, output: &str| -> Vec<f32> {
-        let args = [&folder.path(dir), &folder.path("x"), &image.to_string(), output, &folder.path("y")]
-            .map(String::clone);
-        let mut args = args.to_vec();
-        args[0] += "/model.onnx";
+        let model = folder.path(dir) + "/model.onnx";
+        let args = [model, folder.path("x"), image.to_string(), output.into(), folder.path("y")];
         told(Command::new(&python).args(["-c", script]).args(args));
         bytemuck::pod_collect_to_vec(&std::fs::read(folder.0.join("y")).unwrap())
     };
