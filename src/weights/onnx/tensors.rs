@@ -47,6 +47,11 @@ impl<'a> Tensor<'a> {
         }
     }
 
+    /// Whether it may lie in another file: shapes and the like are needed to read a model.
+    pub fn is_weight(&self) -> bool {
+        matches!(self.content, Content::Weight(..))
+    }
+
     /// Bytes of its values.
     pub fn bytes(&self) -> u64 {
         let element = if self.data_type() == INT64 { 8 } else { 4 };

@@ -144,9 +144,13 @@ fn write_model(
     let mut heads = Vec::with_capacity(tensors.len());
     let (mut length, mut offset) = (nodes.len() as u64, 0);
     for tensor in tensors {
-        let head = head(tensor, beside.then_some(offset));
-        offset = (offset + tensor.bytes()).next_multiple_of(ALIGNMENT);
-        length += head.len() as u64 + if beside { 0 } else { tensor.bytes() };
+        let away = beside && tensor.is_weight();
+        let head = head(tensor, away.then_some(offset));
+        length += head.len() as u64;
+        match away {
+            true => offset = (offset + tensor.bytes()).next_multiple_of(ALIGNMENT),
+            false => length += tensor.bytes(),
+        }
         heads.push(head);
     }
     let mut front = model.encode_to_vec();
@@ -158,7 +162,7 @@ fn write_model(
         for (tensor, head) in tensors.iter().zip(heads) {
             file.write_all(&head).map_err(failed)?;
             written += head.len() as u64;
-            if !beside {
+            if !(beside && tensor.is_weight()) {
                 let values = read(tensor)?;
                 file.write_all(&values).map_err(failed)?;
                 written += values.len() as u64;
@@ -173,7 +177,7 @@ fn write_data(path: &Path, tensors: &[Tensor], read: impl Fn(&Tensor) -> Result<
     let failed = |e: std::io::Error| Error::file(path, format!("cannot be written: {e}"));
     file(path, |file| {
         let mut written = 0u64;
-        for tensor in tensors {
+        for tensor in tensors.iter().filter(|tensor| tensor.is_weight()) {
             let gap = written.next_multiple_of(ALIGNMENT) - written;
             file.write_all(&vec![0; gap as usize]).map_err(failed)?;
             let values = read(tensor)?;
