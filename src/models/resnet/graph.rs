@@ -74,13 +74,21 @@ fn along(g: &mut Graph, s: &ResNetShape, x: &str, axis: i64) -> String {
     };
     let (pixels, side) = (scalar(g, "image", IMAGES), scalar(g, "map", x));
     let stride = g.int("stride", 4 * s.strides.iter().product::<usize>() as i64);
-    let [zero, one, per] =
-        [("zero", 0), ("step", 1), ("cells_a_pixel", s.patches as i64)].map(|(n, v)| g.int(n, v));
+    let per = g.int("cells_a_pixel", s.patches as i64);
     let whole = g.node("Div", name("whole"), &[&pixels, &stride], vec![]);
     let cells = g.node("Mul", name("count"), &[&whole, &per], vec![]);
-    let range = g.node("Range", name("range"), &[&zero, &cells, &one], vec![]);
+    // counted in floats (1), as some runtimes have no other Range; these numbers are whole, and floats have them exactly
+    let cast = |g: &mut Graph, part: &str, x: &str, to: i64| {
+        g.node("Cast", name(part), &[x], vec![("to", Attribute::Int(to))])
+    };
+    let cells = cast(g, "count.float", &cells, 1);
+    let side = cast(g, "side.float", &side, 1);
+    let [none, step] = [("none", 0.0), ("one", 1.0)].map(|(n, v)| g.float(n, v));
+    let range = g.node("Range", name("range"), &[&none, &cells, &step], vec![]);
     let scaled = g.node("Mul", name("scaled"), &[&range, &side], vec![]);
-    let index = g.node("Div", name("index"), &[&scaled, &cells], vec![]);
+    let place = g.node("Div", name("place"), &[&scaled, &cells], vec![]);
+    let place = g.node("Floor", name("floor"), &[&place], vec![]);
+    let index = cast(g, "index", &place, 7);
     g.gather(name("pixels"), x, &index, axis)
 }
 
