@@ -231,7 +231,8 @@ fn compare(format: &str, script: &str, runs: &[(&str, &str, Vec<&str>, usize)]) 
             let of = ["--checkpoint", &run, "--network", network, "--out", &net, "--format", format];
             let done = program(&[&["extract"][..], &of[..]].concat());
             if !done.status.success() {
-                assert!(text(&done.stderr).contains("--format poa"), "{}", text(&done.stderr));
+                let why = text(&done.stderr);
+                assert!(why.contains("--format ") && why.contains("poa"), "{why}");
                 continue;
             }
             let features = format!("{net}.safetensors");
