@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::cli::progress::bar;
 use crate::cli::subject::{Subject, open_head};
 use crate::cli::visualize::arguments::VisualizeArgs;
-use crate::cli::visualize::images::picture;
+use crate::eval::visualize::picture;
 use crate::data::channels::in_channels;
 use crate::data::{self, Source};
 use crate::error::Result;
