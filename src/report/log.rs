@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 
 use crate::report::lines::Follower;
 use crate::report::meaning::meaning_of;
+use crate::shown::shown;
 use crate::train::metrics::WARNING;
 
 /// Different warnings that are kept, the newest of them.
@@ -64,7 +65,7 @@ impl Log {
     fn line(&mut self, line: &[u8]) {
         let line = String::from_utf8_lossy(line);
         let Some((time, text)) = line.split_once("Z  ").filter(|(time, _)| time.len() == 19) else { return };
-        let text: String = text.chars().take(LONGEST).collect();
+        let text: String = shown(text).chars().take(LONGEST).collect();
         let first = self.times.take().map_or_else(|| time.to_string(), |(first, _)| first);
         self.times = Some((first, time.to_string()));
         if let Some(total) = total(&text) {

@@ -138,8 +138,8 @@ function sweepSection(sweeps) {
   pick.selectedIndex = pick.options.length - 1;
   const drawn = () => {
     const [i, j] = pick.value.split(' ').map(Number), { rows, scores } = sweeps[i];
-    const charts = [new Surface('Over width and depth: ' + scores[j] + ' (%)', rows, j)];
-    if (rows.length > 1) charts.push(front('Over parameters', 'parameters', rows, 2, j), front('Over FLOPs', 'FLOPs an image', rows, 3, j));
+    const charts = [new Surface('Accuracy over width and depth, ' + scores[j] + ' (%)', rows, j)];
+    if (rows.length > 1) charts.push(front('Accuracy over parameters', 'parameters', rows, 2, j), front('Accuracy over FLOPs', 'FLOPs an image', rows, 3, j));
     content.replaceChildren(...charts.map((chart) => chart.element));
     charts.forEach((chart) => chart.draw());
   };
@@ -159,7 +159,7 @@ function pictureSections(pictures) {
     all.push(section('crops', 'Example crops', 'What the loader made of the first images of the run. Orange cells are hidden from the students; in segmentation colours are classes.',
       make('div', { class: 'grid' }, ...pictures.crops.map((image, i) => make('div', { class: 'card' }, make('div', { class: 'pictures' },
         ...image.parts.map((part) => make('figure', { class: 'crop' }, picture(part.picture, part.label + ' crop of image ' + (i + 1), part.label === 'local' ? 76 : 132),
-          make('figcaption', {}, part.label + ', ' + part.size + ' px'))))))));
+          make('figcaption', {}, part.label + ', ' + part.size + ' px')))))))));
   }
   if (pictures.seen.length) {
     const { network, step } = pictures.seen[0];
