@@ -45,13 +45,34 @@ fn made(folder: &Folder, name: &str, metrics: &str, log: &str) -> String {
 fn a_run_becomes_a_page_with_its_numbers_and_pictures() {
     let folder = Folder::new("report");
     let (run, out) = (folder.path("run"), folder.path("run.html"));
-    let train = ["train", "--device=cpu", "--steps=3", "--data=shapes:200x32", "--out", &run, "train.log_every=1",
-        "train.batch_size_per_gpu=4", "evaluation.train_images=20", "evaluation.val_images=10", "evaluation.k=[5]"];
+    let train = [
+        "train",
+        "--device=cpu",
+        "--steps=3",
+        "--data=shapes:200x32",
+        "--out",
+        &run,
+        "train.log_every=1",
+        "train.batch_size_per_gpu=4",
+        "evaluation.train_images=20",
+        "evaluation.val_images=10",
+        "evaluation.k=[5]",
+    ];
     printed(&[&train[..], &SMALL].concat());
     let before = listing(Path::new(&run));
     let sweep = folder.path("sweep");
-    let eval = ["eval", "knn", "--checkpoint", &run, "--train=shapes:40x32", "--k=5", "--network=all", "--device=cpu",
-        "--out", &sweep];
+    let eval = [
+        "eval",
+        "knn",
+        "--checkpoint",
+        &run,
+        "--train=shapes:40x32",
+        "--k=5",
+        "--network=all",
+        "--device=cpu",
+        "--out",
+        &sweep,
+    ];
     printed(&eval);
     printed(&["report", &run, "--out", &out, "--sweep", &sweep, "--device=cpu"]);
     assert_eq!(listing(Path::new(&run)), before, "nothing of the run is changed");
@@ -65,13 +86,20 @@ fn a_run_becomes_a_page_with_its_numbers_and_pictures() {
     assert_eq!(data["sweeps"][0]["rows"].as_array().map(Vec::len), Some(4));
     assert!(data["config"].as_str().is_some_and(|text| text.contains("[student]")));
     let about = data["about"].to_string();
-    assert!(about.contains(&format!("poa-gpu {}", env!("CARGO_PKG_VERSION"))) && about.contains("cpu ("), "{about}");
+    assert!(
+        about.contains(&format!("poa-gpu {}", env!("CARGO_PKG_VERSION"))) && about.contains("cpu ("),
+        "{about}"
+    );
     let pictures = &data["pictures"];
     assert_eq!(pictures["why"], serde_json::json!([]));
     assert_eq!(pictures["crops"].as_array().map(Vec::len), Some(4));
     assert_eq!(pictures["crops"][0]["parts"].as_array().map(Vec::len), Some(4));
     assert_eq!(pictures["seen"].as_array().map(Vec::len), Some(4));
-    assert!(pictures["seen"][0]["attention"].as_str().is_some_and(|uri| uri.starts_with("data:image/png;base64,iVBOR")));
+    assert!(
+        pictures["seen"][0]["attention"]
+            .as_str()
+            .is_some_and(|uri| uri.starts_with("data:image/png;base64,iVBOR"))
+    );
 
     // its images are gone, its checkpoint too
     fs::remove_dir_all(Path::new(&run).join("checkpoints")).unwrap();
@@ -81,7 +109,10 @@ fn a_run_becomes_a_page_with_its_numbers_and_pictures() {
     printed(&["report", &run, "--out", &out, "--device=cpu"]);
     let page = fs::read_to_string(&out).unwrap();
     let why = self::data(&page)["pictures"]["why"].to_string();
-    assert!(why.contains("No example crops: /nowhere/at-all") && why.contains("what the network sees"), "{why}");
+    assert!(
+        why.contains("No example crops: /nowhere/at-all") && why.contains("what the network sees"),
+        "{why}"
+    );
 }
 
 /// Names and sizes of all that is in a folder.
@@ -108,12 +139,18 @@ fn damaged_and_earlier_runs_are_shown_as_far_as_they_go() {
     assert_eq!(found["curves"]["loss"], serde_json::json!([[1, 2, 3], [2.0, null, 1.5]]));
     assert_eq!((&found["head"]["damaged_lines"], &found["head"]["total"]), (&2.into(), &9.into()));
     assert_eq!(found["head"]["state"], "interrupted");
-    assert!(found["config"].is_null() && found["config_problem"].as_str().is_some_and(|e| e.contains("config.toml")));
+    assert!(
+        found["config"].is_null()
+            && found["config_problem"].as_str().is_some_and(|e| e.contains("config.toml"))
+    );
     assert!(found["about"].to_string().contains("earlier version"));
 
     let failed = made(&folder, "failed", "", "2026-01-01 00:00:00Z  stopped: no space left\n");
     let found = report(&failed, &out);
-    assert_eq!((&found["head"]["state"], &found["head"]["reason"]), (&"failed".into(), &"no space left".into()));
+    assert_eq!(
+        (&found["head"]["state"], &found["head"]["reason"]),
+        (&"failed".into(), &"no space left".into())
+    );
 
     let empty = folder.path("empty");
     fs::create_dir(&empty).unwrap();
@@ -121,7 +158,11 @@ fn damaged_and_earlier_runs_are_shown_as_far_as_they_go() {
     refused(&["report", &folder.path("nowhere"), "--out", &out], 1, &["nowhere", "no such folder"]);
     refused(&["report", &out, "--out", &out], 1, &["out.html", "is a file"]);
     refused(&["report", &failed, "--out", &empty], 1, &["empty", "is a folder"]);
-    refused(&["report", &failed, "--sweep", &empty, "--out", &out], 1, &["empty", "no table of sub-networks"]);
+    refused(
+        &["report", &failed, "--sweep", &empty, "--out", &out],
+        1,
+        &["empty", "no table of sub-networks"],
+    );
 }
 
 #[test]
@@ -171,8 +212,7 @@ impl Watched {
         let mut command = Command::new(env!("CARGO_BIN_EXE_poa-gpu"));
         #[cfg(unix)]
         heeding(&mut command);
-        let mut child =
-            command.args(["watch", run, "--port=0"]).stdout(Stdio::piped()).spawn().unwrap();
+        let mut child = command.args(["watch", run, "--port=0"]).stdout(Stdio::piped()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         let port = line.strip_prefix("http://127.0.0.1:").unwrap().split('/').next().unwrap().to_string();
@@ -281,22 +321,42 @@ fn browsed(folder: &Folder, address: &str, width: u32, dark: bool) -> (String, S
     let chromium = std::env::var("POA_CHROMIUM").unwrap_or_else(|_| "chromium".into());
     let profile = folder.path(&format!("profile-{width}-{dark}"));
     let out = Command::new(chromium)
-        .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--hide-scrollbars"])
-        .args(["--disable-background-networking", "--disable-component-update", "--disable-sync", "--enable-logging=stderr"])
+        .args([
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-quic",
+            "--no-first-run",
+            "--hide-scrollbars",
+        ])
+        .args([
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--disable-sync",
+            "--enable-logging=stderr",
+        ])
         .args([&format!("--user-data-dir={profile}"), &format!("--window-size={width},900")])
         .args(dark.then_some("--blink-settings=preferredColorScheme=0"))
         .args(["--virtual-time-budget=5000", "--dump-dom", address])
         .output()
         .expect("Chromium starts");
     let complaints = String::from_utf8_lossy(&out.stderr).into_owned();
-    let complaints = complaints.lines().filter(|line| line.contains(":CONSOLE")).collect::<Vec<_>>().join("\n");
+    let complaints =
+        complaints.lines().filter(|line| line.contains(":CONSOLE")).collect::<Vec<_>>().join("\n");
     (String::from_utf8_lossy(&out.stdout).into_owned(), complaints)
 }
 
 /// Curves of a document whose coordinates are all numbers.
 fn curves(document: &str) -> usize {
-    let paths = document.split("<path class=\"curve").skip(1).filter_map(|rest| rest.split_once(" d=\"")?.1.split('"').next());
-    let sound = |path: &&str| path.split(['M', 'L', 'h', ' ']).filter(|n| !n.is_empty()).all(|n| n.parse::<f64>().is_ok_and(f64::is_finite));
+    let paths = document
+        .split("<path class=\"curve")
+        .skip(1)
+        .filter_map(|rest| rest.split_once(" d=\"")?.1.split('"').next());
+    let sound = |path: &&str| {
+        path.split(['M', 'L', 'h', ' '])
+            .filter(|n| !n.is_empty())
+            .all(|n| n.parse::<f64>().is_ok_and(f64::is_finite))
+    };
     paths.filter(|path| path.starts_with('M')).filter(sound).count()
 }
 
@@ -307,7 +367,9 @@ fn a_browser_draws_the_page() {
     let mut metrics = String::new();
     for step in 0..300 {
         let (a, b) = (5.0 - f64::from(step) * 0.01, 0.1 + f64::from(step % 7));
-        metrics.push_str(&format!("{{\"loss\":{a},\"koleo_loss\":{b},\"lr\":{a},\"grad_norm.backbone\":{b},\"step\":{step}}}\n"));
+        metrics.push_str(&format!(
+            "{{\"loss\":{a},\"koleo_loss\":{b},\"lr\":{a},\"grad_norm.backbone\":{b},\"step\":{step}}}\n"
+        ));
     }
     metrics.push_str("{\"knn.48x2.10\":0.5,\"knn.96x3.10\":0.75,\"step\":300}\n");
     let log = "2026-01-01 00:00:00Z  warning: step 5: the loss moved by only 0.05%\n";
@@ -326,13 +388,17 @@ fn a_browser_draws_the_page() {
         let (_, said) = document.split_once(r#"<pre id="check">"#).expect("the check has run");
         let said: Value = serde_json::from_str(said.split_once("</pre>").unwrap().0).unwrap();
         assert_eq!(said["width"], width, "{said}");
-        assert!(said["page"].as_u64().unwrap() <= u64::from(width) && said["texts"].as_u64().unwrap() > 50, "{said}");
+        assert!(
+            said["page"].as_u64().unwrap() <= u64::from(width) && said["texts"].as_u64().unwrap() > 50,
+            "{said}"
+        );
         for list in ["wrong", "small", "faint", "asked"] {
             assert_eq!(said[list], serde_json::json!([]), "{list} at {width}, dark {dark}: {said}");
         }
     }
     let watched = Watched::new(&run);
-    let (document, complaints) = browsed(&folder, &format!("http://127.0.0.1:{}/", watched.port), 1000, false);
+    let (document, complaints) =
+        browsed(&folder, &format!("http://127.0.0.1:{}/", watched.port), 1000, false);
     assert_eq!(complaints, "");
     assert_eq!(curves(&document), 8);
     assert!(document.contains("Up to date at"), "its news came");

@@ -56,7 +56,8 @@ impl Curve {
             _ => self.buckets.push(new),
         }
         if self.buckets.len() > BUCKETS {
-            self.buckets = self.buckets.chunks(2).filter_map(|pair| pair.iter().copied().reduce(joined)).collect();
+            self.buckets =
+                self.buckets.chunks(2).filter_map(|pair| pair.iter().copied().reduce(joined)).collect();
             self.each *= 2;
         }
     }
@@ -141,7 +142,8 @@ mod tests {
         assert_eq!(curve.points(), [(0.0, Some(1.0)), (1.0, None), (2.0, Some(7.0))]);
         assert_eq!(curve.to_json(), json!([[0, 1, 2], [1.0, null, 7.0]]));
         let mut long = Curve::default();
-        (0..100_000).for_each(|step| long.add(f64::from(step), if step == 500 { f64::INFINITY } else { 1.0 }));
+        (0..100_000)
+            .for_each(|step| long.add(f64::from(step), if step == 500 { f64::INFINITY } else { 1.0 }));
         assert!(long.points().contains(&(500.0, None)));
     }
 }

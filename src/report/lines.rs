@@ -104,8 +104,11 @@ mod tests {
         let mut follower = Follower::default();
         let mut read = || {
             let (mut lines, mut forgotten) = (Vec::new(), false);
-            let news =
-                follower.read(&path, || forgotten = true, |l| lines.push(String::from_utf8_lossy(l).into_owned()));
+            let news = follower.read(
+                &path,
+                || forgotten = true,
+                |l| lines.push(String::from_utf8_lossy(l).into_owned()),
+            );
             assert_eq!(forgotten, news == News::Anew);
             (lines.join(","), forgotten)
         };

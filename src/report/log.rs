@@ -82,7 +82,8 @@ impl Log {
         {
             // a process that begins or goes on
             self.ending = Ending::Open;
-            let name = if *begin == "device" { text.replacen("device", "Device", 1) } else { (*name).to_string() };
+            let name =
+                if *begin == "device" { text.replacen("device", "Device", 1) } else { (*name).to_string() };
             let name = name.split(": ").next().unwrap_or_default().to_string();
             self.environment(&name, value);
         } else if text.starts_with(WARNING) || meaning_of(&text).is_some() {
@@ -93,7 +94,9 @@ impl Log {
     fn environment(&mut self, name: &str, value: &str) {
         match self.environment.iter().position(|(known, _)| known == name) {
             Some(at) => self.environment[at].1 = value.into(),
-            None if self.environment.len() < MOST_WARNINGS => self.environment.push((name.into(), value.into())),
+            None if self.environment.len() < MOST_WARNINGS => {
+                self.environment.push((name.into(), value.into()))
+            }
             None => {}
         }
     }
@@ -114,9 +117,7 @@ impl Log {
 
     /// The warnings, those alike together, each with what it means.
     pub fn warnings(&self) -> Value {
-        let of = |w: &Warning| {
-            json!({ "text": w.text, "first": w.first, "last": w.last, "count": w.count, "meaning": meaning_of(&w.text) })
-        };
+        let of = |w: &Warning| json!({ "text": w.text, "first": w.first, "last": w.last, "count": w.count, "meaning": meaning_of(&w.text) });
         self.warnings.iter().map(of).collect()
     }
 
@@ -157,7 +158,9 @@ mod tests {
 
     #[test]
     fn warnings_that_differ_in_numbers_are_one() {
-        let run = log("warning: step 5: the loss moved by only 0.05% over\nstep 9: the loss moved by only 0.07% over\nhello");
+        let run = log(
+            "warning: step 5: the loss moved by only 0.05% over\nstep 9: the loss moved by only 0.07% over\nhello",
+        );
         let found = run.warnings();
         assert_eq!(found.as_array().map(Vec::len), Some(1));
         assert_eq!(found[0]["count"], 2);

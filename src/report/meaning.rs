@@ -24,16 +24,31 @@ const MEANINGS: [(&str, &str); 15] = [
         "loss or gradients are not finite",
         "A step was left out. One now and then does no harm; many in a row end the run.",
     ),
-    ("so much of it stays random", "The teacher's average is longer than the run allows: much of it stays what it was at random."),
+    (
+        "so much of it stays random",
+        "The teacher's average is longer than the run allows: much of it stays what it was at random.",
+    ),
     ("the masked-patch loss never counts", "A loss of the recipe begins after the end of the run."),
     ("teacher.teacher_temp is never reached", "A warm-up of the recipe ends after the end of the run."),
-    ("too few to tell which are alike", "Sinkhorn-Knopp shares a batch out among the prototypes, and needs a large one."),
+    (
+        "too few to tell which are alike",
+        "Sinkhorn-Knopp shares a batch out among the prototypes, and needs a large one.",
+    ),
     ("head_n_prototypes", "The number of prototypes does not fit the images or the width of the head."),
     ("images cannot be used", "Images were replaced by others. The list below says which, and why."),
-    ("a damaged checkpoint is passed over", "A checkpoint did not hold what its manifest says, and an older one was taken."),
-    ("was not written, training goes on", "The newest state is not on disk. Make room, or the run can lose what it did since."),
+    (
+        "a damaged checkpoint is passed over",
+        "A checkpoint did not hold what its manifest says, and an older one was taken.",
+    ),
+    (
+        "was not written, training goes on",
+        "The newest state is not on disk. Make room, or the run can lose what it did since.",
+    ),
     ("from here on they come in another order", "The data set has changed since the run began."),
-    ("was removed or replaced while the run was on", "Another program has changed the run's folder. What the file held is lost here."),
+    (
+        "was removed or replaced while the run was on",
+        "Another program has changed the run's folder. What the file held is lost here.",
+    ),
 ];
 
 /// What a warning means, where it is one that is known.

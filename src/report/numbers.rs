@@ -101,7 +101,9 @@ impl Numbers {
     /// The points since a place, as `[name, step, value]`; `None` where that is too long ago or of another run.
     pub fn since(&self, (generation, points): (usize, usize)) -> Option<Vec<Value>> {
         let new = self.points.checked_sub(points).filter(|new| *new <= self.recent.len())?;
-        let of = |(key, step, value): &(String, f64, f64)| json!([key, step, value.is_finite().then(|| short(*value))]);
+        let of = |(key, step, value): &(String, f64, f64)| {
+            json!([key, step, value.is_finite().then(|| short(*value))])
+        };
         let all = self.recent.iter().skip(self.recent.len() - new).map(of);
         (generation == self.generation).then(|| all.collect())
     }

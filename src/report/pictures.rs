@@ -103,11 +103,14 @@ fn crop(group: &CropGroup, number: usize) -> RgbImage {
     let value = |channel: usize, at: usize| match &group.pixels {
         Pixels::Bytes(values, _) => values[from + channel * plane + at],
         // their normalisation is not kept: as of values around 0
-        Pixels::Floats(values) => (128.0 + 52.0 * values[from + channel * plane + at]).clamp(0.0, 255.0) as u8,
+        Pixels::Floats(values) => {
+            (128.0 + 52.0 * values[from + channel * plane + at]).clamp(0.0, 255.0) as u8
+        }
     };
     let mut crop = RgbImage::from_fn(size as u32, size as u32, |x, y| {
         let at = y as usize * size + x as usize;
-        let rgb = if group.channels < 3 { [value(0, at); 3] } else { [value(0, at), value(1, at), value(2, at)] };
+        let rgb =
+            if group.channels < 3 { [value(0, at); 3] } else { [value(0, at), value(1, at), value(2, at)] };
         Rgb(match &group.masks {
             Some(masks) => painted(rgb, masks, number, [x, y].map(|v| v as usize * masks.side / size)),
             None => rgb,
@@ -131,7 +134,12 @@ fn painted(rgb: [u8; 3], masks: &Masks, number: usize, [x, y]: [usize; 2]) -> [u
         1 => (HIDDEN, 0.78),
         class => {
             let turn = f64::from(class) * 0.618_034;
-            (std::array::from_fn(|i| (127.5 + 127.5 * (std::f64::consts::TAU * (turn + i as f64 / 3.0)).cos()) as u8), 0.6)
+            (
+                std::array::from_fn(|i| {
+                    (127.5 + 127.5 * (std::f64::consts::TAU * (turn + i as f64 / 3.0)).cos()) as u8
+                }),
+                0.6,
+            )
         }
     };
     std::array::from_fn(|i| (f64::from(rgb[i]) * (1.0 - share) + f64::from(colour[i]) * share).round() as u8)
@@ -151,7 +159,9 @@ fn seen(dir: &Path, device: &DeviceChoice) -> Result<Vec<Value>> {
     let mut names = Vec::new();
     // some may not be usable
     for number in 0..source.len().min(4 * IMAGES) {
-        let Some(image) = source.load(number).ok().and_then(|image| image.in_channels(channels)) else { continue };
+        let Some(image) = source.load(number).ok().and_then(|image| image.in_channels(channels)) else {
+            continue;
+        };
         let pixels = view.of(&image);
         let images = Tensor::from_slice(&device, &[1, channels, size, size], &pixels)?;
         let input = resize(&picture(&pixels, &view), side, side, FilterType::Nearest);
@@ -163,7 +173,8 @@ fn seen(dir: &Path, device: &DeviceChoice) -> Result<Vec<Value>> {
             None => None,
         });
         let (_, patches) = encoder.features(network, &images, true)?;
-        let patches = patches.ok_or_else(|| Error::shape("pictures of tokens", "there are no patch tokens"))?;
+        let patches =
+            patches.ok_or_else(|| Error::shape("pictures of tokens", "there are no patch tokens"))?;
         tokens.push(patches.to_vec::<f32>()?);
         inputs.push(uri(&input)?);
         names.push(shown(&source.name(number)).into_owned());
@@ -176,12 +187,13 @@ fn seen(dir: &Path, device: &DeviceChoice) -> Result<Vec<Value>> {
     }
     let matrices: Vec<&[f32]> = tokens.iter().map(Vec::as_slice).collect();
     let colours = token_pictures(&matrices, encoder.backbone.feature_width(network), side)?;
-    let all = names.iter().zip(inputs).zip(attention).zip(&colours).map(|(((name, input), attention), colours)| {
-        Ok(json!({
-            "name": name, "input": input, "attention": attention, "components": uri(colours)?,
-            "network": network.to_string(), "step": teacher.step,
-        }))
-    });
+    let all =
+        names.iter().zip(inputs).zip(attention).zip(&colours).map(|(((name, input), attention), colours)| {
+            Ok(json!({
+                "name": name, "input": input, "attention": attention, "components": uri(colours)?,
+                "network": network.to_string(), "step": teacher.step,
+            }))
+        });
     all.collect()
 }
 

@@ -39,10 +39,14 @@ impl Server {
         let failed = |e: std::io::Error| {
             Error::Usage(match e.kind() {
                 ErrorKind::AddrInUse => {
-                    format!("--port {port} is taken by another program; give another one, or 0 for any that is free")
+                    format!(
+                        "--port {port} is taken by another program; give another one, or 0 for any that is free"
+                    )
                 }
                 ErrorKind::PermissionDenied => {
-                    format!("--port {port} may not be used ({e}); give one of 1024 or more, or 0 for any that is free")
+                    format!(
+                        "--port {port} may not be used ({e}); give one of 1024 or more, or 0 for any that is free"
+                    )
                 }
                 _ => format!("--port {port} cannot be listened at: {e}"),
             })
@@ -111,8 +115,9 @@ fn answer(mut stream: TcpStream, run: &Mutex<Run>, port: u16, stop: &Stop) -> st
         }
     };
     let length = body.len();
-    let head =
-        format!("HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {length}\r\n{HEADERS}\r\n");
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}; charset=utf-8\r\nContent-Length: {length}\r\n{HEADERS}\r\n"
+    );
     stream.write_all(head.as_bytes())?;
     stream.write_all(body.as_bytes())?;
     stream.flush()
@@ -125,7 +130,11 @@ fn head(stream: &mut TcpStream, port: u16, stop: &Stop) -> std::io::Result<Asked
         match stream.read(&mut part) {
             Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
             Ok(read) => bytes.extend_from_slice(&part[..read]),
-            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+                ) => {}
             Err(e) => return Err(e),
         }
         if let Some(asked) = asked(&bytes, port) {

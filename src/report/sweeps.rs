@@ -23,7 +23,10 @@ pub fn in_run(dir: &Path) -> Vec<Value> {
     let folders = entries(dir).into_iter().filter(|path| path.is_dir() && !path.is_symlink());
     let all = std::iter::once(dir.to_path_buf()).chain(folders).flat_map(|folder| entries(&folder));
     let tables = all.filter(|path| path.extension().is_some_and(|e| e == "csv"));
-    tables.filter_map(|path| read_text(&path, MOST_BYTES).ok().and_then(|text| table(&path, dir, &text))).take(MOST_TABLES).collect()
+    tables
+        .filter_map(|path| read_text(&path, MOST_BYTES).ok().and_then(|text| table(&path, dir, &text)))
+        .take(MOST_TABLES)
+        .collect()
 }
 
 /// The tables that were named: files, or folders that hold some. One without any is an error.
@@ -40,7 +43,10 @@ pub fn named(paths: &[PathBuf]) -> Result<Vec<Value>> {
         if found.is_empty() {
             return Err(Error::file(
                 path,
-                format!("has no table of sub-networks ({}, ...); give what `poa-gpu eval knn --network all --out` writes", COLUMNS.join(",")),
+                format!(
+                    "has no table of sub-networks ({}, ...); give what `poa-gpu eval knn --network all --out` writes",
+                    COLUMNS.join(",")
+                ),
             ));
         }
         all.extend(found);
@@ -71,7 +77,8 @@ pub fn table(path: &Path, dir: &Path, text: &str) -> Option<Value> {
     }
     let name = path.strip_prefix(dir).unwrap_or(path);
     let scores: Vec<_> = scores.iter().map(|name| shown(*name)).collect();
-    (!rows.is_empty() && !scores.is_empty()).then(|| json!({ "name": shown(name), "scores": scores, "rows": rows }))
+    (!rows.is_empty() && !scores.is_empty())
+        .then(|| json!({ "name": shown(name), "scores": scores, "rows": rows }))
 }
 
 #[cfg(test)]
@@ -81,7 +88,10 @@ mod tests {
     #[test]
     fn tables_are_read_as_far_as_they_are_some() {
         let read = |text: &str| table("r/sweeps/a.csv".as_ref(), "r".as_ref(), text);
-        let found = read("network,width,depth,parameters,flops,k=10\n48x2,48,2,10,20,0.5\ntorn,4\n48x3,48,3,1,2,NaN\n").unwrap();
+        let found = read(
+            "network,width,depth,parameters,flops,k=10\n48x2,48,2,10,20,0.5\ntorn,4\n48x3,48,3,1,2,NaN\n",
+        )
+        .unwrap();
         assert_eq!(found["name"], "sweeps/a.csv");
         assert_eq!(found["rows"], json!([["48x2", [48.0, 2.0, 10.0, 20.0, 0.5]]]));
         assert!(read("a,b\n1,2\n").is_none() && read("").is_none());

@@ -5,8 +5,8 @@ use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
 use crate::cli::subject::Subject;
-use crate::data::decode::decode_file;
 use crate::data::Image;
+use crate::data::decode::decode_file;
 use crate::error::{Error, Result};
 use crate::shown::shown;
 
