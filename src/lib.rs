@@ -6,9 +6,9 @@
 //! | none: the engine | [`train`], [`optim`], [`nn`], [`ops`], [`autograd`], [`tensor`], [`gpu`], [`cpu`], [`files`], ... |
 //! | `images` | [`data`] |
 //! | `charts` | [`plot`] |
-//! | `poa` | [`models`], [`eval`], [`mod@poa`], [`weights`], [`recipes`], [`verify`], [`mod@bench`] |
+//! | `poa` | [`models`], [`eval`], [`mod@poa`], [`weights`], [`recipes`], [`verify`], [`mod@bench`], [`report`] |
 //! | `mpi` | ranks that are processes: `collective::Mpi` |
-//! | `cli` (default) | [`cli`], [`report`], and a bar on terminals: `progress` |
+//! | `cli` (default) | [`cli`], and a bar on terminals: `progress` |
 //!
 //! The engine by itself: tensors on a device, operations under a tape, gradients in the parameters' buffers,
 //! and a step of AdamW. [`train::task::Task`] makes more of such a model: a run with checkpoints, exact
@@ -95,7 +95,7 @@ pub mod plot;
 pub mod poa;
 #[cfg(feature = "poa")]
 pub mod recipes;
-#[cfg(feature = "cli")]
+#[cfg(feature = "poa")]
 pub mod report;
 #[cfg(feature = "poa")]
 pub mod tasks;

@@ -16,7 +16,7 @@ pub fn page(title: &str, data: &Value) -> String {
     // the data last: what it holds is not looked at again
     let script = SCRIPTS.join("\n");
     let (before, after) = HTML.split_once("@DATA@").unwrap_or((HTML, ""));
-    let before = before.replace("@TITLE@", &escaped(title)).replace("@STYLE@", CSS);
+    let before = before.replace("@STYLE@", CSS).replace("@TITLE@", &escaped(title));
     format!("{before}{}{}", embedded(data), after.replace("@SCRIPT@", &script))
 }
 
