@@ -64,7 +64,8 @@ class Chart {
     this.plot.addEventListener('blur', () => this.show(null));
     this.plot.addEventListener('keydown', (event) => this.key(event));
     this.legended();
-    new ResizeObserver(() => { if (Math.abs(this.plot.clientWidth - (this.width || 0)) > 1) this.draw(); }).observe(this.plot);
+    // drawn in the next frame: a chart that changes its height while sizes are told would tell them again
+    new ResizeObserver(() => requestAnimationFrame(() => { if (Math.abs(this.plot.clientWidth - (this.width || 0)) > 1) this.draw(); })).observe(this.plot);
   }
 
   legended() {

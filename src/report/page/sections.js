@@ -88,7 +88,8 @@ class Surface {
       this.at = ((this.at ?? this.list.indexOf(this.best)) + by + this.list.length) % this.list.length;
       this.tell(this.list[this.at]);
     });
-    new ResizeObserver(() => { if (Math.abs(this.plot.clientWidth - (this.width || 0)) > 1) this.draw(); }).observe(this.plot);
+    // drawn in the next frame: a chart that changes its height while sizes are told would tell them again
+    new ResizeObserver(() => requestAnimationFrame(() => { if (Math.abs(this.plot.clientWidth - (this.width || 0)) > 1) this.draw(); })).observe(this.plot);
     this.tell(this.best);
   }
 
