@@ -151,7 +151,7 @@ function sweepSection(sweeps) {
 }
 
 // Only what this program drew itself.
-const picture = (uri, alt, width) => (/^data:image\/png;base64,[A-Za-z0-9+/=]+$/.test(uri) ? make('img', { src: uri, alt, width, loading: 'lazy' }) : null);
+const picture = (uri, alt, width) => (/^data:image\/png;base64,[A-Za-z0-9+/=]+$/.test(uri) ? make('img', { src: uri, alt, width }) : null);
 
 function pictureSections(pictures) {
   if (!pictures) return [];
