@@ -6,7 +6,7 @@
 //! | none: the engine | [`train`], [`optim`], [`nn`], [`ops`], [`autograd`], [`tensor`], [`gpu`], [`cpu`], [`files`], ... |
 //! | `images` | [`data`] |
 //! | `charts` | [`plot`] |
-//! | `poa` | [`models`], [`eval`], [`mod@poa`], [`weights`], [`recipes`], [`verify`], [`mod@bench`] |
+//! | `poa` | [`models`], [`eval`], [`mod@poa`], [`weights`], [`recipes`], [`verify`], [`mod@bench`], [`report`] |
 //! | `mpi` | ranks that are processes: `collective::Mpi` |
 //! | `cli` (default) | [`cli`], and a bar on terminals: `progress` |
 //!
@@ -95,6 +95,8 @@ pub mod plot;
 pub mod poa;
 #[cfg(feature = "poa")]
 pub mod recipes;
+#[cfg(feature = "poa")]
+pub mod report;
 #[cfg(feature = "poa")]
 pub mod tasks;
 #[cfg(feature = "poa")]

@@ -505,6 +505,26 @@ pub fn metrics() -> Vec<Vec<u8>> {
     ])
 }
 
+pub fn run_logs() -> Vec<Vec<u8>> {
+    texts(&[
+        "2026-01-31 12:34:56Z  device: cpu (2 threads)\n2026-01-31 12:34:56Z  step 7/600: loss 1.0, lr 1\n",
+        "2026-01-31 12:34:56Z  warning: step 5: the loss moved by only 0.05%\n2026-01-31 12:34:57Z  stopped: </script>\nhalf",
+        "2026-01-31 12:34:56Z  600 steps done, 0 skipped; 119.6 s\n",
+    ])
+}
+
+pub fn sweeps() -> Vec<Vec<u8>> {
+    texts(&["network,width,depth,parameters,flops,k=10\n48x2,48,2,10,20,0.5\n", "network,width\n1,2\n"])
+}
+
+pub fn requests() -> Vec<Vec<u8>> {
+    texts(&[
+        "GET / HTTP/1.1\r\nHost: 127.0.0.1:6160\r\n\r\n",
+        "GET /news?3.17 HTTP/1.1\r\nHost: localhost:6160\r\nAccept: */*\r\n\r\n",
+        "POST / HTTP/1.0\r\n\r\n",
+    ])
+}
+
 pub fn bad_samples() -> Vec<Vec<u8>> {
     let mut all =
         texts(&["damaged\ta/b.jpg\tends early\nmissing\tc.png\tno such file\n", "a\tb\n\t\t\t\t\n"]);

@@ -24,6 +24,7 @@ use poa_gpu::models::backbone::Backbone;
 use poa_gpu::nn::parameters::ParameterSpec;
 use poa_gpu::recipes::Config;
 use poa_gpu::recipes::teacher::config_of;
+use poa_gpu::report::{Run, asked, page, table};
 use poa_gpu::train::metrics::history;
 use poa_gpu::train::save::RunState;
 use poa_gpu::verify::Fixture;
@@ -209,6 +210,10 @@ pub const TARGETS: &[Target] = &[
         words: &["..", "/", "step-00000004", "\n"],
     },
     Target { name: "metrics", run: metrics, longest: 1024, seeds: seeds::metrics, words: JSON_WORDS },
+    Target { name: "run_page", run: run_page, longest: 1024, seeds: seeds::metrics, words: JSON_WORDS },
+    Target { name: "run_log", run: run_log, longest: 512, seeds: seeds::run_logs, words: NONE },
+    Target { name: "sweep", run: sweep, longest: 512, seeds: seeds::sweeps, words: NONE },
+    Target { name: "request", run: request, longest: 512, seeds: seeds::requests, words: NONE },
     Target {
         name: "bad_samples",
         run: bad_samples,
@@ -658,6 +663,26 @@ fn latest(bytes: &[u8]) {
 
 fn metrics(bytes: &[u8]) {
     let _ = history(file("metrics", "metrics.jsonl", bytes), "knn/");
+}
+
+fn run_page(bytes: &[u8]) {
+    let path = file("run_page", "metrics.jsonl", bytes);
+    let data = Run::expected(path.parent().expect("in a folder")).to_json(Vec::new());
+    assert_eq!(page("a run", &data).matches("</script>").count(), 2);
+}
+
+fn run_log(bytes: &[u8]) {
+    let path = file("run_log", "train.log", bytes);
+    let data = Run::expected(path.parent().expect("in a folder")).to_json(Vec::new());
+    assert_eq!(page("a run", &data).matches("</script>").count(), 2);
+}
+
+fn sweep(bytes: &[u8]) {
+    let _ = table(Path::new("run/knn.csv"), Path::new("run"), &String::from_utf8_lossy(bytes));
+}
+
+fn request(bytes: &[u8]) {
+    let _ = asked(bytes, 6160);
 }
 
 fn bad_samples(bytes: &[u8]) {

@@ -13,11 +13,13 @@ use crate::cli::extract::ExtractArgs;
 use crate::cli::features::FeaturesArgs;
 use crate::cli::finetune::FinetuneArgs;
 use crate::cli::man::ManArgs;
+use crate::cli::report::ReportArgs;
 use crate::cli::run_args::RunArgs;
 use crate::cli::segment::SegmentArgs;
 use crate::cli::subject::data_spec;
 use crate::cli::version;
 use crate::cli::visualize::VisualizeArgs;
+use crate::cli::watch::WatchArgs;
 use crate::error::{Error, Result};
 use crate::gpu::DeviceChoice;
 use crate::logging::console::Verbosity;
@@ -88,6 +90,10 @@ pub enum Command {
     Eval(EvalArgs),
     /// Shows accuracies of several runs over images seen and over floating-point operations
     Compare(CompareArgs),
+    /// Writes a page about a run: curves, accuracies, crops, pictures, recipe, warnings
+    Report(ReportArgs),
+    /// Shows the same page on this machine while the run goes on
+    Watch(WatchArgs),
     /// Writes the features of images to a safetensors file
     Features(FeaturesArgs),
     /// Draws what a sub-network attends to and how it sees the parts of an image

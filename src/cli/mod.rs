@@ -25,6 +25,7 @@ mod network_table;
 mod prices;
 mod progress;
 pub mod ranks;
+pub mod report;
 pub mod run_args;
 mod segment;
 mod signals;
@@ -34,6 +35,7 @@ mod train;
 mod verify;
 mod version;
 mod visualize;
+pub mod watch;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -127,6 +129,8 @@ fn run(cli: Cli) -> Result<()> {
         Command::Distill(args) => distill::run(&args, quiet, &signals),
         Command::Eval(args) => eval::run(&args),
         Command::Compare(args) => compare::run(&args),
+        Command::Report(args) => report::run(&args),
+        Command::Watch(args) => watch::run(&args, &signals),
         Command::Features(args) => features::run(&args, &signals),
         Command::Visualize(args) => visualize::run(&args, &signals),
         Command::Config(args) => config::run(&args),

@@ -4,6 +4,7 @@ use colorous::INFERNO;
 use image::imageops::{self, FilterType};
 use image::{ImageBuffer, Luma, Rgb, RgbImage};
 
+use crate::data::EvaluationView;
 use crate::error::{Error, Result};
 pub use crate::eval::pca::{COMPONENTS, Principal};
 use crate::plot::panel;
@@ -13,6 +14,26 @@ pub use crate::plot::write_png;
 const HEAT: f32 = 0.65;
 /// The share of the values beyond each end of a component's colours, so that a few tokens do not set them.
 const TAIL: f64 = 0.02;
+
+/// Pixels a side that every picture has at least.
+const LEGIBLE: u32 = 256;
+
+/// Pixels a side of a picture of an image of `size`: small ones by a whole factor, so that a pixel stays a square.
+pub fn legible(size: usize) -> u32 {
+    size as u32 * LEGIBLE.div_ceil(size as u32)
+}
+
+/// Normalised values [channels, size, size] as a picture: the first three channels, or the first alone as
+/// grey.
+pub fn picture(pixels: &[f32], view: &EvaluationView) -> RgbImage {
+    let [channels, size, _] = view.shape();
+    let plane = size * size;
+    RgbImage::from_fn(size as u32, size as u32, |x, y| {
+        let at = y as usize * size + x as usize;
+        let value = |channel: usize| view.normalization.value(channel, pixels[channel * plane + at]);
+        Rgb(if channels < 3 { [value(0); 3] } else { [value(0), value(1), value(2)] })
+    })
+}
 
 /// The image, then the class token's attention over it of each head and of all heads' mean, side by side and each with
 /// its name.

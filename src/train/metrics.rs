@@ -147,6 +147,9 @@ fn steps_of(path: &Path) -> impl Iterator<Item = (usize, Map<String, Value>)> {
     })
 }
 
+/// What stands before a warning in `train.log`.
+pub const WARNING: &str = "warning: ";
+
 /// `train.log`: readable lines, each with the time (UTC).
 #[derive(Debug)]
 pub struct TrainLog {

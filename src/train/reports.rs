@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::error::Result;
 use crate::files::tensorboard::EventLog;
 use crate::logging::{self, Level, Listener};
-use crate::train::metrics::{MetricsLog, TrainLog, history};
+use crate::train::metrics::{MetricsLog, TrainLog, WARNING, history};
 use crate::train::progress::Progress;
 use crate::train::run_folder::RunFolder;
 
@@ -50,6 +50,7 @@ impl Sink for TrainLog {
 
     fn take(&mut self, event: &Event) -> Result<()> {
         match event {
+            Event::Message { level, text } if *level <= Level::Warn => self.line(&format!("{WARNING}{text}")),
             Event::Message { level, text } if *level <= Level::Debug => self.line(text),
             _ => Ok(()),
         }

@@ -138,6 +138,7 @@ impl<T: Task> Trainer<T> {
         if plan.keep == 0 {
             reports.say("every checkpoint is kept (train.keep_checkpoints=0)");
         }
+        reports.note(concat!("program: ", env!("CARGO_PKG_NAME"), " ", env!("CARGO_PKG_VERSION")));
         let devices = ranks.gather(task.device().describe().into_bytes())?;
         for (rank, device) in devices.iter().enumerate() {
             let of = if ranks.is_alone() { String::new() } else { format!(" of {}", ranks.name(rank)) };

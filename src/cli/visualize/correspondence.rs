@@ -7,11 +7,12 @@ use serde_json::json;
 
 use crate::cli::subject::Subject;
 use crate::cli::visualize::arguments::VisualizeArgs;
-use crate::cli::visualize::images::{Place, legible, loaded, picture};
+use crate::cli::visualize::images::{Place, loaded};
 use crate::data::augment::{Choices, apply, draw as draw_crop};
 use crate::data::{BlurProbabilities, Crop, CropConfig, EvaluationView, Image, View};
 use crate::error::Result;
 use crate::eval::correspondence::{joined, largest, matches, same_places};
+use crate::eval::visualize::{legible, picture};
 use crate::files::durable::replace_file;
 use crate::plot::write_png;
 use crate::rng::{Purpose, stream};

@@ -4,21 +4,11 @@ use std::collections::HashMap;
 use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 
-use image::RgbImage;
-
 use crate::cli::subject::Subject;
+use crate::data::Image;
 use crate::data::decode::decode_file;
-use crate::data::{EvaluationView, Image};
 use crate::error::{Error, Result};
 use crate::shown::shown;
-
-/// Pixels a side that every picture has at least.
-const LEGIBLE: u32 = 256;
-
-/// Pixels a side of a picture of an image of `size`: small ones by a whole factor, so that a pixel stays a square.
-pub(super) fn legible(size: usize) -> u32 {
-    size as u32 * LEGIBLE.div_ceil(size as u32)
-}
 
 /// An image file with the network's channels.
 pub(super) fn loaded(path: &Path, subject: &Subject, channels: usize) -> Result<Image> {
@@ -62,16 +52,4 @@ pub(super) fn places<'a>(images: &'a [PathBuf], out: &Path) -> Result<Vec<(&'a P
         }
     }
     Ok(all)
-}
-
-/// Normalised values [channels, size, size] as a picture: the first three channels, or the first alone as
-/// grey.
-pub(super) fn picture(pixels: &[f32], view: &EvaluationView) -> RgbImage {
-    let [channels, size, _] = view.shape();
-    let plane = size * size;
-    RgbImage::from_fn(size as u32, size as u32, |x, y| {
-        let at = y as usize * size + x as usize;
-        let value = |channel: usize| view.normalization.value(channel, pixels[channel * plane + at]);
-        image::Rgb(if channels < 3 { [value(0); 3] } else { [value(0), value(1), value(2)] })
-    })
 }

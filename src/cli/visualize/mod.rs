@@ -12,7 +12,7 @@ use image::imageops::{FilterType, resize};
 use crate::cli::signals::Signals;
 use crate::cli::subject::Subject;
 use crate::error::{Error, Result};
-use crate::eval::visualize::{attention_panel, token_pictures};
+use crate::eval::visualize::{attention_panel, legible, picture, token_pictures};
 use crate::logging::info;
 use crate::plot::{panel, write_png};
 use crate::shown::shown;
@@ -20,7 +20,7 @@ use crate::tensor::Tensor;
 
 use arguments::Kind;
 pub use arguments::VisualizeArgs;
-use images::{Place, legible, loaded, picture, places};
+use images::{Place, loaded, places};
 
 pub(super) fn run(args: &VisualizeArgs, signals: &Signals) -> Result<()> {
     let kinds = Kind::all(args)?;
