@@ -301,7 +301,7 @@ fn a_watched_run_tells_what_is_new_alone() {
 }
 
 /// What is looked at in the page itself, told in an element of its own.
-const CHECK: &str = r#"<script>
+const CHECK: &str = r"<script>
 const wrong = [];
 addEventListener('error', (event) => wrong.push(event.message));
 setTimeout(() => {
@@ -316,7 +316,7 @@ setTimeout(() => {
     small: small.map((e) => e.textContent.slice(0, 20)), faint: faint.map((e) => e.textContent.slice(0, 20)),
     asked: performance.getEntriesByType('resource').map((r) => r.name.slice(0, 40)).filter((n) => !n.startsWith('data:')) }), '*');
 }, 500);
-</script>"#;
+</script>";
 
 /// A page with another in it, as wide as it is wanted (a window has at least 500 pixels), that keeps what that one says.
 const AROUND: &str = r#"<!doctype html><style>body { margin: 0 }</style><iframe src="page.html" width="WIDTH" height="900" style="border: 0"></iframe>
