@@ -190,7 +190,7 @@ fn cut_out_they_are_what_they_were() {
             let out = dir.join(format!("{case}-{format}"));
             let cut = Extraction::new(&teacher, &elastic, network, format);
             // 42 hidden channels of 16
-            if format == Format::Dinov2 && case != "whole" {
+            if matches!(format, Format::Dinov2 | Format::Transformers) && case != "whole" {
                 let text = cut.unwrap_err().to_string();
                 assert!(
                     text.contains("42 hidden channels") && text.contains("--format timm or poa"),
@@ -212,6 +212,16 @@ fn cut_out_they_are_what_they_were() {
                 assert_eq!(product as usize, 2 * hidden);
                 assert_eq!(model.shape("pos_embed").unwrap(), [1, 16, network.width]);
                 ["reg_token", "blocks.0.mlp.fc1.weight", "blocks.0.mlp.fc2.weight"]
+            } else if format == Format::Transformers {
+                assert_eq!(
+                    (&config["num_register_tokens"], &config["use_swiglu_ffn"]),
+                    (&3.into(), &true.into())
+                );
+                [
+                    "embeddings.register_tokens",
+                    "encoder.layer.0.mlp.weights_in.weight",
+                    "encoder.layer.0.mlp.weights_out.weight",
+                ]
             } else {
                 assert_eq!(
                     (&config["num_register_tokens"], &config["ffn_layer"]),
